@@ -1,0 +1,16 @@
+//! The nouns that three or more rooms share: names, positions, streams, appends, functions.
+//!
+//! No I/O happens here. The traits at the end are the few doors through which one room uses another
+//! without knowing it: a view calls a function, SQL appends to the log; the binary hands them over.
+
+pub mod append;
+pub mod function;
+pub mod name;
+pub mod position;
+pub mod stream;
+
+pub use append::{Append, AppendError, Appended, Appender, Cursor, Producer, Write, Written};
+pub use function::{Invocation, InvocationKind, Outcome, ScalarFunction};
+pub use name::{FunctionName, NameError, StreamName, ViewName};
+pub use position::{Frontier, Frontiers, Offset, OffsetRange, PartitionId};
+pub use stream::{Stream, StreamId, SystemColumn};
