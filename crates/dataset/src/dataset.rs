@@ -1,0 +1,503 @@
+//! The handle through which the other rooms seal, list and verify the master dataset.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, RwLock},
+};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use lambic_model::{OffsetRange, PartitionId, Stream, StreamId};
+use object_store::{
+    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload, path::Path,
+};
+
+use crate::{
+    DataFile, Error, Manifest, ManifestStore, Tail,
+    manifest::{data_file_name, number_of, range_of},
+    parquet_file, seal,
+};
+
+/// The dataset's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Sealing begins a new file at about this size, compressed.
+    pub file_bytes_max: u64,
+    /// Sealing begins a new file after this many records.
+    pub file_rows_max: u64,
+    /// How much of the log sealing holds in memory at a time.
+    pub chunk_bytes: u64,
+    /// How many of a stream's newest manifests are kept; only the newest is read.
+    pub manifests_kept: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            file_bytes_max: 64 << 20,
+            file_rows_max: 2_000_000,
+            chunk_bytes: 8 << 20,
+            manifests_kept: 16,
+        }
+    }
+}
+
+/// All streams' sealed records. Clones are handles to the same dataset.
+#[derive(Clone)]
+pub struct Dataset(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    options: Options,
+    streams: RwLock<HashMap<StreamId, Arc<Part>>>,
+    /// Paths of files whose checksum was right once since the start.
+    verified: Mutex<HashSet<String>>,
+}
+
+/// One stream's part of the dataset.
+struct Part {
+    stream: Arc<Stream>,
+    manifests: ManifestStore<Manifest>,
+    current: RwLock<Arc<Manifest>>,
+    /// Seals of one stream take turns.
+    sealing: tokio::sync::Mutex<()>,
+}
+
+impl Part {
+    fn manifest(&self) -> Arc<Manifest> {
+        self.current
+            .read()
+            .expect("no one panics while holding the manifest")
+            .clone()
+    }
+}
+
+/// `dataset/<stream id>-<name>`, relative to the store's root.
+fn directory(stream: &Stream) -> Path {
+    Path::from("dataset").join(format!("{}-{}", stream.id, stream.name))
+}
+
+fn path_of(stream: &Stream, range: OffsetRange) -> Path {
+    directory(stream)
+        .join(format!("p{}", range.partition))
+        .join(data_file_name(range))
+}
+
+impl Dataset {
+    /// `store` is rooted at the data folder; for a local one see [`crate::LocalStore`]. Streams are added one by one.
+    pub async fn open(store: Arc<dyn ObjectStore>, options: Options) -> Result<Dataset, Error> {
+        Ok(Dataset(Arc::new(Inner {
+            store,
+            options,
+            streams: RwLock::default(),
+            verified: Mutex::default(),
+        })))
+    }
+
+    pub fn store(&self) -> Arc<dyn ObjectStore> {
+        self.0.store.clone()
+    }
+
+    /// Loads the stream's newest manifest, checks that every file it lists is there in its full size, and removes
+    /// what a seal wrote that was killed before its commit.
+    pub async fn add_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
+        let manifests = ManifestStore::<Manifest>::new(
+            self.store(),
+            directory(&stream),
+            self.0.options.manifests_kept,
+        );
+        let manifest = match manifests.load().await? {
+            None => Manifest::empty(&stream),
+            Some((number, manifest)) => {
+                check_manifest(&stream, number, &manifest).map_err(|reason| {
+                    Error::ManifestInconsistent {
+                        path: manifests.path(number).to_string(),
+                        reason,
+                    }
+                })?;
+                manifest
+            }
+        };
+        self.tidy(&stream, &manifest).await?;
+        let part = Part {
+            current: RwLock::new(Arc::new(manifest)),
+            manifests,
+            sealing: tokio::sync::Mutex::default(),
+            stream: stream.clone(),
+        };
+        self.streams_mut().insert(stream.id, Arc::new(part));
+        Ok(())
+    }
+
+    /// Forgets the stream; its files stay. See [`Dataset::erase_stream`].
+    pub fn remove_stream(&self, stream: StreamId) {
+        self.streams_mut().remove(&stream);
+    }
+
+    /// Forgets the stream and deletes its manifests and files, for a dropped stream; nothing brings them back.
+    pub async fn erase_stream(&self, stream: &Stream) -> Result<(), Error> {
+        self.remove_stream(stream.id);
+        // Manifests go first: a crash in between must not leave a manifest that lists deleted files.
+        let mut objects = self.objects(stream).await?;
+        objects.sort_by_key(|object| {
+            object
+                .location
+                .filename()
+                .and_then(number_of)
+                .map_or((1, 0), |number| (0, number))
+        });
+        for object in objects {
+            match self.0.store.delete(&object.location).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream's present manifest; an empty one (number 0) if the stream is not part of the dataset.
+    pub fn manifest(&self, stream: StreamId) -> Arc<Manifest> {
+        match self.part(stream) {
+            Ok(part) => part.manifest(),
+            Err(_) => Arc::new(Manifest {
+                number: 0,
+                stream,
+                name: lambic_model::StreamName::new("_unknown").expect("it is an identifier"),
+                frontier: Default::default(),
+                files: Vec::new(),
+            }),
+        }
+    }
+
+    /// Makes everything up to the log's head part of the dataset, and returns the manifest that says so. Without new
+    /// records nothing is written and the present manifest is returned.
+    pub async fn seal(
+        &self,
+        stream: StreamId,
+        log: &lambic_log::Snapshot,
+    ) -> Result<Arc<Manifest>, Error> {
+        self.seal_from(stream, log).await
+    }
+
+    /// [`Dataset::seal`], reading from anything that is like the log.
+    pub async fn seal_from(
+        &self,
+        stream: StreamId,
+        tail: &impl Tail,
+    ) -> Result<Arc<Manifest>, Error> {
+        let part = self.part(stream)?;
+        let _turn = part.sealing.lock().await;
+        let manifest = part.manifest();
+        let head = tail.head(stream);
+        if !head.covers(&manifest.frontier) {
+            return Err(Error::LogBehind {
+                stream: part.stream.name.clone(),
+                head,
+                frontier: manifest.frontier.clone(),
+            });
+        }
+        let start = tail.start(stream);
+        let mut added = Vec::new();
+        for range in head.ranges_since(&manifest.frontier) {
+            let log_start = start.offset(range.partition);
+            if log_start > range.first {
+                return Err(Error::Gap {
+                    stream: part.stream.name.clone(),
+                    partition: range.partition,
+                    dataset_end: range.first,
+                    log_start,
+                });
+            }
+            self.write_range(&part, &manifest, tail, range, &mut added)
+                .await?;
+        }
+        if added.is_empty() {
+            return Ok(manifest);
+        }
+        let next = manifest.extended(added);
+        if let Err(reason) = next.check() {
+            panic!("sealing left a gap or an overlap: {reason}");
+        }
+        if let Err(error) = part.manifests.commit(next.number, &next).await {
+            // The store may have kept the manifest although it answered with an error: look.
+            let newest = part.manifests.load().await;
+            if !matches!(&newest, Ok(Some((_, stored))) if *stored == next) {
+                return Err(error);
+            }
+        }
+        tracing::debug!(
+            stream = %part.stream.name,
+            manifest = next.number,
+            frontier = %next.frontier,
+            files = next.files.len() - manifest.files.len(),
+            "sealed"
+        );
+        let next = Arc::new(next);
+        *part
+            .current
+            .write()
+            .expect("no one panics while holding the manifest") = next.clone();
+        Ok(next)
+    }
+
+    /// Writes the records of `range` as one or more files, not yet part of any manifest.
+    async fn write_range(
+        &self,
+        part: &Arc<Part>,
+        manifest: &Manifest,
+        tail: &impl Tail,
+        range: OffsetRange,
+        added: &mut Vec<DataFile>,
+    ) -> Result<(), Error> {
+        let mut next = range.first;
+        while next < range.end {
+            let (stream, tail, options) =
+                (part.stream.clone(), tail.clone(), self.0.options.clone());
+            let rest = OffsetRange {
+                first: next,
+                ..range
+            };
+            let sealed = tokio::task::spawn_blocking(move || {
+                seal::encode_next(&stream, &tail, rest, &options)
+            })
+            .await??;
+            next = sealed.range.end;
+            let path = path_of(&part.stream, sealed.range);
+            let bytes = sealed.file.len() as u64;
+            self.put_file(part, manifest, &path, sealed.file.into())
+                .await?;
+            added.push(DataFile {
+                path: path.to_string(),
+                range: sealed.range,
+                bytes,
+                crc32c: sealed.crc32c,
+            });
+        }
+        Ok(())
+    }
+
+    /// A file of this name can only be what a killed seal left behind, or that of another writer, who must win.
+    async fn put_file(
+        &self,
+        part: &Part,
+        manifest: &Manifest,
+        path: &Path,
+        payload: PutPayload,
+    ) -> Result<(), Error> {
+        let create = PutOptions::from(PutMode::Create);
+        match self.0.store.put_opts(path, payload.clone(), create).await {
+            Ok(_) => return Ok(()),
+            Err(StoreError::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(&newest) = part.manifests.numbers().await?.last()
+            && newest > manifest.number
+        {
+            return Err(Error::Conflict {
+                path: part.manifests.path(newest).to_string(),
+            });
+        }
+        self.0.store.put(path, payload).await?;
+        Ok(())
+    }
+
+    /// Reads the whole file and compares its checksum with the manifest's.
+    pub async fn verify(&self, file: &DataFile) -> Result<(), Error> {
+        let path = Path::from(file.path.as_str());
+        let result = match self.0.store.get(&path).await {
+            Ok(result) => result,
+            Err(StoreError::NotFound { .. }) => return Err(missing(file)),
+            Err(error) => return Err(error.into()),
+        };
+        check_size(file, result.meta.size)?;
+        let found = result
+            .into_stream()
+            .try_fold(0, |crc, part| async move {
+                Ok(crc32c::crc32c_append(crc, &part))
+            })
+            .await?;
+        if found != file.crc32c {
+            return Err(Error::FileDamaged {
+                path: file.path.clone(),
+                expected: file.crc32c,
+                found,
+            });
+        }
+        self.verified().insert(file.path.clone());
+        Ok(())
+    }
+
+    /// [`Dataset::verify`] unless the file was found right before in this process: for readers, before their first
+    /// use of a file.
+    pub async fn verify_once(&self, file: &DataFile) -> Result<(), Error> {
+        if self.verified().contains(&file.path) {
+            return Ok(());
+        }
+        self.verify(file).await
+    }
+
+    /// Verifies all files of a stream, and returns what is wrong with them.
+    pub async fn verify_stream(&self, stream: StreamId) -> Vec<Error> {
+        let manifest = self.manifest(stream);
+        futures::stream::iter(&manifest.files)
+            .filter_map(|file| async move { self.verify(file).await.err() })
+            .collect()
+            .await
+    }
+
+    /// A file's records, after its checksum was verified.
+    pub async fn read(&self, file: &DataFile) -> Result<Vec<arrow::array::RecordBatch>, Error> {
+        self.verify_once(file).await?;
+        let bytes = self
+            .0
+            .store
+            .get(&Path::from(file.path.as_str()))
+            .await?
+            .bytes()
+            .await?;
+        tokio::task::spawn_blocking(move || parquet_file::decode(bytes))
+            .await?
+            .map_err(|source| Error::FileUnreadable {
+                path: file.path.clone(),
+                source,
+            })
+    }
+
+    /// Compares the directory with the manifest.
+    async fn tidy(&self, stream: &Stream, manifest: &Manifest) -> Result<(), Error> {
+        let mut found: HashMap<String, ObjectMeta> = self
+            .objects(stream)
+            .await?
+            .into_iter()
+            .map(|object| (object.location.to_string(), object))
+            .collect();
+        for file in &manifest.files {
+            let object = found.remove(&file.path).ok_or_else(|| missing(file))?;
+            check_size(file, object.size)?;
+        }
+        for (path, object) in found {
+            match kind_of(stream, &object.location, manifest) {
+                Kind::Manifest => {}
+                Kind::Orphan => {
+                    tracing::debug!(path, "removing a file of a seal that was not committed");
+                    self.0.store.delete(&object.location).await?;
+                }
+                Kind::Foreign => tracing::warn!(
+                    path,
+                    "a file that is not part of the dataset lies in its folder; it is never read, move it away"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    async fn objects(&self, stream: &Stream) -> Result<Vec<ObjectMeta>, Error> {
+        Ok(self
+            .0
+            .store
+            .list(Some(&directory(stream)))
+            .try_collect()
+            .await?)
+    }
+
+    fn part(&self, stream: StreamId) -> Result<Arc<Part>, Error> {
+        self.0
+            .streams
+            .read()
+            .expect("no one panics while holding the streams")
+            .get(&stream)
+            .cloned()
+            .ok_or(Error::UnknownStream { stream })
+    }
+
+    fn streams_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamId, Arc<Part>>> {
+        self.0
+            .streams
+            .write()
+            .expect("no one panics while holding the streams")
+    }
+
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.0
+            .verified
+            .lock()
+            .expect("no one panics while holding the set")
+    }
+}
+
+fn missing(file: &DataFile) -> Error {
+    Error::FileMissing {
+        path: file.path.clone(),
+        records: file.range.records(),
+    }
+}
+
+fn check_size(file: &DataFile, bytes_found: u64) -> Result<(), Error> {
+    if bytes_found == file.bytes {
+        return Ok(());
+    }
+    Err(Error::FileCut {
+        path: file.path.clone(),
+        bytes_expected: file.bytes,
+        bytes_found,
+    })
+}
+
+fn check_manifest(stream: &Stream, number: u64, manifest: &Manifest) -> Result<(), String> {
+    if manifest.number != number {
+        return Err(format!("it says that its number is {}", manifest.number));
+    }
+    if manifest.stream != stream.id {
+        return Err(format!(
+            "it belongs to stream {}, not to {}",
+            manifest.stream, stream.id
+        ));
+    }
+    if let Some(file) = manifest
+        .files
+        .iter()
+        .find(|file| file.path != path_of(stream, file.range).to_string())
+    {
+        return Err(format!(
+            "`{}` is not where records {} to {} of partition {} belong",
+            file.path, file.range.first, file.range.end, file.range.partition
+        ));
+    }
+    if manifest.frontier.0.len() > stream.partitions as usize {
+        return Err(format!(
+            "it has {} partitions, the stream only {}",
+            manifest.frontier.0.len(),
+            stream.partitions
+        ));
+    }
+    manifest.check()
+}
+
+/// What a file is that no manifest lists.
+enum Kind {
+    Manifest,
+    /// Named as the next file of its partition would be: written by a seal that did not come to its commit.
+    Orphan,
+    Foreign,
+}
+
+fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> Kind {
+    let base = directory(stream);
+    let Some(parts) = location.prefix_match(&base) else {
+        return Kind::Foreign;
+    };
+    let parts: Vec<_> = parts.collect();
+    match parts.as_slice() {
+        [name] if number_of(name.as_ref()).is_some() => Kind::Manifest,
+        [directory, name] => match range_of(directory.as_ref(), name.as_ref()) {
+            Some(range) if is_orphan(range, manifest, stream) => Kind::Orphan,
+            _ => Kind::Foreign,
+        },
+        _ => Kind::Foreign,
+    }
+}
+
+fn is_orphan(range: OffsetRange, manifest: &Manifest, stream: &Stream) -> bool {
+    range.partition < PartitionId(stream.partitions)
+        && range.first >= manifest.frontier.offset(range.partition)
+}
