@@ -1,0 +1,85 @@
+//! One process per data folder: an advisory lock on `LOCK`, which the system gives up when the process ends.
+//!
+//! It holds against other Lambic processes, not against other programs.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+const LOCK_FILE: &str = "LOCK";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "the data folder `{}` is in use by process {}; stop it or choose another folder",
+        dir.display(), pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string())
+    )]
+    Held { dir: PathBuf, pid: Option<u32> },
+    #[error("cannot lock the data folder `{}`: {source}", dir.display())]
+    Io { dir: PathBuf, source: io::Error },
+}
+
+/// Held for as long as it lives.
+#[derive(Debug)]
+pub struct DirLock {
+    // Closing the file releases the lock; the file itself stays, since removing it would let two
+    // processes lock two different files of the same name.
+    _file: File,
+}
+
+impl DirLock {
+    /// Creates `dir` if it is missing.
+    pub fn acquire(dir: &Path) -> Result<DirLock, Error> {
+        let failed = |source| Error::Io {
+            dir: dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dir).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join(LOCK_FILE))
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // Whose lock it is helps the reader of the message; without it the refusal still stands.
+                let _ = file.read_to_string(&mut text);
+                return Err(Error::Held {
+                    dir: dir.to_owned(),
+                    pid: text.trim().parse().ok(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| file.flush())
+            .map_err(failed)?;
+        Ok(DirLock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_by_name_until_the_first_is_gone() {
+        let dir = std::env::temp_dir().join(format!("lambic-base-lock-{}", std::process::id()));
+        let first = DirLock::acquire(&dir).unwrap();
+        match DirLock::acquire(&dir) {
+            Err(Error::Held { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+        drop(first);
+        drop(DirLock::acquire(&dir).unwrap());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

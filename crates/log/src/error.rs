@@ -1,0 +1,82 @@
+//! What can go wrong in the log, by what a caller would do about it.
+
+use std::{io, path::PathBuf};
+
+use lambic_model::{AppendError, Frontier, OffsetRange, StreamId};
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The caller's mistake; the same append fails again. Nothing of it was kept.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing of the append was kept; repeat it later.
+    #[error(
+        "{queued_bytes} bytes of appends are waiting, over `queue_bytes_max` of {limit}; append again later"
+    )]
+    Busy { queued_bytes: u64, limit: u64 },
+    /// The disk has no room. Nothing of the append was kept; the log goes on when there is room again.
+    #[error("the disk holding `{}` is full; nothing of this append was kept; free space and append again", path.display())]
+    DiskFull { path: PathBuf },
+    /// A write or fsync failed: the log stays readable and takes nothing until it is opened again.
+    #[error(
+        "the log is read-only since {reason}; check the disk, then start again: what was acknowledged is kept"
+    )]
+    Unavailable { reason: String },
+    /// Bytes that were acknowledged are not what was written.
+    #[error("`{}` is damaged at byte {position}: {reason}; {advice}", path.display())]
+    Damaged {
+        path: PathBuf,
+        position: u64,
+        reason: String,
+        advice: &'static str,
+    },
+    #[error("stream {stream} is not declared to the log")]
+    UnknownStream { stream: StreamId },
+    /// The records are no longer (or not yet) in the log.
+    #[error(
+        "records {}..{} of partition {} of stream {stream} are not all in the log, which holds {start} to {head}; read older ones from the dataset",
+        range.first, range.end, range.partition
+    )]
+    OutOfRange {
+        stream: StreamId,
+        range: OffsetRange,
+        start: Frontier,
+        head: Frontier,
+    },
+    #[error("cannot {action} `{}`: {reason}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
+    /// The index of record ids.
+    #[error("the index of record ids in `{}` failed: {reason}; move the folder away to have it built again from the log", path.display())]
+    Ids { path: PathBuf, reason: String },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, error: &io::Error) -> Error {
+        Error::Io {
+            action,
+            path: path.into(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<Error> for AppendError {
+    fn from(error: Error) -> AppendError {
+        let text = error.to_string();
+        match error {
+            Error::Refused(_) | Error::UnknownStream { .. } | Error::OutOfRange { .. } => {
+                AppendError::Refused(text)
+            }
+            Error::Busy { .. } => AppendError::Busy(text),
+            Error::DiskFull { .. }
+            | Error::Unavailable { .. }
+            | Error::Damaged { .. }
+            | Error::Io { .. }
+            | Error::Ids { .. } => AppendError::Unavailable(text),
+        }
+    }
+}

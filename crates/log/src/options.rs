@@ -1,0 +1,40 @@
+//! The log's settings and all their defaults.
+
+use std::{path::PathBuf, sync::Arc};
+
+use lambic_base::{Clock, SystemClock};
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder of the segments; the record-id index stands in `ids` below it. Created if missing.
+    pub dir: PathBuf,
+    /// A segment that has reached this size is closed and the next one begun.
+    pub segment_bytes: u64,
+    /// An append whose encoded form is larger is refused.
+    pub append_bytes_max: u64,
+    /// Appends wait while this much is queued. `append` refuses with `Busy` when four times as much waits.
+    pub queue_bytes_max: u64,
+    /// Producers whose last sequence is remembered; the least recently used is forgotten first, after
+    /// which a repetition of its last append counts as new.
+    pub producers_max: usize,
+    /// Decoded batches of recent frames kept in memory for readers.
+    pub cache_bytes_max: u64,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new(dir: impl Into<PathBuf>) -> Options {
+        Options {
+            dir: dir.into(),
+            // Large enough that a checkpoint at each start costs nothing, small enough that trimming follows soon.
+            segment_bytes: 64 << 20,
+            append_bytes_max: 64 << 20,
+            queue_bytes_max: 256 << 20,
+            // About 100 bytes each in memory and in every segment's checkpoint.
+            producers_max: 10_000,
+            cache_bytes_max: 64 << 20,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
