@@ -1,0 +1,184 @@
+//! Compares what is served with what was recomputed from scratch.
+//!
+//! Rows must be equal bit for bit, but for columns that come from randomised sketches (KLL): of those
+//! the sketches are compared, by the rank that the served answer has in the recomputed sketch.
+
+use std::collections::BTreeMap;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray},
+    compute::concat_batches,
+    record_batch::RecordBatch,
+    row::{RowConverter, SortField},
+};
+use datasketches::common::SearchCriteria;
+
+use crate::{Error, Run, ViewPlan, aggregate::summary::percentile_state};
+
+/// Differences shown; all are counted.
+const EXAMPLES_MAX: usize = 5;
+
+/// The outcome of an audit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Rows of the recomputed view.
+    pub rows: u64,
+    /// Rows that only one side has, and sketches that disagree.
+    pub differences: u64,
+    /// The first of them, for people.
+    pub examples: Vec<String>,
+}
+
+impl Comparison {
+    pub fn agrees(&self) -> bool {
+        self.differences == 0
+    }
+
+    fn note(&mut self, example: impl FnOnce() -> String) {
+        self.differences += 1;
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push(example());
+        }
+    }
+}
+
+/// Compares finished rows as multisets, and percentile sketches by key.
+pub fn compare(
+    plan: &ViewPlan,
+    served: (&[RecordBatch], &Run),
+    recomputed: (&[RecordBatch], &Run),
+) -> Result<Comparison, Error> {
+    let mut comparison = Comparison {
+        rows: recomputed
+            .0
+            .iter()
+            .map(|batch| batch.num_rows() as u64)
+            .sum(),
+        ..Comparison::default()
+    };
+    compare_rows(plan, served.0, recomputed.0, &mut comparison)?;
+    for &column in &plan.percentile_states {
+        compare_sketches(plan, served.1, recomputed.1, column, &mut comparison)?;
+    }
+    Ok(comparison)
+}
+
+fn compare_rows(
+    plan: &ViewPlan,
+    served: &[RecordBatch],
+    recomputed: &[RecordBatch],
+    comparison: &mut Comparison,
+) -> Result<(), Error> {
+    let exact: Vec<usize> = (0..plan.schema.fields().len())
+        .filter(|index| !plan.randomised[*index])
+        .collect();
+    let fields = exact
+        .iter()
+        .map(|index| SortField::new(plan.schema.field(*index).data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let mut counts: BTreeMap<Vec<u8>, (i64, usize, bool)> = BTreeMap::new();
+    let served = concat_batches(&plan.schema, served)?;
+    let recomputed = concat_batches(&plan.schema, recomputed)?;
+    for (batch, weight) in [(&served, 1), (&recomputed, -1)] {
+        if exact.is_empty() {
+            break;
+        }
+        let columns: Vec<ArrayRef> = exact
+            .iter()
+            .map(|index| batch.column(*index).clone())
+            .collect();
+        let rows = converter.convert_columns(&columns)?;
+        for row in 0..batch.num_rows() {
+            let entry =
+                counts
+                    .entry(rows.row(row).as_ref().to_vec())
+                    .or_insert((0, row, weight > 0));
+            entry.0 += weight;
+        }
+    }
+    for (count, row, of_served) in counts.into_values().filter(|(count, ..)| *count != 0) {
+        let (batch, whose) = if of_served {
+            (&served, "served")
+        } else {
+            (&recomputed, "recomputed")
+        };
+        for _ in 0..count.unsigned_abs() {
+            comparison.note(|| format!("only {whose}: {}", describe(batch, row)));
+        }
+    }
+    Ok(())
+}
+
+fn compare_sketches(
+    plan: &ViewPlan,
+    served: &Run,
+    recomputed: &Run,
+    column: usize,
+    comparison: &mut Comparison,
+) -> Result<(), Error> {
+    for row in 0..recomputed.rows() {
+        let fresh = recomputed.states.column(column).as_binary::<i32>();
+        let one = recomputed.states.slice(row, 1);
+        let old = match plan.encode_key(one.columns())? {
+            Some(key) => served.find(&key),
+            None => (served.rows() > 0).then(|| served.states.slice(0, 1)),
+        };
+        // A key that only one side has shows among the rows.
+        let Some(old) = old else { continue };
+        let old = old.column(column).as_binary::<i32>().clone();
+        let agree = match (old.is_valid(0), fresh.is_valid(row)) {
+            (false, false) => true,
+            (true, true) => sketches_agree(old.value(0), fresh.value(row)),
+            _ => false,
+        };
+        if !agree {
+            comparison.note(|| format!("percentile sketches differ for {}", describe(&one, 0)));
+        }
+    }
+    Ok(())
+}
+
+/// Same count and extremes, and quantiles within the rank error of both sketches.
+fn sketches_agree(old: &[u8], fresh: &[u8]) -> bool {
+    let (Some(old), Some(fresh)) = (percentile_state(old), percentile_state(fresh)) else {
+        return false;
+    };
+    if old.n() != fresh.n()
+        || old.min_item() != fresh.min_item()
+        || old.max_item() != fresh.max_item()
+    {
+        return false;
+    }
+    let tolerance = if fresh.is_estimation_mode() || old.is_estimation_mode() {
+        2.0 * (old.normalized_rank_error() + fresh.normalized_rank_error())
+    } else {
+        1e-9
+    };
+    [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
+        .into_iter()
+        .all(|share| {
+            let Ok(Some(value)) = old.quantile(share, SearchCriteria::Inclusive) else {
+                return fresh.is_empty();
+            };
+            let below = fresh.rank(&value, SearchCriteria::Exclusive).unwrap_or(0.0);
+            let upto = fresh.rank(&value, SearchCriteria::Inclusive).unwrap_or(1.0);
+            below <= share + tolerance && upto >= share - tolerance
+        })
+}
+
+fn describe(batch: &RecordBatch, row: usize) -> String {
+    let options = arrow::util::display::FormatOptions::new().with_null("NULL");
+    let cells = batch
+        .columns()
+        .iter()
+        .zip(batch.schema_ref().fields())
+        .filter_map(|(column, field)| {
+            if matches!(field.data_type(), arrow::datatypes::DataType::Binary) {
+                return None;
+            }
+            let formatter =
+                arrow::util::display::ArrayFormatter::try_new(column.as_ref(), &options).ok()?;
+            Some(format!("{}={}", field.name(), formatter.value(row)))
+        });
+    cells.collect::<Vec<_>>().join(" ")
+}

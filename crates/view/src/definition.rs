@@ -1,0 +1,36 @@
+//! A view as its owner declared it; serialisable, so that the catalog can keep it.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use lambic_model::ViewName;
+use serde::{Deserialize, Serialize};
+
+/// Counts the definitions that a view has had, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ViewVersion(pub u32);
+
+impl fmt::Display for ViewVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    pub name: ViewName,
+    pub version: ViewVersion,
+    /// The `SELECT`.
+    pub sql: String,
+    /// How often the batch layer recomputes the view.
+    pub batch_every: Duration,
+    /// Functions that the `SELECT` calls, by SQL name, with the digest of the code: a view keeps the
+    /// code that it was created with, so that recomputing gives the same answers.
+    pub functions: BTreeMap<String, String>,
+}
+
+impl Definition {
+    /// Where the view's files live, unique among all versions.
+    pub fn directory(&self) -> String {
+        format!("views/{}/v{}", self.name, self.version)
+    }
+}

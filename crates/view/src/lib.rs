@@ -1,0 +1,22 @@
+//! What a view is: its definition, how its `SELECT` splits into states, and how states become answers.
+//!
+//! A view is one `SELECT`. Planning splits it once into row work (filter, project, functions),
+//! partial aggregation to *states*, the merge of states, and final row work (`HAVING`, computed
+//! columns). Batch and speed run the same split over different records; serving merges what both
+//! made. This room knows neither the log nor the dataset: records come in as batches or as a table
+//! provider.
+
+pub mod aggregate;
+pub mod audit;
+pub mod definition;
+mod error;
+pub mod plan;
+pub mod run;
+pub mod session;
+mod slot;
+mod split;
+
+pub use definition::{Definition, ViewVersion};
+pub use error::Error;
+pub use plan::{Class, ViewPlan};
+pub use run::Run;

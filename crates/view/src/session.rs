@@ -1,0 +1,53 @@
+//! The DataFusion session that views and queries share: one set of settings and aggregates, so that a
+//! view and the same `SELECT` run by hand give the same bits.
+
+use std::sync::Arc;
+
+use datafusion::{
+    catalog::MemoryCatalogProviderList,
+    execution::{SessionState, SessionStateBuilder, runtime_env::RuntimeEnv},
+    prelude::SessionConfig,
+};
+
+use crate::aggregate;
+
+pub const CATALOG: &str = "lambic";
+pub const SCHEMA: &str = "public";
+
+/// Settings of every session. `partitions` is how many threads one statement may use.
+pub fn config(partitions: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions.max(1))
+        .with_information_schema(true)
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false);
+    let options = config.options_mut();
+    // One layout of text everywhere: states, files and wire agree without casts.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
+    options.sql_parser.parse_float_as_decimal = false;
+    options.execution.parquet.schema_force_view_types = false;
+    options.execution.parquet.pushdown_filters = false;
+    // States are merged again before they are kept, so skipping partial aggregation only makes more of them.
+    options
+        .execution
+        .skip_partial_aggregation_probe_ratio_threshold = 1.0;
+    config
+}
+
+pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+        .build();
+    for function in aggregate::all() {
+        use datafusion::logical_expr::registry::FunctionRegistry;
+        state
+            .register_udaf(Arc::new(function))
+            .expect("aggregates can always be registered");
+    }
+    state
+}

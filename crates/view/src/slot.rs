@@ -1,0 +1,150 @@
+//! The place in a view's plan where a stream's records go in.
+//!
+//! A view is planned once over slots; the speed layer fills them with new records, the batch layer
+//! replaces them by a scan of the dataset.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::{
+        Result, internal_err,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    datasource::{TableType, memory::MemorySourceConfig},
+    execution::{SendableRecordBatchStream, TaskContext},
+    logical_expr::Expr,
+    physical_expr::{EquivalenceProperties, PhysicalExpr},
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+        execution_plan::{Boundedness, EmissionType},
+    },
+};
+use lambic_model::{Stream, StreamId};
+
+/// A stream as a table without records.
+#[derive(Debug)]
+pub struct SlotTable {
+    pub stream: Arc<Stream>,
+    /// The user's columns, with or without the system columns after them.
+    pub schema: SchemaRef,
+}
+
+impl SlotTable {
+    pub fn new(stream: Arc<Stream>, with_system: bool) -> SlotTable {
+        let schema = if with_system {
+            stream.schema_with_system()
+        } else {
+            Arc::clone(&stream.schema)
+        };
+        SlotTable { stream, schema }
+    }
+}
+
+#[async_trait]
+impl TableProvider for SlotTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let projection = projection
+            .cloned()
+            .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&projection)?);
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Arc::new(SlotExec {
+            stream: self.stream.id,
+            schema,
+            projection,
+            properties: Arc::new(properties),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct SlotExec {
+    stream: StreamId,
+    schema: SchemaRef,
+    projection: Vec<usize>,
+    properties: Arc<PlanProperties>,
+}
+
+impl DisplayAs for SlotExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "SlotExec: stream={}", self.stream)
+    }
+}
+
+impl ExecutionPlan for SlotExec {
+    fn name(&self) -> &str {
+        "SlotExec"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        internal_err!("a slot is filled before its plan runs")
+    }
+}
+
+/// The plan over `records`, batches in the streams' schema with system columns. Streams that are not
+/// named have no records.
+pub fn fill(
+    plan: &Arc<dyn ExecutionPlan>,
+    records: &HashMap<StreamId, Vec<RecordBatch>>,
+    schemas: &HashMap<StreamId, SchemaRef>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let filled = Arc::clone(plan).transform_up(|node| {
+        let Some(slot) = node.downcast_ref::<SlotExec>() else {
+            return Ok(Transformed::no(node));
+        };
+        let batches = records.get(&slot.stream).cloned().unwrap_or_default();
+        let schema = Arc::clone(&schemas[&slot.stream]);
+        let source =
+            MemorySourceConfig::try_new_exec(&[batches], schema, Some(slot.projection.clone()))?;
+        Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
+    })?;
+    Ok(filled.data)
+}
