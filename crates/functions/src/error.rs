@@ -1,0 +1,75 @@
+//! What can go wrong with functions, by what a caller would do about it.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no function `{name}`; `lambic function list` shows those that are deployed")]
+    NotFound { name: String },
+    #[error(
+        "function `{name}` is running {concurrency} invocations and {waiting} more wait; invoke it again later or raise its `concurrency`"
+    )]
+    Throttled {
+        name: String,
+        concurrency: usize,
+        waiting: usize,
+    },
+    #[error(
+        "the event is {bytes} bytes, over the limit of {limit}; send a reference to the data instead"
+    )]
+    PayloadTooLarge { bytes: usize, limit: usize },
+    #[error("the event is not JSON: {reason}")]
+    PayloadNotJson { reason: String },
+    #[error(
+        "`{runtime}` is not a runtime; use `wasm` (a WASI component) or `python` (a handler `file.function`)"
+    )]
+    UnknownRuntime { runtime: String },
+    #[error("function `{name}` was not deployed: {reason}")]
+    BadDeployment { name: String, reason: String },
+    #[error("function `{name}` was not deployed: its start failed with {error_type}: {message}")]
+    BadStart {
+        name: String,
+        error_type: String,
+        message: String,
+    },
+    #[error(
+        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` as `lambic.wit` declares it"
+    )]
+    NotInvocable { name: String, exports: String },
+    #[error("stream `{stream}` does not exist; create it before function `{name}` uses it")]
+    UnknownStream { name: String, stream: String },
+    #[error("function `{name}` cannot be triggered by `{stream}`: {reason}")]
+    TriggerLoop {
+        name: String,
+        stream: String,
+        reason: &'static str,
+    },
+    #[error(transparent)]
+    Log(#[from] lambic_log::Error),
+    #[error(transparent)]
+    Sandbox(#[from] lambic_sandbox::Error),
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("`{}` is damaged: {reason}; deploy the function again", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("functions are shutting down")]
+    Closed,
+}
+
+impl Error {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

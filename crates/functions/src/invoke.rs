@@ -1,0 +1,32 @@
+//! What an invocation gives back.
+
+use lambic_model::Outcome;
+
+#[derive(Debug, Clone)]
+pub struct InvokeResult {
+    pub request_id: String,
+    pub outcome: Outcome,
+    pub digest: String,
+    pub duration_ms: f64,
+    /// The duration rounded up to whole milliseconds.
+    pub billed_ms: u64,
+    /// How long the start took, if this invocation had to wait for one.
+    pub init_ms: Option<f64>,
+    pub memory_peak_mb: u64,
+    pub cold: bool,
+    /// The last 4 KB of what was logged, as AWS's `LogType=Tail` gives it.
+    pub log_tail: String,
+}
+
+impl InvokeResult {
+    pub fn is_success(&self) -> bool {
+        matches!(self.outcome, Outcome::Success(_))
+    }
+
+    /// The answer, or the error object.
+    pub fn payload(&self) -> &[u8] {
+        match &self.outcome {
+            Outcome::Success(payload) | Outcome::Failure { payload, .. } => payload,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Settings of the functions' service and what is handed to it.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use lambic_base::{Clock, SystemClock};
+use lambic_log::Log;
+use lambic_model::Stream;
+
+use crate::SystemStreams;
+
+/// Finds a stream by name: the catalog lives elsewhere.
+pub type StreamLookup = Arc<dyn Fn(&str) -> Option<Arc<Stream>> + Send + Sync>;
+
+#[derive(Clone)]
+pub struct Options {
+    /// The durable registry: what is deployed, its code, and compiled components.
+    pub dir: PathBuf,
+    pub log: Log,
+    /// The streams that functions write about themselves; declared to the log by the caller.
+    pub streams: SystemStreams,
+    pub lookup: StreamLookup,
+    pub clock: Arc<dyn Clock>,
+    /// Invocations of one function at one time, unless its deployment says otherwise.
+    pub concurrency: usize,
+    /// Callers of one function that may wait for their turn; more are throttled.
+    pub waiting_max: usize,
+    /// Queued events that are worked on at one time.
+    pub async_max: usize,
+    pub payload_bytes_max: usize,
+    pub payload_async_bytes_max: usize,
+    /// What one invocation may write to the log.
+    pub log_bytes_max: usize,
+    /// An environment that nobody used for this long is ended.
+    pub idle: Duration,
+    /// A process must ask for its first event within this time.
+    pub init_timeout: Duration,
+    /// The wait before the first retry; it doubles up to `retry_wait_max`.
+    pub retry_wait: Duration,
+    pub retry_wait_max: Duration,
+    /// The interpreter of Python functions.
+    pub python: PathBuf,
+}
+
+impl Options {
+    pub fn new(
+        dir: impl Into<PathBuf>,
+        log: Log,
+        streams: SystemStreams,
+        lookup: StreamLookup,
+    ) -> Options {
+        Options {
+            dir: dir.into(),
+            log,
+            streams,
+            lookup,
+            clock: Arc::new(SystemClock),
+            concurrency: 10,
+            waiting_max: 1_000,
+            async_max: 64,
+            payload_bytes_max: 6 << 20,
+            payload_async_bytes_max: 1 << 20,
+            log_bytes_max: 1 << 20,
+            idle: Duration::from_secs(300),
+            init_timeout: Duration::from_secs(10),
+            retry_wait: Duration::from_secs(1),
+            retry_wait_max: Duration::from_secs(120),
+            python: PathBuf::from("python3"),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}

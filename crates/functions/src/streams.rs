@@ -1,0 +1,116 @@
+//! The streams that functions write about themselves.
+//!
+//! | stream | one record for each |
+//! |---|---|
+//! | `lambic_invocations` | finished invocation |
+//! | `lambic_logs` | line that a function or the platform wrote |
+//! | `lambic_dead_letters` | event or record that kept failing |
+//! | `lambic_async` | queued event, and the end of one |
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use lambic_model::{Stream, StreamId, StreamName};
+
+#[derive(Debug, Clone)]
+pub struct SystemStreams {
+    pub invocations: Arc<Stream>,
+    pub logs: Arc<Stream>,
+    pub dead_letters: Arc<Stream>,
+    pub queue: Arc<Stream>,
+}
+
+impl SystemStreams {
+    /// How many ids they take, from the first one on.
+    pub const COUNT: u32 = 4;
+
+    /// In the order of their ids.
+    pub fn all(&self) -> [Arc<Stream>; 4] {
+        [
+            self.invocations.clone(),
+            self.logs.clone(),
+            self.dead_letters.clone(),
+            self.queue.clone(),
+        ]
+    }
+}
+
+/// The declarations, with the ids `first_id`, `first_id + 1`, …; always the same for the same id.
+pub fn system_streams(first_id: StreamId) -> SystemStreams {
+    let stream = |index: u32, name: &str, columns: &[(&str, DataType)]| {
+        Arc::new(Stream {
+            id: StreamId(first_id.0 + index),
+            name: StreamName::new(name).expect("system names are valid"),
+            schema: Arc::new(Schema::new(
+                columns
+                    .iter()
+                    .map(|(name, data_type)| Field::new(*name, data_type.clone(), true))
+                    .collect::<Vec<_>>(),
+            )),
+            partitions: 1,
+            event_time: Some("at".to_owned()),
+            record_id: None,
+            partition_by: None,
+        })
+    };
+    let at = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    SystemStreams {
+        invocations: stream(
+            0,
+            "lambic_invocations",
+            &[
+                ("at", at.clone()),
+                ("request_id", DataType::Utf8),
+                ("function", DataType::Utf8),
+                ("digest", DataType::Utf8),
+                ("kind", DataType::Utf8),
+                ("outcome", DataType::Utf8),
+                ("error_type", DataType::Utf8),
+                ("error_message", DataType::Utf8),
+                ("duration_ms", DataType::Float64),
+                ("billed_ms", DataType::Int64),
+                ("init_ms", DataType::Float64),
+                ("memory_mb", DataType::Int64),
+                ("cold", DataType::Boolean),
+                ("attempt", DataType::Int32),
+            ],
+        ),
+        logs: stream(
+            1,
+            "lambic_logs",
+            &[
+                ("at", at.clone()),
+                ("request_id", DataType::Utf8),
+                ("function", DataType::Utf8),
+                ("stream", DataType::Utf8),
+                ("line", DataType::Utf8),
+            ],
+        ),
+        dead_letters: stream(
+            2,
+            "lambic_dead_letters",
+            &[
+                ("at", at.clone()),
+                ("function", DataType::Utf8),
+                ("request_id", DataType::Utf8),
+                ("kind", DataType::Utf8),
+                ("source", DataType::Utf8),
+                ("error_type", DataType::Utf8),
+                ("error_message", DataType::Utf8),
+                ("attempts", DataType::Int32),
+                ("event", DataType::Utf8),
+            ],
+        ),
+        queue: stream(
+            3,
+            "lambic_async",
+            &[
+                ("at", at),
+                ("request_id", DataType::Utf8),
+                ("function", DataType::Utf8),
+                ("state", DataType::Utf8),
+                ("event", DataType::Utf8),
+            ],
+        ),
+    }
+}

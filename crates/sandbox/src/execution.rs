@@ -1,0 +1,59 @@
+//! What one invocation did.
+
+use std::time::Duration;
+
+use lambic_model::Outcome;
+use serde_json::json;
+
+use crate::LogLine;
+
+#[derive(Debug)]
+pub struct Execution {
+    pub outcome: Outcome,
+    pub duration: Duration,
+    pub memory_peak_bytes: u64,
+    pub lines: Vec<LogLine>,
+    /// False if the environment must not be used again.
+    pub reusable: bool,
+}
+
+/// A failure in AWS's shape.
+pub fn failure(error_type: &str, message: &str) -> Outcome {
+    Outcome::Failure {
+        error_type: error_type.to_owned(),
+        payload: json!({ "errorType": error_type, "errorMessage": message })
+            .to_string()
+            .into_bytes(),
+    }
+}
+
+pub(crate) fn timed_out(request_id: &str, timeout: Duration) -> Outcome {
+    failure(
+        "Sandbox.Timedout",
+        &format!(
+            "RequestId: {request_id} Error: Task timed out after {:.2} seconds",
+            timeout.as_secs_f64()
+        ),
+    )
+}
+
+pub(crate) fn out_of_memory(request_id: &str, memory_mb: u32) -> Outcome {
+    failure(
+        "Runtime.OutOfMemory",
+        &format!("RequestId: {request_id} Error: Memory limit of {memory_mb} MB exceeded"),
+    )
+}
+
+/// An error object that the function itself gave: its `errorType` is kept.
+pub(crate) fn reported(payload: Vec<u8>, error_type_default: &str) -> Outcome {
+    let error_type = serde_json::from_slice::<serde_json::Value>(&payload)
+        .ok()
+        .and_then(|error| error.get("errorType")?.as_str().map(str::to_owned));
+    match error_type {
+        Some(error_type) => Outcome::Failure {
+            error_type,
+            payload,
+        },
+        None => failure(error_type_default, &String::from_utf8_lossy(&payload)),
+    }
+}

@@ -1,0 +1,174 @@
+//! Output cut into lines, within a bound: a function that prints for ever fills neither memory nor disk.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Longer lines are cut into several, as AWS does at 256 KB.
+const LINE_BYTES_MAX: usize = 256 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogSource {
+    Stdout,
+    Stderr,
+    /// START, END, REPORT and notices: what the house says about the invocation.
+    Platform,
+}
+
+impl LogSource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogSource::Stdout => "stdout",
+            LogSource::Stderr => "stderr",
+            LogSource::Platform => "platform",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Microseconds since 1970.
+    pub at_us: i64,
+    pub source: LogSource,
+    pub line: String,
+}
+
+impl LogLine {
+    pub fn now(source: LogSource, line: String) -> LogLine {
+        LogLine {
+            at_us: now_us(),
+            source,
+            line,
+        }
+    }
+}
+
+fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
+}
+
+#[derive(Debug)]
+pub(crate) struct Lines {
+    lines: Vec<LogLine>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    bytes: usize,
+    bytes_max: usize,
+    bytes_dropped: usize,
+}
+
+impl Lines {
+    pub fn new(bytes_max: usize) -> Lines {
+        Lines {
+            lines: Vec::new(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            bytes: 0,
+            bytes_max,
+            bytes_dropped: 0,
+        }
+    }
+
+    pub fn push(&mut self, source: LogSource, bytes: &[u8]) {
+        let kept = bytes.len().min(self.bytes_max - self.bytes);
+        self.bytes += kept;
+        self.bytes_dropped += bytes.len() - kept;
+        let mut rest = &bytes[..kept];
+        let partial = match source {
+            LogSource::Stdout => &mut self.stdout,
+            LogSource::Stderr | LogSource::Platform => &mut self.stderr,
+        };
+        while !rest.is_empty() {
+            let room = (LINE_BYTES_MAX - partial.len()).min(rest.len());
+            match rest[..room].iter().position(|&byte| byte == b'\n') {
+                Some(end) => {
+                    partial.extend_from_slice(&rest[..end]);
+                    rest = &rest[end + 1..];
+                }
+                None => {
+                    partial.extend_from_slice(&rest[..room]);
+                    rest = &rest[room..];
+                    if partial.len() < LINE_BYTES_MAX {
+                        break;
+                    }
+                }
+            }
+            self.lines.push(line(source, partial));
+        }
+    }
+
+    /// What was written since the last time; an unfinished line counts as finished.
+    pub fn take(&mut self) -> Vec<LogLine> {
+        for (source, partial) in [
+            (LogSource::Stdout, &mut self.stdout),
+            (LogSource::Stderr, &mut self.stderr),
+        ] {
+            if !partial.is_empty() {
+                self.lines.push(line(source, partial));
+            }
+        }
+        if self.bytes_dropped > 0 {
+            self.lines.push(LogLine::now(
+                LogSource::Platform,
+                format!(
+                    "{} bytes of output were dropped: one invocation may write {}",
+                    self.bytes_dropped, self.bytes_max
+                ),
+            ));
+        }
+        self.bytes = 0;
+        self.bytes_dropped = 0;
+        std::mem::take(&mut self.lines)
+    }
+}
+
+fn line(source: LogSource, partial: &mut Vec<u8>) -> LogLine {
+    let text = String::from_utf8_lossy(partial)
+        .trim_end_matches('\r')
+        .to_owned();
+    partial.clear();
+    LogLine::now(source, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(lines: Vec<LogLine>) -> Vec<String> {
+        lines.into_iter().map(|line| line.line).collect()
+    }
+
+    #[test]
+    fn lines_are_cut_and_unfinished_ones_are_kept() {
+        let mut lines = Lines::new(100);
+        lines.push(LogSource::Stdout, b"a\nb");
+        lines.push(LogSource::Stderr, b"x");
+        lines.push(LogSource::Stdout, b"c\n\n");
+        assert_eq!(texts(lines.take()), ["a", "bc", "", "x"]);
+        assert!(lines.take().is_empty());
+    }
+
+    #[test]
+    fn output_over_the_bound_is_dropped_with_a_notice() {
+        let mut lines = Lines::new(4);
+        lines.push(LogSource::Stdout, b"abcdef");
+        assert_eq!(
+            texts(lines.take()),
+            [
+                "abcd",
+                "2 bytes of output were dropped: one invocation may write 4"
+            ]
+        );
+        lines.push(LogSource::Stdout, b"gh");
+        assert_eq!(texts(lines.take()), ["gh"]);
+    }
+
+    #[test]
+    fn an_endless_line_is_cut() {
+        let mut lines = Lines::new(1 << 20);
+        lines.push(LogSource::Stdout, &vec![b'x'; LINE_BYTES_MAX + 1]);
+        let cut = texts(lines.take());
+        assert_eq!(cut.len(), 2);
+        assert_eq!(cut[1], "x");
+    }
+}

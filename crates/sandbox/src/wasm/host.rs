@@ -1,0 +1,227 @@
+//! What an instance sees of its host: WASI with nothing in it, `log`, and a bound on memory.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use wasmtime::{
+    ResourceLimiter, StoreContextMut,
+    component::{Linker, ResourceTable, types::ComponentFunc, types::Type},
+};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    cli::{IsTerminal, StdoutStream},
+    random::Deterministic,
+};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use crate::{
+    Error,
+    lines::{Lines, LogSource},
+};
+
+pub struct Host {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    pub(super) memory: Memory,
+    lines: Option<Arc<Mutex<Lines>>>,
+}
+
+impl Host {
+    pub fn for_handler(
+        environment: &[(String, String)],
+        lines: Arc<Mutex<Lines>>,
+        memory_mb: u32,
+    ) -> Host {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.envs(environment)
+            .stdout(Output(LogSource::Stdout, lines.clone()))
+            .stderr(Output(LogSource::Stderr, lines.clone()));
+        Host::new(&mut wasi, memory_mb, Some(lines))
+    }
+
+    /// For SQL: time stands still and chance has one outcome.
+    pub fn fixed(memory_mb: u32) -> Host {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.wall_clock(Fixed)
+            .monotonic_clock(Fixed)
+            .secure_random(Deterministic::new(vec![0]))
+            .insecure_random(Deterministic::new(vec![0]))
+            .insecure_random_seed(0);
+        Host::new(&mut wasi, memory_mb, None)
+    }
+
+    fn new(wasi: &mut WasiCtxBuilder, memory_mb: u32, lines: Option<Arc<Mutex<Lines>>>) -> Host {
+        wasi.allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        Host {
+            wasi: wasi.build(),
+            table: ResourceTable::new(),
+            memory: Memory {
+                limit: (memory_mb as usize) << 20,
+                used: 0,
+                peak: 0,
+                refused: false,
+            },
+            lines,
+        }
+    }
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+pub fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    linker.root().func_wrap(
+        "log",
+        |store: StoreContextMut<'_, Host>, (line,): (String,)| {
+            if let Some(lines) = &store.data().lines {
+                let mut lines = lines.lock().expect("no panic while lines are held");
+                lines.push(LogSource::Stdout, line.as_bytes());
+                lines.push(LogSource::Stdout, b"\n");
+            }
+            Ok(())
+        },
+    )
+}
+
+/// `handle` must be as `lambic.wit` says.
+pub fn check_handle(function: &ComponentFunc) -> Result<(), Error> {
+    let is_string = |found: Option<Type>| matches!(found, Some(Type::String));
+    let parameters: Vec<Type> = function.params().map(|(_, found)| found).collect();
+    let results: Vec<Type> = function.results().collect();
+    let fits = match (parameters.as_slice(), results.as_slice()) {
+        ([Type::String], [Type::Result(result)]) => is_string(result.ok()) && is_string(result.err()),
+        _ => false,
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::WrongWorld {
+            reason:
+                "its `handle` is not `func(event: string) -> result<string, string>` (lambic.wit)"
+                    .to_owned(),
+        })
+    }
+}
+
+/// Refuses to grow over the limit; the refusal traps, so that the reason is not lost in a guest's allocator.
+pub struct Memory {
+    limit: usize,
+    used: usize,
+    pub(super) peak: usize,
+    pub(super) refused: bool,
+}
+
+impl Memory {
+    fn grow(&mut self, current: usize, desired: usize) -> wasmtime::Result<bool> {
+        let used = self.used.saturating_add(desired.saturating_sub(current));
+        if used > self.limit {
+            self.refused = true;
+            return Err(wasmtime::Error::msg(format!(
+                "the memory limit of {} MB is exceeded",
+                self.limit >> 20
+            )));
+        }
+        self.used = used;
+        self.peak = self.peak.max(used);
+        Ok(true)
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.grow(current, desired)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // A table's element is a pointer.
+        self.grow(current * 8, desired * 8)
+    }
+}
+
+struct Fixed;
+
+impl HostWallClock for Fixed {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for Fixed {
+    fn resolution(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}
+
+/// Standard output or error, into the invocation's lines.
+#[derive(Clone)]
+struct Output(LogSource, Arc<Mutex<Lines>>);
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
+        // Only WASI 0.3 asks for it, which is not linked.
+        Box::new(tokio::io::sink())
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.1
+            .lock()
+            .expect("no panic while lines are held")
+            .push(self.0, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 << 10)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
+}

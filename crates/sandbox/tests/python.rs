@@ -1,0 +1,338 @@
+//! Python functions that behave, fail and attack, in real processes.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lambic_model::Outcome;
+use lambic_sandbox::{
+    Execution, LogLine,
+    process::{Environment, FailedStart, Isolation, Spec},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(60);
+
+async fn spec(code: &Path, handler: &str) -> Spec {
+    Spec {
+        function: "probe".to_owned(),
+        qualifier: "7".to_owned(),
+        handler: handler.to_owned(),
+        code_dir: code.to_owned(),
+        environment: vec![("COLOUR".to_owned(), "amber".to_owned())],
+        memory_mb: 128,
+        log_bytes_max: 64 << 10,
+        init_timeout: LONG,
+        isolation: Isolation::probe(Path::new("python3"))
+            .await
+            .expect("python3 is installed"),
+    }
+}
+
+fn code(source: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("app.py"), source).unwrap();
+    dir
+}
+
+async fn start(source: &str) -> Environment {
+    let code = code(source);
+    Environment::start(Arc::new(spec(code.path(), "app.handler").await))
+        .await
+        .unwrap()
+        .unwrap_or_else(|failed| panic!("{failed:?}"))
+}
+
+async fn failed_start(source: &str, handler: &str) -> FailedStart {
+    let code = code(source);
+    match Environment::start(Arc::new(spec(code.path(), handler).await))
+        .await
+        .unwrap()
+    {
+        Ok(_) => panic!("it started"),
+        Err(failed) => failed,
+    }
+}
+
+fn answer(execution: &Execution) -> serde_json::Value {
+    match &execution.outcome {
+        Outcome::Success(answer) => serde_json::from_slice(answer).unwrap(),
+        Outcome::Failure { payload, .. } => {
+            panic!("{} {:?}", String::from_utf8_lossy(payload), execution.lines)
+        }
+    }
+}
+
+fn error(outcome: &Outcome) -> (String, String) {
+    let Outcome::Failure {
+        error_type,
+        payload,
+    } = outcome
+    else {
+        panic!("it succeeded: {outcome:?}")
+    };
+    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    assert_eq!(payload["errorType"], error_type.as_str());
+    (
+        error_type.clone(),
+        payload["errorMessage"].as_str().unwrap().to_owned(),
+    )
+}
+
+fn texts(lines: &[LogLine]) -> Vec<&str> {
+    lines.iter().map(|line| line.line.as_str()).collect()
+}
+
+/// Waits until no process has `mark` in its command line.
+async fn assert_gone(mark: &str) {
+    let start = Instant::now();
+    loop {
+        let alive = std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let status = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(mark) && !status.contains(") Z ")
+        });
+        if !alive {
+            return;
+        }
+        assert!(start.elapsed() < LONG, "a process outlived its environment");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_answered_and_the_environment_stays_warm() {
+    let mut environment = start(
+        "import os, sys\n\
+         count = 0\n\
+         def handler(event, context):\n\
+         \x20   global count\n\
+         \x20   count += 1\n\
+         \x20   print('seen', event['x'])\n\
+         \x20   print('aside', file=sys.stderr)\n\
+         \x20   return {'x': event['x'] + 1, 'count': count, 'id': context.aws_request_id,\n\
+         \x20           'name': context.function_name, 'memory': context.memory_limit_in_mb,\n\
+         \x20           'version': context.function_version, 'colour': os.environ['COLOUR'],\n\
+         \x20           'home': os.environ.get('CARGO_HOME', ''), 'left': context.get_remaining_time_in_millis() > 0,\n\
+         \x20           'stream': context.log_stream_name != '', 'arn': context.invoked_function_arn}\n",
+    )
+    .await;
+    for count in 1..=3 {
+        let execution = environment.invoke("id-1", br#"{"x": 41}"#, LONG).await;
+        assert_eq!(
+            answer(&execution),
+            serde_json::json!({"x": 42, "count": count, "id": "id-1", "name": "probe", "memory": "128",
+                "version": "7", "colour": "amber", "home": "", "left": true, "stream": true,
+                "arn": "arn:aws:lambda:local:000000000000:function:probe"})
+        );
+        assert!(execution.reusable);
+        assert!(execution.memory_peak_bytes > 1 << 20);
+        let mut lines = texts(&execution.lines);
+        lines.sort_unstable();
+        assert_eq!(lines, ["aside", "seen 41"]);
+    }
+    let dir = environment.dir().to_owned();
+    environment.kill().await;
+    drop(environment);
+    assert!(!dir.exists());
+}
+
+#[tokio::test]
+async fn failures_have_the_shape_of_aws() {
+    let source = "def handler(event, context):\n    return event['a']\n";
+    for (source, handler, kind, message) in [
+        (source, "app", "Runtime.MalformedHandlerName", "Bad handler 'app': write file.function"),
+        (source, "none.handler", "Runtime.ImportModuleError", "Unable to import module 'none': No module named 'none'"),
+        (source, "app.other", "Runtime.HandlerNotFound", "Handler 'other' missing on module 'app'"),
+        ("def handler(:\n", "app.handler", "Runtime.UserCodeSyntaxError", "Syntax error in module 'app': invalid syntax (app.py, line 1)"),
+        ("1 / 0\n", "app.handler", "ZeroDivisionError", "division by zero"),
+        ("import sys\nsys.exit(3)\n", "app.handler", "Runtime.ExitError", "RequestId: init Error: Runtime exited with error: exit status 3"),
+    ] {
+        let failed = failed_start(source, handler).await;
+        assert_eq!(error(&failed.outcome), (kind.to_owned(), message.to_owned()));
+    }
+    let mut environment = start(
+        "import os, signal\n\
+         def handler(event, context):\n\
+         \x20   match event:\n\
+         \x20       case 'raise': raise ValueError('no good')\n\
+         \x20       case 'set': return {1, 2}\n\
+         \x20       case 'nan': return float('nan')\n\
+         \x20       case 'large': return 'x' * 6_300_000\n\
+         \x20       case 'fine': return None\n\
+         \x20       case 'exit': os._exit(5)\n",
+    )
+    .await;
+    for (event, kind, message) in [
+        ("raise", "ValueError", "no good"),
+        ("set", "Runtime.MarshalError", "Unable to marshal response: Object of type set is not JSON serializable"),
+        ("nan", "Runtime.MarshalError", "Unable to marshal response: Out of range float values are not JSON compliant"),
+        ("large", "Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed payload size (6291556 bytes)."),
+    ] {
+        let event = serde_json::to_vec(event).unwrap();
+        let execution = environment.invoke("id", &event, LONG).await;
+        assert_eq!(error(&execution.outcome), (kind.to_owned(), message.to_owned()));
+        assert!(execution.reusable);
+    }
+    let execution = environment.invoke("id", b"\"fine\"", LONG).await;
+    assert_eq!(answer(&execution), serde_json::Value::Null);
+    let execution = environment.invoke("id", b"\"exit\"", LONG).await;
+    assert_eq!(
+        error(&execution.outcome),
+        (
+            "Runtime.ExitError".to_owned(),
+            "RequestId: id Error: Runtime exited with error: exit status 5".to_owned()
+        )
+    );
+    assert!(!execution.reusable && !environment.is_alive());
+}
+
+#[tokio::test]
+async fn an_exception_names_the_place() {
+    let mut environment =
+        start("def handler(event, context):\n    raise ValueError('no good')\n").await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    let Outcome::Failure { payload, .. } = &execution.outcome else {
+        panic!()
+    };
+    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    let stack = payload["stackTrace"][0].as_str().unwrap();
+    assert!(stack.contains("app.py") && stack.contains("line 2"), "{stack}");
+    assert!(texts(&execution.lines).contains(&"[ERROR] ValueError: no good"));
+}
+
+#[tokio::test]
+async fn at_the_deadline_everything_it_started_dies() {
+    let mut environment = start(
+        "import subprocess, sys, time\n\
+         def handler(event, context):\n\
+         \x20   subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', event],\n\
+         \x20                    start_new_session=True)\n\
+         \x20   print('started')\n\
+         \x20   time.sleep(1000)\n",
+    )
+    .await;
+    let mark = format!("lambic-mark-{}-deadline", std::process::id());
+    let event = serde_json::to_vec(&mark).unwrap();
+    let execution = environment.invoke("id", &event, SECOND).await;
+    assert_eq!(
+        error(&execution.outcome),
+        (
+            "Sandbox.Timedout".to_owned(),
+            "RequestId: id Error: Task timed out after 1.00 seconds".to_owned()
+        )
+    );
+    assert_eq!(texts(&execution.lines), ["started"]);
+    assert!(!execution.reusable && !environment.is_alive());
+    assert_gone(&mark).await;
+}
+
+#[tokio::test]
+async fn a_dropped_environment_leaves_nothing_behind() {
+    let mut environment = start(
+        "import subprocess, sys\n\
+         def handler(event, context):\n\
+         \x20   subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', event])\n",
+    )
+    .await;
+    let mark = format!("lambic-mark-{}-drop", std::process::id());
+    let event = serde_json::to_vec(&mark).unwrap();
+    answer(&environment.invoke("id", &event, LONG).await);
+    drop(environment);
+    assert_gone(&mark).await;
+}
+
+#[tokio::test]
+async fn memory_has_a_limit_for_one_and_for_all() {
+    let mut environment =
+        start("def handler(event, context):\n    return len(bytearray(500 << 20))\n").await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    assert_eq!(error(&execution.outcome).0, "MemoryError");
+
+    let mut environment = start(
+        "import os, time\n\
+         def handler(event, context):\n\
+         \x20   for _ in range(4):\n\
+         \x20       if os.fork() == 0:\n\
+         \x20           keep = bytearray(b'x') * (60 << 20)\n\
+         \x20           time.sleep(1000)\n\
+         \x20   time.sleep(1000)\n",
+    )
+    .await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    assert_eq!(
+        error(&execution.outcome),
+        (
+            "Runtime.OutOfMemory".to_owned(),
+            "RequestId: id Error: Memory limit of 128 MB exceeded".to_owned()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_flood_of_processes_is_ended() {
+    let mut environment = start(
+        "import os, time\n\
+         def handler(event, context):\n\
+         \x20   for _ in range(200):\n\
+         \x20       if os.fork() == 0:\n\
+         \x20           time.sleep(1000)\n\
+         \x20   time.sleep(1000)\n",
+    )
+    .await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    let (kind, _) = error(&execution.outcome);
+    // Forked interpreters share pages, which resident memory counts for each.
+    assert!(
+        ["Runtime.TooManyProcesses", "Runtime.OutOfMemory"].contains(&kind.as_str()),
+        "{kind}"
+    );
+    assert!(!environment.is_alive());
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_cut_and_does_not_block() {
+    let mut environment = start(
+        "def handler(event, context):\n\
+         \x20   for i in range(200_000):\n\
+         \x20       print('line', i, 'of a very talkative function')\n\
+         \x20   return 'done'\n",
+    )
+    .await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    assert_eq!(answer(&execution), "done");
+    let last = &execution.lines.last().unwrap().line;
+    assert!(last.ends_with("bytes of output were dropped: one invocation may write 65536"), "{last}");
+    let kept: usize = execution.lines.iter().map(|line| line.line.len()).sum();
+    assert!(kept < 70 << 10, "{kept}");
+}
+
+#[tokio::test]
+async fn the_code_cannot_be_changed_by_the_function() {
+    let isolation = Isolation::probe(Path::new("python3")).await.unwrap();
+    let mut environment = start(
+        "import os, tempfile\n\
+         def handler(event, context):\n\
+         \x20   with tempfile.NamedTemporaryFile() as f:\n\
+         \x20       f.write(b'x')\n\
+         \x20       own = f.name.startswith(os.environ['TMPDIR'])\n\
+         \x20   try:\n\
+         \x20       open(os.path.join(os.environ['LAMBDA_TASK_ROOT'], 'app.py'), 'a').close()\n\
+         \x20       return [own, 'changed', os.getpid()]\n\
+         \x20   except OSError as e:\n\
+         \x20       return [own, 'refused', os.getpid()]\n",
+    )
+    .await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    let answer = answer(&execution);
+    assert_eq!(answer[0], true);
+    // Root passes by file permissions, where this machine's interpreter does not let us become another user.
+    if isolation.user.is_some() {
+        assert_eq!(answer[1], "refused");
+    }
+    if isolation.namespaces {
+        assert_eq!(answer[2], 1);
+    }
+}
