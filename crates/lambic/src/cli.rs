@@ -1,0 +1,307 @@
+//! The command line, declared. What each command does is in `commands/`, one file each.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps every record you append, derives views of them in SQL, and runs your functions on the way.
+#[derive(Debug, Parser)]
+#[command(name = "lambic", version, about, propagate_version = true)]
+pub struct Cli {
+    /// The server to talk to
+    #[arg(
+        long,
+        global = true,
+        env = "LAMBIC_URL",
+        default_value = "http://127.0.0.1:7070",
+        value_name = "URL"
+    )]
+    pub server: String,
+
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Which log lines go to stderr, as in RUST_LOG
+    #[arg(
+        long,
+        global = true,
+        env = "LAMBIC_LOG",
+        default_value = "warn",
+        value_name = "FILTER",
+        hide_env_values = true
+    )]
+    pub log: String,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a project folder and reload it when a file changes
+    Dev(Dev),
+    /// Run the flights example in time-lapse, and audit it
+    Demo(Demo),
+    /// Run a server in the foreground
+    Serve(Serve),
+    /// Append records of a file or of standard input to a stream
+    Append(Append),
+    /// Run SQL
+    Query(Query),
+    /// List, show, create or drop streams
+    #[command(subcommand)]
+    Stream(Stream),
+    /// List, show, create, refresh, explain or drop views
+    #[command(subcommand)]
+    View(View),
+    /// Run batches, or list what they have covered
+    #[command(subcommand)]
+    Batch(Batch),
+    /// Recompute views from scratch and compare with what is served
+    Audit(Audit),
+    /// List, show, deploy, invoke or delete functions, or read their logs
+    #[command(subcommand)]
+    Function(Function),
+    /// Measure appends, freshness, batches, lookups, SQL and functions on this machine
+    Bench(Bench),
+    /// Check the machine, and the files of a data folder whose server is stopped
+    Doctor(Doctor),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// A project folder (lambic.toml, streams/, views/, functions/) to apply at the start
+    pub project: Option<PathBuf>,
+    /// Where the data lives [default: ./lambic-data, or .lambic/ of the project]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address of the HTTP door [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Address of the Postgres door [default: 127.0.0.1:7432]
+    #[arg(long, value_name = "ADDR")]
+    pub pg: Option<SocketAddr>,
+    /// A file of settings laid over the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print every setting with its default, and stop
+    #[arg(long)]
+    pub print_defaults: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// The project folder
+    #[arg(default_value = ".")]
+    pub project: PathBuf,
+    /// Where the data lives [default: .lambic/ of the project]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address of the HTTP door [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Address of the Postgres door [default: 127.0.0.1:7432]
+    #[arg(long, value_name = "ADDR")]
+    pub pg: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// End by itself after about this long, with code 0 only if every audit agreed
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Keep the data here instead of in a temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Ndjson,
+    Json,
+    Csv,
+    Parquet,
+    Arrow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// Refuse the append that holds a bad record: nothing of it is kept
+    Refuse,
+    /// Keep the good records; the bad ones go to the stream's dead letters
+    Skip,
+}
+
+#[derive(Debug, Args)]
+pub struct Append {
+    pub stream: String,
+    /// A file, or - for standard input
+    pub file: PathBuf,
+    /// What the file holds [default: by its extension; NDJSON for standard input]
+    #[arg(long)]
+    pub format: Option<Format>,
+    /// What happens to a record that does not fit the stream
+    #[arg(long, default_value = "refuse")]
+    pub on_error: OnError,
+    /// Name this load: running it again with the same file and chunks after a cut appends nothing twice
+    #[arg(long, value_name = "ID")]
+    pub producer: Option<String>,
+    /// Bytes of the file in one append
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub chunk_bytes: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Query {
+    /// The statements [default: standard input]
+    pub sql: Option<String>,
+    /// Read the statements from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "sql")]
+    pub file: Option<PathBuf>,
+    /// Answer in CSV
+    #[arg(long)]
+    pub csv: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Stream {
+    /// All streams
+    List,
+    /// One stream: its columns and where it stands
+    Show { name: String },
+    /// Create a stream: `lambic stream create visits "at timestamp, url text"`
+    Create {
+        name: String,
+        /// Columns and types as in SQL
+        columns: String,
+        /// Options as in SQL's WITH: event_time=at, record_id=id, partitions=4
+        #[arg(long = "with", value_name = "KEY=VALUE")]
+        options: Vec<String>,
+    },
+    /// Drop a stream and its records
+    Drop { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum View {
+    /// All views
+    List,
+    /// One view: its definition, its class and where it stands
+    Show { name: String },
+    /// Create a view from a SELECT
+    Create {
+        name: String,
+        /// The SELECT [default: standard input]
+        sql: Option<String>,
+        /// Run its batch this often: 1h, 30m
+        #[arg(long, value_name = "INTERVAL")]
+        batch_every: Option<String>,
+        /// Replace a view of this name: the new version takes over when it has caught up
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Run a view's batch now
+    Refresh { name: String },
+    /// A view's class, plan, versions, frontiers and states
+    Explain { name: String },
+    /// Drop a view
+    Drop { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Batch {
+    /// Run the batch of these views, or of all
+    Run { views: Vec<String> },
+    /// What the batches have covered
+    List,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(false))]
+pub struct Audit {
+    /// The views to audit
+    #[arg(group = "what")]
+    pub views: Vec<String>,
+    /// Audit every view
+    #[arg(long, group = "what")]
+    pub all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Function {
+    /// All functions
+    List,
+    /// One function: runtime, limits, code
+    Show { name: String },
+    /// Deploy a function that a project's lambic.toml declares
+    Deploy {
+        name: String,
+        /// The project folder
+        #[arg(long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Invoke a function and print its answer
+    Invoke {
+        name: String,
+        /// The event in JSON, or - for standard input
+        #[arg(default_value = "{}")]
+        payload: String,
+        /// Queue it and do not wait for the answer
+        #[arg(long = "async")]
+        queued: bool,
+        /// Show the end of the invocation's log on stderr
+        #[arg(long)]
+        tail: bool,
+    },
+    /// The newest log lines of a function
+    Logs {
+        name: String,
+        #[arg(long, default_value_t = 50)]
+        lines: u32,
+    },
+    /// Delete a function
+    Delete { name: String },
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// A Parquet file of flights [default: the 200,000 rows of the example; examples/flights/fetch
+    /// brings 3,000,000]
+    pub file: Option<PathBuf>,
+    /// Rounds of recompute and direct SQL, interleaved
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<BenchPart>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchPart {
+    Append,
+    Freshness,
+    Batch,
+    Lookup,
+    Sql,
+    Function,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// A data folder whose files to verify; its server must be stopped
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

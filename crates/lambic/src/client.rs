@@ -1,0 +1,294 @@
+//! The CLI's side of the HTTP door.
+
+use std::{io::Read, time::Duration};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use ureq::{Agent, Body, http::Response};
+
+use crate::output::Rows;
+
+pub struct Client {
+    agent: Agent,
+    url: String,
+}
+
+/// What the server said no to.
+#[derive(Debug)]
+pub struct Failure {
+    pub message: String,
+    pub hint: Option<String>,
+    pub detail: Option<String>,
+    pub sqlstate: Option<String>,
+    /// In characters of the statement, from 1.
+    pub position: Option<usize>,
+    pub retry: bool,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        for more in [&self.detail, &self.hint].into_iter().flatten() {
+            write!(f, "\n  {more}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The answer to one statement.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub rows: Option<Rows>,
+    /// The command tag of a statement without rows.
+    pub tag: Option<String>,
+}
+
+impl Client {
+    pub fn new(url: &str) -> anyhow::Result<Client> {
+        if !url.starts_with("http://") {
+            bail!(
+                "the server's URL starts with http://, not as {url:?}; see --server and LAMBIC_URL"
+            );
+        }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .user_agent(concat!("lambic/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Ok(Client {
+            agent,
+            url: url.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let answer = self.reached(self.agent.get(self.at(path)).call())?;
+        read_json(checked(answer)?)
+    }
+
+    pub fn delete(&self, path: &str) -> anyhow::Result<()> {
+        checked(self.reached(self.agent.delete(self.at(path)).call())?)?;
+        Ok(())
+    }
+
+    pub fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<Response<Body>> {
+        checked(self.post_unchecked(path, headers, body)?)
+    }
+
+    fn post_unchecked(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<Response<Body>> {
+        let mut request = self.agent.post(self.at(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.reached(request.send(body))
+    }
+
+    pub fn put_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self
+            .agent
+            .put(self.at(path))
+            .header("content-type", "application/json");
+        let answer = self.reached(request.send(serde_json::to_vec(body)?.as_slice()))?;
+        read_json(checked(answer)?)
+    }
+
+    /// Runs one statement and answers in the kind of `accept`, not yet read.
+    pub fn sql_as(&self, sql: &str, accept: &str) -> anyhow::Result<Response<Body>> {
+        let body = serde_json::to_vec(&json!({ "sql": sql }))?;
+        self.post(
+            "/v1/sql",
+            &[("content-type", "application/json"), ("accept", accept)],
+            &body,
+        )
+    }
+
+    /// Runs one statement.
+    pub fn sql(&self, sql: &str) -> anyhow::Result<Answer> {
+        let mut value = read_json(self.sql_as(sql, "application/json")?)?;
+        // An error after the first rows comes in the body.
+        if value.get("error").is_some() {
+            return Err(anyhow::Error::new(failure(200, &value)));
+        }
+        let tag = value.get("tag").and_then(Value::as_str).map(str::to_owned);
+        let columns: Option<Vec<String>> =
+            value
+                .get("columns")
+                .and_then(Value::as_array)
+                .map(|columns| {
+                    columns
+                        .iter()
+                        .map(|column| column["name"].as_str().unwrap_or_default().to_owned())
+                        .collect()
+                });
+        let rows = match (columns, value.get_mut("rows").map(Value::take)) {
+            (Some(columns), Some(Value::Array(rows))) => Some(Rows {
+                columns,
+                rows: rows
+                    .into_iter()
+                    .map(|row| match row {
+                        Value::Array(row) => row,
+                        other => vec![other],
+                    })
+                    .collect(),
+            }),
+            _ => None,
+        };
+        Ok(Answer { rows, tag })
+    }
+
+    /// Runs one statement that gives rows.
+    pub fn rows(&self, sql: &str) -> anyhow::Result<Rows> {
+        Ok(self.sql(sql)?.rows.unwrap_or_default())
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    fn reached(&self, sent: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Response<Body>> {
+        sent.map_err(|error| match error {
+            ureq::Error::ConnectionFailed | ureq::Error::HostNotFound => unreachable(&self.url),
+            ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+                unreachable(&self.url)
+            }
+            other => {
+                anyhow::Error::new(other).context(format!("the connection to {} broke", self.url))
+            }
+        })
+    }
+}
+
+fn unreachable(url: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "no server answers at {url}\n  start one with `lambic serve --data DIR` or `lambic dev PROJECT`, or name another with --server URL or LAMBIC_URL"
+    )
+}
+
+fn checked(mut answer: Response<Body>) -> anyhow::Result<Response<Body>> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let text = answer.body_mut().read_to_string().unwrap_or_default();
+    let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Err(anyhow::Error::new(failure(status.as_u16(), &value)))
+}
+
+/// Ours has an `error` object, AWS's has `Message`.
+fn failure(status: u16, value: &Value) -> Failure {
+    let error = value.get("error").unwrap_or(value);
+    let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
+    let message = text("message")
+        .or_else(|| text("Message"))
+        .or_else(|| {
+            error
+                .as_str()
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        })
+        .unwrap_or_else(|| format!("the server answered with status {status}"));
+    Failure {
+        message,
+        hint: text("hint"),
+        detail: text("detail"),
+        sqlstate: text("sqlstate"),
+        position: error
+            .get("position")
+            .and_then(Value::as_u64)
+            .and_then(|p| usize::try_from(p).ok()),
+        retry: error
+            .get("retry")
+            .and_then(Value::as_bool)
+            .unwrap_or(status == 429 || status == 503),
+    }
+}
+
+pub fn read_json(mut answer: Response<Body>) -> anyhow::Result<Value> {
+    let mut bytes = Vec::new();
+    answer
+        .body_mut()
+        .as_reader()
+        .read_to_end(&mut bytes)
+        .context("the answer broke off")?;
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&bytes)
+        .context("the server's answer is not JSON; is it a Lambic server?")
+}
+
+/// A name as one segment of a path.
+pub fn segment(name: &str) -> String {
+    let mut encoded = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// A name as an SQL identifier.
+pub fn identifier(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+}
+
+/// A text as an SQL literal.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_where_they_go() {
+        assert_eq!(segment("a b/ü"), "a%20b%2F%C3%BC");
+        assert_eq!(
+            (identifier("flights"), identifier("a\"b")),
+            ("flights".into(), "\"a\"\"b\"".into())
+        );
+        assert_eq!(literal("it's"), "'it''s'");
+    }
+
+    #[test]
+    fn both_kinds_of_errors_are_understood() {
+        let ours = failure(
+            400,
+            &json!({"error": {"message": "m", "hint": "h", "position": 3}}),
+        );
+        assert_eq!(
+            (ours.to_string().as_str(), ours.position),
+            ("m\n  h", Some(3))
+        );
+        assert_eq!(
+            failure(404, &json!({"Type": "User", "Message": "gone"})).message,
+            "gone"
+        );
+        assert!(failure(503, &json!("")).retry);
+    }
+}

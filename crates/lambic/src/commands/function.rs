@@ -1,0 +1,296 @@
+//! `lambic function`: what is deployed, deploying, invoking, logs.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use super::{Global, stream::show};
+use crate::{
+    cli,
+    client::{literal, segment},
+    exit, output,
+    output::Rows,
+    project::manifest::{Function, Manifest, Runtime, Start},
+};
+
+const FUNCTIONS: &str = "/2015-03-31/functions";
+
+pub fn run(global: &Global, command: cli::Function) -> anyhow::Result<()> {
+    match command {
+        cli::Function::List => list(global),
+        cli::Function::Show { name } => {
+            let function = global
+                .client()?
+                .get(&format!("{FUNCTIONS}/{}/configuration", segment(&name)))?;
+            show(&function, global.json)
+        }
+        cli::Function::Deploy { name, project } => deploy(global, &name, &project),
+        cli::Function::Invoke {
+            name,
+            payload,
+            queued,
+            tail,
+        } => invoke(global, &name, &payload, queued, tail),
+        cli::Function::Logs { name, lines } => logs(global, &name, lines),
+        cli::Function::Delete { name } => {
+            global
+                .client()?
+                .delete(&format!("{FUNCTIONS}/{}", segment(&name)))?;
+            super::stream::said(Some(format!("function {name} deleted")), global.json)
+        }
+    }
+}
+
+fn list(global: &Global) -> anyhow::Result<()> {
+    let answer = global.client()?.get(&format!("{FUNCTIONS}/"))?;
+    let functions = answer["Functions"].as_array().cloned().unwrap_or_default();
+    if global.json {
+        return output::print_json(&Value::Array(functions));
+    }
+    let columns = [
+        ("name", "FunctionName"),
+        ("runtime", "Runtime"),
+        ("handler", "Handler"),
+        ("timeout_s", "Timeout"),
+        ("memory_mb", "MemorySize"),
+        ("code_bytes", "CodeSize"),
+        ("modified", "LastModified"),
+    ];
+    let rows = Rows {
+        columns: columns
+            .iter()
+            .map(|(shown, _)| (*shown).to_owned())
+            .collect(),
+        rows: functions
+            .iter()
+            .map(|function| {
+                columns
+                    .iter()
+                    .map(|(_, name)| function[*name].clone())
+                    .collect()
+            })
+            .collect(),
+    };
+    output::print_rows(&rows, false)
+}
+
+fn invoke(
+    global: &Global,
+    name: &str,
+    payload: &str,
+    queued: bool,
+    tail: bool,
+) -> anyhow::Result<()> {
+    let payload = if payload == "-" {
+        let mut bytes = Vec::new();
+        io::stdin()
+            .read_to_end(&mut bytes)
+            .context("cannot read standard input")?;
+        bytes
+    } else {
+        payload.as_bytes().to_vec()
+    };
+    serde_json::from_slice::<serde::de::IgnoredAny>(&payload).context("the event is not JSON")?;
+    let kind = if queued { "Event" } else { "RequestResponse" };
+    let mut headers = vec![
+        ("content-type", "application/json"),
+        ("x-amz-invocation-type", kind),
+    ];
+    if tail && !queued {
+        headers.push(("x-amz-log-type", "Tail"));
+    }
+    let path = format!("{FUNCTIONS}/{}/invocations", segment(name));
+    let mut answer = global.client()?.post(&path, &headers, &payload)?;
+    let header = |name: &str| {
+        answer
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    if let Some(log) = header("x-amz-log-result").and_then(|log| unbase64(&log)) {
+        eprint!("{}", String::from_utf8_lossy(&log));
+    }
+    let failed = header("x-amz-function-error");
+    let body = answer
+        .body_mut()
+        .read_to_string()
+        .context("the answer broke off")?;
+    if queued {
+        eprintln!("queued");
+        return Ok(());
+    }
+    output::print(&(body + "\n"))?;
+    match failed {
+        Some(kind) => {
+            eprintln!(
+                "the function failed ({kind}); `lambic function logs {name}` shows what it wrote"
+            );
+            Err(anyhow::Error::new(exit::Silent))
+        }
+        None => Ok(()),
+    }
+}
+
+fn logs(global: &Global, name: &str, lines: u32) -> anyhow::Result<()> {
+    let client = global.client()?;
+    let mut rows = client.rows(&format!(
+        "SELECT at, request_id, line FROM lambic_logs WHERE function = {} ORDER BY _offset DESC LIMIT {lines}",
+        literal(name)
+    ))?;
+    rows.rows.reverse();
+    if global.json {
+        return output::print_rows(&rows, true);
+    }
+    let mut text = String::new();
+    for row in &rows.rows {
+        let cell = |column| rows.get(row, column).as_str().unwrap_or_default();
+        text += &format!("{}  {}\n", cell("at"), cell("line").trim_end());
+    }
+    output::print(&text)
+}
+
+fn deploy(global: &Global, name: &str, project: &Path) -> anyhow::Result<()> {
+    let path = project.join("lambic.toml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let manifest = Manifest::parse(&path, &text)?;
+    let Some(function) = manifest.functions.get(name) else {
+        let known = manifest.functions.keys().map(String::as_str);
+        let hint = crate::toml_source::closest(name, known)
+            .map(|best| format!("; did you mean `{best}`?"));
+        bail!(
+            "{} declares no function `{name}`{}",
+            path.display(),
+            hint.unwrap_or_default()
+        );
+    };
+    let body = request(function, &function.folder(project, name))?;
+    let deployed = global
+        .client()?
+        .put_json(&format!("/v1/functions/{}", segment(name)), &body)?;
+    if global.json {
+        return output::print_json(&deployed);
+    }
+    eprintln!("function {name} deployed");
+    Ok(())
+}
+
+/// The body of `PUT /v1/functions/{name}`.
+fn request(function: &Function, folder: &Path) -> anyhow::Result<Value> {
+    let mut files = BTreeMap::new();
+    read_files(folder, folder, &mut files)?;
+    Ok(json!({
+        "runtime": match function.runtime {
+            Runtime::Wasm => "wasm",
+            Runtime::Python => "python",
+        },
+        "handler": function.handler,
+        "timeout_s": function.timeout_s,
+        "memory_mb": function.memory_mb,
+        "environment": function.environment,
+        "output": function.output,
+        "retries": function.retries,
+        "dead_letter": function.dead_letter,
+        "concurrency": function.concurrency,
+        "trigger": function.trigger.as_ref().map(|trigger| json!({
+            "stream": trigger.stream,
+            "batch": trigger.batch,
+            "window_ms": trigger.window_ms,
+            "start": match trigger.start {
+                Start::Latest => "latest",
+                Start::Earliest => "earliest",
+            },
+        })),
+        "files": files,
+    }))
+}
+
+fn read_files(
+    root: &Path,
+    folder: &Path,
+    files: &mut BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') || name == "__pycache__" || name == "target" {
+            continue;
+        }
+        if path.is_dir() {
+            read_files(root, &path, files)?;
+        } else {
+            let inside = path.strip_prefix(root)?.to_string_lossy().into_owned();
+            let bytes =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            files.insert(inside, base64(&bytes));
+        }
+    }
+    Ok(())
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk
+            .iter()
+            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for at in 0..4 {
+            let symbol = ALPHABET[(word >> (18 - 6 * at)) as usize & 63];
+            text.push(if at <= chunk.len() {
+                char::from(symbol)
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+/// `None` if the text is not base64.
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut word, mut bits) = (0u32, 0);
+    for symbol in text.trim_end_matches('=').bytes() {
+        let value = ALPHABET.iter().position(|known| *known == symbol)?;
+        word = word << 6 | u32::try_from(value).ok()?;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((word >> bits & 0xff) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_as_in_the_rfc() {
+        for (plain, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+            assert_eq!(unbase64(encoded).as_deref(), Some(plain.as_bytes()));
+        }
+        assert_eq!(unbase64("?"), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! One file for every command.
+
+mod append;
+mod audit;
+mod batch;
+mod bench;
+mod completions;
+mod dev;
+pub mod doctor;
+mod function;
+mod query;
+mod serve;
+mod stream;
+mod view;
+
+use std::future::Future;
+
+use crate::{
+    cli::{Cli, Command},
+    client::Client,
+    demo,
+};
+
+/// What every command gets from the options before it.
+pub struct Global {
+    pub server: String,
+    pub json: bool,
+}
+
+impl Global {
+    pub fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.server)
+    }
+}
+
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let global = Global {
+        server: cli.server,
+        json: cli.json,
+    };
+    match cli.command {
+        Command::Dev(args) => wait(dev::run(args)),
+        Command::Demo(args) => wait(demo::run(demo::Options {
+            duration: args.duration,
+            data: args.data,
+        })),
+        Command::Serve(args) => serve::run(args),
+        Command::Append(args) => append::run(&global, &args),
+        Command::Query(args) => query::run(&global, &args),
+        Command::Stream(args) => stream::run(&global, args),
+        Command::View(args) => view::run(&global, args),
+        Command::Batch(args) => batch::run(&global, args),
+        Command::Audit(args) => audit::run(&global, &args),
+        Command::Function(args) => function::run(&global, args),
+        Command::Bench(args) => wait(bench::run(global, args)),
+        Command::Doctor(args) => doctor::run(&global, &args),
+        Command::Completions { shell } => completions::run(shell),
+    }
+}
+
+/// Runs a command that holds an engine.
+pub fn wait(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // Planning nested SQL takes stack, in a debug build several times as much.
+        .thread_stack_size(16 << 20)
+        .build()?;
+    let result = runtime.block_on(task);
+    // Blocking reads of a terminal or a slow disk must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}

@@ -1,0 +1,163 @@
+//! `lambic query`: SQL in, a table, JSON or CSV out.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, IsTerminal, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+
+use super::Global;
+use crate::{
+    cli,
+    client::{Client, Failure},
+    output,
+    project::statement::{self, Statement},
+};
+
+pub fn run(global: &Global, args: &cli::Query) -> anyhow::Result<()> {
+    if args.csv && global.json {
+        bail!("--csv and --json exclude each other");
+    }
+    let (file, text) = match (&args.sql, &args.file) {
+        (Some(sql), _) => (PathBuf::from("query"), sql.clone()),
+        (None, Some(file)) => {
+            let text = fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            (file.clone(), text)
+        }
+        (None, None) => {
+            if io::stdin().is_terminal() {
+                eprintln!("reading SQL from the terminal; end it with Ctrl-D");
+            }
+            let mut text = String::new();
+            io::stdin()
+                .read_to_string(&mut text)
+                .context("standard input is not UTF-8 text")?;
+            (PathBuf::from("stdin"), text)
+        }
+    };
+    run_text(global, &file, &text, args.csv)
+}
+
+/// Runs all statements of a text; a mistake shows its place in it.
+pub fn run_text(global: &Global, file: &Path, text: &str, csv: bool) -> anyhow::Result<()> {
+    let statements = statement::split(file, text);
+    if statements.is_empty() {
+        bail!("there is no statement in {}", file.display());
+    }
+    let client = global.client()?;
+    for statement in &statements {
+        one(&client, statement, global.json, csv).map_err(|error| placed(error, statement))?;
+    }
+    Ok(())
+}
+
+fn one(client: &Client, statement: &Statement, json: bool, csv: bool) -> anyhow::Result<()> {
+    if !json && !csv {
+        let answer = client.sql(&statement.sql)?;
+        match (answer.rows, answer.tag) {
+            (Some(rows), _) => {
+                output::print(&rows.table())?;
+                let count = rows.rows.len();
+                eprintln!("{count} {}", if count == 1 { "row" } else { "rows" });
+            }
+            (None, Some(tag)) => eprintln!("{tag}"),
+            (None, None) => {}
+        }
+        return Ok(());
+    }
+    // Passed on as it comes, so that an answer of any size takes little memory.
+    let accept = if csv {
+        "text/csv"
+    } else {
+        "application/x-ndjson"
+    };
+    let mut answer = client.sql_as(&statement.sql, accept)?;
+    let kind = answer
+        .headers()
+        .get("content-type")
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
+    if kind.starts_with("application/json") {
+        // A statement without rows.
+        let said = crate::client::read_json(answer)?;
+        if let Some(tag) = said.get("tag").and_then(|tag| tag.as_str()) {
+            eprintln!("{tag}");
+        }
+        return Ok(());
+    }
+    let mut from = BufReader::new(answer.body_mut().as_reader());
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let copied = if csv {
+        io::copy(&mut from, &mut out).map(|_| ())
+    } else {
+        array(&mut from, &mut out)
+    };
+    match copied.and_then(|()| out.flush()) {
+        // The reader went away (`| head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("the answer broke off"),
+    }
+}
+
+/// Lines of JSON as one array.
+fn array(from: &mut impl BufRead, out: &mut impl Write) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut separator: &[u8] = b"[";
+    loop {
+        line.clear();
+        if from.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        if line.ends_with(b"\n") {
+            line.pop();
+        }
+        if line.is_empty() {
+            continue;
+        }
+        out.write_all(separator)?;
+        out.write_all(&line)?;
+        separator = b",\n";
+    }
+    if separator == b"[" {
+        out.write_all(b"[")?;
+    }
+    out.write_all(b"]\n")
+}
+
+/// Shows where in the text the statement failed.
+pub fn placed(error: anyhow::Error, statement: &Statement) -> anyhow::Error {
+    let Some(failure) = error.downcast_ref::<Failure>() else {
+        return error;
+    };
+    let hints: Vec<&str> = [&failure.detail, &failure.hint]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    let hint = hints.join("\n  ");
+    let message = match &failure.sqlstate {
+        Some(sqlstate) => format!("{} (SQLSTATE {sqlstate})", failure.message),
+        None => failure.message.clone(),
+    };
+    let place = statement.place(failure.position);
+    anyhow::anyhow!(place.render(&message, (!hint.is_empty()).then_some(hint.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_an_array() {
+        let check = |lines: &str, expected: &str| {
+            let mut out = Vec::new();
+            array(&mut lines.as_bytes(), &mut out).expect("memory takes it");
+            assert_eq!(String::from_utf8(out).expect("it is text"), expected);
+        };
+        check("", "[]\n");
+        check("{\"a\":1}\n{\"a\":2}\n", "[{\"a\":1},\n{\"a\":2}]\n");
+    }
+}

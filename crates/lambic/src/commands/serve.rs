@@ -1,0 +1,86 @@
+//! `lambic serve`: a server in the foreground.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::wait;
+use crate::{
+    cli,
+    exit::refusal,
+    output,
+    project::{Project, apply::Applier},
+    server::{self, Addresses, Doors},
+    settings::{self, Settings},
+};
+
+pub fn run(args: cli::Serve) -> anyhow::Result<()> {
+    if args.print_defaults {
+        return output::print(settings::DEFAULTS);
+    }
+    wait(serve(args))
+}
+
+async fn serve(args: cli::Serve) -> anyhow::Result<()> {
+    let project = match &args.project {
+        Some(folder) => Some(Project::read(folder).map_err(refusal)?),
+        None => None,
+    };
+    let settings = match &args.config {
+        Some(path) => Settings::from_file(path)?,
+        None => settings_of(project.as_ref())?,
+    };
+    let data = data_folder(args.data, args.project.as_deref());
+    let addresses = Addresses {
+        http: args.http.unwrap_or(settings.server.http),
+        pg: args.pg.unwrap_or(settings.server.pg),
+    };
+    let engine = server::open(data.clone(), settings).await?;
+    if let Some(project) = &project {
+        let applied = match Applier::open(&data) {
+            Ok(mut applier) => applier
+                .apply(&engine, project)
+                .await
+                .map_err(anyhow::Error::new),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = applied {
+            engine.close().await;
+            return Err(refusal(error));
+        }
+    }
+    let doors = match Doors::open(&engine, addresses).await {
+        Ok(doors) => doors,
+        Err(error) => {
+            engine.close().await;
+            return Err(error);
+        }
+    };
+    doors.say_ready();
+    server::stop_signal().await;
+    doors.close().await;
+    engine.close().await;
+    Ok(())
+}
+
+/// The settings that a project lays over the defaults.
+pub fn settings_of(project: Option<&Project>) -> anyhow::Result<Settings> {
+    match project {
+        Some(project) => Settings::overlaid(&project.manifest.settings)
+            .with_context(|| {
+                format!(
+                    "the settings in {}",
+                    project.folder.join("lambic.toml").display()
+                )
+            })
+            .map_err(refusal),
+        None => Ok(Settings::default()),
+    }
+}
+
+pub fn data_folder(said: Option<PathBuf>, project: Option<&Path>) -> PathBuf {
+    said.unwrap_or_else(|| match project {
+        Some(project) => project.join(".lambic"),
+        None => PathBuf::from("lambic-data"),
+    })
+}

@@ -1,0 +1,124 @@
+//! `lambic stream`.
+
+use anyhow::bail;
+use serde_json::Value;
+
+use super::Global;
+use crate::{
+    cli,
+    client::{identifier, literal, segment},
+    output,
+};
+
+pub fn run(global: &Global, command: cli::Stream) -> anyhow::Result<()> {
+    let client = global.client()?;
+    match command {
+        cli::Stream::List => output::print_rows(
+            &client.rows("SELECT * FROM lambic_streams ORDER BY name")?,
+            global.json,
+        ),
+        cli::Stream::Show { name } => {
+            let stream = client.get(&format!("/v1/streams/{}", segment(&name)))?;
+            show(&stream, global.json)
+        }
+        cli::Stream::Create {
+            name,
+            columns,
+            options,
+        } => {
+            let mut with = Vec::new();
+            for option in &options {
+                let Some((key, value)) = option.split_once('=') else {
+                    bail!("--with takes KEY=VALUE, as in --with event_time=at, not {option:?}");
+                };
+                with.push(format!(
+                    "{} = {}",
+                    identifier(key.trim()),
+                    literal(value.trim())
+                ));
+            }
+            let with = if with.is_empty() {
+                String::new()
+            } else {
+                format!(" WITH ({})", with.join(", "))
+            };
+            said(
+                client
+                    .sql(&format!(
+                        "CREATE STREAM {} ({columns}){with}",
+                        identifier(&name)
+                    ))?
+                    .tag,
+                global.json,
+            )
+        }
+        cli::Stream::Drop { name } => said(
+            client
+                .sql(&format!("DROP STREAM {}", identifier(&name)))?
+                .tag,
+            global.json,
+        ),
+    }
+}
+
+/// A command tag: for people on stderr, because it is no data.
+pub fn said(tag: Option<String>, json: bool) -> anyhow::Result<()> {
+    let tag = tag.unwrap_or_default();
+    if json {
+        return output::print_json(&serde_json::json!({ "done": tag }));
+    }
+    eprintln!("{tag}");
+    Ok(())
+}
+
+/// An object: a line for every member, a table for lists of objects.
+pub fn show(value: &Value, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::print_json(value);
+    }
+    let Value::Object(members) = value else {
+        return output::print(&format!("{value}\n"));
+    };
+    let width = members
+        .keys()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    let mut tables = String::new();
+    for (name, value) in members {
+        match value {
+            Value::Array(items) if items.first().is_some_and(Value::is_object) => {
+                tables += &format!("\n{name}\n{}", table(items));
+            }
+            Value::String(value) if value.contains('\n') => {
+                tables += &format!("\n{name}\n{}\n", value.trim_end());
+            }
+            Value::String(value) => text += &format!("{name:width$}  {value}\n"),
+            Value::Null => {}
+            other => text += &format!("{name:width$}  {other}\n"),
+        }
+    }
+    output::print(&(text + &tables))
+}
+
+fn table(items: &[Value]) -> String {
+    let mut columns: Vec<String> = Vec::new();
+    for item in items.iter().filter_map(Value::as_object) {
+        for name in item.keys() {
+            if !columns.contains(name) {
+                columns.push(name.clone());
+            }
+        }
+    }
+    let rows = items
+        .iter()
+        .map(|item| {
+            columns
+                .iter()
+                .map(|name| item.get(name).cloned().unwrap_or_default())
+                .collect()
+        })
+        .collect();
+    output::Rows { columns, rows }.table()
+}

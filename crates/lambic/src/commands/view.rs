@@ -1,0 +1,92 @@
+//! `lambic view`.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+
+use super::{
+    Global,
+    query::placed,
+    stream::{said, show},
+};
+use crate::{
+    cli,
+    client::{identifier, literal},
+    output,
+    project::statement,
+};
+
+pub fn run(global: &Global, command: cli::View) -> anyhow::Result<()> {
+    let client = global.client()?;
+    match command {
+        cli::View::List => output::print_rows(
+            &client.rows("SELECT * FROM lambic_views ORDER BY name")?,
+            global.json,
+        ),
+        cli::View::Show { name } => {
+            let rows = client.rows(&format!(
+                "SELECT * FROM lambic_views WHERE name = {}",
+                literal(&name)
+            ))?;
+            match rows.objects().first() {
+                Some(view) => show(view, global.json),
+                None => bail!("there is no view {name:?}; `lambic view list` shows what there is"),
+            }
+        }
+        cli::View::Create {
+            name,
+            sql,
+            batch_every,
+            replace,
+        } => {
+            let select = match sql {
+                Some(sql) => sql,
+                None => {
+                    let mut text = String::new();
+                    io::stdin()
+                        .read_to_string(&mut text)
+                        .context("standard input is not UTF-8 text")?;
+                    text
+                }
+            };
+            let or_replace = if replace { "OR REPLACE " } else { "" };
+            let with = batch_every
+                .map(|every| format!(" WITH (batch_every = {})", literal(&every)))
+                .unwrap_or_default();
+            let select = select.trim().trim_end_matches(';');
+            let text = format!(
+                "CREATE {or_replace}MATERIALIZED VIEW {}{with} AS\n{select}",
+                identifier(&name)
+            );
+            let Some(statement) = statement::split(Path::new("view"), &text)
+                .into_iter()
+                .next()
+            else {
+                bail!("there is no SELECT");
+            };
+            let answer = client
+                .sql(&statement.sql)
+                .map_err(|error| placed(error, &statement))?;
+            said(answer.tag, global.json)
+        }
+        cli::View::Refresh { name } => said(
+            client
+                .sql(&format!("REFRESH MATERIALIZED VIEW {}", identifier(&name)))?
+                .tag,
+            global.json,
+        ),
+        cli::View::Explain { name } => {
+            let rows = client.rows(&format!("EXPLAIN MATERIALIZED VIEW {}", identifier(&name)))?;
+            output::print_rows(&rows, global.json)
+        }
+        cli::View::Drop { name } => said(
+            client
+                .sql(&format!("DROP MATERIALIZED VIEW {}", identifier(&name)))?
+                .tag,
+            global.json,
+        ),
+    }
+}

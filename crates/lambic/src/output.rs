@@ -1,0 +1,145 @@
+//! Answers on stdout: tables for people, JSON for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::{Map, Value};
+
+/// The rows that a statement gave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rows {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
+}
+
+impl Rows {
+    /// The value of a column by name, `Null` if there is no such column.
+    pub fn get<'a>(&self, row: &'a [Value], column: &str) -> &'a Value {
+        static NULL: Value = Value::Null;
+        self.columns
+            .iter()
+            .position(|name| name == column)
+            .and_then(|index| row.get(index))
+            .unwrap_or(&NULL)
+    }
+
+    pub fn objects(&self) -> Vec<Value> {
+        self.rows
+            .iter()
+            .map(|row| {
+                let pairs = self.columns.iter().cloned().zip(row.iter().cloned());
+                Value::Object(pairs.collect::<Map<String, Value>>())
+            })
+            .collect()
+    }
+
+    /// Columns padded to their widest value, numbers to the right.
+    pub fn table(&self) -> String {
+        let cells: Vec<Vec<String>> = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(shown).collect())
+            .collect();
+        let width = |text: &str| text.chars().count();
+        let widths: Vec<usize> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let widest = cells
+                    .iter()
+                    .map(|row| row.get(index).map_or(0, |c| width(c)));
+                widest.chain([width(name)]).max().unwrap_or(0)
+            })
+            .collect();
+        let numeric: Vec<bool> = (0..self.columns.len())
+            .map(|index| {
+                let mut values = self
+                    .rows
+                    .iter()
+                    .filter_map(|row| row.get(index))
+                    .filter(|v| !v.is_null());
+                values.clone().next().is_some() && values.all(Value::is_number)
+            })
+            .collect();
+        let line = |cells: &[String]| {
+            let padded: Vec<String> = cells
+                .iter()
+                .zip(widths.iter().zip(&numeric))
+                .map(|(cell, (&column, &right))| {
+                    let space = " ".repeat(column.saturating_sub(width(cell)));
+                    if right {
+                        format!("{space}{cell}")
+                    } else {
+                        format!("{cell}{space}")
+                    }
+                })
+                .collect();
+            padded.join("  ").trim_end().to_owned()
+        };
+        let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
+        let mut lines = vec![line(&self.columns), rule.join("  ")];
+        lines.extend(cells.iter().map(|row| line(row)));
+        lines.join("\n") + "\n"
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Writes to stdout; a reader that went away (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+pub fn print_json(value: &Value) -> anyhow::Result<()> {
+    let text = if io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value)?
+    } else {
+        serde_json::to_string(value)?
+    };
+    print(&(text + "\n"))
+}
+
+/// Rows as a table, or as an array of objects.
+pub fn print_rows(rows: &Rows, json: bool) -> anyhow::Result<()> {
+    if json {
+        print_json(&Value::Array(rows.objects()))
+    } else {
+        print(&rows.table())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_shown_for_people_and_programs() {
+        let rows = Rows {
+            columns: vec!["name".into(), "flights".into()],
+            rows: vec![
+                vec![json!("ATL"), json!(12)],
+                vec![json!("a,\"b\""), json!(null)],
+            ],
+        };
+        expect_test::expect![[r#"
+            name   flights
+            ─────  ───────
+            ATL         12
+            a,"b"     NULL
+        "#]]
+        .assert_eq(&rows.table());
+        assert_eq!(rows.objects()[0], json!({"name": "ATL", "flights": 12}));
+    }
+}

@@ -1,0 +1,209 @@
+//! `lambic.toml`: the functions of a project, their triggers, and settings.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::{settings, toml_source};
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    #[serde(default)]
+    pub project: About,
+    #[serde(default)]
+    pub functions: BTreeMap<String, Function>,
+    /// Laid over the defaults; see `defaults.toml`.
+    #[serde(default)]
+    pub settings: toml::Table,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    pub name: Option<String>,
+    pub description: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Function {
+    pub runtime: Runtime,
+    /// `module.function` of a Python handler.
+    #[serde(default)]
+    pub handler: Option<String>,
+    /// Where the code is, relative to the project; `functions/<name>` unless said.
+    #[serde(default)]
+    pub code: Option<PathBuf>,
+    #[serde(default = "timeout_s")]
+    pub timeout_s: f64,
+    #[serde(default = "memory_mb")]
+    pub memory_mb: u32,
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// The stream that gets what the function returns.
+    #[serde(default)]
+    pub output: Option<String>,
+    /// How often a failing invocation is tried again.
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// The stream that gets what keeps failing.
+    #[serde(default)]
+    pub dead_letter: Option<String>,
+    /// Invocations at one time, at most.
+    #[serde(default)]
+    pub concurrency: Option<usize>,
+    #[serde(default)]
+    pub trigger: Option<Trigger>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Runtime {
+    #[serde(rename = "wasm")]
+    Wasm,
+    /// The machine's `python3`, whichever version that is.
+    #[serde(
+        rename = "python",
+        alias = "python3",
+        alias = "python3.9",
+        alias = "python3.10",
+        alias = "python3.11",
+        alias = "python3.12",
+        alias = "python3.13",
+        alias = "python3.14"
+    )]
+    Python,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    pub stream: String,
+    /// Records handed over at once, at most.
+    #[serde(default = "batch")]
+    pub batch: u32,
+    /// How long an incomplete batch may wait for more records.
+    #[serde(default)]
+    pub window_ms: u64,
+    /// Where a new trigger begins to read.
+    #[serde(default)]
+    pub start: Start,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// Records appended from now on.
+    #[default]
+    Latest,
+    /// Everything that the log still holds.
+    Earliest,
+}
+
+/// AWS Lambda's default.
+fn timeout_s() -> f64 {
+    3.0
+}
+
+fn memory_mb() -> u32 {
+    128
+}
+
+/// AWS Lambda's default for streams.
+fn batch() -> u32 {
+    100
+}
+
+impl Manifest {
+    pub fn parse(path: &Path, text: &str) -> anyhow::Result<Manifest> {
+        let manifest: Manifest = toml_source::parse(path, text)?;
+        settings::Settings::overlaid(&manifest.settings).map_err(|error| {
+            toml_source::explain_value(path, text, &error, &settings::known_keys())
+        })?;
+        for (name, function) in &manifest.functions {
+            let about =
+                |message: &str| anyhow::anyhow!("{}: function `{name}`: {message}", path.display());
+            if function.runtime == Runtime::Python && function.handler.is_none() {
+                return Err(about(
+                    "runtime \"python\" needs `handler = \"module.function\"`",
+                ));
+            }
+            if !(function.timeout_s > 0.0 && function.timeout_s.is_finite()) {
+                return Err(about("`timeout_s` must be above 0"));
+            }
+            if function
+                .trigger
+                .as_ref()
+                .is_some_and(|trigger| trigger.batch == 0)
+            {
+                return Err(about("`trigger.batch` must be at least 1"));
+            }
+        }
+        Ok(manifest)
+    }
+}
+
+impl Function {
+    pub fn folder(&self, project: &Path, name: &str) -> PathBuf {
+        match &self.code {
+            Some(code) => project.join(code),
+            None => project.join("functions").join(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(text: &str, expected: Expect) {
+        let found = match Manifest::parse(Path::new("lambic.toml"), text) {
+            Ok(manifest) => format!("{} functions", manifest.functions.len()),
+            Err(error) => format!("{error:#}"),
+        };
+        expected.assert_eq(&found);
+    }
+
+    #[test]
+    fn manifests_are_read_or_explained() {
+        check("", expect!["0 functions"]);
+        check(
+            "[functions.f]\nruntime = \"python3.11\"\nhandler = \"a.b\"\n[functions.f.trigger]\nstream = \"s\"\n",
+            expect!["1 functions"],
+        );
+        check(
+            "[functions.f]\nruntime = \"wasm\"\ntimeout = 3\n",
+            expect![[r#"
+                lambic.toml:3:1: unknown field `timeout`, expected one of `runtime`, `handler`, `code`, `timeout_s`, `memory_mb`, `environment`, `output`, `retries`, `dead_letter`, `concurrency`, `trigger`
+                  3 | timeout = 3
+                    | ^
+                  did you mean `timeout_s`?"#]],
+        );
+        check(
+            "[functions.f]\nruntime = \"python\"\n",
+            expect![[
+                r#"lambic.toml: function `f`: runtime "python" needs `handler = "module.function"`"#
+            ]],
+        );
+        check(
+            "[settings.dataset]\nseal_after = 3\n",
+            expect![[r#"
+                lambic.toml:2:1: unknown field `seal_after`, expected `seal_records` or `seal_after_s`
+                  2 | seal_after = 3
+                    | ^
+                  did you mean `seal_after_s`?"#]],
+        );
+        check(
+            "[functions.f\n",
+            expect![[r#"
+                lambic.toml:1:13: unclosed table, expected `]`
+                  1 | [functions.f
+                    |             ^"#]],
+        );
+    }
+}

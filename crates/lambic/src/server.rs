@@ -1,0 +1,138 @@
+//! A running engine with its doors open: what `serve`, `dev` and `demo` share.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use arrow::json::{ArrayWriter, WriterBuilder, writer::JsonArray};
+use futures::TryStreamExt;
+use lambic_query::{Database, Outcome, Session};
+use serde_json::Value;
+
+use crate::{
+    engine::{self, Engine},
+    exit::refusal,
+    output::Rows,
+    settings,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub pg: SocketAddr,
+}
+
+/// Opens the engine; a folder that cannot be used (held by another server, damaged) is a refusal.
+pub async fn open(data: PathBuf, settings: settings::Settings) -> anyhow::Result<Engine> {
+    let shown = data.display().to_string();
+    Engine::open(engine::Options::new(data, settings))
+        .await
+        .with_context(|| format!("cannot open the data folder {shown}"))
+        .map_err(refusal)
+}
+
+pub struct Doors(lambic_api::Handle);
+
+impl Doors {
+    pub async fn open(engine: &Engine, addresses: Addresses) -> anyhow::Result<Doors> {
+        let options = lambic_api::Options {
+            http: addresses.http,
+            pg: addresses.pg,
+            append_bytes_max: engine.serve_options.append_bytes_max,
+            ..lambic_api::Options::default()
+        };
+        let services = lambic_api::Services {
+            database: engine.database.clone(),
+            functions: engine.functions.clone(),
+            log: engine.log.clone(),
+            appender: Arc::new(engine.log.clone()),
+        };
+        Ok(Doors(
+            lambic_api::serve(options, services)
+                .await
+                .map_err(refusal)?,
+        ))
+    }
+
+    /// The usual ports, or free ones where those are taken.
+    pub async fn open_or_free(engine: &Engine, usual: &settings::Server) -> anyhow::Result<Doors> {
+        let or_free = |address: SocketAddr| match std::net::TcpListener::bind(address) {
+            Ok(_) => address,
+            Err(_) => SocketAddr::new(address.ip(), 0),
+        };
+        let addresses = Addresses {
+            http: or_free(usual.http),
+            pg: or_free(usual.pg),
+        };
+        Doors::open(engine, addresses).await
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            http: self.0.http,
+            pg: self.0.pg,
+        }
+    }
+
+    pub fn say_ready(&self) {
+        let Addresses { http, pg } = self.addresses();
+        eprintln!("ready http={http} pg={pg}");
+    }
+
+    pub async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+/// Resolves on SIGTERM or SIGINT.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// The rows of the last statement of `sql`, inside the process.
+pub async fn rows(database: &Database, sql: &str) -> anyhow::Result<Rows> {
+    let outcomes =
+        database
+            .execute(&Session::default(), sql)
+            .await
+            .map_err(|error| match &error.hint {
+                Some(hint) => anyhow::anyhow!("{} ({hint})", error.message),
+                None => anyhow::anyhow!("{}", error.message),
+            })?;
+    let Some(Outcome::Rows { schema, rows }) = outcomes.into_iter().next_back() else {
+        return Ok(Rows::default());
+    };
+    let batches: Vec<_> = rows.try_collect().await?;
+    let mut writer: ArrayWriter<Vec<u8>> = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, JsonArray>(Vec::new());
+    for batch in &batches {
+        writer.write(batch)?;
+    }
+    writer.finish()?;
+    let text = writer.into_inner();
+    let objects: Vec<Value> = if text.is_empty() {
+        Vec::new()
+    } else {
+        serde_json::from_slice(&text)?
+    };
+    let columns: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let rows = objects
+        .into_iter()
+        .map(|mut object| columns.iter().map(|column| object[column].take()).collect())
+        .collect();
+    Ok(Rows { columns, rows })
+}

@@ -1,0 +1,140 @@
+//! All settings, read from one commented file of defaults and overridden by the user's.
+//!
+//! A mistake (unknown key, wrong type) is shown with its place and the closest name that exists.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::{exit::refusal, toml_source};
+
+/// The commented file that ships in the binary.
+pub const DEFAULTS: &str = include_str!("../defaults.toml");
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub server: Server,
+    pub log: Log,
+    pub dataset: Dataset,
+    pub memory: Memory,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub http: SocketAddr,
+    pub pg: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub segment_bytes: u64,
+    pub append_bytes_max: u64,
+    pub queue_bytes_max: u64,
+    pub producers_max: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    pub seal_records: u64,
+    pub seal_after_s: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    pub query_bytes_max: usize,
+}
+
+impl Dataset {
+    pub fn seal_after(&self) -> Duration {
+        Duration::from_secs(self.seal_after_s)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        toml::from_str(DEFAULTS).expect("the file of defaults ships with the binary and is tested")
+    }
+}
+
+impl Settings {
+    /// The defaults with the keys of a file of the same shape laid over them.
+    pub fn from_file(path: &Path) -> anyhow::Result<Settings> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the settings file {}", path.display()))
+            .map_err(refusal)?;
+        let table = toml_source::parse::<toml::Table>(path, &text).map_err(refusal)?;
+        Settings::overlaid(&table).map_err(|error| {
+            refusal(toml_source::explain_value(
+                path,
+                &text,
+                &error,
+                &known_keys(),
+            ))
+        })
+    }
+
+    /// The defaults with `table` laid over them.
+    pub fn overlaid(table: &toml::Table) -> Result<Settings, toml::de::Error> {
+        let mut all: toml::Table = toml::from_str(DEFAULTS)
+            .expect("the file of defaults ships with the binary and is tested");
+        overlay(&mut all, table);
+        all.try_into()
+    }
+}
+
+fn overlay(below: &mut toml::Table, above: &toml::Table) {
+    for (key, value) in above {
+        match (below.get_mut(key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            _ => {
+                below.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Names of all sections and keys, for suggestions.
+pub fn known_keys() -> Vec<String> {
+    let all: toml::Table =
+        toml::from_str(DEFAULTS).expect("the file of defaults ships with the binary and is tested");
+    let mut names = Vec::new();
+    for (section, value) in &all {
+        names.push(section.clone());
+        if let toml::Value::Table(keys) = value {
+            names.extend(keys.keys().cloned());
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_complete() {
+        assert_eq!(Settings::default().server.http.port(), 7070);
+    }
+
+    #[test]
+    fn a_file_lies_over_the_defaults() {
+        let table: toml::Table =
+            toml::from_str("[dataset]\nseal_after_s = 5\n").expect("valid TOML");
+        let settings = Settings::overlaid(&table).expect("known keys");
+        assert_eq!(settings.dataset.seal_after(), Duration::from_secs(5));
+        assert_eq!(settings.log, Settings::default().log);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let table: toml::Table =
+            toml::from_str("[dataset]\nseal_afters = 5\n").expect("valid TOML");
+        assert!(Settings::overlaid(&table).is_err());
+    }
+}

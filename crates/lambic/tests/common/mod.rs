@@ -1,0 +1,232 @@
+//! A real server for tests: the built binary on free ports, over a folder of its own.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Long enough for a busy machine; nothing waits this long on purpose.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub fn lambic() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lambic"));
+    // The surroundings of the tests say nothing about which server is meant.
+    command.env_remove("LAMBIC_URL").env_remove("LAMBIC_LOG");
+    command
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+        .port()
+}
+
+/// Two ports at once, so that they differ.
+pub fn free_ports() -> (u16, u16) {
+    let one = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let two = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = |listener: TcpListener| {
+        listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port()
+    };
+    (port(one), port(two))
+}
+
+pub struct Server {
+    pub child: Child,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+    /// `127.0.0.1:PORT`
+    pub pg: String,
+    /// All that it said on stderr so far.
+    pub said: Arc<Mutex<Vec<String>>>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Server {
+    pub fn start(data: &Path) -> Server {
+        Server::start_with("serve", None, data, &[])
+    }
+
+    /// `serve` or `dev` on a project.
+    pub fn start_with(
+        command: &str,
+        project: Option<&Path>,
+        data: &Path,
+        extra: &[&str],
+    ) -> Server {
+        let (http, pg) = free_ports();
+        Server::start_on(command, project, data, http, pg, extra).unwrap_or_else(|said| {
+            panic!("the server did not start:\n{}", said.join("\n"));
+        })
+    }
+
+    /// `Err` with what it said if it ended before it was ready.
+    pub fn start_on(
+        command: &str,
+        project: Option<&Path>,
+        data: &Path,
+        http: u16,
+        pg: u16,
+        extra: &[&str],
+    ) -> Result<Server, Vec<String>> {
+        let mut run = lambic();
+        run.arg(command);
+        run.args(project);
+        run.arg("--data").arg(data);
+        run.args([
+            "--http",
+            &format!("127.0.0.1:{http}"),
+            "--pg",
+            &format!("127.0.0.1:{pg}"),
+        ]);
+        run.args(extra);
+        run.stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = run.spawn().expect("the binary is there");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (tell, lines) = mpsc::channel();
+        let keep = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                keep.lock().expect("no holder panics").push(line.clone());
+                let _ = tell.send(line);
+            }
+        });
+        let mut server = Server {
+            child,
+            url: format!("http://127.0.0.1:{http}"),
+            pg: format!("127.0.0.1:{pg}"),
+            said,
+            lines,
+        };
+        if server.hear(|line| line.starts_with("ready")).is_some() {
+            Ok(server)
+        } else {
+            let _ = server.child.kill();
+            let _ = server.child.wait();
+            Err(server.said.lock().expect("no holder panics").clone())
+        }
+    }
+
+    /// Waits for a line on stderr; `None` if the server ended, or patience did.
+    pub fn hear(&mut self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self
+                .lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) if wanted(&line) => return Some(line),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    pub fn said(&self) -> String {
+        self.said.lock().expect("no holder panics").join("\n")
+    }
+
+    /// Runs a command of the CLI against this server.
+    pub fn cli(&self, args: &[&str]) -> Output {
+        lambic()
+            .env("LAMBIC_URL", &self.url)
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary is there")
+    }
+
+    /// The same, and it must succeed; gives stdout.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.cli(args);
+        assert!(
+            output.status.success(),
+            "lambic {args:?}: {}\n{}\nserver: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.said()
+        );
+        String::from_utf8(output.stdout).expect("stdout is UTF-8")
+    }
+
+    /// The rows of one statement, as objects.
+    pub fn rows(&self, sql: &str) -> Vec<Value> {
+        let text = self.ok(&["query", "--json", sql]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    pub fn kill(&mut self) {
+        // SIGKILL; the server may have ended by itself, which the caller will notice.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, as an init system sends it.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .expect("kill(1) is there");
+        assert!(sent.success());
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(
+                Instant::now() < until,
+                "the server does not stop:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Asks again until the answer is yes, with a bound.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "still not: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("it exists")
+}
