@@ -1,44 +1,124 @@
-//! The handle. First stage: records are held in memory while the segments are being built.
+//! The handle: what other rooms hold of the log.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
 };
 
 use lambic_model::{
-    Append, AppendError, Appended, Appender, Cursor, Frontiers, OffsetRange, PartitionId, Stream,
-    StreamId, Written,
+    Append, AppendError, Appended, Appender, Cursor, Frontier, Frontiers, PartitionId, Stream,
+    StreamId,
 };
-use tokio::sync::watch;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+};
 
-use crate::{Error, Options, Snapshot, snapshot::View};
+use crate::{
+    Error, Options, Snapshot,
+    cache::Cache,
+    disk::{Disk, RealDisk},
+    ids::Ids,
+    options::{INLINE_BYTES_MAX, QUEUE_FACTOR_MAX},
+    prepare::{self, Prepared},
+    recover::{self, Recovered},
+    segment::Segment,
+    snapshot::View,
+    state::widen,
+    writer::{Command, Job, Writer},
+};
 
+const PERMIT_BYTES: u64 = 1 << 10;
+
+/// Cheap to clone. When the last handle is dropped, what was queued is finished first.
 #[derive(Clone)]
 pub struct Log(Arc<Inner>);
 
 struct Inner {
-    options: Options,
-    state: Mutex<State>,
-    commits: watch::Sender<u64>,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedSender<Command>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
-struct State {
-    streams: HashMap<StreamId, Arc<Stream>>,
-    view: Arc<View>,
-    cursors: BTreeMap<String, Cursor>,
-    producers: HashMap<String, (u64, Appended)>,
-    turn: u32,
+/// What the handle and the writer's thread both use.
+pub(crate) struct Shared {
+    pub options: Options,
+    pub disk: Box<dyn Disk>,
+    pub ids: Ids,
+    pub commits: watch::Sender<u64>,
+    streams: RwLock<HashMap<StreamId, Arc<Stream>>>,
+    view: Mutex<Arc<View>>,
+    /// Why the log is read-only.
+    broken: Mutex<Option<String>>,
+    turn: AtomicU32,
+    queue: Arc<Semaphore>,
+    queued_bytes: Arc<AtomicU64>,
+    trimming: Mutex<()>,
 }
 
 impl Log {
+    /// Recovers exactly what was acknowledged. Takes no lock on the folder: the binary holds it.
+    ///
+    /// Streams may be declared later, but before the first [`Log::trim`].
     pub fn open(options: Options, streams: &[Arc<Stream>]) -> Result<Log, Error> {
-        let log = Log(Arc::new(Inner {
+        Log::open_on(Box::new(RealDisk), options, streams)
+    }
+
+    pub(crate) fn open_on(
+        disk: Box<dyn Disk>,
+        options: Options,
+        streams: &[Arc<Stream>],
+    ) -> Result<Log, Error> {
+        let ids = Ids::new(&options.dir);
+        let Recovered {
+            state,
+            segments,
+            active,
+            mark,
+        } = recover::recover(&*disk, &options, &ids)?;
+        let view = View {
+            commit: state.commit,
+            heads: state.heads.clone(),
+            cursors: Arc::new(state.cursors.clone()),
+            segments: Arc::new(segments),
+            cache: Arc::new(Cache::new(options.cache_bytes_max)),
+        };
+        let permits = options.queue_bytes_max.div_ceil(PERMIT_BYTES);
+        let permits = permits.clamp(1, u64::from(u32::MAX / 2)) as usize;
+        let shared = Arc::new(Shared {
+            disk,
+            ids,
+            commits: watch::Sender::new(state.commit),
+            streams: RwLock::default(),
+            view: Mutex::new(Arc::new(view)),
+            broken: Mutex::default(),
+            turn: AtomicU32::new(0),
+            queue: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            queued_bytes: Arc::default(),
+            trimming: Mutex::default(),
             options,
-            state: Mutex::default(),
-            commits: watch::Sender::new(0),
+        });
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let writer = Writer {
+            shared: shared.clone(),
+            state,
+            active,
+            mark,
+        };
+        let thread = thread::Builder::new()
+            .name("lambic-log".to_owned())
+            .spawn(move || writer.run(receiver))
+            .map_err(|error| Error::io("start the writer of", &shared.options.dir, &error))?;
+        let log = Log(Arc::new(Inner {
+            shared,
+            commands,
+            writer: Mutex::new(Some(thread)),
         }));
         for stream in streams {
             log.add_stream(stream.clone());
@@ -46,118 +126,178 @@ impl Log {
         Ok(log)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0
-            .state
-            .lock()
-            .expect("no panic while the state is held")
-    }
-
+    /// From now on the stream can be appended to; its head is known from before, or zero.
     pub fn add_stream(&self, stream: Arc<Stream>) {
-        self.state().streams.insert(stream.id, stream);
+        let shared = &self.0.shared;
+        shared.change_view(|view| {
+            let head = view.heads.0.entry(stream.id).or_default();
+            widen(head, &Frontier::zero(stream.partitions));
+        });
+        shared.streams_mut().insert(stream.id, stream);
     }
 
+    /// The stream takes no more records, and those in the log hold no segment any longer.
     pub fn remove_stream(&self, id: StreamId) {
-        self.state().streams.remove(&id);
+        let shared = &self.0.shared;
+        shared.streams_mut().remove(&id);
+        shared.change_view(|view| {
+            view.heads.0.remove(&id);
+        });
+        if let Err(error) = shared.ids.forget(id) {
+            tracing::warn!(stream = %id, %error, "the record ids of a dropped stream stay in the index");
+        }
     }
 
-    /// Resolves when the records are durable and visible in [`Log::snapshot`].
+    /// Resolves when the records are durable and visible in [`Log::snapshot`]. Waits while the queue is full.
+    ///
+    /// Dropping the future does not take the append back.
     pub async fn append(&self, append: Append) -> Result<Appended, Error> {
-        let mut state = self.state();
-        if let Some(producer) = &append.producer
-            && let Some((sequence, last)) = state.producers.get(&producer.id)
-            && producer.sequence <= *sequence
-        {
-            return Ok(Appended {
-                duplicate: true,
-                ..last.clone()
-            });
+        let shared = &self.0.shared;
+        if let Some(reason) = shared.broken() {
+            return Err(Error::Unavailable { reason });
         }
-        let now_us = self.0.options.clock.now_us();
-        let mut view = (*state.view).clone();
-        let mut writes = Vec::new();
-        for write in append.writes {
-            let stream = state
+        let streams = {
+            let known = shared
                 .streams
-                .get(&write.stream)
-                .cloned()
-                .ok_or(Error::UnknownStream {
-                    stream: write.stream,
-                })?;
-            let turn = state.turn;
-            state.turn = turn.wrapping_add(1);
-            let partition = write
-                .partition
-                .unwrap_or(PartitionId(turn % stream.partitions.max(1)));
-            let mut head = view.heads.of(stream.id);
-            let first = head.offset(partition);
-            let end = first.plus(write.batch.num_rows() as u64);
-            head.set(partition, end);
-            view.heads.set(stream.id, head.clone());
-            let range = OffsetRange {
-                partition,
-                first,
-                end,
+                .read()
+                .expect("no panic while streams change");
+            let stream = |write: &lambic_model::Write| {
+                let stream = write.stream;
+                known
+                    .get(&stream)
+                    .cloned()
+                    .ok_or(Error::UnknownStream { stream })
             };
-            let batch = crate::snapshot::with_system(&stream, &write.batch, range, now_us)?;
-            view.batches
-                .entry(stream.id)
-                .or_default()
-                .push((range, batch));
-            writes.push(Written {
-                stream: stream.id,
-                ranges: vec![range],
-                records_known: 0,
-                frontier: head,
-            });
-        }
-        for cursor in append.cursors {
-            state.cursors.insert(cursor.name.clone(), cursor);
-        }
-        let appended = Appended {
-            writes,
-            duplicate: false,
+            append
+                .writes
+                .iter()
+                .map(stream)
+                .collect::<Result<Vec<_>, _>>()?
         };
-        if let Some(producer) = append.producer {
-            state
-                .producers
-                .insert(producer.id, (producer.sequence, appended.clone()));
-        }
-        state.view = Arc::new(view);
-        drop(state);
-        self.0.commits.send_modify(|commits| *commits += 1);
-        Ok(appended)
+        let bytes = append
+            .writes
+            .iter()
+            .map(|write| slice_bytes(&write.batch))
+            .sum();
+        let waiting = shared.enter_queue(bytes).await?;
+        let limit = shared.options.append_bytes_max.min(1 << 30);
+        let prepared = match Handle::try_current() {
+            Ok(runtime) if bytes > INLINE_BYTES_MAX => {
+                let shared = shared.clone();
+                let prepare = move || prepare::prepare(append, streams, &shared.turn, limit);
+                let done = runtime.spawn_blocking(prepare).await;
+                done.map_err(|error| {
+                    Error::Refused(format!("preparing the append failed: {error}"))
+                })??
+            }
+            _ => prepare::prepare(append, streams, &shared.turn, limit)?,
+        };
+        self.submit(prepared, waiting).await
+    }
+
+    async fn submit(&self, prepared: Prepared, waiting: Waiting) -> Result<Appended, Error> {
+        let closed = || Error::Unavailable {
+            reason: "it was closed".to_owned(),
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            prepared,
+            reply,
+            waiting,
+        };
+        let sent = self.0.commands.send(Command::Append(job));
+        sent.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.state().view.clone())
+        Snapshot(self.0.shared.view())
     }
 
-    /// Changes with every commit.
+    /// The number of the last commit; changes with every group of them.
     pub fn commits(&self) -> watch::Receiver<u64> {
-        self.0.commits.subscribe()
+        self.0.shared.commits.subscribe()
     }
 
+    /// A durable position, moved by [`Append::cursors`].
     pub fn cursor(&self, name: &str) -> Option<Cursor> {
-        self.state().cursors.get(name).cloned()
+        self.0.shared.view().cursors.get(name).cloned()
     }
 
+    /// Resolves when the cursor is durably gone.
     pub async fn drop_cursor(&self, name: &str) -> Result<(), Error> {
-        self.state().cursors.remove(name);
-        Ok(())
+        let prepared = Prepared {
+            cursors_dropped: vec![name.to_owned()],
+            ..Prepared::default()
+        };
+        let waiting = self.0.shared.enter_queue(0).await?;
+        self.submit(prepared, waiting).await.map(|_| ())
     }
 
-    /// Deletes the oldest segments whose records all lie below `keep_from`; returns how many.
-    pub fn trim(&self, _keep_from: &Frontiers) -> Result<u64, Error> {
-        Ok(0)
+    /// Deletes the oldest segments all of whose records, of every declared stream, lie below `keep_from`;
+    /// returns how many. The segment being written always stays. Blocks: it waits for the disk.
+    pub fn trim(&self, keep_from: &Frontiers) -> Result<u64, Error> {
+        let shared = &self.0.shared;
+        let _one_at_a_time = shared.trimming.lock().expect("no panic while trimming");
+        let view = shared.view();
+        let closed = &view.segments[..view.segments.len() - 1];
+        let disposable = |segment: &&Arc<Segment>| {
+            let streams = shared
+                .streams
+                .read()
+                .expect("no panic while streams change");
+            segment
+                .ends()
+                .into_iter()
+                .filter(|(stream, _, _)| streams.contains_key(stream))
+                .all(|(stream, partition, end)| below(keep_from, stream, partition, end))
+        };
+        let removed: Vec<_> = closed.iter().take_while(disposable).cloned().collect();
+        if removed.is_empty() {
+            return Ok(0);
+        }
+        shared.ids.persist(view.commit)?;
+        shared.change_view(|view| {
+            view.segments = Arc::new(view.segments[removed.len()..].to_vec());
+        });
+        for segment in &removed {
+            // One by one and each made durable: a gap would look like a lost segment.
+            let path = &segment.path;
+            shared
+                .disk
+                .remove(path)
+                .and_then(|()| shared.disk.sync_dir(&shared.options.dir))
+                .map_err(|error| Error::io("remove", path, &error))?;
+        }
+        Ok(removed.len() as u64)
     }
 
     /// Of the segments on disk.
     pub fn bytes(&self) -> u64 {
-        0
+        let view = self.0.shared.view();
+        let segments = view.segments.iter();
+        segments
+            .map(|segment| segment.bytes.load(Ordering::Relaxed))
+            .sum()
     }
 
-    pub async fn close(self) {}
+    /// Why the log takes nothing, if so.
+    pub fn read_only(&self) -> Option<String> {
+        self.0.shared.broken()
+    }
+
+    /// Finishes what is queued and ends the writer; other handles can read on, and append no more.
+    pub async fn close(self) {
+        let inner = self.0.clone();
+        drop(self);
+        match Handle::try_current() {
+            Ok(runtime) => {
+                // It only waits; a panic of the writer has been reported by its thread.
+                let _ = runtime.spawn_blocking(move || inner.end()).await;
+            }
+            Err(_) => inner.end(),
+        }
+    }
 }
 
 impl Appender for Log {
@@ -167,4 +307,126 @@ impl Appender for Log {
     ) -> Pin<Box<dyn Future<Output = Result<Appended, AppendError>> + Send + '_>> {
         Box::pin(async move { Ok(Log::append(self, append).await?) })
     }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dir = &self.0.shared.options.dir;
+        f.debug_struct("Log")
+            .field("dir", dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn end(&self) {
+        let mut writer = self.writer.lock().expect("no panic while the writer ends");
+        if let Some(thread) = writer.take() {
+            // It is gone already if it panicked.
+            let _ = self.commands.send(Command::Close);
+            if thread.join().is_err() {
+                tracing::error!("the log's writer panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view
+            .lock()
+            .expect("no panic while the view changes")
+            .clone()
+    }
+
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
+        let mut slot = self.view.lock().expect("no panic while the view changes");
+        let mut view = (**slot).clone();
+        change(&mut view);
+        *slot = Arc::new(view);
+    }
+
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.broken
+            .lock()
+            .expect("no panic while it is held")
+            .clone()
+    }
+
+    /// Read-only from now on; the first reason stays.
+    pub(crate) fn break_down(&self, reason: String) {
+        let mut broken = self.broken.lock().expect("no panic while it is held");
+        if broken.is_none() {
+            tracing::error!(reason, "the log is read-only until it is opened again");
+            *broken = Some(reason);
+        }
+    }
+
+    fn streams_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamId, Arc<Stream>>> {
+        self.streams.write().expect("no panic while streams change")
+    }
+
+    /// Waits for room in the queue; `Busy` if too many wait for it already.
+    async fn enter_queue(&self, bytes: u64) -> Result<Waiting, Error> {
+        let max = self.options.queue_bytes_max;
+        let limit = max.saturating_mul(QUEUE_FACTOR_MAX);
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::SeqCst);
+        let mut waiting = Waiting {
+            bytes,
+            queued_bytes: self.queued_bytes.clone(),
+            _permit: None,
+        };
+        if before > 0 && before + bytes > limit {
+            return Err(Error::Busy {
+                queued_bytes: before,
+                limit,
+            });
+        }
+        let most = max.div_ceil(PERMIT_BYTES).clamp(1, u64::from(u32::MAX / 2));
+        let permits = bytes.div_ceil(PERMIT_BYTES).clamp(1, most) as u32;
+        let permit = self.queue.clone().acquire_many_owned(permits).await;
+        waiting._permit = Some(permit.expect("the queue is never closed"));
+        Ok(waiting)
+    }
+}
+
+/// An append's share of the queue, given back on drop.
+pub(crate) struct Waiting {
+    bytes: u64,
+    queued_bytes: Arc<AtomicU64>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Waiting {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.queued_bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+fn below(keep_from: &Frontiers, stream: StreamId, partition: PartitionId, end: u64) -> bool {
+    let frontier = keep_from.0.get(&stream);
+    frontier.is_some_and(|frontier| frontier.offset(partition).0 >= end)
+}
+
+/// What the rows take in memory, without what their buffers share with other slices.
+fn slice_bytes(batch: &arrow::record_batch::RecordBatch) -> u64 {
+    let columns = batch.columns().iter();
+    columns
+        .map(|column| {
+            let bytes = column.to_data().get_slice_memory_size();
+            bytes.unwrap_or_else(|_| column.get_array_memory_size()) as u64
+        })
+        .sum()
 }

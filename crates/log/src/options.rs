@@ -4,6 +4,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use lambic_base::{Clock, SystemClock};
 
+/// `append` refuses with `Busy` when this many times `queue_bytes_max` is queued or waits to be.
+pub(crate) const QUEUE_FACTOR_MAX: u64 = 4;
+/// A group of appends is not made larger than about this: it is all in memory once more as frames.
+pub(crate) const GROUP_BYTES_MAX: u64 = 32 << 20;
+/// Larger appends are encoded on a blocking thread, so that the runtime's threads stay free.
+pub(crate) const INLINE_BYTES_MAX: u64 = 256 << 10;
+
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The folder of the segments; the record-id index stands in `ids` below it. Created if missing.
@@ -12,7 +19,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// An append whose encoded form is larger is refused.
     pub append_bytes_max: u64,
-    /// Appends wait while this much is queued. `append` refuses with `Busy` when four times as much waits.
+    /// Appends wait while this much is queued; `Busy` when several times as much waits ([`QUEUE_FACTOR_MAX`]).
     pub queue_bytes_max: u64,
     /// Producers whose last sequence is remembered; the least recently used is forgotten first, after
     /// which a repetition of its last append counts as new.

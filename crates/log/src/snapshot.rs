@@ -1,123 +1,217 @@
-//! One moment of the log, over all streams.
+//! One moment of the log, over all streams: every read sees the appends acknowledged before it was taken.
+//!
+//! It holds the segments open, so trimming does not disturb it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Int32Array, Int64Array, TimestampMicrosecondArray},
+    datatypes::Schema,
+    error::ArrowError,
     record_batch::RecordBatch,
 };
-use lambic_model::{Frontier, Frontiers, OffsetRange, Stream, StreamId};
+use lambic_model::{Cursor, Frontier, Frontiers, Offset, OffsetRange, StreamId, SystemColumn};
 
-use crate::Error;
+use crate::{
+    Error,
+    cache::Cache,
+    segment::{Entry, RESTORE, Segment},
+};
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct View {
+    pub commit: u64,
     pub heads: Frontiers,
-    pub batches: BTreeMap<StreamId, Vec<(OffsetRange, RecordBatch)>>,
+    pub cursors: Arc<BTreeMap<String, Cursor>>,
+    /// Oldest first; never empty.
+    pub segments: Arc<Vec<Arc<Segment>>>,
+    pub cache: Arc<Cache>,
 }
 
+/// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Snapshot(pub(crate) Arc<View>);
 
 impl Snapshot {
-    /// Exclusive; survives trim and restart.
-    pub fn head(&self, stream: StreamId) -> Frontier {
-        self.0.heads.of(stream)
+    /// Counts the log's commits.
+    pub fn commit(&self) -> u64 {
+        self.0.commit
     }
 
-    /// The oldest record still in the log.
-    pub fn start(&self, stream: StreamId) -> Frontier {
-        Frontier::zero(self.head(stream).0.len() as u32)
+    /// One past the newest record of every partition. Survives trim and restart.
+    pub fn head(&self, stream: StreamId) -> Frontier {
+        self.0.heads.of(stream)
     }
 
     pub fn heads(&self) -> Frontiers {
         self.0.heads.clone()
     }
 
-    /// Exactly the records of `range`, in offset order, with the system columns.
+    /// The oldest records still in the log; the head where there are none.
+    pub fn start(&self, stream: StreamId) -> Frontier {
+        let mut start = self.head(stream);
+        let oldest = &self.0.segments[0].start;
+        let known = oldest.of(stream);
+        for (offset, partition) in start.0.iter_mut().zip(0..) {
+            *offset = known.offset(lambic_model::PartitionId(partition));
+        }
+        start
+    }
+
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.0.cursors.get(name).cloned()
+    }
+
+    /// Exactly the records of `range` in offset order: the stream's columns, then the system columns.
     pub fn read(&self, stream: StreamId, range: OffsetRange) -> Result<Vec<RecordBatch>, Error> {
+        self.places(stream, range)?
+            .iter()
+            .map(|place| place.read(&self.0.cache, range, true))
+            .collect()
+    }
+
+    /// As [`Snapshot::read`], in pieces that take about `bytes_max` in memory (at least one batch each),
+    /// without pushing newer batches out of the cache.
+    pub fn read_chunks(&self, stream: StreamId, range: OffsetRange, bytes_max: u64) -> Chunks {
+        let (places, failed) = match self.places(stream, range) {
+            Ok(places) => (places, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        Chunks {
+            cache: self.0.cache.clone(),
+            places: places.into_iter(),
+            failed,
+            range,
+            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn places(&self, stream: StreamId, range: OffsetRange) -> Result<Vec<Place>, Error> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        if range.end > self.head(stream).offset(range.partition) {
+        let (start, head) = (self.start(stream), self.head(stream));
+        let (first, end) = (start.offset(range.partition), head.offset(range.partition));
+        if range.first < first || range.end > end {
             return Err(Error::OutOfRange {
                 stream,
                 range,
-                start: self.start(stream),
-                head: self.head(stream),
+                start,
+                head,
             });
         }
-        let all = self
-            .0
-            .batches
-            .get(&stream)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        Ok(all
-            .iter()
-            .filter(|(r, _)| {
-                r.partition == range.partition && r.first < range.end && r.end > range.first
-            })
-            .map(|(r, batch)| {
-                let first = r.first.max(range.first);
-                let end = r.end.min(range.end);
-                batch.slice(first.since(r.first) as usize, end.since(first) as usize)
-            })
-            .collect())
-    }
-
-    /// The records of `range` in pieces of about `bytes_max` in memory, at least one batch each.
-    pub fn read_chunks(&self, stream: StreamId, range: OffsetRange, bytes_max: u64) -> Chunks {
-        Chunks {
-            snapshot: self.clone(),
-            stream,
-            rest: range,
-            bytes_max,
+        let mut places = Vec::new();
+        let mut next = range.first.0;
+        for segment in self.0.segments.iter() {
+            for entry in segment.entries(stream, range) {
+                assert!(entry.first <= next, "offsets are dense within the log");
+                next = entry.first + entry.records;
+                places.push(Place {
+                    segment: segment.clone(),
+                    entry,
+                });
+            }
         }
+        assert!(
+            next >= range.end.0,
+            "every offset below the head is indexed"
+        );
+        Ok(places)
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    segment: Arc<Segment>,
+    entry: Entry,
+}
+
+impl Place {
+    /// The part of `range` that stands here.
+    fn read(&self, cache: &Cache, range: OffsetRange, keep: bool) -> Result<RecordBatch, Error> {
+        let Place { segment, entry } = self;
+        let key = (segment.sequence, entry.frame_at, entry.piece_at);
+        let batch = match cache.get(key) {
+            Some(batch) => batch,
+            None => {
+                let batch = segment.load(entry)?;
+                if keep {
+                    cache.put(key, batch.clone());
+                }
+                batch
+            }
+        };
+        let first = entry.first.max(range.first.0);
+        let end = (entry.first + entry.records).min(range.end.0);
+        let part = batch.slice((first - entry.first) as usize, (end - first) as usize);
+        let range = OffsetRange {
+            partition: range.partition,
+            first: Offset(first),
+            end: Offset(end),
+        };
+        with_system(&part, range, entry.appended_at_us).map_err(|error| Error::Damaged {
+            path: segment.path.clone(),
+            position: entry.frame_at,
+            reason: error.to_string(),
+            advice: RESTORE,
+        })
     }
 }
 
 /// Pieces of a range; see [`Snapshot::read_chunks`].
 #[derive(Debug)]
 pub struct Chunks {
-    snapshot: Snapshot,
-    stream: StreamId,
-    rest: OffsetRange,
-    #[allow(dead_code)]
-    bytes_max: u64,
+    cache: Arc<Cache>,
+    places: std::vec::IntoIter<Place>,
+    failed: Option<Error>,
+    range: OffsetRange,
+    bytes_max: usize,
 }
 
 impl Iterator for Chunks {
     type Item = Result<Vec<RecordBatch>, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
         }
-        let batches = self.snapshot.read(self.stream, self.rest);
-        self.rest.first = self.rest.end;
-        Some(batches)
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        while bytes < self.bytes_max || chunk.is_empty() {
+            let Some(place) = self.places.next() else {
+                break;
+            };
+            match place.read(&self.cache, self.range, false) {
+                Ok(batch) => {
+                    bytes += batch.get_array_memory_size();
+                    chunk.push(batch);
+                }
+                Err(error) => {
+                    self.places = Vec::new().into_iter();
+                    return Some(Err(error));
+                }
+            }
+        }
+        (!chunk.is_empty()).then_some(Ok(chunk))
     }
 }
 
-pub(crate) fn with_system(
-    stream: &Stream,
+fn with_system(
     batch: &RecordBatch,
     range: OffsetRange,
     appended_at_us: i64,
-) -> Result<RecordBatch, Error> {
+) -> Result<RecordBatch, ArrowError> {
     let rows = batch.num_rows();
-    let first = range.first.0 as i64;
+    let offsets = range.first.0.cast_signed()..range.end.0.cast_signed();
+    let partition = range.partition.0.cast_signed();
     let system: [ArrayRef; 3] = [
-        Arc::new(Int32Array::from_value(range.partition.0 as i32, rows)),
-        Arc::new(Int64Array::from_iter_values(first..first + rows as i64)),
+        Arc::new(Int32Array::from_value(partition, rows)),
+        Arc::new(Int64Array::from_iter_values(offsets)),
         Arc::new(TimestampMicrosecondArray::from_value(appended_at_us, rows).with_timezone("UTC")),
     ];
+    let fields = batch.schema_ref().fields().iter().cloned();
+    let fields = fields.chain(SystemColumn::ALL.map(|column| Arc::new(column.field())));
+    let schema = Schema::new(fields.collect::<Vec<_>>());
     let columns = batch.columns().iter().cloned().chain(system).collect();
-    RecordBatch::try_new(stream.schema_with_system(), columns).map_err(|error| {
-        Error::Refused(format!(
-            "the batch does not fit stream `{}`: {error}",
-            stream.name
-        ))
-    })
+    RecordBatch::try_new(Arc::new(schema), columns)
 }

@@ -1,0 +1,409 @@
+//! Opens the journal: recovers exactly what was acknowledged, or says what is damaged and where.
+//!
+//! What follows the last whole frame of the last segment is a torn tail, and is cut off, only if nothing of it
+//! can have been acknowledged: it lies behind the mark (see [`crate::mark`]) and no whole later frame follows.
+//! Everything else that is not as it was written is an error; nothing is skipped and nothing is changed then.
+//! A whole frame behind the mark is kept: its append was never answered, so both outcomes are right.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, Hasher, RandomState},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    Error, Options,
+    disk::Disk,
+    frame::{self, FRAME_HEADER_BYTES, Frame, Kind, SEGMENT_HEADER_BYTES, SegmentHeader},
+    ids::Ids,
+    mark::{self, Mark, MarkFile},
+    payload::{self, AppendHeader, Checkpoint},
+    segment::{self, RESTORE, Segment},
+    stage,
+    state::State,
+    value,
+};
+
+/// Where the next frame goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Active {
+    pub segment: Arc<Segment>,
+    pub position: u64,
+    pub chain: u32,
+}
+
+impl Active {
+    pub(crate) fn mark(&self, commit: u64) -> Mark {
+        Mark {
+            sequence: self.segment.sequence,
+            position: self.position,
+            commit,
+            chain: self.chain,
+        }
+    }
+}
+
+pub(crate) struct Recovered {
+    pub state: State,
+    pub segments: Vec<Arc<Segment>>,
+    pub active: Active,
+    pub mark: MarkFile,
+}
+
+pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<Recovered, Error> {
+    let dir = &options.dir;
+    let paths = list(disk, dir)?;
+    let mark = MarkFile::read(disk, dir)?;
+    let Some(&oldest) = paths.keys().next() else {
+        return create(disk, options, mark, ids);
+    };
+    for (&sequence, expected) in paths.keys().zip(oldest..) {
+        if sequence != expected {
+            return Err(missing(segment::path(dir, expected)));
+        }
+    }
+    let newest = oldest + paths.len() as u64 - 1;
+    if let Some(mark) = mark.filter(|mark| mark.sequence > newest) {
+        return Err(missing(segment::path(dir, mark.sequence)));
+    }
+    let mut reading = Reading {
+        disk,
+        options,
+        ids,
+        mark,
+        watermark: None,
+        state: None,
+        chain: None,
+    };
+    let mut segments = Vec::with_capacity(paths.len());
+    let mut position = 0;
+    for (sequence, path) in paths {
+        let (segment, end) = reading.segment(sequence, path, sequence == newest)?;
+        segments.push(Arc::new(segment));
+        position = end;
+    }
+    let state = reading
+        .state
+        .expect("every segment starts with a checkpoint");
+    let active = Active {
+        segment: segments.last().expect("there is an oldest segment").clone(),
+        position,
+        chain: reading.chain.expect("every segment has a chain"),
+    };
+    let mark = MarkFile::create(disk, dir, active.mark(state.commit))?;
+    Ok(Recovered {
+        state,
+        segments,
+        active,
+        mark,
+    })
+}
+
+/// The segments by sequence; what a crash left of one being begun is removed.
+fn list(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<u64, PathBuf>, Error> {
+    let mut segments = BTreeMap::new();
+    for path in disk.list(dir).map_err(|e| Error::io("list", dir, &e))? {
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            disk.remove(&path)
+                .map_err(|e| Error::io("remove", &path, &e))?;
+        } else if let Some(sequence) = segment::sequence(&path) {
+            segments.insert(sequence, path);
+        }
+    }
+    Ok(segments)
+}
+
+fn missing(path: PathBuf) -> Error {
+    Error::Damaged {
+        path,
+        position: 0,
+        reason: "the segment is missing".to_owned(),
+        advice: RESTORE,
+    }
+}
+
+fn create(
+    disk: &dyn Disk,
+    options: &Options,
+    mark: Option<Mark>,
+    ids: &Ids,
+) -> Result<Recovered, Error> {
+    if let Some(mark) = mark {
+        return Err(missing(segment::path(&options.dir, mark.sequence)));
+    }
+    if disk.exists(&mark::path(&options.dir)).unwrap_or(true) || ids.exists() {
+        return Err(missing(segment::path(&options.dir, 1)));
+    }
+    let state = State::from_checkpoint(Checkpoint::default(), options.producers_max);
+    let active = begin(disk, options, 1, 0, &state.checkpoint(&state.heads))?;
+    let mark = MarkFile::create(disk, &options.dir, active.mark(0))?;
+    Ok(Recovered {
+        state,
+        segments: vec![active.segment.clone()],
+        active,
+        mark,
+    })
+}
+
+/// Begins a segment with a checkpoint. It appears under its name only when it is whole and durable.
+///
+/// [`Error::Unavailable`] if it is not known whether it is there; after other errors it is not.
+pub(crate) fn begin(
+    disk: &dyn Disk,
+    options: &Options,
+    sequence: u64,
+    previous: u32,
+    checkpoint: &Checkpoint,
+) -> Result<Active, Error> {
+    let header = SegmentHeader {
+        sequence,
+        previous,
+        salt: RandomState::new().build_hasher().finish(),
+        created_at_us: options.clock.now_us(),
+    };
+    let (header_bytes, header_crc) = header.encode();
+    let json = serde_json::to_vec(checkpoint).expect("plain data with string keys serialises");
+    let mut bytes = header_bytes.to_vec();
+    let salt = header.salt;
+    let commit = checkpoint.commit;
+    let chain = frame::encode(
+        &mut bytes,
+        salt,
+        Kind::Checkpoint,
+        commit,
+        header_crc,
+        &[&json],
+    );
+    let path = segment::path(&options.dir, sequence);
+    let temporary = path.with_extension("tmp");
+    let written = disk.create(&temporary).and_then(|file| {
+        file.write_all_at(&bytes, 0)?;
+        file.sync()?;
+        Ok(file)
+    });
+    let file = written.map_err(|error| {
+        // It is overwritten or removed later in any case; the first error is the one to tell.
+        let _ = disk.remove(&temporary);
+        match error.kind() {
+            std::io::ErrorKind::StorageFull => Error::DiskFull {
+                path: temporary.clone(),
+            },
+            _ => Error::io("begin", &temporary, &error),
+        }
+    })?;
+    disk.rename(&temporary, &path)
+        .and_then(|()| disk.sync_dir(&options.dir))
+        .map_err(|error| Error::Unavailable {
+            reason: format!("segment `{}` could not be begun: {error}", path.display()),
+        })?;
+    let position = bytes.len() as u64;
+    let start = lambic_model::Frontiers(checkpoint.heads.iter().cloned().collect());
+    Ok(Active {
+        segment: Arc::new(Segment::new(
+            sequence, salt, path, file, commit, start, position,
+        )),
+        position,
+        chain,
+    })
+}
+
+/// What has been read so far.
+struct Reading<'a> {
+    disk: &'a dyn Disk,
+    options: &'a Options,
+    ids: &'a Ids,
+    mark: Option<Mark>,
+    /// Of the index of record ids; read on first need.
+    watermark: Option<u64>,
+    state: Option<State>,
+    chain: Option<u32>,
+}
+
+impl Reading<'_> {
+    /// Reads one segment; returns it and where its last whole frame ends.
+    fn segment(
+        &mut self,
+        sequence: u64,
+        path: PathBuf,
+        is_last: bool,
+    ) -> Result<(Segment, u64), Error> {
+        let failed = |error| Error::io("read", &path, &error);
+        let file = self.disk.open(&path).map_err(failed)?;
+        let mut bytes = vec![0; file.len().map_err(failed)? as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+        let damaged = |position: usize, reason: String| Error::Damaged {
+            path: path.clone(),
+            position: position as u64,
+            reason,
+            advice: RESTORE,
+        };
+        let (header, mut chain) =
+            SegmentHeader::decode(&bytes).map_err(|reason| damaged(0, reason.to_owned()))?;
+        if header.sequence != sequence {
+            let reason = format!("it is segment {} under another name", header.sequence);
+            return Err(damaged(0, reason));
+        }
+        if self.chain.is_some_and(|chain| chain != header.previous) {
+            let reason = "it does not continue the segment before it: one of the two was cut, swapped or brought back from an older copy";
+            return Err(damaged(0, reason.to_owned()));
+        }
+        let mark = self.mark.filter(|mark| mark.sequence == sequence);
+        let mut mark_seen = mark.is_none();
+        let mut position = SEGMENT_HEADER_BYTES;
+        let mut segment = None;
+        let invalid = loop {
+            if position == bytes.len() {
+                break None;
+            }
+            let frame = match frame::decode(&bytes[position..], header.salt) {
+                Ok(frame) if frame.previous == chain => frame,
+                Ok(_) => break Some("the frame does not continue the one before it"),
+                Err(reason) => break Some(reason),
+            };
+            let begun = segment.get_or_insert_with(|| None::<Segment>);
+            let taken = match (&mut *begun, frame.kind) {
+                (None, Kind::Checkpoint) => self.checkpoint(&frame).map(|start| {
+                    let file = self.disk.open(&path)?;
+                    let (path, bytes) = (path.clone(), bytes.len() as u64);
+                    *begun = Some(Segment::new(
+                        sequence,
+                        header.salt,
+                        path,
+                        file,
+                        frame.commit,
+                        start,
+                        bytes,
+                    ));
+                    Ok(())
+                }),
+                (Some(segment), Kind::Append) => self.append(segment, position, &frame).map(Ok),
+                _ => Err("a segment starts with a checkpoint, and appends follow".to_owned()),
+            };
+            taken
+                .map_err(|reason| damaged(position, reason))?
+                .map_err(failed)?;
+            position += frame.bytes();
+            chain = frame.crc;
+            mark_seen |= mark.is_some_and(|m| m.position == position as u64 && m.chain == chain);
+        };
+        let whole = segment.flatten().filter(|_| mark_seen);
+        let Some(segment) = whole else {
+            let reason = invalid.unwrap_or("the segment ends before what was acknowledged");
+            let reason = format!("acknowledged records are damaged: {reason}");
+            return Err(damaged(position, reason));
+        };
+        if let Some(reason) = invalid {
+            if !is_last {
+                return Err(damaged(position, reason.to_owned()));
+            }
+            let commit = self.state.as_ref().map_or(0, |state| state.commit);
+            if let Some(at) = frame::find_later(&bytes[position..], header.salt, commit) {
+                let reason = format!("{reason}, though a later one is whole at {}", position + at);
+                return Err(damaged(position, reason));
+            }
+            let dropped_bytes = bytes.len() - position;
+            tracing::warn!(
+                path = %path.display(), position, dropped_bytes, reason,
+                "cut off what a crash left of an append that was never acknowledged"
+            );
+            file.set_len(position as u64).map_err(failed)?;
+        }
+        if is_last {
+            // What a killed process had written but not synced is about to be served.
+            file.sync().map_err(failed)?;
+        }
+        segment.grow_to(position as u64);
+        self.chain = Some(chain);
+        Ok((segment, position as u64))
+    }
+
+    fn checkpoint(&mut self, frame: &Frame) -> Result<lambic_model::Frontiers, String> {
+        let checkpoint: Checkpoint =
+            serde_json::from_slice(frame.payload).map_err(|e| format!("the checkpoint: {e}"))?;
+        if let Some(state) = &self.state {
+            if state.commit != checkpoint.commit {
+                return Err(format!(
+                    "the checkpoint stands after append {}, the segment before it ends with {}",
+                    checkpoint.commit, state.commit
+                ));
+            }
+            if let Some(stream) = state.disagrees(&checkpoint) {
+                return Err(format!(
+                    "the checkpoint has another head of stream {stream}"
+                ));
+            }
+        } else if checkpoint.record_ids > 0 {
+            let watermark = self.watermark().map_err(|error| error.to_string())?;
+            if watermark < checkpoint.commit {
+                return Err(format!(
+                    "ids of records before this segment are missing in `{}`; restore that folder with the segments",
+                    self.ids.path().display()
+                ));
+            }
+        }
+        let start = lambic_model::Frontiers(checkpoint.heads.iter().cloned().collect());
+        self.state = Some(State::from_checkpoint(
+            checkpoint,
+            self.options.producers_max,
+        ));
+        Ok(start)
+    }
+
+    fn append(&mut self, segment: &Segment, at: usize, frame: &Frame) -> Result<(), String> {
+        let (header, piece_at) = AppendHeader::decode(frame.payload)?;
+        let state = self.state.as_mut().expect("a checkpoint comes first");
+        state.apply(frame.commit, &header)?;
+        let piece_at = FRAME_HEADER_BYTES + piece_at;
+        let entries = stage::entries(&header, at as u64, frame.bytes() as u32, piece_at);
+        let end = entries
+            .last()
+            .map(|(_, _, e)| u64::from(e.piece_at) + u64::from(e.piece_bytes));
+        if end.is_some_and(|end| end != frame.bytes() as u64) {
+            return Err("the append's pieces do not fill its frame".to_owned());
+        }
+        self.feed_ids(&header, frame, piece_at - FRAME_HEADER_BYTES)?;
+        segment.push(entries);
+        Ok(())
+    }
+
+    fn feed_ids(
+        &mut self,
+        header: &AppendHeader,
+        frame: &Frame,
+        mut piece_at: usize,
+    ) -> Result<(), String> {
+        for write in &header.writes {
+            for piece in &write.pieces {
+                let end = piece_at + piece.bytes as usize;
+                let bytes = &frame.payload[piece_at..end];
+                piece_at = end;
+                let Some(name) = &write.record_id else {
+                    continue;
+                };
+                if frame.commit <= self.watermark().map_err(|error| error.to_string())? {
+                    continue;
+                }
+                let batch = payload::decode_batch(bytes).map_err(|error| error.to_string())?;
+                let column = batch
+                    .column_by_name(name)
+                    .ok_or_else(|| format!("no record id `{name}` in the records"))?;
+                let mut keys = Vec::with_capacity(batch.num_rows());
+                value::visit(column, |_, id| {
+                    keys.push(crate::ids::key(write.stream, id.unwrap_or_default()));
+                })?;
+                self.ids.insert(keys).map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn watermark(&mut self) -> Result<u64, Error> {
+        if let Some(watermark) = self.watermark {
+            return Ok(watermark);
+        }
+        let watermark = self.ids.watermark()?;
+        self.watermark = Some(watermark);
+        Ok(watermark)
+    }
+}

@@ -1,0 +1,147 @@
+//! What the log remembers beside the records: heads, producers, cursors. Rebuilt from checkpoint and frames.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lambic_model::{Cursor, Frontier, Frontiers, Offset, Producer, StreamId};
+
+use crate::payload::{AppendHeader, Checkpoint, Remembered};
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The last append's number.
+    pub commit: u64,
+    pub heads: Frontiers,
+    pub producers: Producers,
+    pub cursors: BTreeMap<String, Cursor>,
+    pub record_ids: u64,
+}
+
+impl State {
+    pub(crate) fn from_checkpoint(checkpoint: Checkpoint, producers_max: usize) -> State {
+        let mut producers = Producers::new(producers_max);
+        for remembered in checkpoint.producers {
+            producers.remember(remembered);
+        }
+        let cursors = checkpoint.cursors.into_iter();
+        State {
+            commit: checkpoint.commit,
+            heads: Frontiers(checkpoint.heads.into_iter().collect()),
+            producers,
+            cursors: cursors
+                .map(|cursor| (cursor.name.clone(), cursor))
+                .collect(),
+            record_ids: checkpoint.record_ids,
+        }
+    }
+
+    /// `heads` also knows declared streams without records and no longer knows dropped ones.
+    pub(crate) fn checkpoint(&self, heads: &Frontiers) -> Checkpoint {
+        let heads = heads.0.iter();
+        Checkpoint {
+            commit: self.commit,
+            heads: heads
+                .map(|(id, frontier)| (*id, frontier.clone()))
+                .collect(),
+            producers: self.producers.oldest_first().cloned().collect(),
+            cursors: self.cursors.values().cloned().collect(),
+            record_ids: self.record_ids,
+        }
+    }
+
+    /// Takes in one committed append. The error names what does not follow from what came before.
+    pub(crate) fn apply(&mut self, commit: u64, header: &AppendHeader) -> Result<(), String> {
+        if commit != self.commit + 1 {
+            return Err(format!("append {commit} follows append {}", self.commit));
+        }
+        for write in &header.writes {
+            let head = self.heads.0.entry(write.stream).or_default();
+            for piece in &write.pieces {
+                let expected = head.offset(piece.partition);
+                if expected != Offset(piece.first) {
+                    return Err(format!(
+                        "records of stream {} partition {} start at {}, not at {expected}",
+                        write.stream, piece.partition, piece.first
+                    ));
+                }
+                head.set(piece.partition, piece.range().end);
+                if write.record_id.is_some() {
+                    self.record_ids += piece.records;
+                }
+            }
+            widen(head, &write.frontier);
+        }
+        for cursor in &header.cursors {
+            self.cursors.insert(cursor.name.clone(), cursor.clone());
+        }
+        for name in &header.cursors_dropped {
+            self.cursors.remove(name);
+        }
+        if let Some(producer) = &header.producer {
+            self.producers.remember(Remembered {
+                producer: producer.clone(),
+                appended: header.appended(),
+                commit,
+            });
+        }
+        self.commit = commit;
+        Ok(())
+    }
+
+    /// The first stream whose head differs from the checkpoint's.
+    pub(crate) fn disagrees(&self, checkpoint: &Checkpoint) -> Option<StreamId> {
+        let heads = checkpoint.heads.iter();
+        heads
+            .filter(|(stream, _)| self.heads.0.contains_key(stream))
+            .find(|(stream, frontier)| {
+                let head = self.heads.of(*stream);
+                !head.covers(frontier) || !frontier.covers(&head)
+            })
+            .map(|(stream, _)| *stream)
+    }
+}
+
+/// Gives `frontier` at least as many partitions as `like`.
+pub(crate) fn widen(frontier: &mut Frontier, like: &Frontier) {
+    if frontier.0.len() < like.0.len() {
+        frontier.0.resize(like.0.len(), Offset::ZERO);
+    }
+}
+
+/// The last append of each producer, bounded; the least recently used leaves first.
+#[derive(Debug, Default)]
+pub(crate) struct Producers {
+    max: usize,
+    by_id: HashMap<String, Remembered>,
+    by_commit: BTreeMap<u64, String>,
+}
+
+impl Producers {
+    pub(crate) fn new(max: usize) -> Producers {
+        Producers {
+            max,
+            ..Producers::default()
+        }
+    }
+
+    pub(crate) fn last(&self, producer: &Producer) -> Option<&Remembered> {
+        self.by_id.get(&producer.id)
+    }
+
+    fn remember(&mut self, remembered: Remembered) {
+        let (id, commit) = (remembered.producer.id.clone(), remembered.commit);
+        if let Some(earlier) = self.by_id.insert(id.clone(), remembered) {
+            self.by_commit.remove(&earlier.commit);
+        }
+        self.by_commit.insert(commit, id);
+        while self.by_id.len() > self.max {
+            let Some((_, oldest)) = self.by_commit.pop_first() else {
+                break;
+            };
+            self.by_id.remove(&oldest);
+        }
+    }
+
+    fn oldest_first(&self) -> impl Iterator<Item = &Remembered> {
+        self.by_commit.values().filter_map(|id| self.by_id.get(id))
+    }
+}

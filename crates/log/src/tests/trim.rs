@@ -1,0 +1,91 @@
+//! Trimming takes only what all streams gave up, and loses nothing that must outlive it.
+
+use lambic_model::{Cursor, Frontier, Frontiers, Offset};
+
+use super::*;
+use crate::Error;
+
+fn frontiers(plain: u64, with_id: u64) -> Frontiers {
+    let mut frontiers = Frontiers::default();
+    frontiers.set(PLAIN, Frontier(vec![Offset(plain)]));
+    frontiers.set(WITH_ID, Frontier(vec![Offset(with_id)]));
+    frontiers
+}
+
+#[tokio::test]
+async fn trimming_keeps_heads_producers_cursors_ids_and_open_snapshots() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    // A segment for every append.
+    options.segment_bytes = 1;
+    options.cache_bytes_max = 0;
+    let log = open(&options);
+    let mut first = by("a", 1, write(PLAIN, &[0]));
+    first.cursors.push(Cursor {
+        name: "c".to_owned(),
+        stream: PLAIN,
+        frontier: Frontier(vec![Offset(1)]),
+    });
+    let acknowledged = log.append(first).await.unwrap();
+    log.append(write(WITH_ID, &[0, 1])).await.unwrap();
+    log.append(write(PLAIN, &[1])).await.unwrap();
+    log.append(write(PLAIN, &[2])).await.unwrap();
+    let before = log.snapshot();
+    let bytes = log.bytes();
+
+    assert_eq!(log.trim(&Frontiers::default()).unwrap(), 0);
+    // Segment 2 holds records that the second stream still needs.
+    assert!(log.trim(&frontiers(3, 1)).unwrap() <= 2);
+    assert!(log.trim(&frontiers(3, 2)).unwrap() >= 1);
+    assert_eq!(log.trim(&frontiers(3, 2)).unwrap(), 0);
+    assert!(log.bytes() < bytes);
+
+    let check = |log: &Log| {
+        let snapshot = log.snapshot();
+        assert_eq!(snapshot.head(PLAIN), Frontier(vec![Offset(3)]));
+        assert_eq!(snapshot.start(PLAIN), Frontier(vec![Offset(2)]));
+        assert_eq!(snapshot.start(WITH_ID), Frontier(vec![Offset(2)]));
+        assert_eq!(all(&snapshot, PLAIN), [2]);
+        let gone = snapshot.read(PLAIN, range(0, 3));
+        assert!(matches!(gone, Err(Error::OutOfRange { .. })));
+        assert_eq!(log.cursor("c").unwrap().frontier, Frontier(vec![Offset(1)]));
+    };
+    check(&log);
+    assert_eq!(
+        all(&before, PLAIN),
+        [0, 1, 2],
+        "an open snapshot is not disturbed"
+    );
+    drop(before);
+    log.close().await;
+
+    let log = open(&options);
+    check(&log);
+    let again = log.append(by("a", 1, write(PLAIN, &[0]))).await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!(again.writes, acknowledged.writes);
+    let known = log.append(write(WITH_ID, &[0, 1])).await.unwrap();
+    assert_eq!(known.writes[0].records_known, 2);
+    log.close().await;
+
+    // What the index alone holds now is missed, not forgotten in silence.
+    std::fs::remove_dir_all(scratch.path().join("ids")).unwrap();
+    let opened = Log::open(options, &streams());
+    assert!(matches!(opened, Err(Error::Damaged { .. })), "{opened:?}");
+}
+
+#[tokio::test]
+async fn a_dropped_stream_holds_no_segment() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let log = open(&options);
+    log.append(write(WITH_ID, &[0])).await.unwrap();
+    log.append(write(PLAIN, &[0])).await.unwrap();
+    log.append(write(PLAIN, &[1])).await.unwrap();
+    assert_eq!(log.trim(&frontiers(2, 0)).unwrap(), 0);
+    log.remove_stream(WITH_ID);
+    assert!(log.trim(&frontiers(2, 0)).unwrap() > 0);
+    let refused = log.append(write(WITH_ID, &[1])).await;
+    assert!(matches!(refused, Err(Error::UnknownStream { .. })));
+}

@@ -1,0 +1,232 @@
+//! The one thread that writes: takes all appends that wait, writes them, syncs once, publishes, acknowledges.
+//!
+//! The order is the law: nothing is visible or acknowledged before it is synced, and nothing is acknowledged
+//! before it is visible. After a failed write or sync what is on disk is unknown, and a second sync may lie
+//! about it (Rebello et al., "Can Applications Recover from fsync Failures?", ATC '20): the log is read-only
+//! from then on. A full disk is different: the sync was not tried, so the group is cut off again and refused.
+
+use std::{io, sync::Arc};
+
+use lambic_model::Appended;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Error,
+    log::{Shared, Waiting},
+    mark::MarkFile,
+    options::GROUP_BYTES_MAX,
+    prepare::Prepared,
+    recover::{self, Active},
+    snapshot::View,
+    stage::Stage,
+    state::{State, widen},
+};
+
+pub(crate) enum Command {
+    Append(Job),
+    /// Finish what came before, then end.
+    Close,
+}
+
+pub(crate) struct Job {
+    pub prepared: Prepared,
+    pub reply: oneshot::Sender<Result<Appended, Error>>,
+    /// Gives its share of the queue back when the job is done.
+    pub waiting: Waiting,
+}
+
+pub(crate) struct Writer {
+    pub shared: Arc<Shared>,
+    pub state: State,
+    pub active: Active,
+    pub mark: MarkFile,
+}
+
+impl Writer {
+    pub(crate) fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut open = true;
+        while open {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            let mut next = commands.blocking_recv();
+            loop {
+                match next {
+                    Some(Command::Append(job)) => {
+                        bytes += job.waiting.bytes();
+                        group.push(job);
+                    }
+                    Some(Command::Close) | None => {
+                        open = false;
+                        break;
+                    }
+                }
+                if bytes >= GROUP_BYTES_MAX {
+                    break;
+                }
+                next = match commands.try_recv() {
+                    Ok(command) => Some(command),
+                    Err(_) => break,
+                };
+            }
+            self.commit(group);
+        }
+        // Only speeds up the next open and sharpens its judgement; the segments are durable already.
+        let ended = self.shared.ids.persist(self.state.commit);
+        let synced = self.mark.sync();
+        if let Err(error) = ended
+            .map_err(|e| e.to_string())
+            .and(synced.map_err(|e| e.to_string()))
+        {
+            tracing::warn!(error, "the log ended without its last, optional syncs");
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Job>) {
+        if group.is_empty() {
+            return;
+        }
+        if let Some(reason) = self.shared.broken() {
+            return refuse(group, &Error::Unavailable { reason });
+        }
+        // A segment without appends is never followed, however large its checkpoint is.
+        if self.active.position >= self.shared.options.segment_bytes
+            && self.state.commit > self.active.segment.commit
+            && let Err(error) = self.begin_segment()
+        {
+            if let Error::Unavailable { reason } = &error {
+                self.shared.break_down(reason.clone());
+            }
+            return refuse(group, &error);
+        }
+        let Active {
+            segment,
+            position,
+            chain,
+        } = &self.active;
+        let now_us = self.shared.options.clock.now_us();
+        let mut stage = Stage::new(&self.state, *position, *chain, segment.salt, now_us);
+        let mut taken = Vec::with_capacity(group.len());
+        for job in group {
+            match stage.take(job.prepared, &self.state, &self.shared.ids) {
+                Ok(appended) => taken.push((job.reply, job.waiting, appended)),
+                Err(error) => answer(job.reply, Err(error)),
+            }
+        }
+        if !stage.frames.is_empty() {
+            if let Err(error) = self.write(&stage) {
+                for (reply, _, _) in taken {
+                    answer(reply, Err(error.clone()));
+                }
+                return;
+            }
+            self.publish(stage);
+        }
+        for (reply, _, appended) in taken {
+            answer(reply, Ok(appended));
+        }
+    }
+
+    /// Returns `Ok` when the group is durable.
+    fn write(&mut self, stage: &Stage) -> Result<(), Error> {
+        let file = &self.active.segment.file;
+        let position = self.active.position;
+        let path = &self.active.segment.path;
+        if let Err(error) = file.write_all_at(&stage.frames, position) {
+            let full = matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            );
+            // The cut is synced too, so that what was refused cannot come back after a crash.
+            if full && file.set_len(position).and_then(|()| file.sync()).is_ok() {
+                tracing::warn!(path = %path.display(), "the disk is full; an append was refused");
+                return Err(Error::DiskFull { path: path.clone() });
+            }
+            return Err(self.fail("write", &error));
+        }
+        file.sync().map_err(|error| self.fail("sync", &error))?;
+        self.active.position = position + stage.frames.len() as u64;
+        self.active.chain = stage.chain;
+        if let Err(error) = self.mark.write(self.active.mark(stage.commit)) {
+            // The group itself is durable; only later ones are refused.
+            self.fail("write the mark beside", &error);
+        }
+        Ok(())
+    }
+
+    fn fail(&self, action: &str, error: &io::Error) -> Error {
+        let path = self.active.segment.path.display();
+        let reason = format!("it failed to {action} `{path}`: {error}");
+        self.shared.break_down(reason.clone());
+        Error::Unavailable { reason }
+    }
+
+    fn publish(&mut self, stage: Stage) {
+        for (commit, header) in &stage.headers {
+            self.state
+                .apply(*commit, header)
+                .expect("the stage gives the offsets that the state expects");
+        }
+        if let Err(error) = self.shared.ids.insert(stage.ids) {
+            // The records are durable, and their ids are fed again from the segments on the next open.
+            self.shared.break_down(error.to_string());
+        }
+        let segment = &self.active.segment;
+        let cache = self.shared.view().cache.clone();
+        for ((_, _, entry), batch) in stage.entries.iter().zip(stage.batches) {
+            cache.put((segment.sequence, entry.frame_at, entry.piece_at), batch);
+        }
+        segment.push(stage.entries);
+        segment.grow_to(self.active.position);
+        let cursors_moved = stage
+            .headers
+            .iter()
+            .any(|(_, header)| !header.cursors.is_empty() || !header.cursors_dropped.is_empty());
+        self.shared.change_view(|view: &mut View| {
+            view.commit = self.state.commit;
+            let writes = stage.headers.iter().flat_map(|(_, header)| &header.writes);
+            for write in writes {
+                let mut head = self.state.heads.of(write.stream);
+                widen(&mut head, &view.heads.of(write.stream));
+                view.heads.set(write.stream, head);
+            }
+            if cursors_moved {
+                view.cursors = Arc::new(self.state.cursors.clone());
+            }
+        });
+        self.shared.commits.send_replace(self.state.commit);
+    }
+
+    fn begin_segment(&mut self) -> Result<(), Error> {
+        // Bounds what the next open has to feed to the index again.
+        self.shared.ids.persist(self.state.commit)?;
+        let checkpoint = self.state.checkpoint(&self.shared.view().heads);
+        let shared = &self.shared;
+        self.active = recover::begin(
+            &*shared.disk,
+            &shared.options,
+            self.active.segment.sequence + 1,
+            self.active.chain,
+            &checkpoint,
+        )?;
+        let segment = self.active.segment.clone();
+        shared.change_view(|view| {
+            let mut segments = (*view.segments).clone();
+            segments.push(segment);
+            view.segments = Arc::new(segments);
+        });
+        self.mark
+            .write(self.active.mark(self.state.commit))
+            .map_err(|error| self.fail("write the mark beside", &error))
+    }
+}
+
+fn refuse(group: Vec<Job>, error: &Error) {
+    for job in group {
+        answer(job.reply, Err(error.clone()));
+    }
+}
+
+fn answer(reply: oneshot::Sender<Result<Appended, Error>>, result: Result<Appended, Error>) {
+    // Whoever asked may have gone away; the append stands all the same.
+    let _ = reply.send(result);
+}
