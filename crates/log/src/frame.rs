@@ -7,11 +7,13 @@
 //!
 //! ```text
 //! header (64)  magic 8 | format 4 | previous segment's last checksum 4 | sequence 8 | salt 8 | created_at_us 8 | 0 × 20 | crc 4
-//! frame (32+n) magic 8 | commit 8 | payload bytes 4 | previous checksum 4 | kind 4 | crc 4 | payload
+//! frame (40+n) magic 8 | commit 8 | group 8 | payload bytes 4 | previous checksum 4 | kind 4 | crc 4 | payload
 //! ```
 
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
-pub(crate) const FRAME_HEADER_BYTES: usize = 32;
+pub(crate) const FRAME_HEADER_BYTES: usize = 40;
+/// The header without its checksum.
+const CHECKED_HEADER_BYTES: usize = FRAME_HEADER_BYTES - 4;
 const SEGMENT_MAGIC: [u8; 8] = *b"LAMBICLG";
 /// Rare in data, so that the search for a later frame is quick.
 const FRAME_MAGIC: [u8; 8] = *b"\xF7LmbFrm\n";
@@ -77,6 +79,8 @@ pub(crate) struct Frame<'a> {
     pub kind: Kind,
     /// Counts the log's appends; a checkpoint has the number of the last append before it.
     pub commit: u64,
+    /// The first commit of those that were written and synced together.
+    pub group: u64,
     pub previous: u32,
     pub crc: u32,
     pub payload: &'a [u8],
@@ -94,6 +98,7 @@ pub(crate) fn encode(
     salt: u64,
     kind: Kind,
     commit: u64,
+    group: u64,
     previous: u32,
     parts: &[&[u8]],
 ) -> u32 {
@@ -102,6 +107,7 @@ pub(crate) fn encode(
     let start = out.len();
     out.extend_from_slice(&FRAME_MAGIC);
     out.extend_from_slice(&commit.to_le_bytes());
+    out.extend_from_slice(&group.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&previous.to_le_bytes());
     out.extend_from_slice(&(kind as u32).to_le_bytes());
@@ -110,7 +116,8 @@ pub(crate) fn encode(
         out.extend_from_slice(part);
     }
     let crc = checksum(&out[start..], salt);
-    out[start + 28..start + 32].copy_from_slice(&crc.to_le_bytes());
+    out[start + CHECKED_HEADER_BYTES..start + FRAME_HEADER_BYTES]
+        .copy_from_slice(&crc.to_le_bytes());
     crc
 }
 
@@ -122,15 +129,15 @@ pub(crate) fn decode(bytes: &[u8], salt: u64) -> Result<Frame<'_>, &'static str>
     if header[0..8] != FRAME_MAGIC {
         return Err("no frame starts here");
     }
-    let end = FRAME_HEADER_BYTES + u32_at(header, 16) as usize;
+    let end = FRAME_HEADER_BYTES + u32_at(header, 24) as usize;
     let Some(whole) = bytes.get(..end) else {
         return Err("the frame is cut off");
     };
-    let crc = u32_at(header, 28);
+    let crc = u32_at(header, CHECKED_HEADER_BYTES);
     if checksum(whole, salt) != crc {
         return Err("the frame's checksum does not match");
     }
-    let kind = match u32_at(header, 24) {
+    let kind = match u32_at(header, 32) {
         1 => Kind::Append,
         2 => Kind::Checkpoint,
         _ => return Err("the frame has a kind that this version does not know"),
@@ -138,26 +145,28 @@ pub(crate) fn decode(bytes: &[u8], salt: u64) -> Result<Frame<'_>, &'static str>
     Ok(Frame {
         kind,
         commit: u64_at(header, 8),
-        previous: u32_at(header, 20),
+        group: u64_at(header, 16),
+        previous: u32_at(header, 28),
         crc,
         payload: &whole[FRAME_HEADER_BYTES..],
     })
 }
 
-/// The place of a whole frame later than `commit`, wherever it starts: proof that what stands before it was
-/// acknowledged, because a group is written only after the one before it was synced.
-pub(crate) fn find_later(bytes: &[u8], salt: u64, commit: u64) -> Option<usize> {
+/// The place of a whole frame of a later group than that of commit `broken`, wherever it starts: proof that
+/// `broken` was synced, because a group is written only after the one before it was. A later frame of the same
+/// group proves nothing: a power cut keeps any part of what was not synced.
+pub(crate) fn find_later(bytes: &[u8], salt: u64, broken: u64) -> Option<usize> {
     bytes
         .windows(FRAME_MAGIC.len())
         .enumerate()
         .filter(|(_, window)| *window == FRAME_MAGIC)
         .map(|(position, _)| position)
-        .find(|&position| decode(&bytes[position..], salt).is_ok_and(|frame| frame.commit > commit))
+        .find(|&position| decode(&bytes[position..], salt).is_ok_and(|frame| frame.group > broken))
 }
 
 fn checksum(frame: &[u8], salt: u64) -> u32 {
     let crc = crc32c::crc32c(&salt.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc, &frame[..28]);
+    let crc = crc32c::crc32c_append(crc, &frame[..CHECKED_HEADER_BYTES]);
     crc32c::crc32c_append(crc, &frame[FRAME_HEADER_BYTES..])
 }
 
@@ -175,8 +184,16 @@ mod tests {
 
     fn sample() -> Vec<u8> {
         let mut bytes = Vec::new();
-        let first = encode(&mut bytes, 7, Kind::Append, 1, 99, &[b"hello ", b"world"]);
-        encode(&mut bytes, 7, Kind::Checkpoint, 2, first, &[b""]);
+        let first = encode(
+            &mut bytes,
+            7,
+            Kind::Append,
+            1,
+            1,
+            99,
+            &[b"hello ", b"world"],
+        );
+        encode(&mut bytes, 7, Kind::Checkpoint, 2, 2, first, &[b""]);
         bytes
     }
 
@@ -202,6 +219,11 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&damaged, 7).is_err(), "bit {bit}");
             assert_eq!(find_later(&damaged, 7, 1), Some(end), "bit {bit}");
+            assert_eq!(
+                find_later(&damaged, 7, 2),
+                None,
+                "the same group, bit {bit}"
+            );
         }
         let header = SegmentHeader {
             sequence: 3,

@@ -1,7 +1,7 @@
 //! Opens the journal: recovers exactly what was acknowledged, or says what is damaged and where.
 //!
 //! What follows the last whole frame of the last segment is a torn tail, and is cut off, only if nothing of it
-//! can have been acknowledged: it lies behind the mark (see [`crate::mark`]) and no whole later frame follows.
+//! can have been acknowledged: it lies behind the mark (see [`crate::mark`]) and no frame of a later group follows.
 //! Everything else that is not as it was written is an error; nothing is skipped and nothing is changed then.
 //! A whole frame behind the mark is kept: its append was never answered, so both outcomes are right.
 
@@ -172,6 +172,7 @@ pub(crate) fn begin(
         salt,
         Kind::Checkpoint,
         commit,
+        commit,
         header_crc,
         &[&json],
     );
@@ -297,8 +298,8 @@ impl Reading<'_> {
             if !is_last {
                 return Err(damaged(position, reason.to_owned()));
             }
-            let commit = self.state.as_ref().map_or(0, |state| state.commit);
-            if let Some(at) = frame::find_later(&bytes[position..], header.salt, commit) {
+            let broken = self.state.as_ref().map_or(0, |state| state.commit) + 1;
+            if let Some(at) = frame::find_later(&bytes[position..], header.salt, broken) {
                 let reason = format!("{reason}, though a later one is whole at {}", position + at);
                 return Err(damaged(position, reason));
             }

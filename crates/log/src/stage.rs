@@ -25,6 +25,7 @@ pub(crate) struct Stage {
     appended_at_us: i64,
     pub chain: u32,
     pub commit: u64,
+    group: u64,
     heads: Frontiers,
     producers: HashMap<String, Remembered>,
     pub frames: Vec<u8>,
@@ -48,6 +49,7 @@ impl Stage {
             appended_at_us,
             chain,
             commit: state.commit,
+            group: state.commit + 1,
             heads: Frontiers::default(),
             producers: HashMap::new(),
             frames: Vec::new(),
@@ -210,6 +212,7 @@ impl Stage {
             self.salt,
             Kind::Append,
             self.commit,
+            self.group,
             previous,
             &parts,
         );
