@@ -1,0 +1,399 @@
+//! Parquet and Arrow IPC: columns are cast where no value changes, anything else is refused.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, make_comparator, new_null_array,
+    },
+    buffer::NullBuffer,
+    compute::{CastOptions, SortOptions, cast_with_options, filter_record_batch},
+    datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
+    error::ArrowError,
+    ipc::reader::{FileReader, StreamReader},
+    util::display::array_value_to_string,
+};
+use bytes::Bytes;
+use lambic_model::Stream;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::{
+    Decoded, Error, Format, OnError,
+    column::unknown_column,
+    decode::reject,
+    error::{Mismatch, Place, shown},
+};
+
+const BATCH_ROWS: usize = 65_536;
+
+pub(crate) fn decode_parquet(
+    stream: &Stream,
+    body: Bytes,
+    on_error: OnError,
+) -> Result<Decoded, Error> {
+    guarded(Format::Parquet, || {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(body)
+            .map_err(|error| unreadable(Format::Parquet, 0, error))?;
+        let schema = reader.schema().clone();
+        let batches = reader
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|error| unreadable(Format::Parquet, 0, error))?;
+        decode_batches(stream, Format::Parquet, &schema, batches, on_error)
+    })
+}
+
+/// The end-of-stream marker of the IPC stream format; without it a cut body could pass for a whole one.
+pub(crate) const STREAM_END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+pub(crate) fn no_stream_end() -> Error {
+    Error::Input {
+        format: Format::Arrow.name(),
+        reason: "it is neither an IPC file nor an IPC stream with its end-of-stream marker: it was cut, its writer was \
+                 not closed, or it is of another format"
+            .to_owned(),
+    }
+}
+
+pub(crate) fn decode_arrow(
+    stream: &Stream,
+    body: Bytes,
+    on_error: OnError,
+) -> Result<Decoded, Error> {
+    guarded(Format::Arrow, || {
+        if body.starts_with(b"ARROW1") {
+            let reader = FileReader::try_new(std::io::Cursor::new(&body), None)
+                .map_err(|error| unreadable(Format::Arrow, 0, error))?;
+            let schema = reader.schema();
+            return decode_batches(stream, Format::Arrow, &schema, reader, on_error);
+        }
+        if !body.ends_with(&STREAM_END) {
+            return Err(no_stream_end());
+        }
+        let reader = StreamReader::try_new(body.as_ref(), None)
+            .map_err(|error| unreadable(Format::Arrow, 0, error))?;
+        let schema = reader.schema();
+        decode_batches(stream, Format::Arrow, &schema, reader, on_error)
+    })
+}
+
+/// The readers of these formats are not proof against every damaged file; a panic of theirs is such a file's error.
+fn guarded(
+    format: Format,
+    read: impl FnOnce() -> Result<Decoded, Error>,
+) -> Result<Decoded, Error> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(Error::Input {
+            format: format.name(),
+            reason: "it is damaged".to_owned(),
+        })
+    })
+}
+
+fn unreadable(format: Format, rows_read: usize, error: impl std::fmt::Display) -> Error {
+    let place = match rows_read {
+        0 => String::new(),
+        rows => format!(" after row {rows}"),
+    };
+    Error::Input {
+        format: format.name(),
+        reason: format!("it is damaged, cut or of another format{place}: {error}"),
+    }
+}
+
+fn decode_batches(
+    stream: &Stream,
+    format: Format,
+    schema: &SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    on_error: OnError,
+) -> Result<Decoded, Error> {
+    let sources = sources(stream, schema)?;
+    let mut decoded = Decoded::default();
+    let mut rows_read = 0;
+    for batch in batches {
+        let batch = batch.map_err(|error| unreadable(format, rows_read, error))?;
+        let batch_rows = batch.num_rows();
+        let (columns, wrong) = convert(stream, &batch, &sources)?;
+        let keep = refuse_rows(&batch, rows_read, &wrong, on_error, &mut decoded)?;
+        let batch = fit(stream, columns, keep, batch_rows)?;
+        decoded
+            .batches
+            .extend((batch.num_rows() > 0).then_some(batch));
+        rows_read += batch_rows;
+    }
+    Ok(decoded)
+}
+
+/// For every column of the stream, the input's column.
+fn sources(stream: &Stream, schema: &Schema) -> Result<Vec<Option<usize>>, Error> {
+    let mut sources = vec![None; stream.schema.fields().len()];
+    for (index, field) in schema.fields().iter().enumerate() {
+        let column = stream.schema.index_of(field.name()).map_err(|_| {
+            Error::record(unknown_column(&stream.schema, field.name()).at(Place::Row, 1, ""))
+        })?;
+        if sources[column].replace(index).is_some() {
+            let mismatch = Mismatch::new("each column once", "it twice").column(field.name());
+            return Err(Error::record(mismatch.at(Place::Row, 1, "")));
+        }
+    }
+    for (source, field) in sources.iter().zip(stream.schema.fields()) {
+        if source.is_none() && !field.is_nullable() {
+            let mismatch = Mismatch::new("this column (it is NOT NULL)", "an input without it");
+            return Err(Error::record(mismatch.column(field.name()).at(
+                Place::Row,
+                1,
+                "",
+            )));
+        }
+    }
+    Ok(sources)
+}
+
+/// A row (within its batch) that does not fit, and why.
+type Wrong = Vec<(usize, Mismatch)>;
+
+fn convert(
+    stream: &Stream,
+    batch: &RecordBatch,
+    sources: &[Option<usize>],
+) -> Result<(Vec<ArrayRef>, Wrong), Error> {
+    let mut wrong = Wrong::new();
+    let mut columns = Vec::new();
+    for (field, source) in stream.schema.fields().iter().zip(sources) {
+        let Some(source) = source else {
+            columns.push(new_null_array(field.data_type(), batch.num_rows()));
+            continue;
+        };
+        let array = batch.column(*source);
+        let (cast, changed) = cast_exactly(field.name(), array, field.data_type())?;
+        for row in changed {
+            let found = array_value_to_string(array, row).unwrap_or_default();
+            wrong.push((
+                row,
+                Mismatch::new(
+                    format!("a value that {} holds exactly", field.data_type()),
+                    format!("{} ({})", shown(&found), array.data_type()),
+                )
+                .column(field.name()),
+            ));
+        }
+        if !field.is_nullable()
+            && let Some(nulls) = array.logical_nulls()
+        {
+            let rows = (0..batch.num_rows()).filter(|&row| nulls.is_null(row));
+            wrong.extend(rows.map(|row| {
+                let mismatch = Mismatch::new("a value (the column is NOT NULL)", "null");
+                (row, mismatch.column(field.name()))
+            }));
+        }
+        columns.push(cast);
+    }
+    wrong.sort_by_key(|(row, _)| *row);
+    wrong.dedup_by_key(|(row, _)| *row);
+    Ok((columns, wrong))
+}
+
+/// Hands the wrong rows over; says which rows stay, if not all do.
+fn refuse_rows(
+    batch: &RecordBatch,
+    rows_before: usize,
+    wrong: &Wrong,
+    on_error: OnError,
+    decoded: &mut Decoded,
+) -> Result<Option<BooleanArray>, Error> {
+    if wrong.is_empty() {
+        return Ok(None);
+    }
+    let mut keep = vec![true; batch.num_rows()];
+    for (row, mismatch) in wrong {
+        keep[*row] = false;
+        let line = (rows_before + row + 1) as u64;
+        let bad = mismatch.clone().at(Place::Row, line, raw(batch, *row));
+        reject(bad, on_error, decoded)?;
+    }
+    Ok(Some(keep.into()))
+}
+
+/// A row as people read it: `{"name": value, …}` with values in their display form.
+fn raw(batch: &RecordBatch, row: usize) -> String {
+    let values: Vec<String> = batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, array)| {
+            let value = if array.is_null(row) {
+                "null".to_owned()
+            } else {
+                format!(
+                    "{:?}",
+                    array_value_to_string(array, row).unwrap_or_default()
+                )
+            };
+            format!("{:?}: {value}", field.name())
+        })
+        .collect();
+    format!("{{{}}}", values.join(", "))
+}
+
+fn fit(
+    stream: &Stream,
+    columns: Vec<ArrayRef>,
+    keep: Option<BooleanArray>,
+    rows: usize,
+) -> Result<RecordBatch, Error> {
+    let impossible = |error: ArrowError| Error::Input {
+        format: "columnar",
+        reason: error.to_string(),
+    };
+    let Some(keep) = keep else {
+        return RecordBatch::try_new(stream.schema.clone(), columns).map_err(impossible);
+    };
+    // Rows that go may hold NULLs where the stream allows none: check after they went.
+    let loose: Vec<_> = stream
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    debug_assert_eq!(keep.len(), rows);
+    let batch = RecordBatch::try_new(Schema::new(loose).into(), columns).map_err(impossible)?;
+    let batch = filter_record_batch(&batch, &keep).map_err(impossible)?;
+    RecordBatch::try_new(stream.schema.clone(), batch.columns().to_vec()).map_err(impossible)
+}
+
+/// The array as `target`, and the rows whose value would have changed.
+fn cast_exactly(
+    column: &str,
+    array: &ArrayRef,
+    target: &DataType,
+) -> Result<(ArrayRef, Vec<usize>), Error> {
+    if array.data_type() == target {
+        return Ok((array.clone(), Vec::new()));
+    }
+    let refuse = |hint| Error::ColumnType {
+        column: column.to_owned(),
+        expected: target.clone(),
+        found: array.data_type().clone(),
+        hint,
+    };
+    let cast = |array: &ArrayRef, target: &DataType| {
+        let options = CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        };
+        cast_with_options(array, target, &options)
+            .map_err(|_| refuse("convert it before sending it"))
+    };
+    match array.data_type() {
+        DataType::Dictionary(_, values) => {
+            return cast_exactly(column, &cast(array, values)?, target);
+        }
+        DataType::RunEndEncoded(_, values) => {
+            return cast_exactly(column, &cast(array, values.data_type())?, target);
+        }
+        _ => {}
+    }
+    match kinship(array.data_type(), target) {
+        Kinship::Same => Ok((cast(array, target)?, Vec::new())),
+        Kinship::Time => {
+            let micros = cast(array, &with_unit(array.data_type()))?;
+            let changed = changed_rows(array, &cast(&micros, array.data_type())?);
+            let DataType::Timestamp(_, zone) = target else {
+                unreachable!("times are cast to timestamps")
+            };
+            // A time with another zone is the same moment: only the label changes, never the microseconds.
+            let relabelled = micros
+                .as_primitive::<TimestampMicrosecondType>()
+                .clone()
+                .with_timezone_opt(zone.clone());
+            Ok((std::sync::Arc::new(relabelled), changed))
+        }
+        Kinship::Checked => {
+            let there = cast(array, target)?;
+            let changed = changed_rows(array, &cast(&there, array.data_type())?);
+            Ok((there, changed))
+        }
+        Kinship::None(hint) => Err(refuse(hint)),
+    }
+}
+
+fn with_unit(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+        _ => DataType::Timestamp(TimeUnit::Microsecond, None),
+    }
+}
+
+/// How values of one type become values of another.
+enum Kinship {
+    /// Every value stays what it is.
+    Same,
+    /// Most do: cast there and back, and compare.
+    Checked,
+    /// Moments: their unit changes, their zone is only a label.
+    Time,
+    None(&'static str),
+}
+
+fn kinship(from: &DataType, to: &DataType) -> Kinship {
+    let is_text = |data_type: &DataType| {
+        matches!(
+            data_type,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        )
+    };
+    let is_bytes = |data_type: &DataType| {
+        matches!(
+            data_type,
+            DataType::Binary
+                | DataType::LargeBinary
+                | DataType::BinaryView
+                | DataType::FixedSizeBinary(_)
+        )
+    };
+    let is_decimal = |data_type: &DataType| data_type.is_decimal();
+    match (from, to) {
+        (DataType::Null, _) => Kinship::Same,
+        (from, to) if is_text(from) && is_text(to) => Kinship::Same,
+        (from, to) if is_bytes(from) && is_bytes(to) => Kinship::Same,
+        (from, to) if from.is_integer() && to.is_integer() => Kinship::Checked,
+        (from, to) if from.is_integer() && (to.is_floating() || is_decimal(to)) => Kinship::Checked,
+        (from, to) if from.is_floating() && to.is_floating() => Kinship::Checked,
+        (from, to) if is_decimal(from) && is_decimal(to) => Kinship::Checked,
+        (DataType::Timestamp(..), DataType::Timestamp(..)) => Kinship::Time,
+        (DataType::Date32 | DataType::Date64, DataType::Timestamp(..)) => Kinship::Time,
+        (DataType::Date64, DataType::Date32) => Kinship::Checked,
+        (DataType::Timestamp(..), DataType::Date32) => {
+            Kinship::None("a time is not a date; cut it before sending it")
+        }
+        (from, to) if is_text(from) && !is_text(to) => {
+            Kinship::None("text is not converted in columnar files; send CSV, or convert it")
+        }
+        (from, DataType::Timestamp(..)) if from.is_integer() => {
+            Kinship::None("a number does not say its unit; write the file with a timestamp column")
+        }
+        _ => Kinship::None("convert it before sending it"),
+    }
+}
+
+/// The rows in which two arrays of one type differ; a NULL differs from every value.
+fn changed_rows(before: &ArrayRef, after: &ArrayRef) -> Vec<usize> {
+    let before_nulls = before.logical_nulls();
+    let after_nulls = after.logical_nulls();
+    let is_null =
+        |nulls: &Option<NullBuffer>, row| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+    let Ok(compare) = make_comparator(before, after, SortOptions::default()) else {
+        return (0..before.len()).collect();
+    };
+    (0..before.len())
+        .filter(
+            |&row| match (is_null(&before_nulls, row), is_null(&after_nulls, row)) {
+                (true, _) => false,
+                (false, true) => true,
+                (false, false) => compare(row, row).is_ne(),
+            },
+        )
+        .collect()
+}
