@@ -285,7 +285,7 @@ mod tests {
 
         let file = dir.path().join("a/b/manifest-00000000000000000007.json");
         expect![[r#"
-            {"number":7,"checksum":"fc7aba33","body":["n7"]}
+            {"number":7,"checksum":"33fca42e","body":["n7"]}
         "#]]
         .assert_eq(&std::fs::read_to_string(file).unwrap());
     }

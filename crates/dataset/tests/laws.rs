@@ -215,18 +215,19 @@ proptest! {
                     }
                     Step::Restart => dataset = open(dir.path(), &log.stream).await.unwrap(),
                     Step::Crash | Step::CrashCut => {
-                        let before = dataset.manifest(STREAM).number;
+                        let listed = dataset.manifest(STREAM);
+                        let before = listed.number;
                         let sealed = dataset.seal_from(STREAM, &log).await.unwrap();
                         if sealed.number > before {
                             let folder = dir.path().join("dataset/7-flights");
                             std::fs::remove_file(folder.join(format!("manifest-{:020}.json", sealed.number))).unwrap();
                             if matches!(step, Step::CrashCut) {
-                                let last = sealed.files.last().unwrap();
-                                let path = dir.path().join(&last.path);
+                                let new = sealed.files.iter().find(|file| !listed.files.contains(file));
+                                let path = dir.path().join(&new.unwrap().path);
                                 let bytes = std::fs::read(&path).unwrap();
                                 std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
                                 // What the store itself was still writing.
-                                std::fs::write(folder.join("p0/x.parquet#12"), b"half").unwrap();
+                                std::fs::write(folder.join("x.parquet#12"), b"half").unwrap();
                             }
                         }
                         // The tail that a restarted server would seal may be longer than before the crash.
