@@ -19,7 +19,6 @@ async fn records_come_back_with_their_system_columns() {
             false => {
                 let mut cold = options(scratch.path());
                 cold.cache_bytes_max = 0;
-                drop(log.clone());
                 let copied = tempfile::tempdir().unwrap();
                 copy(scratch.path(), copied.path());
                 cold.dir = copied.path().to_owned();

@@ -261,7 +261,7 @@ proptest! {
         let found = all(&log.snapshot(), PLAIN);
         prop_assert_eq!(&found[..expected.len()], &expected);
         let kept = &found[expected.len()..];
-        prop_assert!(kept.iter().all(|n| *n == -1) && kept.len() % in_flight == 0);
+        prop_assert!(kept.iter().all(|n| *n == -1) && kept.len().is_multiple_of(in_flight));
         runtime.block_on(log.append(write(PLAIN, &[7]))).unwrap();
         drop(log);
         let again = open(&after).unwrap();

@@ -55,9 +55,14 @@ impl SimDisk {
             let length = short + (chance() as usize) % (long - short + 1);
             let mut after = vec![0; length];
             for start in (0..length).step_by(SECTOR) {
-                let source = if chance() % 2 == 0 { &synced } else { &now };
-                for at in start..(start + SECTOR).min(length) {
-                    after[at] = source.get(at).copied().unwrap_or(0);
+                let source = if chance().is_multiple_of(2) {
+                    &synced
+                } else {
+                    &now
+                };
+                let sector = after.iter_mut().skip(start).take(SECTOR);
+                for (byte, from) in sector.zip(source.iter().skip(start)) {
+                    *byte = *from;
                 }
             }
             let content = Content {
