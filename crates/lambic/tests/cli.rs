@@ -1,0 +1,375 @@
+//! Every command against a real server, good and bad input: data on stdout, the rest on stderr, exit codes.
+
+mod common;
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use common::{Server, text};
+use serde_json::{Value, json};
+
+/// The output of a command that must fail with `code` and say `wanted`.
+#[track_caller]
+fn fails(output: &Output, code: i32, wanted: &[&str]) {
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    for wanted in wanted {
+        assert!(told.contains(wanted), "no {wanted:?} in\n{told}");
+    }
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
+
+fn file(folder: &Path, name: &str, content: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, content).expect("the folder is ours");
+    path.to_str().expect("a temporary path is UTF-8").to_owned()
+}
+
+#[test]
+fn a_day_with_the_command_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let mut server = Server::start(&data);
+
+    // Streams.
+    server.ok(&[
+        "stream",
+        "create",
+        "visits",
+        "at timestamp, url text NOT NULL, ms bigint",
+        "--with",
+        "event_time=at",
+    ]);
+    let streams = json_of(&server.ok(&["stream", "list", "--json"]));
+    assert!(
+        streams
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|stream| stream["name"] == "visits")
+    );
+    assert!(server.ok(&["stream", "show", "visits"]).contains("url"));
+    fails(
+        &server.cli(&["stream", "show", "vists"]),
+        1,
+        &["there is no stream vists", "did you mean visits?"],
+    );
+
+    // Appends, by format.
+    let good = file(
+        folder.path(),
+        "a.ndjson",
+        "{\"at\":\"2026-01-01T10:00:00\",\"url\":\"/\",\"ms\":12}\n{\"url\":\"/a\"}\n",
+    );
+    let said = json_of(&server.ok(&["append", "visits", &good, "--json"]));
+    assert_eq!(
+        (said["records"].as_u64(), said["bad"].as_u64()),
+        (Some(2), Some(0)),
+        "{said}"
+    );
+    let csv = file(folder.path(), "b.csv", "url,ms\n/,3\n\"/a,b\",4\n");
+    server.ok(&["append", "visits", &csv]);
+    let mut piped = common::lambic()
+        .env("LAMBIC_URL", &server.url)
+        .args(["append", "visits", "-", "--format", "ndjson"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the binary is there");
+    let mut stdin = piped.stdin.take().expect("stdin is piped");
+    stdin
+        .write_all(b"{\"url\":\"/p\",\"ms\":7}\n")
+        .expect("it reads");
+    drop(stdin);
+    assert!(piped.wait().expect("it ends").success());
+
+    // The same load under the same name has no second effect.
+    for appended in [2, 0] {
+        let said =
+            json_of(&server.ok(&["append", "visits", &csv, "--producer", "load-1", "--json"]));
+        assert_eq!(said["records"].as_u64(), Some(appended), "{said}");
+    }
+    let count = |server: &Server| server.rows("SELECT count(*) AS n FROM visits")[0]["n"].as_u64();
+    assert_eq!(count(&server), Some(7));
+
+    // A bad line: named, nothing of the request kept; with skip, the good ones are.
+    let bad = file(
+        folder.path(),
+        "bad.ndjson",
+        "{\"url\":\"/x\"}\n{\"url\":\"/y\",\"ms\":\"soon\"}\n{\"url\":\"/z\"}\n",
+    );
+    fails(
+        &server.cli(&["append", "visits", &bad]),
+        1,
+        &["bad.ndjson: line 2", "ms", "bigint"],
+    );
+    assert_eq!(count(&server), Some(7));
+    let said = json_of(&server.ok(&["append", "visits", &bad, "--on-error", "skip", "--json"]));
+    assert_eq!(
+        (said["records"].as_u64(), said["bad"].as_u64()),
+        (Some(2), Some(1)),
+        "{said}"
+    );
+    assert_eq!(count(&server), Some(9));
+    let dead = server.rows("SELECT error_message FROM lambic_dead_letters WHERE source = 'visits'");
+    assert_eq!(dead.len(), 1, "{dead:?}");
+    // A bad line in a later piece is found by its line in the file.
+    let long: String = (0..100)
+        .map(|i| format!("{{\"url\":\"/{i}\"}}\n"))
+        .collect();
+    let late = file(folder.path(), "late.ndjson", &(long + "{\"uri\":\"/\"}\n"));
+    fails(
+        &server.cli(&["append", "visits", &late, "--chunk-bytes", "200"]),
+        1,
+        &["line 101", "uri"],
+    );
+    fails(
+        &server.cli(&["append", "nowhere", &good]),
+        1,
+        &["there is no stream nowhere"],
+    );
+    fails(
+        &server.cli(&["append", "visits", "no.such.csv"]),
+        1,
+        &["no.such.csv"],
+    );
+    fails(
+        &server.cli(&["append", "visits", "Cargo.toml"]),
+        1,
+        &["--format"],
+    );
+
+    // SQL, by output.
+    let one = [
+        "query",
+        "SELECT url, ms FROM visits WHERE url = '/' ORDER BY ms",
+    ];
+    assert_eq!(
+        server.ok(&one),
+        "url  ms\n───  ──\n/     3\n/     3\n/    12\n"
+    );
+    assert_eq!(
+        server.ok(&[one[0], one[1], "--csv"]),
+        "url,ms\n/,3\n/,3\n/,12\n"
+    );
+    assert_eq!(
+        json_of(&server.ok(&[one[0], one[1], "--json"]))[2],
+        json!({"url": "/", "ms": 12})
+    );
+    let script = file(
+        folder.path(),
+        "q.sql",
+        "-- two\nSELECT 1 AS a;\n\nSELECT url,\n  mss FROM visits;\n",
+    );
+    let output = server.cli(&["query", "-f", &script]);
+    assert!(text(&output.stdout).starts_with("a\n─\n1\n"));
+    fails(
+        &output,
+        1,
+        &[
+            "q.sql:5:3",
+            "mss FROM visits",
+            "42703",
+            "did you mean \"ms\"?",
+        ],
+    );
+    fails(
+        &server.cli(&["query", "SELECT * FORM visits"]),
+        1,
+        &["query:1:", "42601"],
+    );
+
+    // Views.
+    let select = "SELECT url, count(*) AS visits, avg(ms) AS ms FROM visits GROUP BY url";
+    server.ok(&["view", "create", "pages", select, "--batch-every", "1h"]);
+    assert!(server.ok(&["view", "list"]).contains("pages"));
+    assert!(server.ok(&["view", "show", "pages"]).contains("mergeable"));
+    assert!(
+        server
+            .ok(&["view", "explain", "pages"])
+            .contains("mergeable")
+    );
+    server.ok(&["view", "refresh", "pages"]);
+    assert!(server.ok(&["batch", "run"]).contains("pages"));
+    let batches = json_of(&server.ok(&["batch", "list", "--json"]));
+    assert_eq!(batches[0]["name"], "pages");
+    assert_eq!(
+        server.rows("SELECT visits FROM pages WHERE url = '/'"),
+        [json!({"visits": 3})]
+    );
+    fails(
+        &server.cli(&["view", "create", "broken", "SELECT ulr FROM visits"]),
+        1,
+        &["42703", "did you mean \"url\"?"],
+    );
+    fails(
+        &server.cli(&["view", "show", "pags"]),
+        1,
+        &["there is no view"],
+    );
+    assert!(server.ok(&["audit", "--all"]).contains("pages"));
+    assert_eq!(
+        json_of(&server.ok(&["audit", "pages", "--json"]))[0]["agrees"],
+        json!(true)
+    );
+    fails(&server.cli(&["audit", "nothing"]), 1, &["nothing"]);
+
+    // Functions.
+    assert_eq!(server.ok(&["function", "list", "--json"]), "[]\n");
+    fails(
+        &server.cli(&["function", "invoke", "nobody"]),
+        1,
+        &["nobody"],
+    );
+    fails(
+        &server.cli(&["function", "invoke", "nobody", "not json"]),
+        1,
+        &["the event is not JSON"],
+    );
+
+    // A second server on the same folder is refused, whichever ports it asks for.
+    let (http, pg) = common::free_ports();
+    let second = Server::start_on("serve", None, &data, http, pg, &[]);
+    let told = second.err().expect("it must not start").join("\n");
+    assert!(
+        told.contains("data folder") && told.contains(&server.child.id().to_string()),
+        "{told}"
+    );
+
+    // Leaving.
+    server.ok(&["view", "drop", "pages"]);
+    server.ok(&["stream", "drop", "visits"]);
+    assert!(server.terminate().success(), "{}", server.said());
+
+    // The files of the stopped server are whole; a damaged one is named.
+    let doctor = |code: i32| {
+        let output = common::lambic()
+            .arg("doctor")
+            .arg("--data")
+            .arg(&data)
+            .output()
+            .expect("the binary is there");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    assert!(doctor(0).contains("dataset"));
+}
+
+#[test]
+fn without_a_server_it_says_how_to_start_one() {
+    let url = format!("http://127.0.0.1:{}", common::free_port());
+    for command in [
+        &["query", "SELECT 1"][..],
+        &["stream", "list"],
+        &["audit", "--all"],
+        &["function", "list"],
+    ] {
+        let output = common::lambic()
+            .args(command)
+            .args(["--server", &url])
+            .output()
+            .expect("the binary is there");
+        fails(&output, 1, &["no server answers at", "lambic serve"]);
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn wrong_usage_and_refusals_have_their_codes() {
+    let run = |args: &[&str]| {
+        common::lambic()
+            .args(args)
+            .output()
+            .expect("the binary is there")
+    };
+    fails(&run(&["qurey"]), 2, &["query"]);
+    fails(&run(&["audit"]), 2, &["--all"]);
+    fails(&run(&["demo", "--for", "soon"]), 2, &["--for"]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = file(
+        folder.path(),
+        "settings.toml",
+        "[server]\nhttpp = \"127.0.0.1:1\"\n",
+    );
+    fails(
+        &run(&["serve", "--config", &config]),
+        78,
+        &["settings.toml:2:1", "did you mean `http`?"],
+    );
+    let data = folder.path().join("data");
+    let data = data.to_str().expect("a temporary path is UTF-8");
+    fails(
+        &run(&["serve", "--data", data, "--http", "0.0.0.0:0"]),
+        78,
+        &["not a loopback address"],
+    );
+    fails(
+        &run(&["serve", "no/such/project", "--data", data]),
+        78,
+        &["no/such/project"],
+    );
+    assert!(text(&run(&["serve", "--print-defaults"]).stdout).contains("append_bytes_max"));
+    assert!(text(&run(&["completions", "bash"]).stdout).contains("lambic"));
+}
+
+#[test]
+fn a_damaged_file_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let mut server = Server::start(&data);
+    server.ok(&[
+        "query",
+        "CREATE STREAM s (a bigint); INSERT INTO s SELECT 1 FROM generate_series(1, 1000)",
+    ]);
+    assert!(server.terminate().success(), "{}", server.said());
+    let mut segments: Vec<_> = walk(&data.join("log"))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "segment"))
+        .collect();
+    segments.sort();
+    let segment = segments.first().expect("there is a segment");
+    let mut bytes = fs::read(segment).expect("it is readable");
+    // Behind the head of the segment, within records.
+    let records = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .expect("it is not empty")
+        / 2;
+    bytes[records] ^= 0x40;
+    fs::write(segment, bytes).expect("the folder is ours");
+    let (http, pg) = common::free_ports();
+    let told = Server::start_on("serve", None, &data, http, pg, &[])
+        .err()
+        .expect("it must not start")
+        .join("\n");
+    let name = segment
+        .file_name()
+        .expect("it has a name")
+        .to_string_lossy()
+        .into_owned();
+    assert!(told.contains(&name), "no {name} in\n{told}");
+}
+
+fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("it is there").flatten() {
+        if entry.path().is_dir() {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
