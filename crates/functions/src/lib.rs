@@ -1,74 +1,746 @@
 //! Functions: registry, scheduler, pool, queue of events, triggers of streams.
 //!
 //! The way of an event is `registry → scheduler → pool → sandbox`, then back to the caller, to the output
-//! stream or to the dead letters. This room does not know SQL, HTTP or what a view is.
+//! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
+//! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
 mod deployment;
+mod entry;
 mod error;
 mod invoke;
+mod mapping;
 mod options;
+mod queue;
+mod recorder;
+mod records;
+mod registry;
 mod streams;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
 
 pub use deployment::{Code, Deployment, FunctionInfo, Runtime, Start, Trigger};
 pub use error::Error;
 pub use invoke::InvokeResult;
-use lambic_model::{Frontiers, FunctionName, ScalarFunction};
+use lambic_model::{
+    Append, Cursor, Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream,
+};
+use lambic_sandbox::{
+    process::{Environment, Isolation, Spec},
+    wasm,
+};
 pub use options::{Options, StreamLookup};
 pub use streams::{SystemStreams, system_streams};
+use tokio::sync::{OnceCell, watch};
+
+use crate::{
+    entry::{Call, Entry, Program},
+    mapping::Worker,
+    recorder::Recorder,
+    registry::{Mapping, Registry, Stored},
+};
+
+/// Names that begin so belong to the house.
+const SYSTEM_PREFIX: &str = "lambic_";
+const MEMORY_MB_MAX: u32 = 10_240;
+const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
 
 /// The service; clones share it.
 #[derive(Clone)]
 pub struct Functions(Arc<Inner>);
 
-struct Inner {
-    _options: Options,
+pub(crate) struct Inner {
+    options: Options,
+    registry: Registry,
+    wasm: wasm::Wasm,
+    isolation: OnceCell<Isolation>,
+    entries: RwLock<BTreeMap<FunctionName, Arc<Entry>>>,
+    /// Switches that stop the triggers of a function.
+    triggers: Mutex<BTreeMap<FunctionName, Vec<Running>>>,
+    recorder: Recorder,
+    stop: watch::Sender<bool>,
+    /// One deployment at a time.
+    deploying: tokio::sync::Mutex<()>,
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
+
+struct Running {
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Functions {
+    /// Loads what is deployed and goes on where it stopped.
     pub async fn open(options: Options) -> Result<Functions, Error> {
-        Ok(Functions(Arc::new(Inner { _options: options })))
+        let registry = Registry::open(&options.dir)?;
+        let wasm = wasm::Wasm::new(registry.compiled_dir())?;
+        let stored = registry.load()?;
+        let recorder = Recorder::start(options.log.clone(), options.streams.clone());
+        let inner = Arc::new(Inner {
+            registry,
+            wasm,
+            isolation: OnceCell::new(),
+            entries: RwLock::default(),
+            triggers: Mutex::default(),
+            recorder,
+            stop: watch::Sender::new(false),
+            deploying: tokio::sync::Mutex::new(()),
+            tasks: Mutex::default(),
+            options,
+        });
+        for Stored { info, mappings } in stored {
+            let program = match inner.program(&info).await {
+                Ok(program) => program,
+                Err(error) => {
+                    tracing::error!(function = %info.name, %error, "a deployed function does not load");
+                    Program::Broken(error.to_string())
+                }
+            };
+            let entry = Arc::new(Entry::new(info, mappings, program, &inner.options));
+            inner.put(entry).await;
+        }
+        let tasks = [
+            tokio::spawn(queue::run(inner.clone())),
+            tokio::spawn(reap(inner.clone())),
+        ];
+        inner.tasks.lock().expect("held shortly").extend(tasks);
+        Ok(Functions(inner))
     }
-    pub async fn deploy(&self, _deployment: Deployment) -> Result<FunctionInfo, Error> {
-        Err(Error::Closed)
+
+    /// Checks, stores and starts the code, then lets it take over. After an error the former deployment serves on.
+    pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
+        let inner = &self.0;
+        let _one = inner.deploying.lock().await;
+        inner.check(&deployment)?;
+        let former = inner.entry(deployment.name.as_str());
+        let (deployment, code) = blocking(move || {
+            let code = registry::read_code(&deployment)?;
+            Ok((deployment, code))
+        })
+        .await?;
+        let mut info = FunctionInfo {
+            name: deployment.name.clone(),
+            runtime: deployment.runtime,
+            handler: code.handler.clone(),
+            timeout_ms: deployment.timeout.as_millis() as u64,
+            memory_mb: deployment.memory_mb,
+            environment: deployment.environment.clone(),
+            triggers: deployment.triggers.clone(),
+            output: deployment.output.clone(),
+            retries: deployment.retries,
+            dead_letter: deployment.dead_letter.clone(),
+            concurrency: deployment.concurrency,
+            digest: code.digest.clone(),
+            code_bytes: code.bytes,
+            deployment: former.as_ref().map_or(1, |entry| entry.info.deployment + 1),
+            deployed_at_us: inner.options.clock.now_us(),
+            invocable: true,
+            scalars: Vec::new(),
+        };
+        let registry = inner.registry.clone();
+        blocking(move || registry.store_code(&code)).await?;
+        let program = inner.program(&info).await.map_err(|error| match error {
+            Error::Sandbox(
+                error @ (lambic_sandbox::Error::NotAComponent { .. }
+                | lambic_sandbox::Error::WrongWorld { .. }),
+            ) => Error::BadDeployment {
+                name: info.name.to_string(),
+                reason: error.to_string(),
+            },
+            error => error,
+        })?;
+        if let Program::Wasm { module, .. } = &program {
+            info.invocable = module.is_handler();
+            info.scalars = module.signatures();
+            inner.check_scalars(&info, module)?;
+            if !info.invocable && !info.triggers.is_empty() {
+                return Err(Error::BadDeployment {
+                    name: info.name.to_string(),
+                    reason: "it has triggers but exports no `handle`".to_owned(),
+                });
+            }
+        }
+        let warm = inner.trial(&info, &program, deployment.trial).await?;
+        let mappings = inner.mappings(&info, former.as_deref()).await?;
+        let stored = Stored {
+            info: info.clone(),
+            mappings: mappings.clone(),
+        };
+        let registry = inner.registry.clone();
+        blocking(move || registry.save(&stored)).await?;
+        let entry = Arc::new(Entry::new(info.clone(), mappings, program, &inner.options));
+        if let Some(environment) = warm {
+            entry.keep_warm(environment);
+        }
+        inner.put(entry.clone()).await;
+        if let Some(former) = former {
+            inner.drop_cursors(&former.mappings, &entry.mappings).await;
+        }
+        Ok(info)
     }
-    pub async fn remove(&self, _name: &FunctionName) -> Result<(), Error> {
-        Err(Error::Closed)
+
+    pub async fn remove(&self, name: &FunctionName) -> Result<(), Error> {
+        let inner = &self.0;
+        let _one = inner.deploying.lock().await;
+        let entry = inner.existing(name)?;
+        let registry = inner.registry.clone();
+        let removed = name.clone();
+        blocking(move || registry.remove(&removed)).await?;
+        inner.stop_triggers(name).await;
+        inner.entries.write().expect("held shortly").remove(name);
+        inner.drop_cursors(&entry.mappings, &[]).await;
+        Ok(())
     }
+
+    /// By name.
     pub fn list(&self) -> Vec<FunctionInfo> {
-        Vec::new()
+        let entries = self.0.entries.read().expect("held shortly");
+        entries.values().map(|entry| entry.info.clone()).collect()
     }
-    pub fn get(&self, _name: &str) -> Option<FunctionInfo> {
-        None
+
+    pub fn get(&self, name: &str) -> Option<FunctionInfo> {
+        self.0.entry(name).map(|entry| entry.info.clone())
     }
+
+    /// Runs the function on one event, JSON (nothing counts as `{}`), and waits. The function's own failure is an
+    /// `Ok` with a failed outcome. It runs to its end also if the caller goes away.
     pub async fn invoke(
         &self,
-        _name: &FunctionName,
-        _payload: Vec<u8>,
+        name: &FunctionName,
+        payload: Vec<u8>,
     ) -> Result<InvokeResult, Error> {
-        Err(Error::Closed)
+        let inner = self.0.clone();
+        let entry = inner.invocable(name)?;
+        let payload = check_payload(payload, inner.options.payload_bytes_max)?;
+        let run = tokio::spawn(async move {
+            let request_id = uuid::Uuid::new_v4().to_string();
+            let call = Call {
+                request_id: &request_id,
+                kind: InvocationKind::Sync,
+                attempt: 1,
+            };
+            entry.run(call, &payload, &inner.recorder).await
+        });
+        run.await.unwrap_or(Err(Error::Closed))
     }
+
+    /// Queues one event and returns its request id as soon as it is on disk. It ends in a success or, after its
+    /// retries, in a dead letter, also across a crash.
     pub async fn invoke_async(
         &self,
-        _name: &FunctionName,
-        _payload: Vec<u8>,
+        name: &FunctionName,
+        payload: Vec<u8>,
     ) -> Result<String, Error> {
-        Err(Error::Closed)
+        self.0.invocable(name)?;
+        let payload = check_payload(payload, self.0.options.payload_async_bytes_max)?;
+        queue::enqueue(&self.0, name, payload).await
     }
-    /// By SQL name, or by the digest of any code that was ever deployed and not removed.
-    pub fn scalar(&self, _name_or_digest: &str) -> Option<Arc<dyn ScalarFunction>> {
-        None
+
+    /// A SQL function: by name, what is deployed now; by digest of the code, also what was deployed before.
+    pub fn scalar(&self, name_or_digest: &str) -> Option<Arc<dyn ScalarFunction>> {
+        let all = self.scalars();
+        let found = all
+            .iter()
+            .find(|scalar| scalar.name() == name_or_digest || scalar.digest() == name_or_digest);
+        if let Some(found) = found {
+            return Some(found.clone());
+        }
+        self.module_of(name_or_digest)?.scalars().next()
     }
+
+    /// The SQL function `name` of the code with this digest, whether it is deployed now or was before.
+    pub fn scalar_of(&self, name: &str, digest: &str) -> Option<Arc<dyn ScalarFunction>> {
+        let is_it =
+            |scalar: &Arc<dyn ScalarFunction>| scalar.name() == name && scalar.digest() == digest;
+        self.scalars().into_iter().find(is_it).or_else(|| {
+            self.module_of(digest)?
+                .scalars()
+                .find(|scalar| scalar.name() == name)
+        })
+    }
+
+    /// All SQL functions that are deployed now.
     pub fn scalars(&self) -> Vec<Arc<dyn ScalarFunction>> {
-        Vec::new()
+        let entries = self.0.entries.read().expect("held shortly");
+        entries
+            .values()
+            .filter_map(|entry| match &entry.program {
+                Program::Wasm { module, .. } => Some(module.scalars()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
     }
-    /// What the log must keep: the earliest position that a trigger or the queue has still to read.
+
+    fn module_of(&self, digest: &str) -> Option<wasm::Module> {
+        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let path = self.0.registry.code_dir(digest).join("function.wasm");
+        let code = std::fs::read(path).ok()?;
+        self.0
+            .wasm
+            .load(&code, limits(3_000, 128, self.0.options.log_bytes_max))
+            .inspect_err(|error| tracing::warn!(digest, %error, "former code does not load"))
+            .ok()
+    }
+
+    /// What the log must keep: of each stream the earliest position that a trigger or the queue has still to read.
     pub fn cursors(&self) -> Frontiers {
-        Frontiers::default()
+        let log = &self.0.options.log;
+        let queue = self.0.options.streams.queue.id;
+        let mut kept = Frontiers::default();
+        let position = log
+            .cursor(queue::CURSOR)
+            .filter(|cursor| cursor.stream == queue)
+            .map_or_else(|| log.snapshot().start(queue), |cursor| cursor.frontier);
+        kept.set(queue, position);
+        let entries = self.0.entries.read().expect("held shortly");
+        for mapping in entries.values().flat_map(|entry| &entry.mappings) {
+            let Some(cursor) = log.cursor(&mapping.cursor) else {
+                continue;
+            };
+            let frontier = match kept.0.get(&cursor.stream) {
+                Some(other) => other.min(&cursor.frontier),
+                None => cursor.frontier,
+            };
+            kept.set(cursor.stream, frontier);
+        }
+        kept
     }
-    /// Waits until everything recorded so far is in the system streams.
-    pub async fn flush(&self) {}
-    /// Stops triggers and the queue, ends all environments, flushes.
-    pub async fn close(&self) {}
+
+    /// Waits until everything that was recorded so far is in the system streams.
+    pub async fn flush(&self) {
+        self.0.recorder.flush().await;
+    }
+
+    /// Stops triggers and the queue, ends warm environments, flushes. What was running is repeated at the next
+    /// start, unless a caller waits for it.
+    pub async fn close(&self) {
+        let inner = &self.0;
+        inner.stop.send_replace(true);
+        let names: Vec<FunctionName> = {
+            let entries = inner.entries.read().expect("held shortly");
+            entries.keys().cloned().collect()
+        };
+        for name in names {
+            inner.stop_triggers(&name).await;
+        }
+        let tasks: Vec<_> = inner
+            .tasks
+            .lock()
+            .expect("held shortly")
+            .drain(..)
+            .collect();
+        for task in tasks {
+            let _ = task.await;
+        }
+        inner.recorder.flush().await;
+        let entries: Vec<Arc<Entry>> = {
+            let entries = inner.entries.read().expect("held shortly");
+            entries.values().cloned().collect()
+        };
+        for entry in entries {
+            entry.reap(Duration::ZERO);
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        self.entries
+            .read()
+            .expect("held shortly")
+            .get(name)
+            .cloned()
+    }
+
+    fn existing(&self, name: &FunctionName) -> Result<Arc<Entry>, Error> {
+        self.entry(name.as_str()).ok_or_else(|| Error::NotFound {
+            name: name.to_string(),
+        })
+    }
+
+    fn invocable(&self, name: &FunctionName) -> Result<Arc<Entry>, Error> {
+        let entry = self.existing(name)?;
+        if *self.stop.borrow() {
+            return Err(Error::Closed);
+        }
+        if !entry.info.invocable {
+            return Err(Error::NotInvocable {
+                name: name.to_string(),
+                exports: entry.info.scalars.join(", "),
+            });
+        }
+        Ok(entry)
+    }
+
+    /// Where dead letters of a function go: its own stream if that exists and fits, or the house's.
+    pub(crate) fn dead_letter_stream(&self, function: &str) -> Arc<Stream> {
+        let house = &self.options.streams.dead_letters;
+        self.entry(function)
+            .and_then(|entry| (self.options.lookup)(entry.info.dead_letter.as_ref()?.as_str()))
+            .filter(|stream| stream.schema.fields() == house.schema.fields())
+            .unwrap_or_else(|| house.clone())
+    }
+
+    fn check(&self, deployment: &Deployment) -> Result<(), Error> {
+        let name = deployment.name.to_string();
+        let refuse = |reason: String| {
+            Err(Error::BadDeployment {
+                name: name.clone(),
+                reason,
+            })
+        };
+        if deployment.timeout.as_millis() == 0 {
+            return refuse("its timeout is 0; give it at least 1 ms".to_owned());
+        }
+        if !(1..=MEMORY_MB_MAX).contains(&deployment.memory_mb) {
+            return refuse(format!("its memory must be 1 to {MEMORY_MB_MAX} MB"));
+        }
+        let environment_bytes: usize = deployment
+            .environment
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if environment_bytes > ENVIRONMENT_BYTES_MAX {
+            return refuse(format!(
+                "its environment is {environment_bytes} bytes, over {ENVIRONMENT_BYTES_MAX}"
+            ));
+        }
+        let bad_variable = deployment.environment.iter().find(|(name, value)| {
+            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+        });
+        if let Some((variable, _)) = bad_variable {
+            return refuse(format!("`{variable}` cannot be an environment variable"));
+        }
+        let lookup = |stream: &lambic_model::StreamName| {
+            (self.options.lookup)(stream.as_str()).ok_or_else(|| Error::UnknownStream {
+                name: name.clone(),
+                stream: stream.to_string(),
+            })
+        };
+        let looped = |stream: &lambic_model::StreamName, reason| {
+            Err(Error::TriggerLoop {
+                name: name.clone(),
+                stream: stream.to_string(),
+                reason,
+            })
+        };
+        for (index, trigger) in deployment.triggers.iter().enumerate() {
+            if trigger.stream.as_str().starts_with(SYSTEM_PREFIX) {
+                return looped(
+                    &trigger.stream,
+                    "its own invocations are recorded there, so it would trigger itself for ever",
+                );
+            }
+            if deployment.output.as_ref() == Some(&trigger.stream) {
+                return looped(
+                    &trigger.stream,
+                    "that is its output too, so it would trigger itself for ever",
+                );
+            }
+            if deployment.triggers[..index]
+                .iter()
+                .any(|other| other.stream == trigger.stream)
+            {
+                return refuse(format!("stream `{}` triggers it twice", trigger.stream));
+            }
+            if !(1..=Trigger::BATCH_SIZE_MAX).contains(&trigger.batch_size) {
+                return refuse(format!(
+                    "the batch size of its trigger must be 1 to {}",
+                    Trigger::BATCH_SIZE_MAX
+                ));
+            }
+            lookup(&trigger.stream)?;
+        }
+        if let Some(output) = &deployment.output {
+            if output.as_str().starts_with(SYSTEM_PREFIX) {
+                return refuse(format!("`{output}` is written by the system only"));
+            }
+            lookup(output)?;
+        }
+        if let Some(dead_letter) = &deployment.dead_letter {
+            let stream = lookup(dead_letter)?;
+            let house = &self.options.streams.dead_letters;
+            if stream.schema.fields() != house.schema.fields() {
+                return refuse(format!(
+                    "`{dead_letter}` does not have the columns of `{}`, so it cannot take dead letters",
+                    house.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// SQL has one function of a name.
+    fn check_scalars(&self, info: &FunctionInfo, module: &wasm::Module) -> Result<(), Error> {
+        let entries = self.entries.read().expect("held shortly");
+        for other in entries
+            .values()
+            .filter(|other| other.info.name != info.name)
+        {
+            let Program::Wasm { module: theirs, .. } = &other.program else {
+                continue;
+            };
+            for scalar in module.scalars() {
+                if theirs.scalars().any(|their| their.name() == scalar.name()) {
+                    return Err(Error::BadDeployment {
+                        name: info.name.to_string(),
+                        reason: format!(
+                            "function `{}` already exports the SQL function `{}`",
+                            other.info.name,
+                            scalar.name()
+                        ),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes stored code ready to run.
+    async fn program(&self, info: &FunctionInfo) -> Result<Program, Error> {
+        let code_dir = self.registry.code_dir(&info.digest);
+        let environment: Vec<(String, String)> = info.environment.clone().into_iter().collect();
+        let log_bytes_max = self.options.log_bytes_max;
+        match info.runtime {
+            Runtime::Wasm => {
+                let limits = limits(info.timeout_ms, info.memory_mb, log_bytes_max);
+                let (wasm, path) = (self.wasm.clone(), code_dir.join("function.wasm"));
+                let module = blocking(move || {
+                    let code = std::fs::read(&path).map_err(Error::io("read", &path))?;
+                    Ok(wasm.load(&code, limits)?)
+                })
+                .await?;
+                if module.digest() != info.digest {
+                    return Err(Error::Damaged {
+                        path: code_dir,
+                        reason: "its content is not what was deployed".to_owned(),
+                    });
+                }
+                Ok(Program::Wasm {
+                    module,
+                    limits,
+                    environment,
+                })
+            }
+            Runtime::Python => {
+                let isolation = self
+                    .isolation
+                    .get_or_try_init(|| Isolation::probe(&self.options.python))
+                    .await?
+                    .clone();
+                Ok(Program::Process(Arc::new(Spec {
+                    function: info.name.to_string(),
+                    qualifier: info.deployment.to_string(),
+                    handler: info.handler.clone(),
+                    code_dir,
+                    environment,
+                    memory_mb: info.memory_mb,
+                    log_bytes_max,
+                    init_timeout: self.options.init_timeout,
+                    isolation,
+                })))
+            }
+        }
+    }
+
+    /// Starts a process once, so that code that cannot start does not take over.
+    async fn trial(
+        &self,
+        info: &FunctionInfo,
+        program: &Program,
+        wanted: bool,
+    ) -> Result<Option<Environment>, Error> {
+        let (Program::Process(spec), true) = (program, wanted) else {
+            return Ok(None);
+        };
+        match Environment::start(spec.clone()).await? {
+            Ok(environment) => Ok(Some(environment)),
+            Err(failed) => {
+                let (error_type, message) = match failed.outcome {
+                    lambic_model::Outcome::Failure {
+                        error_type,
+                        payload,
+                    } => (error_type, records::error_message(&payload)),
+                    lambic_model::Outcome::Success(_) => Default::default(),
+                };
+                Err(Error::BadStart {
+                    name: info.name.to_string(),
+                    error_type,
+                    message,
+                })
+            }
+        }
+    }
+
+    /// The places of the triggers in the log: kept for streams that had one, new and durable for others.
+    async fn mappings(
+        &self,
+        info: &FunctionInfo,
+        former: Option<&Entry>,
+    ) -> Result<Vec<Mapping>, Error> {
+        let mut mappings = Vec::new();
+        let mut cursors = Vec::new();
+        let snapshot = self.options.log.snapshot();
+        for trigger in &info.triggers {
+            let stream = (self.options.lookup)(trigger.stream.as_str()).ok_or_else(|| {
+                Error::UnknownStream {
+                    name: info.name.to_string(),
+                    stream: trigger.stream.to_string(),
+                }
+            })?;
+            let kept = former
+                .into_iter()
+                .flat_map(|former| &former.mappings)
+                .find(|mapping| {
+                    mapping.stream_id == stream.id
+                        && self.options.log.cursor(&mapping.cursor).is_some()
+                });
+            if let Some(kept) = kept {
+                mappings.push(kept.clone());
+                continue;
+            }
+            let cursor = format!(
+                "functions/{}/{}/{}",
+                info.name,
+                stream.name,
+                uuid::Uuid::now_v7()
+            );
+            cursors.push(Cursor {
+                name: cursor.clone(),
+                stream: stream.id,
+                frontier: mapping::start_of(&snapshot, &stream, trigger.start),
+            });
+            mappings.push(Mapping {
+                stream: stream.name.clone(),
+                stream_id: stream.id,
+                cursor,
+            });
+        }
+        if !cursors.is_empty() {
+            let append = Append {
+                cursors,
+                ..Append::default()
+            };
+            self.options.log.append(append).await?;
+        }
+        Ok(mappings)
+    }
+
+    /// Lets an entry take over and starts its triggers where the former ones stopped.
+    async fn put(self: &Arc<Self>, entry: Arc<Entry>) {
+        let name = entry.info.name.clone();
+        self.stop_triggers(&name).await;
+        self.entries
+            .write()
+            .expect("held shortly")
+            .insert(name.clone(), entry.clone());
+        let mut running = Vec::new();
+        for mapping in &entry.mappings {
+            let trigger = entry
+                .info
+                .triggers
+                .iter()
+                .find(|trigger| trigger.stream == mapping.stream);
+            let stream = (self.options.lookup)(mapping.stream.as_str())
+                .filter(|stream| stream.id == mapping.stream_id);
+            let (Some(trigger), Some(stream)) = (trigger, stream) else {
+                tracing::warn!(function = %name, stream = %mapping.stream,
+                    "a trigger's stream does not exist any more; deploy the function again");
+                continue;
+            };
+            let (stop, stopped) = watch::channel(false);
+            let worker = Worker {
+                inner: self.clone(),
+                function: name.clone(),
+                trigger: trigger.clone(),
+                mapping: mapping.clone(),
+                stream,
+                stop: stopped,
+            };
+            running.push(Running {
+                stop,
+                task: tokio::spawn(worker.run()),
+            });
+        }
+        self.triggers
+            .lock()
+            .expect("held shortly")
+            .insert(name, running);
+    }
+
+    async fn stop_triggers(&self, name: &FunctionName) {
+        let running = self.triggers.lock().expect("held shortly").remove(name);
+        for Running { stop, task } in running.into_iter().flatten() {
+            stop.send_replace(true);
+            let _ = task.await;
+        }
+    }
+
+    async fn drop_cursors(&self, former: &[Mapping], kept: &[Mapping]) {
+        for mapping in former.iter().filter(|mapping| !kept.contains(mapping)) {
+            if let Err(error) = self.options.log.drop_cursor(&mapping.cursor).await {
+                tracing::warn!(%error, cursor = mapping.cursor, "a cursor nobody needs was not dropped");
+            }
+        }
+    }
+}
+
+/// Ends environments that nobody uses.
+async fn reap(inner: Arc<Inner>) {
+    let mut stop = inner.stop.subscribe();
+    let idle = inner.options.idle;
+    let mut turns = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|&stopped| stopped) => return,
+            _ = turns.tick() => {}
+        }
+        let entries: Vec<Arc<Entry>> = {
+            let entries = inner.entries.read().expect("held shortly");
+            entries.values().cloned().collect()
+        };
+        for entry in entries {
+            entry.reap(idle);
+        }
+    }
+}
+
+fn limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::Limits {
+    wasm::Limits {
+        timeout: Duration::from_millis(timeout_ms),
+        memory_mb,
+        log_bytes_max,
+    }
+}
+
+fn check_payload(payload: Vec<u8>, limit: usize) -> Result<Vec<u8>, Error> {
+    if payload.len() > limit {
+        return Err(Error::PayloadTooLarge {
+            bytes: payload.len(),
+            limit,
+        });
+    }
+    if payload.is_empty() {
+        return Ok(b"{}".to_vec());
+    }
+    match serde_json::from_slice::<serde::de::IgnoredAny>(&payload) {
+        Ok(_) => Ok(payload),
+        Err(error) => Err(Error::PayloadNotJson {
+            reason: error.to_string(),
+        }),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(Error::Closed))
 }

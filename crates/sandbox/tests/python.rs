@@ -143,15 +143,48 @@ async fn an_event_is_answered_and_the_environment_stays_warm() {
 async fn failures_have_the_shape_of_aws() {
     let source = "def handler(event, context):\n    return event['a']\n";
     for (source, handler, kind, message) in [
-        (source, "app", "Runtime.MalformedHandlerName", "Bad handler 'app': write file.function"),
-        (source, "none.handler", "Runtime.ImportModuleError", "Unable to import module 'none': No module named 'none'"),
-        (source, "app.other", "Runtime.HandlerNotFound", "Handler 'other' missing on module 'app'"),
-        ("def handler(:\n", "app.handler", "Runtime.UserCodeSyntaxError", "Syntax error in module 'app': invalid syntax (app.py, line 1)"),
-        ("1 / 0\n", "app.handler", "ZeroDivisionError", "division by zero"),
-        ("import sys\nsys.exit(3)\n", "app.handler", "Runtime.ExitError", "RequestId: init Error: Runtime exited with error: exit status 3"),
+        (
+            source,
+            "app",
+            "Runtime.MalformedHandlerName",
+            "Bad handler 'app': write file.function",
+        ),
+        (
+            source,
+            "none.handler",
+            "Runtime.ImportModuleError",
+            "Unable to import module 'none': No module named 'none'",
+        ),
+        (
+            source,
+            "app.other",
+            "Runtime.HandlerNotFound",
+            "Handler 'other' missing on module 'app'",
+        ),
+        (
+            "def handler(:\n",
+            "app.handler",
+            "Runtime.UserCodeSyntaxError",
+            "Syntax error in module 'app': invalid syntax (app.py, line 1)",
+        ),
+        (
+            "1 / 0\n",
+            "app.handler",
+            "ZeroDivisionError",
+            "division by zero",
+        ),
+        (
+            "import sys\nsys.exit(3)\n",
+            "app.handler",
+            "Runtime.ExitError",
+            "RequestId: init Error: Runtime exited with error: exit status 3",
+        ),
     ] {
         let failed = failed_start(source, handler).await;
-        assert_eq!(error(&failed.outcome), (kind.to_owned(), message.to_owned()));
+        assert_eq!(
+            error(&failed.outcome),
+            (kind.to_owned(), message.to_owned())
+        );
     }
     let mut environment = start(
         "import os, signal\n\
@@ -167,13 +200,28 @@ async fn failures_have_the_shape_of_aws() {
     .await;
     for (event, kind, message) in [
         ("raise", "ValueError", "no good"),
-        ("set", "Runtime.MarshalError", "Unable to marshal response: Object of type set is not JSON serializable"),
-        ("nan", "Runtime.MarshalError", "Unable to marshal response: Out of range float values are not JSON compliant"),
-        ("large", "Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed payload size (6291556 bytes)."),
+        (
+            "set",
+            "Runtime.MarshalError",
+            "Unable to marshal response: Object of type set is not JSON serializable",
+        ),
+        (
+            "nan",
+            "Runtime.MarshalError",
+            "Unable to marshal response: Out of range float values are not JSON compliant",
+        ),
+        (
+            "large",
+            "Function.ResponseSizeTooLarge",
+            "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+        ),
     ] {
         let event = serde_json::to_vec(event).unwrap();
         let execution = environment.invoke("id", &event, LONG).await;
-        assert_eq!(error(&execution.outcome), (kind.to_owned(), message.to_owned()));
+        assert_eq!(
+            error(&execution.outcome),
+            (kind.to_owned(), message.to_owned())
+        );
         assert!(execution.reusable);
     }
     let execution = environment.invoke("id", b"\"fine\"", LONG).await;
@@ -199,7 +247,10 @@ async fn an_exception_names_the_place() {
     };
     let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
     let stack = payload["stackTrace"][0].as_str().unwrap();
-    assert!(stack.contains("app.py") && stack.contains("line 2"), "{stack}");
+    assert!(
+        stack.contains("app.py") && stack.contains("line 2"),
+        "{stack}"
+    );
     assert!(texts(&execution.lines).contains(&"[ERROR] ValueError: no good"));
 }
 
@@ -304,7 +355,10 @@ async fn a_flood_of_output_is_cut_and_does_not_block() {
     let execution = environment.invoke("id", b"{}", LONG).await;
     assert_eq!(answer(&execution), "done");
     let last = &execution.lines.last().unwrap().line;
-    assert!(last.ends_with("bytes of output were dropped: one invocation may write 65536"), "{last}");
+    assert!(
+        last.ends_with("bytes of output were dropped: one invocation may write 65536"),
+        "{last}"
+    );
     let kept: usize = execution.lines.iter().map(|line| line.line.len()).sum();
     assert!(kept < 70 << 10, "{kept}");
 }

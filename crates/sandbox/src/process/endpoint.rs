@@ -232,7 +232,11 @@ async fn finish(
     {
         let mut state = shared.state();
         // The deadline may have passed while the body came in.
-        if state.event.as_ref().is_none_or(|event| event.request_id != id) {
+        if state
+            .event
+            .as_ref()
+            .is_none_or(|event| event.request_id != id)
+        {
             return refused(
                 StatusCode::FORBIDDEN,
                 "InvalidStateTransition",
@@ -268,10 +272,7 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, StatusCode> {
 }
 
 fn accepted() -> Response<Full<Bytes>> {
-    json(
-        StatusCode::ACCEPTED,
-        &serde_json::json!({ "status": "OK" }),
-    )
+    json(StatusCode::ACCEPTED, &serde_json::json!({ "status": "OK" }))
 }
 
 fn refused(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {

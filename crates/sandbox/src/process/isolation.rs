@@ -102,11 +102,7 @@ impl Isolation {
 
     /// Starts `command` shut in. Returns the child to wait for and the process id of the program itself,
     /// which has a parent of ours in between if it has its own PID namespace.
-    pub async fn spawn(
-        &self,
-        mut command: Command,
-        memory_mb: u32,
-    ) -> io::Result<(Child, i32)> {
+    pub async fn spawn(&self, mut command: Command, memory_mb: u32) -> io::Result<(Child, i32)> {
         let (pid_in, pid_out) = io::pipe()?;
         let shut_in = ShutIn {
             namespaces: self.namespaces,
@@ -117,9 +113,7 @@ impl Isolation {
             data_bytes: (u64::from(memory_mb) << 20) + DATA_BYTES_EXTRA,
             pid_out: OwnedFd::from(pid_out),
         };
-        command
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        command.stdin(Stdio::null()).kill_on_drop(true);
         #[allow(unsafe_code)]
         // SAFETY: between fork and exec of a threaded program only async-signal-safe calls are allowed.
         // `ShutIn::run` makes system calls only, on values prepared above, and allocates nothing. The standard
@@ -210,7 +204,13 @@ impl ShutIn {
             ForkResult::Child => {
                 die_with_parent()?;
                 let none: Option<&CStr> = None;
-                mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+                mount(
+                    none,
+                    c"/",
+                    none,
+                    MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                    none,
+                )?;
                 // Containers may refuse it; then the program sees no processes at all under its own ids.
                 let _ = mount(
                     Some(c"proc"),

@@ -356,7 +356,11 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     for entry in std::fs::read_dir(from).map_err(Error::io("read", from))? {
         let entry = entry.map_err(Error::io("read", from))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type().map_err(Error::io("read", &source))?.is_dir() {
+        if entry
+            .file_type()
+            .map_err(Error::io("read", &source))?
+            .is_dir()
+        {
             copy(&source, &target)?;
         } else {
             std::fs::copy(&source, &target).map_err(Error::io("copy", &source))?;
@@ -390,7 +394,10 @@ fn command(spec: &Spec, dir: &Path, endpoint: &Endpoint) -> Command {
         .env("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
         .env("AWS_LAMBDA_FUNCTION_NAME", &spec.function)
         .env("AWS_LAMBDA_FUNCTION_VERSION", &spec.qualifier)
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", spec.memory_mb.to_string())
+        .env(
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+            spec.memory_mb.to_string(),
+        )
         .env(
             "AWS_LAMBDA_LOG_GROUP_NAME",
             format!("/aws/lambda/{}", spec.function),

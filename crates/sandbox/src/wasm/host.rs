@@ -10,12 +10,12 @@ use wasmtime::{
     ResourceLimiter, StoreContextMut,
     component::{Linker, ResourceTable, types::ComponentFunc, types::Type},
 };
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream},
     random::Deterministic,
 };
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::{
     Error,
@@ -101,7 +101,9 @@ pub fn check_handle(function: &ComponentFunc) -> Result<(), Error> {
     let parameters: Vec<Type> = function.params().map(|(_, found)| found).collect();
     let results: Vec<Type> = function.results().collect();
     let fits = match (parameters.as_slice(), results.as_slice()) {
-        ([Type::String], [Type::Result(result)]) => is_string(result.ok()) && is_string(result.err()),
+        ([Type::String], [Type::Result(result)]) => {
+            is_string(result.ok()) && is_string(result.err())
+        }
         _ => false,
     };
     if fits {

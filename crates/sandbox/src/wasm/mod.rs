@@ -236,8 +236,8 @@ async fn run(
     store.epoch_deadline_async_yield_and_update(1);
     let call = async {
         let instance = handler.instantiate_async(&mut store).await?;
-        let handle =
-            instance.get_typed_func::<(String,), (Result<String, String>,)>(&mut store, "handle")?;
+        let handle = instance
+            .get_typed_func::<(String,), (Result<String, String>,)>(&mut store, "handle")?;
         handle.call_async(&mut store, (event,)).await
     };
     let called = tokio::time::timeout(limits.timeout, call).await;

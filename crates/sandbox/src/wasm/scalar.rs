@@ -179,10 +179,7 @@ impl Scalar {
     }
 
     fn store(&self) -> Store<Host> {
-        let mut store = Store::new(
-            self.instance.engine(),
-            Host::fixed(self.limits.memory_mb),
-        );
+        let mut store = Store::new(self.instance.engine(), Host::fixed(self.limits.memory_mb));
         store.limiter(|host| &mut host.memory);
         store
     }

@@ -1,0 +1,373 @@
+//! An event source mapping: batches of a stream's records invoke a function, exactly once as far as its output goes.
+//!
+//! The position is a cursor of the log. What the function returns for the output stream is appended in the same
+//! atomic append that moves the cursor: either both are kept or neither. A batch that keeps failing is cut in
+//! halves until the record that fails stands alone; it becomes a dead letter, and the cursor moves on.
+
+use std::{sync::Arc, time::Duration};
+
+use lambic_base::retry::Backoff;
+use lambic_model::{
+    Append, Cursor, Frontier, FunctionName, InvocationKind, Offset, OffsetRange, Outcome,
+    PartitionId, Producer, Stream, Write,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use crate::{
+    Inner, Trigger,
+    entry::{Call, Entry, kind_name},
+    recorder::append_patiently,
+    records::{self, DeadLetter, error_message},
+    registry::Mapping,
+};
+
+/// The task that serves one trigger, until the service or the trigger stops.
+pub struct Worker {
+    pub inner: Arc<Inner>,
+    pub function: FunctionName,
+    pub trigger: Trigger,
+    pub mapping: Mapping,
+    pub stream: Arc<Stream>,
+    /// Of this trigger alone: its function is removed or deployed again.
+    pub stop: watch::Receiver<bool>,
+}
+
+struct Stopped;
+
+enum Delivery {
+    /// The cursor stands at the range's end.
+    Done,
+    /// The cursor stands at this offset, the first that failed.
+    Until(Offset),
+    Failed {
+        error_type: String,
+        message: String,
+        request_id: String,
+        attempts: u32,
+    },
+}
+
+impl Worker {
+    pub async fn run(mut self) {
+        // The error says that it was asked to stop.
+        let _ = self.serve().await;
+    }
+
+    async fn serve(&mut self) -> Result<(), Stopped> {
+        let log = self.inner.options.log.clone();
+        let mut commits = log.commits();
+        let mut position = log
+            .cursor(&self.mapping.cursor)
+            .map(|cursor| cursor.frontier)
+            .unwrap_or_default();
+        let mut turn = 0;
+        let mut waiting_since: Option<tokio::time::Instant> = None;
+        loop {
+            commits.borrow_and_update();
+            let snapshot = log.snapshot();
+            let (head, start) = (
+                snapshot.head(self.stream.id),
+                snapshot.start(self.stream.id),
+            );
+            for range in start.ranges_since(&position.clone()) {
+                if head.offset(range.partition) > Offset::ZERO {
+                    warn!(function = %self.function, stream = %self.stream.name, partition = %range.partition,
+                        records = range.records(), "a trigger skips records that left the log before it read them");
+                }
+                position.set(range.partition, range.end);
+            }
+            let ready: Vec<OffsetRange> = head.ranges_since(&position).collect();
+            let records: u64 = ready.iter().map(OffsetRange::records).sum();
+            let batch_size = self.trigger.batch_size as u64;
+            let window = Duration::from_millis(self.trigger.window_ms);
+            if records == 0 {
+                waiting_since = None;
+                self.wait(commits.changed()).await?.map_err(|_| Stopped)?;
+                continue;
+            }
+            if records < batch_size && !window.is_zero() {
+                let since = *waiting_since.get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() < window {
+                    self.wait(async {
+                        tokio::select! {
+                            _ = commits.changed() => {}
+                            () = tokio::time::sleep_until(since + window) => {}
+                        }
+                    })
+                    .await?;
+                    continue;
+                }
+            }
+            waiting_since = None;
+            // In turns, so that a partition that is always full does not starve the others.
+            let next = ready[turn % ready.len()];
+            turn = turn.wrapping_add(1);
+            let range = OffsetRange {
+                end: next.end.min(next.first.plus(batch_size)),
+                ..next
+            };
+            self.process(&snapshot, range, &mut position).await?;
+        }
+    }
+
+    /// Brings the cursor to the end of `range`, whatever the function does.
+    async fn process(
+        &self,
+        snapshot: &lambic_log::Snapshot,
+        range: OffsetRange,
+        position: &mut Frontier,
+    ) -> Result<(), Stopped> {
+        let events = match snapshot
+            .read(self.stream.id, range)
+            .map_err(|error| error.to_string())
+            .and_then(|batches| records::to_events(&self.stream, range, &batches))
+        {
+            Ok(events) => events,
+            Err(reason) => {
+                error!(function = %self.function, stream = %self.stream.name, %reason,
+                    "a trigger cannot read its records; it tries again");
+                return self
+                    .wait(tokio::time::sleep(self.inner.options.retry_wait))
+                    .await;
+            }
+        };
+        let of = |part: OffsetRange| {
+            &events[part.first.since(range.first) as usize..part.end.since(range.first) as usize]
+        };
+        let mut work = vec![(range, true)];
+        while let Some((part, retry)) = work.pop() {
+            let entry = self.inner.entry(self.function.as_str()).ok_or(Stopped)?;
+            let attempts_max = if retry || part.records() == 1 {
+                1 + entry.info.retries
+            } else {
+                1
+            };
+            match self
+                .deliver(&entry, part, of(part), position, attempts_max)
+                .await?
+            {
+                Delivery::Done => {}
+                Delivery::Until(failed) => work.push((
+                    OffsetRange {
+                        first: failed,
+                        ..part
+                    },
+                    true,
+                )),
+                Delivery::Failed { .. } if part.records() > 1 => {
+                    let middle = part.first.plus(part.records() / 2);
+                    work.push((
+                        OffsetRange {
+                            first: middle,
+                            ..part
+                        },
+                        false,
+                    ));
+                    work.push((
+                        OffsetRange {
+                            end: middle,
+                            ..part
+                        },
+                        false,
+                    ));
+                }
+                Delivery::Failed {
+                    error_type,
+                    message,
+                    request_id,
+                    attempts,
+                } => {
+                    let letter = DeadLetter {
+                        at_us: self.inner.options.clock.now_us(),
+                        function: self.function.to_string(),
+                        request_id,
+                        kind: kind_name(InvocationKind::Stream),
+                        source: Some(format!(
+                            "{}:{}:{}",
+                            self.stream.name, part.partition, part.first
+                        )),
+                        error_type,
+                        error_message: message,
+                        attempts: attempts as i32,
+                        event: of(part)[0].to_string(),
+                    };
+                    let stream = self.inner.dead_letter_stream(self.function.as_str());
+                    let write = Write {
+                        stream: stream.id,
+                        partition: None,
+                        batch: records::dead_letters(&stream, &[letter]),
+                    };
+                    if let Err(reason) = self.commit(vec![write], part, part.end, position).await? {
+                        error!(function = %self.function, %reason, "a dead letter was refused; the trigger stops here");
+                        return Err(Stopped);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver(
+        &self,
+        entry: &Entry,
+        range: OffsetRange,
+        events: &[Value],
+        position: &mut Frontier,
+        attempts_max: u32,
+    ) -> Result<Delivery, Stopped> {
+        let payload = json!({ "Records": events }).to_string().into_bytes();
+        let mut waits = Backoff::new(
+            self.inner.options.retry_wait,
+            self.inner.options.retry_wait_max,
+            range.first.0,
+        );
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let request_id = uuid::Uuid::new_v4().to_string();
+            let call = Call {
+                request_id: &request_id,
+                kind: InvocationKind::Stream,
+                attempt: attempts,
+            };
+            let result = self
+                .wait(entry.run(call, &payload, &self.inner.recorder))
+                .await?;
+            let (error_type, message) = match result {
+                Ok(result) => match result.outcome {
+                    Outcome::Success(answer) => {
+                        match self.accept(entry, range, &answer, position).await? {
+                            Ok(delivery) => return Ok(delivery),
+                            Err(failure) => failure,
+                        }
+                    }
+                    Outcome::Failure {
+                        error_type,
+                        payload,
+                    } => (error_type, error_message(&payload)),
+                },
+                Err(error) => ("ServiceException".to_owned(), error.to_string()),
+            };
+            if attempts >= attempts_max {
+                return Ok(Delivery::Failed {
+                    error_type,
+                    message,
+                    request_id,
+                    attempts,
+                });
+            }
+            let wait = waits.next().unwrap_or(self.inner.options.retry_wait_max);
+            self.wait(tokio::time::sleep(wait)).await?;
+        }
+    }
+
+    /// Commits what the function answered; the inner error is the function's failure.
+    async fn accept(
+        &self,
+        entry: &Entry,
+        range: OffsetRange,
+        answer: &[u8],
+        position: &mut Frontier,
+    ) -> Result<Result<Delivery, (String, String)>, Stopped> {
+        let bad = |message: String| Ok(Err(("Lambic.BadOutput".to_owned(), message)));
+        let answer = match records::parse_answer(&self.stream, range, answer) {
+            Ok(answer) => answer,
+            Err(reason) => return bad(reason),
+        };
+        if answer.failed == Some(range.first.0) {
+            return Ok(Err((
+                "Lambic.BatchItemFailure".to_owned(),
+                format!(
+                    "the function reported the record at offset {} as failed",
+                    range.first
+                ),
+            )));
+        }
+        let mut writes = Vec::new();
+        if let Some(name) = &entry.info.output
+            && !answer.output.is_empty()
+        {
+            let Some(output) = (self.inner.options.lookup)(name.as_str()) else {
+                return bad(format!(
+                    "the output stream `{name}` does not exist any more"
+                ));
+            };
+            match records::from_objects(&output, &answer.output) {
+                Ok(batch) => writes.push(Write {
+                    stream: output.id,
+                    partition: None,
+                    batch,
+                }),
+                Err(reason) => return bad(reason),
+            }
+        }
+        let end = answer.failed.map_or(range.end, Offset);
+        match self.commit(writes, range, end, position).await? {
+            Ok(()) if end < range.end => Ok(Ok(Delivery::Until(end))),
+            Ok(()) => Ok(Ok(Delivery::Done)),
+            Err(reason) => bad(reason),
+        }
+    }
+
+    /// Appends and moves the cursor to `end` as one; the inner error says why the log refused it.
+    async fn commit(
+        &self,
+        writes: Vec<Write>,
+        range: OffsetRange,
+        end: Offset,
+        position: &mut Frontier,
+    ) -> Result<Result<(), String>, Stopped> {
+        let mut frontier = position.clone();
+        frontier.set(range.partition, end);
+        let append = Append {
+            writes,
+            // The position only grows, so it numbers the appends: a repeated one has no second effect.
+            producer: Some(Producer {
+                id: self.mapping.cursor.clone(),
+                sequence: frontier.records(),
+            }),
+            cursors: vec![Cursor {
+                name: self.mapping.cursor.clone(),
+                stream: self.stream.id,
+                frontier: frontier.clone(),
+            }],
+        };
+        let appended = self
+            .wait(append_patiently(
+                &self.inner.options.log,
+                &append,
+                usize::MAX,
+            ))
+            .await?;
+        Ok(match appended {
+            Ok(()) => {
+                *position = frontier;
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, Stopped> {
+        let (mut stop, mut stop_all) = (self.stop.clone(), self.inner.stop.subscribe());
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|&stopped| stopped) => Err(Stopped),
+            _ = stop_all.wait_for(|&stopped| stopped) => Err(Stopped),
+            done = what => Ok(done),
+        }
+    }
+}
+
+/// Where a new trigger starts.
+pub fn start_of(snapshot: &lambic_log::Snapshot, stream: &Stream, start: crate::Start) -> Frontier {
+    let mut frontier = match start {
+        crate::Start::Latest => snapshot.head(stream.id),
+        crate::Start::Earliest => snapshot.start(stream.id),
+    };
+    let last = PartitionId(stream.partitions.saturating_sub(1));
+    frontier.set(last, frontier.offset(last));
+    frontier
+}

@@ -1,0 +1,301 @@
+//! Events that nobody waits for: kept in `lambic_async`, run, retried, then done or a dead letter.
+//!
+//! The stream is the queue. An event is a row `queued`; its end is a row `done` or `dead`, appended together with
+//! the dead letter and the move of the cursor, which stands at the oldest event that has not ended. After a crash
+//! everything from there that has no end is run again: at least once, as in AWS.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use lambic_base::retry::Backoff;
+use lambic_model::{
+    Append, Cursor, Frontier, FunctionName, InvocationKind, Offset, OffsetRange, Outcome,
+    PartitionId, Producer, Write,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{error, warn};
+
+use crate::{
+    Error, Inner,
+    entry::{Call, kind_name},
+    recorder::append_patiently,
+    records::{self, DeadLetter, QueueRow, error_message},
+};
+
+pub const CURSOR: &str = "functions/async";
+/// Events in memory; more wait in the stream.
+const PENDING_MAX: usize = 1_000;
+const PARTITION: PartitionId = PartitionId(0);
+
+/// Appends the event durably; returns when it is on disk.
+pub async fn enqueue(
+    inner: &Inner,
+    name: &FunctionName,
+    payload: Vec<u8>,
+) -> Result<String, Error> {
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let row = QueueRow {
+        at_us: inner.options.clock.now_us(),
+        request_id: request_id.clone(),
+        function: name.to_string(),
+        state: "queued".to_owned(),
+        event: Some(String::from_utf8_lossy(&payload).into_owned()),
+    };
+    let queue = &inner.options.streams.queue;
+    let append = Append {
+        writes: vec![Write {
+            stream: queue.id,
+            partition: Some(PARTITION),
+            batch: records::queue(queue, &[row]),
+        }],
+        producer: None,
+        cursors: Vec::new(),
+    };
+    inner.options.log.append(append).await?;
+    Ok(request_id)
+}
+
+struct Ended {
+    offset: u64,
+    row: QueueRow,
+    dead_letter: Option<DeadLetter>,
+}
+
+/// Runs until the service stops.
+pub async fn run(inner: Arc<Inner>) {
+    let queue = inner.options.streams.queue.clone();
+    let log = inner.options.log.clone();
+    let mut stop = inner.stop.subscribe();
+    let mut commits = log.commits();
+    let start = log.snapshot().start(queue.id).offset(PARTITION);
+    let mut position = log
+        .cursor(CURSOR)
+        .filter(|cursor| cursor.stream == queue.id)
+        .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
+        .max(start);
+    let mut known_ended = match ended_since(&inner, position) {
+        Ok(ended) => ended,
+        Err(error) => {
+            error!(%error, "queued events cannot be read; they will be after a restart");
+            return;
+        }
+    };
+    let producer = format!("functions/async/{}", uuid::Uuid::now_v7());
+    let mut sequence = 0;
+    let mut pending = BTreeMap::new();
+    let turns = Arc::new(Semaphore::new(inner.options.async_max.max(1)));
+    let (ends, mut ended) = mpsc::channel::<Ended>(PENDING_MAX);
+    loop {
+        if *stop.borrow_and_update() {
+            return;
+        }
+        commits.borrow_and_update();
+        let snapshot = log.snapshot();
+        let head = snapshot.head(queue.id).offset(PARTITION);
+        while position < head && pending.len() < PENDING_MAX {
+            let room = (PENDING_MAX - pending.len()) as u64;
+            let end = position.plus(room).min(head);
+            let range = OffsetRange {
+                partition: PARTITION,
+                first: position,
+                end,
+            };
+            let batches = match snapshot.read(queue.id, range) {
+                Ok(batches) => batches,
+                Err(error) => {
+                    error!(%error, "queued events cannot be read; they will be after a restart");
+                    return;
+                }
+            };
+            let mut offset = position.0;
+            for row in batches.iter().flat_map(records::queue_rows) {
+                if row.state == "queued" && !known_ended.remove(&row.request_id) {
+                    pending.insert(offset, row.request_id.clone());
+                    tokio::spawn(work(
+                        inner.clone(),
+                        offset,
+                        row,
+                        turns.clone(),
+                        ends.clone(),
+                    ));
+                }
+                offset += 1;
+            }
+            position = end;
+        }
+        let mut batch = Vec::new();
+        tokio::select! {
+            _ = stop.changed() => return,
+            changed = commits.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+            _ = ended.recv_many(&mut batch, 256) => {}
+        }
+        for end in &batch {
+            pending.remove(&end.offset);
+        }
+        let cursor = pending
+            .first_key_value()
+            .map_or(position, |(&offset, _)| Offset(offset));
+        sequence += 1;
+        let append = end_append(
+            &inner,
+            batch,
+            cursor,
+            Producer {
+                id: producer.clone(),
+                sequence,
+            },
+        );
+        if let Err(error) = append_patiently(&log, &append, usize::MAX).await {
+            error!(%error, "the end of queued events was refused; they will run again after a restart");
+        }
+    }
+}
+
+/// Ids of events that ended at or after `position`.
+fn ended_since(inner: &Inner, position: Offset) -> Result<HashSet<String>, lambic_log::Error> {
+    let queue = &inner.options.streams.queue;
+    let snapshot = inner.options.log.snapshot();
+    let range = OffsetRange {
+        partition: PARTITION,
+        first: position,
+        end: snapshot.head(queue.id).offset(PARTITION),
+    };
+    let mut ended = HashSet::new();
+    for batches in snapshot.read_chunks(queue.id, range, 8 << 20) {
+        ended.extend(
+            batches?
+                .iter()
+                .flat_map(records::queue_rows)
+                .filter(|row| row.state != "queued")
+                .map(|row| row.request_id),
+        );
+    }
+    Ok(ended)
+}
+
+fn end_append(inner: &Inner, ended: Vec<Ended>, cursor: Offset, producer: Producer) -> Append {
+    let queue = &inner.options.streams.queue;
+    let mut rows = Vec::new();
+    let mut letters: BTreeMap<_, (_, Vec<DeadLetter>)> = BTreeMap::new();
+    for end in ended {
+        if let Some(letter) = end.dead_letter {
+            let stream = inner.dead_letter_stream(&letter.function);
+            letters
+                .entry(stream.id)
+                .or_insert_with(|| (stream, Vec::new()))
+                .1
+                .push(letter);
+        }
+        rows.push(end.row);
+    }
+    let mut writes = vec![Write {
+        stream: queue.id,
+        partition: Some(PARTITION),
+        batch: records::queue(queue, &rows),
+    }];
+    writes.extend(letters.into_values().map(|(stream, letters)| Write {
+        stream: stream.id,
+        partition: None,
+        batch: records::dead_letters(&stream, &letters),
+    }));
+    Append {
+        writes,
+        producer: Some(producer),
+        cursors: vec![Cursor {
+            name: CURSOR.to_owned(),
+            stream: queue.id,
+            frontier: Frontier(vec![cursor]),
+        }],
+    }
+}
+
+/// One event until its end.
+async fn work(
+    inner: Arc<Inner>,
+    offset: u64,
+    row: QueueRow,
+    turns: Arc<Semaphore>,
+    ends: mpsc::Sender<Ended>,
+) {
+    let Ok(_turn) = turns.acquire().await else {
+        return;
+    };
+    let mut stop = inner.stop.subscribe();
+    let event = row.event.clone().unwrap_or_default();
+    let mut waits = Backoff::new(
+        inner.options.retry_wait,
+        inner.options.retry_wait_max,
+        offset,
+    );
+    let mut attempt = 0;
+    let failure = loop {
+        attempt += 1;
+        let Some(entry) = inner.entry(&row.function) else {
+            break Some((
+                "ResourceNotFoundException".to_owned(),
+                format!("there is no function `{}` any more", row.function),
+            ));
+        };
+        let call = Call {
+            request_id: &row.request_id,
+            kind: InvocationKind::Async,
+            attempt,
+        };
+        let result = tokio::select! {
+            result = entry.run(call, event.as_bytes(), &inner.recorder) => result,
+            _ = stop.wait_for(|&stopped| stopped) => return,
+        };
+        let failure = match result {
+            Ok(result) => match result.outcome {
+                Outcome::Success(_) => break None,
+                Outcome::Failure {
+                    error_type,
+                    payload,
+                } => (error_type, error_message(&payload)),
+            },
+            Err(error) => {
+                warn!(function = %row.function, %error, "a queued event could not be run");
+                ("ServiceException".to_owned(), error.to_string())
+            }
+        };
+        if attempt > entry.info.retries {
+            break Some(failure);
+        }
+        let wait = waits.next().unwrap_or(inner.options.retry_wait_max);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stop.wait_for(|&stopped| stopped) => return,
+        }
+    };
+    let at_us = inner.options.clock.now_us();
+    let state = if failure.is_some() { "dead" } else { "done" };
+    let ended = Ended {
+        offset,
+        dead_letter: failure.map(|(error_type, error_message)| DeadLetter {
+            at_us,
+            function: row.function.clone(),
+            request_id: row.request_id.clone(),
+            kind: kind_name(InvocationKind::Async),
+            source: None,
+            error_type,
+            error_message,
+            attempts: attempt as i32,
+            event,
+        }),
+        row: QueueRow {
+            at_us,
+            state: state.to_owned(),
+            event: None,
+            ..row
+        },
+    };
+    // Fails only when the service has stopped: the event runs again.
+    let _ = ends.send(ended).await;
+}

@@ -1,0 +1,164 @@
+//! Writes what functions did into `lambic_invocations` and `lambic_logs`, many at once, beside the invocations.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use lambic_base::retry::Backoff;
+use lambic_log::Log;
+use lambic_model::{Append, Producer, Write};
+use lambic_sandbox::{LogLine, LogSource};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+use crate::{
+    SystemStreams,
+    records::{self, InvocationRow, LogRow},
+};
+
+const WAITING_MAX: usize = 1_024;
+const AT_ONCE_MAX: usize = 256;
+/// Log lines in memory; beyond it, an invocation's lines are left out with a notice.
+const LINE_BYTES_MAX: usize = 32 << 20;
+const ATTEMPTS_MAX: usize = 20;
+
+enum Item {
+    Invocation(Box<InvocationRow>, Vec<LogLine>, usize),
+    Flush(oneshot::Sender<()>),
+}
+
+#[derive(Clone)]
+pub struct Recorder {
+    items: mpsc::Sender<Item>,
+    line_bytes: Arc<AtomicUsize>,
+}
+
+impl Recorder {
+    pub fn start(log: Log, streams: SystemStreams) -> Recorder {
+        let (items, queue) = mpsc::channel(WAITING_MAX);
+        let line_bytes = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(write(log, streams, queue, line_bytes.clone()));
+        Recorder { items, line_bytes }
+    }
+
+    pub async fn record(&self, row: InvocationRow, mut lines: Vec<LogLine>) {
+        let mut bytes: usize = lines.iter().map(|line| line.line.len() + 64).sum();
+        if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
+            lines = vec![LogLine::now(
+                LogSource::Platform,
+                format!(
+                    "{} lines were left out: the log is behind by {LINE_BYTES_MAX} bytes",
+                    lines.len()
+                ),
+            )];
+            bytes = 0;
+        }
+        self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Fails only after the runtime has begun to end.
+        let _ = self
+            .items
+            .send(Item::Invocation(Box::new(row), lines, bytes))
+            .await;
+    }
+
+    /// Waits until everything recorded before is in the log.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.items.send(Item::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+async fn write(
+    log: Log,
+    streams: SystemStreams,
+    mut queue: mpsc::Receiver<Item>,
+    line_bytes: Arc<AtomicUsize>,
+) {
+    let producer = format!("functions/recorder/{}", uuid::Uuid::now_v7());
+    let mut sequence = 0;
+    let mut items = Vec::new();
+    while queue.recv_many(&mut items, AT_ONCE_MAX).await > 0 {
+        let mut rows = Vec::new();
+        let mut lines = Vec::new();
+        let mut flushes = Vec::new();
+        let mut bytes_written = 0;
+        for item in items.drain(..) {
+            match item {
+                Item::Invocation(row, of_row, bytes) => {
+                    let (request_id, function): (Arc<str>, Arc<str>) =
+                        (row.request_id.as_str().into(), row.function.as_str().into());
+                    lines.extend(of_row.into_iter().map(|line| LogRow {
+                        request_id: request_id.clone(),
+                        function: function.clone(),
+                        line,
+                    }));
+                    rows.push(*row);
+                    bytes_written += bytes;
+                }
+                Item::Flush(done) => flushes.push(done),
+            }
+        }
+        if !rows.is_empty() {
+            sequence += 1;
+            let mut writes = vec![Write {
+                stream: streams.invocations.id,
+                partition: None,
+                batch: records::invocations(&streams.invocations, &rows),
+            }];
+            if !lines.is_empty() {
+                writes.push(Write {
+                    stream: streams.logs.id,
+                    partition: None,
+                    batch: records::logs(&streams.logs, &lines),
+                });
+            }
+            let append = Append {
+                writes,
+                producer: Some(Producer {
+                    id: producer.clone(),
+                    sequence,
+                }),
+                cursors: Vec::new(),
+            };
+            if let Err(reason) = append_patiently(&log, &append, ATTEMPTS_MAX).await {
+                error!(%reason, invocations = rows.len(), "invocations were not recorded");
+            }
+        }
+        line_bytes.fetch_sub(bytes_written, Ordering::Relaxed);
+        for done in flushes {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Repeats an append that has a producer until it is known to be kept or refused.
+pub async fn append_patiently(
+    log: &Log,
+    append: &Append,
+    attempts_max: usize,
+) -> Result<(), lambic_log::Error> {
+    let mut waits = Backoff::new(Duration::from_millis(20), Duration::from_secs(2), 1);
+    let mut attempts = 0;
+    loop {
+        let error = match log.append(append.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        attempts += 1;
+        let is_refused = matches!(
+            error,
+            lambic_log::Error::Refused(_) | lambic_log::Error::UnknownStream { .. }
+        );
+        if is_refused || attempts >= attempts_max {
+            return Err(error);
+        }
+        warn!(%error, "an append of functions is repeated");
+        tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+    }
+}

@@ -1,0 +1,400 @@
+//! Between records (Arrow) and events (JSON), and the rows of the system streams.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{
+        ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray,
+        TimestampMicrosecondArray,
+    },
+    datatypes::{Int64Type, TimestampMicrosecondType},
+    json::{ReaderBuilder, WriterBuilder, writer::JsonArray},
+    record_batch::RecordBatch,
+};
+use lambic_model::{OffsetRange, Stream, SystemColumn};
+use lambic_sandbox::LogLine;
+use serde_json::{Map, Value, json};
+
+/// One element of an event's `Records` for each record, in order. `batches` have the system columns.
+pub fn to_events(
+    stream: &Stream,
+    range: OffsetRange,
+    batches: &[RecordBatch],
+) -> Result<Vec<Value>, String> {
+    let columns = stream.schema.fields().len();
+    let mut events = Vec::with_capacity(range.records() as usize);
+    for batch in batches {
+        let user = batch
+            .project(&(0..columns).collect::<Vec<_>>())
+            .map_err(|error| error.to_string())?;
+        let mut writer = WriterBuilder::new()
+            .with_explicit_nulls(true)
+            .build::<_, JsonArray>(Vec::new());
+        writer.write(&user).map_err(|error| error.to_string())?;
+        writer.finish().map_err(|error| error.to_string())?;
+        let rows: Vec<Map<String, Value>> =
+            serde_json::from_slice(&writer.into_inner()).map_err(|error| error.to_string())?;
+        let offsets = batch
+            .column_by_name(SystemColumn::Offset.name())
+            .ok_or("records without offsets")?
+            .as_primitive::<Int64Type>();
+        let appended = batch
+            .column_by_name(SystemColumn::AppendedAt.name())
+            .ok_or("records without the time of their append")?
+            .as_primitive::<TimestampMicrosecondType>();
+        for (row, data) in rows.into_iter().enumerate() {
+            let offset = offsets.value(row);
+            events.push(json!({
+                "eventSource": "lambic:stream",
+                "eventID": item_identifier(stream, range, offset as u64),
+                "stream": stream.name.as_str(),
+                "partition": range.partition.0,
+                "offset": offset,
+                "approximateArrivalTimestamp": appended.value(row) as f64 / 1e6,
+                "data": data,
+            }));
+        }
+    }
+    Ok(events)
+}
+
+fn item_identifier(stream: &Stream, range: OffsetRange, offset: u64) -> String {
+    format!("{}-{}-{offset}", stream.name, range.partition)
+}
+
+/// What a function made of a batch of records.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    pub output: Vec<Value>,
+    /// The first offset of the batch that failed.
+    pub failed: Option<u64>,
+}
+
+/// Understands `null`, a list of objects, `{"records": […]}` and `{"batchItemFailures": [{"itemIdentifier": …}]}`.
+pub fn parse_answer(stream: &Stream, range: OffsetRange, answer: &[u8]) -> Result<Answer, String> {
+    let answer: Value = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let (output, failures) = match answer {
+        Value::Array(records) => (records, Vec::new()),
+        Value::Object(mut object) => {
+            let mut list = |key: &str| match object.remove(key) {
+                None | Some(Value::Null) => Ok(Vec::new()),
+                Some(Value::Array(list)) => Ok(list),
+                Some(_) => Err(format!("`{key}` of the answer is not a list")),
+            };
+            (list("records")?, list("batchItemFailures")?)
+        }
+        // AWS ignores what a handler of a stream returns beside failures; a status text is common.
+        _ => (Vec::new(), Vec::new()),
+    };
+    if let Some(other) = output.iter().find(|record| !record.is_object()) {
+        return Err(format!(
+            "the answer must be a list of objects, one for each output record; it has {other}"
+        ));
+    }
+    let mut failed = None;
+    for failure in failures {
+        let identifier = match &failure["itemIdentifier"] {
+            Value::String(identifier) => identifier.clone(),
+            Value::Number(offset) => offset.to_string(),
+            _ => return Err("a batch item failure has no `itemIdentifier`".to_owned()),
+        };
+        let offset = (range.first.0..range.end.0)
+            .find(|&offset| {
+                identifier == offset.to_string()
+                    || identifier == item_identifier(stream, range, offset)
+            })
+            .ok_or_else(|| format!("`{identifier}` is not an item of the batch"))?;
+        failed = Some(failed.map_or(offset, |earlier: u64| earlier.min(offset)));
+    }
+    Ok(Answer { output, failed })
+}
+
+/// Objects as records of `stream`; the error says which object does not fit and why.
+pub fn from_objects(stream: &Stream, objects: &[Value]) -> Result<RecordBatch, String> {
+    let decode = |objects: &[Value]| {
+        let mut decoder = ReaderBuilder::new(stream.schema.clone())
+            .with_strict_mode(true)
+            .with_batch_size(objects.len().max(1))
+            .build_decoder()?;
+        decoder.serialize(objects)?;
+        decoder.flush()
+    };
+    match decode(objects) {
+        Ok(batch) => Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(stream.schema.clone()))),
+        Err(error) => {
+            // The decoder does not tell which: look for the first that fails alone.
+            let (index, reason) = objects
+                .iter()
+                .enumerate()
+                .find_map(|(index, object)| {
+                    let error = decode(std::slice::from_ref(object)).err()?;
+                    Some((index, error.to_string()))
+                })
+                .unwrap_or((0, error.to_string()));
+            Err(format!(
+                "output record {index} does not fit stream `{}`: {reason}",
+                stream.name
+            ))
+        }
+    }
+}
+
+/// One row of `lambic_invocations`.
+#[derive(Debug, Clone)]
+pub struct InvocationRow {
+    pub at_us: i64,
+    pub request_id: String,
+    pub function: String,
+    pub digest: String,
+    pub kind: &'static str,
+    /// `None` if it succeeded.
+    pub error: Option<(String, String)>,
+    pub duration_ms: f64,
+    pub billed_ms: i64,
+    pub init_ms: Option<f64>,
+    pub memory_mb: i64,
+    pub cold: bool,
+    pub attempt: i32,
+}
+
+pub fn invocations(stream: &Stream, rows: &[InvocationRow]) -> RecordBatch {
+    let error = |row: &InvocationRow, message: bool| {
+        let (kind, text) = row.error.clone()?;
+        Some(if message { text } else { kind })
+    };
+    batch(
+        stream,
+        vec![
+            times(rows.iter().map(|row| row.at_us)),
+            texts(rows.iter().map(|row| Some(row.request_id.as_str()))),
+            texts(rows.iter().map(|row| Some(row.function.as_str()))),
+            texts(rows.iter().map(|row| Some(row.digest.as_str()))),
+            texts(rows.iter().map(|row| Some(row.kind))),
+            texts(rows.iter().map(|row| {
+                Some(if row.error.is_some() {
+                    "failure"
+                } else {
+                    "success"
+                })
+            })),
+            texts(rows.iter().map(|row| error(row, false))),
+            texts(rows.iter().map(|row| error(row, true))),
+            Arc::new(Float64Array::from_iter_values(
+                rows.iter().map(|row| row.duration_ms),
+            )),
+            Arc::new(Int64Array::from_iter_values(
+                rows.iter().map(|row| row.billed_ms),
+            )),
+            Arc::new(Float64Array::from_iter(rows.iter().map(|row| row.init_ms))),
+            Arc::new(Int64Array::from_iter_values(
+                rows.iter().map(|row| row.memory_mb),
+            )),
+            Arc::new(BooleanArray::from_iter(
+                rows.iter().map(|row| Some(row.cold)),
+            )),
+            Arc::new(Int32Array::from_iter_values(
+                rows.iter().map(|row| row.attempt),
+            )),
+        ],
+    )
+}
+
+/// A line of `lambic_logs` with the invocation that it belongs to.
+#[derive(Debug, Clone)]
+pub struct LogRow {
+    pub request_id: Arc<str>,
+    pub function: Arc<str>,
+    pub line: LogLine,
+}
+
+pub fn logs(stream: &Stream, rows: &[LogRow]) -> RecordBatch {
+    batch(
+        stream,
+        vec![
+            times(rows.iter().map(|row| row.line.at_us)),
+            texts(rows.iter().map(|row| Some(&*row.request_id))),
+            texts(rows.iter().map(|row| Some(&*row.function))),
+            texts(rows.iter().map(|row| Some(row.line.source.as_str()))),
+            texts(rows.iter().map(|row| Some(row.line.line.as_str()))),
+        ],
+    )
+}
+
+/// One row of `lambic_dead_letters`.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    pub at_us: i64,
+    pub function: String,
+    pub request_id: String,
+    pub kind: &'static str,
+    /// For a record: `stream:partition:offset`.
+    pub source: Option<String>,
+    pub error_type: String,
+    pub error_message: String,
+    pub attempts: i32,
+    pub event: String,
+}
+
+pub fn dead_letters(stream: &Stream, rows: &[DeadLetter]) -> RecordBatch {
+    batch(
+        stream,
+        vec![
+            times(rows.iter().map(|row| row.at_us)),
+            texts(rows.iter().map(|row| Some(row.function.as_str()))),
+            texts(rows.iter().map(|row| Some(row.request_id.as_str()))),
+            texts(rows.iter().map(|row| Some(row.kind))),
+            texts(rows.iter().map(|row| row.source.as_deref())),
+            texts(rows.iter().map(|row| Some(row.error_type.as_str()))),
+            texts(rows.iter().map(|row| Some(row.error_message.as_str()))),
+            Arc::new(Int32Array::from_iter_values(
+                rows.iter().map(|row| row.attempts),
+            )),
+            texts(rows.iter().map(|row| Some(row.event.as_str()))),
+        ],
+    )
+}
+
+/// One row of `lambic_async`: an event is `queued` once and `done` or `dead` once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueRow {
+    pub at_us: i64,
+    pub request_id: String,
+    pub function: String,
+    pub state: String,
+    pub event: Option<String>,
+}
+
+pub fn queue(stream: &Stream, rows: &[QueueRow]) -> RecordBatch {
+    batch(
+        stream,
+        vec![
+            times(rows.iter().map(|row| row.at_us)),
+            texts(rows.iter().map(|row| Some(row.request_id.as_str()))),
+            texts(rows.iter().map(|row| Some(row.function.as_str()))),
+            texts(rows.iter().map(|row| Some(row.state.as_str()))),
+            texts(rows.iter().map(|row| row.event.as_deref())),
+        ],
+    )
+}
+
+pub fn queue_rows(batch: &RecordBatch) -> Vec<QueueRow> {
+    use arrow::array::Array;
+    let at = batch.column(0).as_primitive::<TimestampMicrosecondType>();
+    let text = |column: usize, row: usize| {
+        let column = batch.column(column).as_string::<i32>();
+        (!column.is_null(row)).then(|| column.value(row).to_owned())
+    };
+    (0..batch.num_rows())
+        .map(|row| QueueRow {
+            at_us: at.value(row),
+            request_id: text(1, row).unwrap_or_default(),
+            function: text(2, row).unwrap_or_default(),
+            state: text(3, row).unwrap_or_default(),
+            event: text(4, row),
+        })
+        .collect()
+}
+
+fn batch(stream: &Stream, columns: Vec<ArrayRef>) -> RecordBatch {
+    RecordBatch::try_new(stream.schema.clone(), columns)
+        .expect("the rows are built for the system stream's schema")
+}
+
+fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
+fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values))
+}
+
+/// `errorMessage` of an error object.
+pub fn error_message(payload: &[u8]) -> String {
+    serde_json::from_slice::<Value>(payload)
+        .ok()
+        .and_then(|error| error.get("errorMessage")?.as_str().map(str::to_owned))
+        .unwrap_or_else(|| String::from_utf8_lossy(payload).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+    use lambic_model::{Offset, PartitionId, StreamId, StreamName};
+
+    use super::*;
+
+    fn stream() -> Stream {
+        Stream {
+            id: StreamId(1),
+            name: StreamName::new("s").unwrap(),
+            schema: Arc::new(Schema::new(vec![
+                Field::new("a", DataType::Int64, false),
+                Field::new("b", DataType::Utf8, true),
+            ])),
+            partitions: 1,
+            event_time: None,
+            record_id: None,
+            partition_by: None,
+        }
+    }
+
+    const RANGE: OffsetRange = OffsetRange {
+        partition: PartitionId(0),
+        first: Offset(5),
+        end: Offset(8),
+    };
+
+    #[test]
+    fn answers_are_understood() {
+        for (answer, expected) in [
+            ("null", Ok((0, None))),
+            ("\"ok\"", Ok((0, None))),
+            ("{}", Ok((0, None))),
+            (r#"[{"a":1}]"#, Ok((1, None))),
+            (r#"{"records":[{"a":1},{"a":2}]}"#, Ok((2, None))),
+            (r#"{"batchItemFailures":[]}"#, Ok((0, None))),
+            (
+                r#"{"batchItemFailures":[{"itemIdentifier":"s-0-7"},{"itemIdentifier":6}]}"#,
+                Ok((0, Some(6))),
+            ),
+            (
+                r#"{"batchItemFailures":[{"itemIdentifier":"8"}]}"#,
+                Err("`8` is not an item of the batch"),
+            ),
+            (
+                r#"{"batchItemFailures":[{}]}"#,
+                Err("a batch item failure has no `itemIdentifier`"),
+            ),
+            (
+                r#"{"records":1}"#,
+                Err("`records` of the answer is not a list"),
+            ),
+            (
+                "[1]",
+                Err("the answer must be a list of objects, one for each output record; it has 1"),
+            ),
+        ] {
+            let found = parse_answer(&stream(), RANGE, answer.as_bytes())
+                .map(|answer| (answer.output.len(), answer.failed));
+            assert_eq!(found, expected.map_err(str::to_owned), "{answer}");
+        }
+    }
+
+    #[test]
+    fn objects_that_do_not_fit_are_named() {
+        let fits = [json!({"a": 1, "b": "x"}), json!({"a": 2})];
+        assert_eq!(from_objects(&stream(), &fits).unwrap().num_rows(), 2);
+        for (object, reason) in [
+            (json!({"a": 1, "c": 2}), "column 'c'"),
+            (json!({"b": "x"}), "a"),
+            (json!({"a": "x"}), "x"),
+        ] {
+            let error = from_objects(&stream(), &[fits[0].clone(), object]).unwrap_err();
+            assert!(
+                error.starts_with("output record 1 does not fit stream `s`: ")
+                    && error.contains(reason),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Deploying and invoking: what callers get, and what the system streams keep of it.
+
+mod common;
+
+use common::{BOUND, ECHO, House, folder};
+use lambic_functions::{Code, Deployment, Error, Runtime, Trigger};
+use lambic_model::{FunctionName, StreamName};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invocation_is_answered_and_recorded() {
+    let house = House::open().await;
+    house
+        .deploy_python(
+            "double",
+            "def handler(event, context):\n    print('got', event)\n    return event * 2\n",
+        )
+        .await;
+    let result = house.invoke("double", "21").await;
+    assert!(result.is_success());
+    assert_eq!(result.payload(), b"42");
+    assert!(!result.cold, "the trial at deployment left it warm");
+    let lines: Vec<&str> = result.log_tail.lines().collect();
+    let id = &result.request_id;
+    assert_eq!(lines[0], format!("START RequestId: {id} Version: 1"));
+    assert_eq!(lines[1], "got 21");
+    assert_eq!(lines[2], format!("END RequestId: {id}"));
+    assert!(lines[3].starts_with(&format!("REPORT RequestId: {id}\tDuration: ")));
+
+    house.functions.flush().await;
+    let rows = house.rows("lambic_invocations");
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["request_id"], id.as_str());
+    assert_eq!(rows[0]["outcome"], "success");
+    assert_eq!(rows[0]["kind"], "sync");
+    assert_eq!(rows[0]["error_type"], json!(null));
+    assert_eq!(rows[0]["digest"], result.digest.as_str());
+    let logs = house.rows("lambic_logs");
+    let kept: Vec<_> = logs
+        .iter()
+        .map(|row| (&row["stream"], &row["line"]))
+        .collect();
+    assert_eq!(kept[0].0, "platform");
+    assert_eq!(kept[1], (&json!("stdout"), &json!("got 21")));
+    assert_eq!(logs.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_an_outcome_and_the_next_event_is_fine() {
+    let house = House::open().await;
+    let mut deployment = house
+        .python(
+            "sleepy",
+            "import time\ndef handler(event, context):\n    time.sleep(event['s'])\n    return 'awake'\n",
+        )
+        .await;
+    deployment.timeout = std::time::Duration::from_secs(1);
+    house.functions.deploy(deployment).await.unwrap();
+    let result = house.invoke("sleepy", r#"{"s": 1000}"#).await;
+    let error: serde_json::Value = serde_json::from_slice(result.payload()).unwrap();
+    let message = format!(
+        "RequestId: {} Error: Task timed out after 1.00 seconds",
+        result.request_id
+    );
+    assert_eq!(
+        error,
+        json!({"errorType": "Sandbox.Timedout", "errorMessage": message})
+    );
+    let result = house.invoke("sleepy", r#"{"s": 0}"#).await;
+    assert_eq!(result.payload(), b"\"awake\"");
+    assert!(result.cold && result.init_ms.is_some());
+    let result = house.invoke("sleepy", "{}").await;
+    assert!(!result.is_success() && !result.cold);
+
+    house.functions.flush().await;
+    let kept: Vec<_> = house
+        .rows("lambic_invocations")
+        .iter()
+        .map(|row| (row["outcome"].clone(), row["error_type"].clone()))
+        .collect();
+    assert_eq!(
+        kept,
+        [
+            (json!("failure"), json!("Sandbox.Timedout")),
+            (json!("success"), json!(null)),
+            (json!("failure"), json!("KeyError"))
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_is_invoked() {
+    let house = House::open().await;
+    let code = folder(&[("echo.wasm", ECHO.as_bytes())]);
+    let name = FunctionName::new("echo").unwrap();
+    let mut deployment = Deployment::new(
+        name.clone(),
+        Runtime::Wasm,
+        Code::Folder(code.path().to_owned()),
+    );
+    deployment.timeout = BOUND;
+    let info = house.functions.deploy(deployment).await.unwrap();
+    assert!(info.invocable && info.scalars.is_empty());
+    assert_eq!(info.handler, "echo.wasm");
+    let result = house.invoke("echo", r#"{"a": [1]}"#).await;
+    assert_eq!(result.payload(), br#"{"a": [1]}"#, "{}", result.log_tail);
+
+    // It is there after a restart, from its compiled form.
+    let house = house.restart().await;
+    assert_eq!(house.functions.list(), [info]);
+    let result = house.invoke("echo", "7").await;
+    assert_eq!(result.payload(), b"7");
+    house.functions.remove(&name).await.unwrap();
+    assert!(matches!(
+        house.functions.invoke(&name, Vec::new()).await,
+        Err(Error::NotFound { .. })
+    ));
+    let house = house.restart().await;
+    assert!(house.functions.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_deployment_leaves_the_former_one_serving() {
+    let house = House::open().await;
+    house
+        .deploy_python("f", "def handler(event, context):\n    return 'former'\n")
+        .await;
+    let bytes = |source: &str| Code::Bytes(source.as_bytes().to_vec());
+    let fine = bytes("def handler(event, context): return 'new'\n");
+    let stream = |name: &str| StreamName::new(name).unwrap();
+    type Change = Box<dyn Fn(&mut Deployment)>;
+    let empty = tempfile::tempdir().unwrap();
+    let empty_path = empty.path().to_owned();
+    let cases: Vec<(Code, Change, &str)> = vec![
+        (
+            bytes("def handler(:\n"),
+            Box::new(|_| {}),
+            "its start failed with Runtime.UserCodeSyntaxError: Syntax error in module 'handler'",
+        ),
+        (
+            bytes("import nothing_such\n"),
+            Box::new(|_| {}),
+            "Runtime.ImportModuleError: Unable to import module 'handler': No module named 'nothing_such'",
+        ),
+        (
+            fine.clone(),
+            Box::new(|d| d.handler = Some("handler.other".to_owned())),
+            "Runtime.HandlerNotFound: Handler 'other' missing on module 'handler'",
+        ),
+        (
+            fine.clone(),
+            Box::new(|d| d.handler = Some("handler".to_owned())),
+            "`handler` is not a handler; write `file.function`",
+        ),
+        (
+            Code::Folder(empty_path.clone()),
+            Box::new(|_| {}),
+            "its handler `handler.handler` needs the file `handler.py`, which is not in the code",
+        ),
+        (
+            Code::Folder(empty_path),
+            Box::new(|d| d.runtime = Runtime::Wasm),
+            "has no `.wasm` file; build the component first",
+        ),
+        (
+            bytes("not wasm"),
+            Box::new(|d| d.runtime = Runtime::Wasm),
+            "the code is not a WebAssembly component",
+        ),
+        (
+            bytes("(component (import \"x\" (func)))"),
+            Box::new(|d| d.runtime = Runtime::Wasm),
+            "it imports `x`; a SQL function may import WASI only",
+        ),
+        (
+            bytes("(component)"),
+            Box::new(|d| d.runtime = Runtime::Wasm),
+            "it exports no function",
+        ),
+        (
+            fine.clone(),
+            Box::new(move |d| d.triggers = vec![Trigger::new(stream("none"))]),
+            "stream `none` does not exist",
+        ),
+        (
+            fine.clone(),
+            Box::new(move |d| d.triggers = vec![Trigger::new(stream("lambic_logs"))]),
+            "cannot be triggered by `lambic_logs`: its own invocations are recorded there",
+        ),
+        (
+            fine.clone(),
+            Box::new(move |d| {
+                d.triggers = vec![Trigger::new(stream("input"))];
+                d.output = Some(stream("input"));
+            }),
+            "that is its output too",
+        ),
+        (
+            fine.clone(),
+            Box::new(move |d| d.output = Some(stream("lambic_logs"))),
+            "`lambic_logs` is written by the system only",
+        ),
+        (
+            fine.clone(),
+            Box::new(move |d| d.dead_letter = Some(stream("output"))),
+            "does not have the columns of `lambic_dead_letters`",
+        ),
+        (
+            fine,
+            Box::new(|d| d.memory_mb = 0),
+            "its memory must be 1 to 10240 MB",
+        ),
+    ];
+    for (code, change, reason) in cases {
+        let mut deployment = house.python("f", "").await;
+        deployment.code = code;
+        change(&mut deployment);
+        let error = house.functions.deploy(deployment).await.unwrap_err();
+        assert!(error.to_string().contains(reason), "{error} / {reason}");
+    }
+    assert_eq!(house.invoke("f", "").await.payload(), b"\"former\"");
+    assert_eq!(house.functions.get("f").unwrap().deployment, 1);
+    house
+        .deploy_python("f", "def handler(event, context):\n    return 'latter'\n")
+        .await;
+    assert_eq!(house.invoke("f", "").await.payload(), b"\"latter\"");
+    let house = house.restart().await;
+    assert_eq!(house.invoke("f", "").await.payload(), b"\"latter\"");
+    assert_eq!(house.functions.get("f").unwrap().deployment, 2);
+    assert!(
+        "node"
+            .parse::<Runtime>()
+            .unwrap_err()
+            .to_string()
+            .contains("`node` is not a runtime")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_events_are_refused() {
+    let house = House::open().await;
+    house
+        .deploy_python("f", "def handler(event, context):\n    return event\n")
+        .await;
+    let name = FunctionName::new("f").unwrap();
+    let error = house
+        .functions
+        .invoke(&name, b"{".to_vec())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::PayloadNotJson { .. }));
+    let large = format!("\"{}\"", "x".repeat(6 << 20)).into_bytes();
+    let error = house.functions.invoke(&name, large).await.unwrap_err();
+    assert!(matches!(error, Error::PayloadTooLarge { .. }));
+    assert_eq!(house.invoke("f", "").await.payload(), b"{}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_share_the_environments() {
+    let house = House::open().await;
+    let mut deployment = house
+        .python(
+            "f",
+            "import os\ndef handler(event, context):\n    return os.environ['AWS_LAMBDA_LOG_STREAM_NAME']\n",
+        )
+        .await;
+    deployment.concurrency = Some(2);
+    house.functions.deploy(deployment).await.unwrap();
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let functions = house.functions.clone();
+        running.spawn(async move {
+            let name = FunctionName::new("f").unwrap();
+            let result = functions.invoke(&name, Vec::new()).await.unwrap();
+            String::from_utf8(result.payload().to_vec()).unwrap()
+        });
+    }
+    let environments: std::collections::BTreeSet<String> =
+        running.join_all().await.into_iter().collect();
+    assert!((1..=2).contains(&environments.len()), "{environments:?}");
+}

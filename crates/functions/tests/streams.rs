@@ -1,0 +1,240 @@
+//! Triggers and queued events: what is delivered, retried, kept and never dropped.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::House;
+use lambic_functions::{Deployment, Start, Trigger};
+use lambic_model::{FunctionName, StreamName};
+use serde_json::{Value, json};
+
+fn triggered(mut deployment: Deployment, batch_size: usize, start: Start) -> Deployment {
+    let stream = |name: &str| StreamName::new(name).unwrap();
+    deployment.triggers = vec![Trigger {
+        batch_size,
+        start,
+        ..Trigger::new(stream("input"))
+    }];
+    deployment.output = Some(stream("output"));
+    deployment
+}
+
+fn numbers(rows: &[Value]) -> Vec<i64> {
+    let mut numbers: Vec<i64> = rows.iter().map(|row| row["n"].as_i64().unwrap()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+const TEN_TIMES: &str = "\
+def handler(event, context):
+    return [{'n': r['data']['n'] * 10, 't': r['data']['t']} for r in event['Records']]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_go_through_the_function_into_the_output_once() {
+    let house = House::open().await;
+    house.append(&[1, 2, 3]).await;
+    let deployment = triggered(house.python("f", TEN_TIMES).await, 2, Start::Earliest);
+    house.functions.deploy(deployment.clone()).await.unwrap();
+    house.append(&[4]).await;
+    house.append(&[5, 6]).await;
+    house.wait_until_read().await;
+    let rows = house.rows("output");
+    assert_eq!(numbers(&rows), [10, 20, 30, 40, 50, 60]);
+    assert_eq!(rows[0]["t"], "t1");
+
+    // Neither a restart nor a new deployment delivers a record again.
+    let house = house.restart().await;
+    house.append(&[7]).await;
+    house.wait_until_read().await;
+    house.functions.deploy(deployment).await.unwrap();
+    house.append(&[8]).await;
+    house.wait_until_read().await;
+    assert_eq!(
+        numbers(&house.rows("output")),
+        [10, 20, 30, 40, 50, 60, 70, 80]
+    );
+    house.functions.flush().await;
+    assert!(
+        house
+            .rows("lambic_invocations")
+            .iter()
+            .all(|row| row["kind"] == "stream" && row["outcome"] == "success")
+    );
+    assert!(house.rows("lambic_dead_letters").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_trigger_starts_at_the_head() {
+    let house = House::open().await;
+    house.append(&[1, 2, 3]).await;
+    let deployment = triggered(house.python("f", TEN_TIMES).await, 100, Start::Latest);
+    house.functions.deploy(deployment).await.unwrap();
+    house.append(&[4]).await;
+    house.wait_until_read().await;
+    assert_eq!(numbers(&house.rows("output")), [40]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_keeps_failing_is_a_dead_letter_and_the_others_pass() {
+    let house = House::open().await;
+    let source = "\
+def handler(event, context):
+    for r in event['Records']:
+        if r['data']['n'] == 13:
+            raise ValueError('unlucky')
+    return {'records': [{'n': r['data']['n']} for r in event['Records']]}
+";
+    let mut deployment = triggered(house.python("f", source).await, 100, Start::Earliest);
+    deployment.retries = 1;
+    house.append(&(1..=30).collect::<Vec<_>>()).await;
+    house.functions.deploy(deployment).await.unwrap();
+    house.wait_until_read().await;
+    let expected: Vec<i64> = (1..=30).filter(|&n| n != 13).collect();
+    assert_eq!(numbers(&house.rows("output")), expected);
+    let letters = house.rows("lambic_dead_letters");
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["error_type"], "ValueError");
+    assert_eq!(letters[0]["error_message"], "unlucky");
+    assert_eq!(letters[0]["attempts"], 2);
+    assert_eq!(letters[0]["kind"], "stream");
+    let event: Value = serde_json::from_str(letters[0]["event"].as_str().unwrap()).unwrap();
+    assert_eq!(event["data"], json!({"n": 13, "t": "t13"}));
+    let source = format!("input:{}:{}", event["partition"], event["offset"]);
+    assert_eq!(letters[0]["source"], source.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partial_batch_response_moves_to_the_failure_and_no_further() {
+    let house = House::open().await;
+    // Fails each multiple of 3 at its first delivery, by a file that outlives the invocation.
+    let source = "\
+import os, tempfile
+def handler(event, context):
+    done = []
+    for r in event['Records']:
+        n = r['data']['n']
+        mark = os.path.join(tempfile.gettempdir(), str(n))
+        if n % 3 == 0 and not os.path.exists(mark):
+            open(mark, 'w').close()
+            return {'records': done, 'batchItemFailures': [{'itemIdentifier': r['eventID']}]}
+        done.append({'n': n})
+    return {'records': done, 'batchItemFailures': []}
+";
+    let deployment = triggered(house.python("f", source).await, 100, Start::Earliest);
+    house.append(&(1..=20).collect::<Vec<_>>()).await;
+    house.functions.deploy(deployment).await.unwrap();
+    house.wait_until_read().await;
+    let rows = house.rows("output");
+    let in_order: Vec<i64> = rows.iter().map(|row| row["n"].as_i64().unwrap()).collect();
+    assert_eq!(in_order, (1..=20).collect::<Vec<i64>>());
+    assert!(house.rows("lambic_dead_letters").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_does_not_fit_is_a_failure_that_says_why() {
+    let house = House::open().await;
+    let source = "def handler(event, context):\n    return [{'n': 1, 'colour': 'red'}]\n";
+    let mut deployment = triggered(house.python("f", source).await, 1, Start::Earliest);
+    deployment.retries = 0;
+    house.append(&[1]).await;
+    house.functions.deploy(deployment).await.unwrap();
+    house.wait_until_read().await;
+    let letters = house.rows("lambic_dead_letters");
+    assert_eq!(letters[0]["error_type"], "Lambic.BadOutput");
+    let message = letters[0]["error_message"].as_str().unwrap();
+    assert!(
+        message.starts_with("output record 0 does not fit stream `output`: ")
+            && message.contains("colour"),
+        "{message}"
+    );
+    assert!(house.rows("output").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_events_end_in_success_or_dead_letter() {
+    let house = House::open().await;
+    let source = "\
+def handler(event, context):
+    if event['n'] % 2:
+        raise ValueError('odd')
+";
+    house.deploy_python("f", source).await;
+    let name = FunctionName::new("f").unwrap();
+    let mut expected = BTreeMap::new();
+    for n in 0..10 {
+        let event = json!({ "n": n }).to_string().into_bytes();
+        let id = house.functions.invoke_async(&name, event).await.unwrap();
+        expected.insert(id, if n % 2 == 0 { "done" } else { "dead" });
+    }
+    let rows = house.wait_for_rows("lambic_async", 20).await;
+    let ended: BTreeMap<_, _> = rows
+        .iter()
+        .filter(|row| row["state"] != "queued")
+        .map(|row| {
+            (
+                row["request_id"].as_str().unwrap().to_owned(),
+                row["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(ended, expected);
+    let letters = house.rows("lambic_dead_letters");
+    assert_eq!(letters.len(), 5);
+    for letter in letters {
+        assert_eq!(letter["attempts"], 3);
+        assert_eq!(letter["error_type"], "ValueError");
+        assert_eq!(expected[letter["request_id"].as_str().unwrap()], "dead");
+    }
+    house.functions.flush().await;
+    let attempts = house.rows("lambic_invocations");
+    assert_eq!(attempts.len(), 5 + 5 * 3);
+
+    // What has ended is not run again.
+    let house = house.restart().await;
+    house
+        .functions
+        .invoke_async(&name, b"{\"n\": 0}".to_vec())
+        .await
+        .unwrap();
+    house.wait_for_rows("lambic_async", 22).await;
+    house.functions.flush().await;
+    assert_eq!(house.rows("lambic_invocations").len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_running_at_the_end_runs_again() {
+    let house = House::open().await;
+    let marks = tempfile::tempdir().unwrap();
+    let mark = marks.path().join("started");
+    // The function's user may be another one.
+    std::fs::set_permissions(
+        marks.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let source = format!(
+        "import os, time\n\
+         def handler(event, context):\n\
+         \x20   if not os.path.exists({mark:?}):\n\
+         \x20       open({mark:?}, 'w').close()\n\
+         \x20       time.sleep(1000)\n"
+    );
+    house.deploy_python("f", &source).await;
+    let name = FunctionName::new("f").unwrap();
+    let id = house
+        .functions
+        .invoke_async(&name, Vec::new())
+        .await
+        .unwrap();
+    let start = std::time::Instant::now();
+    while !mark.exists() {
+        assert!(start.elapsed() < common::BOUND);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let house = house.restart().await;
+    let rows = house.wait_for_rows("lambic_async", 2).await;
+    assert_eq!(rows[1]["state"], "done");
+    assert_eq!(rows[1]["request_id"], id.as_str());
+}
