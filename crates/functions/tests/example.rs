@@ -1,0 +1,173 @@
+//! The functions of `examples/flights`, as they are shipped.
+
+mod common;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use arrow::{
+    array::{
+        ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, StringArray,
+        TimestampMicrosecondArray,
+    },
+    datatypes::{DataType, Field, Schema, TimeUnit},
+    record_batch::RecordBatch,
+};
+use common::{BOUND, House};
+use lambic_functions::{Code, Deployment, Runtime, Trigger};
+use lambic_model::{Append, FunctionName, Stream, StreamId, StreamName, Write};
+
+fn example(function: &str) -> Code {
+    Code::Folder(
+        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../examples/flights/functions")
+            .join(function),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn geohash_is_a_sql_function() {
+    let house = House::open().await;
+    let name = FunctionName::new("geohash").unwrap();
+    let deployment = Deployment::new(name.clone(), Runtime::Wasm, example("geohash"));
+    let info = house.functions.deploy(deployment).await.unwrap();
+    assert_eq!(
+        info.scalars,
+        ["geohash(double precision, double precision, integer) -> text"]
+    );
+    assert!(info.code_bytes < 100 << 10);
+    let geohash = house.functions.scalar("geohash").unwrap();
+    assert_eq!(geohash.digest(), info.digest);
+    let columns: [ArrayRef; 3] = [
+        Arc::new(Float64Array::from(vec![
+            Some(42.605),
+            Some(57.64911),
+            None,
+            Some(-25.382708),
+        ])),
+        Arc::new(Float64Array::from(vec![
+            -5.603, 10.40744, 0.0, -49.265506,
+        ])),
+        Arc::new(Int32Array::from(vec![5, 11, 5, 8])),
+    ];
+    let answer = geohash.call(&columns, 4).unwrap();
+    let answer: Vec<_> = answer.as_string::<i32>().iter().collect();
+    assert_eq!(
+        answer,
+        [Some("ezs42"), Some("u4pruydqqvj"), None, Some("6gkzwgjz")]
+    );
+
+    // Memory is given back: a large batch stays within the limit.
+    let rows = 100_000;
+    let columns: [ArrayRef; 3] = [
+        Arc::new(Float64Array::from_iter_values(
+            (0..rows).map(|row| f64::from(row) / 2_000.0),
+        )),
+        Arc::new(Float64Array::from_value(-100.0, rows as usize)),
+        Arc::new(Int32Array::from_value(12, rows as usize)),
+    ];
+    geohash.call(&columns, rows as usize).unwrap();
+
+    let error = house
+        .functions
+        .invoke(&name, Vec::new())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("exports SQL functions only (geohash("),
+        "{error}"
+    );
+    // A view that was built with this code finds it again, after a restart and without the deployment.
+    let house = house.restart().await;
+    house.functions.remove(&name).await.unwrap();
+    assert!(house.functions.scalar("geohash").is_none());
+    let former = house.functions.scalar_of("geohash", &info.digest).unwrap();
+    assert_eq!(former.digest(), info.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_delays_become_alerts() {
+    let house = House::open().await;
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let declare = |id, name: &str, columns: Vec<Field>| {
+        let stream = Arc::new(Stream {
+            id: StreamId(id),
+            name: StreamName::new(name).unwrap(),
+            schema: Arc::new(Schema::new(columns)),
+            partitions: 1,
+            event_time: Some("date".to_owned()),
+            record_id: None,
+            partition_by: None,
+        });
+        house.log.add_stream(stream.clone());
+        house.streams.lock().unwrap().push(stream.clone());
+        stream
+    };
+    let flights = declare(
+        20,
+        "flights",
+        vec![
+            Field::new("date", time.clone(), false),
+            Field::new("delay", DataType::Int64, false),
+            Field::new("origin", DataType::Utf8, false),
+            Field::new("destination", DataType::Utf8, false),
+        ],
+    );
+    declare(
+        21,
+        "alerts",
+        vec![
+            Field::new("date", time, false),
+            Field::new("origin", DataType::Utf8, false),
+            Field::new("destination", DataType::Utf8, false),
+            Field::new("delay", DataType::Int64, false),
+            Field::new("message", DataType::Utf8, true),
+        ],
+    );
+    let mut deployment = Deployment::new(
+        FunctionName::new("flag_long_delays").unwrap(),
+        Runtime::Python,
+        example("flag_long_delays"),
+    );
+    deployment.timeout = BOUND;
+    deployment.environment =
+        BTreeMap::from([("LONG_DELAY_MINUTES".to_owned(), "120".to_owned())]);
+    deployment.triggers = vec![Trigger::new(flights.name.clone())];
+    deployment.output = Some(StreamName::new("alerts").unwrap());
+    house.functions.deploy(deployment).await.unwrap();
+    let batch = RecordBatch::try_new(
+        flights.schema.clone(),
+        vec![
+            Arc::new(TimestampMicrosecondArray::from(vec![
+                1_000_000,
+                86_400_000_000,
+                2_000_000,
+            ])),
+            Arc::new(Int64Array::from(vec![120, 185, -5])),
+            Arc::new(StringArray::from(vec!["SEA", "ORD", "JFK"])),
+            Arc::new(StringArray::from(vec!["LAX", "DEN", "BOS"])),
+        ],
+    )
+    .unwrap();
+    let append = Append {
+        writes: vec![Write {
+            stream: flights.id,
+            partition: None,
+            batch,
+        }],
+        ..Append::default()
+    };
+    house.log.append(append).await.unwrap();
+    let alerts = house.wait_for_rows("alerts", 1).await;
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(alerts[0]["message"], "ORD to DEN left 3 h 5 min late");
+    assert_eq!(alerts[0]["date"], "1970-01-02T00:00:00");
+    house.functions.flush().await;
+    assert!(
+        house.rows("lambic_logs").iter().any(|row| row["line"]
+            == "1 of 3 departures were over 120 minutes late")
+    );
+    tokio::time::timeout(Duration::from_secs(30), house.functions.close())
+        .await
+        .expect("it closes");
+}
