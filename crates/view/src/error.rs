@@ -9,6 +9,9 @@ pub enum Error {
     /// The `SELECT` would give other answers when it is run again.
     #[error("a view must give the same answer whenever it is recomputed, but {0} does not")]
     NotDeterministic(String),
+    /// The records could not be read.
+    #[error("{0}")]
+    Records(String),
     #[error("a stored state does not fit this view: {0}; refresh the view to recompute it")]
     State(String),
     #[error(transparent)]

@@ -15,6 +15,7 @@ pub mod run;
 pub mod session;
 mod slot;
 mod split;
+pub mod tail;
 
 pub use definition::{Definition, ViewVersion};
 pub use error::Error;

@@ -1,0 +1,148 @@
+//! Batch views at rest: one Parquet file of states and a numbered manifest for each run.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use lambic_dataset::{ManifestStore, parquet_file};
+use lambic_model::Frontiers;
+use lambic_view::{Definition, Run, ViewPlan, aggregate::STATE_ENCODING};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Runs kept beside the newest: what a reader of the moment before may still open.
+const MANIFESTS_KEPT: usize = 2;
+
+/// What makes a run the view's batch view.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BatchManifest {
+    /// The `SELECT`, with the encodings that states depend on: a run made by others is recomputed.
+    pub sql: String,
+    pub datafusion: String,
+    pub state_encoding: u32,
+    pub state_types: Vec<String>,
+    pub frontier: Frontiers,
+    pub file: RunFile,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunFile {
+    pub path: String,
+    pub rows: u64,
+    pub bytes: u64,
+    pub crc32c: u32,
+}
+
+fn manifests(
+    store: &Arc<dyn ObjectStore>,
+    definition: &Definition,
+) -> ManifestStore<BatchManifest> {
+    ManifestStore::new(
+        Arc::clone(store),
+        Path::from(definition.directory()),
+        MANIFESTS_KEPT,
+    )
+}
+
+fn state_types(schema: &arrow::datatypes::Schema) -> Vec<String> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.data_type().to_string())
+        .collect()
+}
+
+pub async fn keep(
+    store: Arc<dyn ObjectStore>,
+    definition: &Definition,
+    run: &Run,
+) -> Result<u64, Error> {
+    let manifests = manifests(&store, definition);
+    let newest = manifests.load().await?;
+    let number = newest.as_ref().map_or(0, |(number, _)| *number) + 1;
+    let path = format!("{}/states-{number:020}.parquet", definition.directory());
+    let schema = run.states.schema();
+    let file = parquet_file::encode(&schema, [&run.states], parquet_file::properties().build())?;
+    let body = BatchManifest {
+        sql: definition.sql.clone(),
+        datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
+        state_encoding: STATE_ENCODING,
+        state_types: state_types(&schema),
+        frontier: run.to.clone(),
+        file: RunFile {
+            path: path.clone(),
+            rows: run.rows() as u64,
+            bytes: file.len() as u64,
+            crc32c: crc32c::crc32c(&file),
+        },
+    };
+    // A file without a manifest is nothing: a crash here leaves the former batch view in place.
+    store.put(&Path::from(path), file.into()).await?;
+    manifests.commit(number, &body).await?;
+    if let Some((_, old)) = newest {
+        remove_if_there(&store, &Path::from(old.file.path)).await?;
+    }
+    Ok(number)
+}
+
+async fn remove_if_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<(), Error> {
+    match store.delete(path).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub async fn load(
+    store: Arc<dyn ObjectStore>,
+    definition: &Definition,
+    plan: &ViewPlan,
+) -> Result<Option<(Run, u64)>, Error> {
+    let Some((number, manifest)) = manifests(&store, definition).load().await? else {
+        return Ok(None);
+    };
+    let fits = manifest.sql == definition.sql
+        && manifest.datafusion == datafusion::DATAFUSION_VERSION
+        && manifest.state_encoding == STATE_ENCODING
+        && manifest.state_types == state_types(&plan.state_schema);
+    if !fits {
+        return Ok(None);
+    }
+    let damaged = |what: String| Error::Damaged {
+        path: manifest.file.path.clone(),
+        folder: definition.directory(),
+        what,
+    };
+    let read = store.get(&Path::from(manifest.file.path.clone())).await;
+    let bytes = match read {
+        Ok(found) => found.bytes().await?,
+        Err(object_store::Error::NotFound { .. }) => {
+            return Err(damaged("it is missing".to_owned()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if bytes.len() as u64 != manifest.file.bytes || crc32c::crc32c(&bytes) != manifest.file.crc32c {
+        return Err(damaged(
+            "its checksum does not match its manifest".to_owned(),
+        ));
+    }
+    let states: Vec<RecordBatch> = parquet_file::decode(bytes)?;
+    Ok(Some((
+        plan.sorted(states, Frontiers::default(), manifest.frontier)?,
+        number,
+    )))
+}
+
+pub async fn forget(store: Arc<dyn ObjectStore>, definition: &Definition) -> Result<(), Error> {
+    use futures::TryStreamExt;
+    let prefix = Path::from(definition.directory());
+    let paths: Vec<Path> = store
+        .list(Some(&prefix))
+        .map_ok(|object| object.location)
+        .try_collect()
+        .await?;
+    for path in paths {
+        remove_if_there(&store, &path).await?;
+    }
+    Ok(())
+}
