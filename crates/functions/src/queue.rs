@@ -109,8 +109,7 @@ pub async fn run(inner: Arc<Inner>) {
                     return;
                 }
             };
-            let mut offset = position.0;
-            for row in batches.iter().flat_map(records::queue_rows) {
+            for (offset, row) in (position.0..).zip(batches.iter().flat_map(records::queue_rows)) {
                 if row.state == "queued" && !known_ended.remove(&row.request_id) {
                     pending.insert(offset, row.request_id.clone());
                     tokio::spawn(work(
@@ -121,7 +120,6 @@ pub async fn run(inner: Arc<Inner>) {
                         ends.clone(),
                     ));
                 }
-                offset += 1;
             }
             position = end;
         }

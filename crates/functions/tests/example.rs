@@ -44,9 +44,7 @@ async fn geohash_is_a_sql_function() {
             None,
             Some(-25.382708),
         ])),
-        Arc::new(Float64Array::from(vec![
-            -5.603, 10.40744, 0.0, -49.265506,
-        ])),
+        Arc::new(Float64Array::from(vec![-5.603, 10.40744, 0.0, -49.265506])),
         Arc::new(Int32Array::from(vec![5, 11, 5, 8])),
     ];
     let answer = geohash.call(&columns, 4).unwrap();
@@ -130,8 +128,7 @@ async fn long_delays_become_alerts() {
         example("flag_long_delays"),
     );
     deployment.timeout = BOUND;
-    deployment.environment =
-        BTreeMap::from([("LONG_DELAY_MINUTES".to_owned(), "120".to_owned())]);
+    deployment.environment = BTreeMap::from([("LONG_DELAY_MINUTES".to_owned(), "120".to_owned())]);
     deployment.triggers = vec![Trigger::new(flights.name.clone())];
     deployment.output = Some(StreamName::new("alerts").unwrap());
     house.functions.deploy(deployment).await.unwrap();
@@ -164,8 +161,10 @@ async fn long_delays_become_alerts() {
     assert_eq!(alerts[0]["date"], "1970-01-02T00:00:00");
     house.functions.flush().await;
     assert!(
-        house.rows("lambic_logs").iter().any(|row| row["line"]
-            == "1 of 3 departures were over 120 minutes late")
+        house
+            .rows("lambic_logs")
+            .iter()
+            .any(|row| row["line"] == "1 of 3 departures were over 120 minutes late")
     );
     tokio::time::timeout(Duration::from_secs(30), house.functions.close())
         .await
