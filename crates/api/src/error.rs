@@ -1,0 +1,33 @@
+//! Why the doors do not open.
+
+use std::{io, net::SocketAddr};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "{option} {address} is not a loopback address, and other addresses need TLS and credentials, which \
+         this version does not have; use {option} 127.0.0.1:{}", address.port()
+    )]
+    NotLoopback {
+        option: &'static str,
+        address: SocketAddr,
+    },
+    #[error("cannot listen on {address}: {source}; choose another address with {option}")]
+    Bind {
+        option: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot set up the Postgres catalog: {0}")]
+    Catalog(String),
+}
+
+impl Error {
+    pub(crate) fn bind(option: &'static str, address: SocketAddr, source: io::Error) -> Error {
+        Error::Bind {
+            option,
+            address,
+            source,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! `POST /v1/streams/{name}/records`: records in.
+//!
+//! All of a request is kept, or nothing. With `?on_error=skip` the good rows are kept and the bad ones
+//! go to `lambic_dead_letters`, in the same atomic append.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arrow::{
+    array::{
+        ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+        new_null_array,
+    },
+    datatypes::DataType,
+};
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use lambic_connectors::{BadRecord, Format, OnError};
+use lambic_model::{Append, Producer, Stream, Write, Written};
+use metrics::{counter, histogram};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::{Instrument, info_span};
+
+use super::{App, Shared, error::Failure, streams::find};
+
+const PRODUCER: &str = "lambic-producer";
+const SEQUENCE: &str = "lambic-sequence";
+/// Where rows go that are skipped; functions keep theirs there too.
+const DEAD_LETTERS: &str = "lambic_dead_letters";
+/// Bad rows that an error describes; it counts all of them.
+const BAD_SHOWN_MAX: usize = 20;
+const PRODUCER_BYTES_MAX: usize = 256;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    on_error: Option<String>,
+}
+
+pub async fn append(
+    State(app): Shared,
+    Path(name): Path<String>,
+    parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let started = std::time::Instant::now();
+    let span = info_span!("append", stream = %name);
+    let Query(parameters) = parameters.map_err(|error| {
+        Failure::bad_request(error.body_text())
+            .with_hint("the only parameter is on_error=refuse|skip")
+    })?;
+    let on_error = match parameters.on_error.as_deref() {
+        None | Some("refuse") => OnError::Refuse,
+        Some("skip") => OnError::Skip,
+        Some(other) => {
+            return Err(Failure::bad_request(format!("on_error={other} is unknown"))
+                .with_hint("on_error=refuse or on_error=skip"));
+        }
+    };
+    let producer = producer(&headers)?;
+    let format = format(&headers)?;
+    let stream = find(&app, &name)?;
+    let body = read(body, &headers, app.options.append_bytes_max).await?;
+    let bytes = body.len();
+    let result = work(&app, stream, format, on_error, producer, body)
+        .instrument(span)
+        .await;
+    histogram!("lambic_append_seconds").record(started.elapsed().as_secs_f64());
+    let answer = result?;
+    counter!("lambic_appended_bytes_total", "stream" => name).increment(bytes as u64);
+    Ok(answer)
+}
+
+async fn work(
+    app: &App,
+    stream: Arc<Stream>,
+    format: Format,
+    on_error: OnError,
+    producer: Option<Producer>,
+    body: bytes::Bytes,
+) -> Result<Response, Failure> {
+    let name = stream.name.to_string();
+    let reader = Arc::clone(&stream);
+    let decoded = tokio::task::spawn_blocking(move || {
+        lambic_connectors::decode(&reader, format, body, on_error)
+    })
+    .await
+    .map_err(|error| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            error.to_string(),
+        )
+    })?
+    .map_err(|error| {
+        counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
+        bad_records(&error, &stream)
+    })?;
+    let records: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
+    let bad = decoded.bad.len();
+    let mut writes: Vec<Write> = decoded
+        .batches
+        .into_iter()
+        .filter(|batch| batch.num_rows() > 0)
+        .map(|batch| Write {
+            stream: stream.id,
+            partition: None,
+            batch,
+        })
+        .collect();
+    let own_writes = writes.len();
+    if bad > 0 {
+        counter!("lambic_bad_records_total", "stream" => name.clone()).increment(bad as u64);
+        writes.push(dead_letters(app, &name, &decoded.bad)?);
+    }
+    if writes.is_empty() {
+        let frontier = app.services.log.snapshot().head(stream.id).to_string();
+        let answer = json!({
+            "stream": name, "records": 0, "records_known": 0, "duplicate": false, "ranges": [],
+            "frontier": frontier, "bad": 0,
+        });
+        return Ok(Json(answer).into_response());
+    }
+    let appended = app
+        .services
+        .appender
+        .append(Append {
+            writes,
+            producer,
+            cursors: Vec::new(),
+        })
+        .await?;
+    let duplicate = appended.duplicate;
+    let written: Vec<Written> = appended
+        .writes
+        .into_iter()
+        .filter(|written| written.stream == stream.id)
+        .take(own_writes.max(1))
+        .collect();
+    let known: u64 = written.iter().map(|written| written.records_known).sum();
+    let ranges: Vec<_> = written
+        .iter()
+        .flat_map(|written| &written.ranges)
+        .map(|range| json!({ "partition": range.partition.0, "first": range.first.0, "end": range.end.0 }))
+        .collect();
+    let frontier = match written.last() {
+        Some(written) => written.frontier.to_string(),
+        None => app.services.log.snapshot().head(stream.id).to_string(),
+    };
+    if !duplicate {
+        counter!("lambic_appended_records_total", "stream" => name.clone())
+            .increment(records as u64 - known.min(records as u64));
+    }
+    let answer = json!({
+        "stream": name,
+        "records": records,
+        "records_known": known,
+        "duplicate": duplicate,
+        "ranges": ranges,
+        "frontier": frontier,
+        "bad": bad,
+    });
+    Ok(Json(answer).into_response())
+}
+
+async fn read(body: Body, headers: &HeaderMap, bytes_max: usize) -> Result<bytes::Bytes, Failure> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large(bytes_max));
+    }
+    to_bytes(body, bytes_max).await.map_err(|error| {
+        // axum wraps the limit's error; anything else is a connection that broke off.
+        match std::error::Error::source(&error)
+            .is_some_and(|source| source.to_string().contains("length limit"))
+        {
+            true => too_large(bytes_max),
+            false => {
+                Failure::bad_request(format!("the body did not arrive whole: {error}")).with_retry()
+            }
+        }
+    })
+}
+
+fn too_large(bytes_max: usize) -> Failure {
+    let message = format!("the body is over the limit of {bytes_max} bytes; nothing was kept");
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+        .with_hint("send it in several requests (each with its own Lambic-Sequence), or use `lambic append`, which does")
+}
+
+fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Failure> {
+    let text = |name: &'static str| match headers.get(name) {
+        None => Ok(None),
+        Some(value) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| Failure::bad_request(format!("header {name} is not plain text"))),
+    };
+    match (text(PRODUCER)?, text(SEQUENCE)?) {
+        (None, None) => Ok(None),
+        (Some(id), Some(sequence)) => {
+            if id.is_empty() || id.len() > PRODUCER_BYTES_MAX {
+                let message = format!("Lambic-Producer must have 1 to {PRODUCER_BYTES_MAX} bytes");
+                return Err(Failure::bad_request(message));
+            }
+            let sequence = sequence.trim().parse().map_err(|_| {
+                Failure::bad_request(format!(
+                    "Lambic-Sequence is \"{sequence}\", not a whole number from 0 on"
+                ))
+            })?;
+            Ok(Some(Producer {
+                id: id.to_owned(),
+                sequence,
+            }))
+        }
+        (Some(_), None) => Err(one_without_the_other("Lambic-Producer", "Lambic-Sequence")),
+        (None, Some(_)) => Err(one_without_the_other("Lambic-Sequence", "Lambic-Producer")),
+    }
+}
+
+fn one_without_the_other(given: &str, missing: &str) -> Failure {
+    Failure::bad_request(format!("{given} came without {missing}"))
+        .with_hint("send both, and repetitions have no second effect; or neither")
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Failure> {
+    const KNOWN: &str = "application/x-ndjson, application/json, text/csv, application/vnd.apache.arrow.stream \
+                         or application/vnd.apache.parquet";
+    let unsupported = |message: String| {
+        Failure::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        )
+        .with_hint(format!("Content-Type: {KNOWN}"))
+    };
+    let Some(given) = headers.get(header::CONTENT_TYPE) else {
+        return Err(unsupported(
+            "the request does not say what its body is".to_owned(),
+        ));
+    };
+    let given = given.to_str().unwrap_or("?");
+    Format::from_content_type(given)
+        .map_err(|_| unsupported(format!("records cannot be read from {given}")))
+}
+
+fn bad_records(error: &lambic_connectors::Error, stream: &Stream) -> Failure {
+    let columns: Vec<String> = stream
+        .schema
+        .fields()
+        .iter()
+        .map(|field| format!("{} {}", field.name(), super::answer::sql_type(field)))
+        .collect();
+    Failure::new(StatusCode::BAD_REQUEST, "bad_record", format!("{error}; nothing was kept"))
+        .with_hint(format!(
+            "the stream has the columns {}; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}",
+            columns.join(", ")
+        ))
+}
+
+/// The bad rows as records of the dead-letter stream, by the names of its columns.
+fn dead_letters(app: &App, source: &str, bad: &[BadRecord]) -> Result<Write, Failure> {
+    let Some(stream) = app.services.database.stream(DEAD_LETTERS) else {
+        let shown: Vec<String> = bad
+            .iter()
+            .take(BAD_SHOWN_MAX)
+            .map(BadRecord::to_string)
+            .collect();
+        return Err(Failure::bad_request(format!(
+            "{} rows are bad and there is no stream {DEAD_LETTERS} to keep them",
+            bad.len()
+        ))
+        .with("bad", json!(shown)));
+    };
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64);
+    let text = |values: Vec<String>| Arc::new(StringArray::from(values)) as ArrayRef;
+    let same = |value: &str| text(vec![value.to_owned(); bad.len()]);
+    let columns = stream.schema.fields().iter().map(|field| {
+        let column: ArrayRef = match field.name().as_str() {
+            "at" => {
+                Arc::new(TimestampMicrosecondArray::from(vec![now; bad.len()]).with_timezone("UTC"))
+            }
+            "kind" => same("append"),
+            "source" | "stream" => same(source),
+            "error_type" => same("BadRecord"),
+            "error_message" | "reason" => text(bad.iter().map(BadRecord::to_string).collect()),
+            "attempts" => Arc::new(Int32Array::from(vec![1; bad.len()])),
+            "event" | "raw" => text(bad.iter().map(|bad| bad.raw.clone()).collect()),
+            "line" => Arc::new(Int64Array::from_iter_values(
+                bad.iter().map(|bad| bad.line as i64),
+            )),
+            "column_name" => Arc::new(
+                bad.iter()
+                    .map(|bad| bad.column.clone())
+                    .collect::<StringArray>(),
+            ),
+            _ => new_null_array(field.data_type(), bad.len()),
+        };
+        match field.data_type() == column.data_type() || field.data_type() == &DataType::Null {
+            true => Ok(column),
+            false => arrow::compute::cast(&column, field.data_type()),
+        }
+    });
+    let columns = columns
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(super::answer::internal)?;
+    let batch = RecordBatch::try_new(Arc::clone(&stream.schema), columns)
+        .map_err(super::answer::internal)?;
+    Ok(Write {
+        stream: stream.id,
+        partition: None,
+        batch,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn producer_and_sequence_come_together() {
+        assert!(producer(&headers(&[])).unwrap().is_none());
+        let both = producer(&headers(&[(PRODUCER, "p"), (SEQUENCE, "7")]))
+            .unwrap()
+            .unwrap();
+        assert_eq!((both.id.as_str(), both.sequence), ("p", 7));
+        for wrong in [
+            &[(PRODUCER, "p")][..],
+            &[(SEQUENCE, "1")],
+            &[(PRODUCER, "p"), (SEQUENCE, "-1")],
+            &[(PRODUCER, ""), (SEQUENCE, "1")],
+        ] {
+            assert_eq!(
+                producer(&headers(wrong)).unwrap_err().status,
+                StatusCode::BAD_REQUEST
+            );
+        }
+    }
+
+    #[test]
+    fn the_content_type_decides() {
+        let check = |kind: &'static str| format(&headers(&[("content-type", kind)])).is_ok();
+        assert!(check("application/x-ndjson"));
+        assert!(check("Text/CSV; charset=utf-8"));
+        assert!(!check("text/html"));
+        assert!(format(&headers(&[])).is_err());
+    }
+}

@@ -1,0 +1,281 @@
+//! The HTTP door.
+//!
+//! | path | |
+//! |---|---|
+//! | `GET /health`, `GET /metrics` | is it up; Prometheus text |
+//! | `POST /v1/streams/{name}/records` | append |
+//! | `GET /v1/streams`, `/v1/streams/{name}` | what streams there are |
+//! | `POST /v1/sql` | any SQL |
+//! | `GET /v1/views`, `/v1/views/{name}`, `/v1/views/{name}/changes` | views: list, lookup by key, follow |
+//! | `PUT /v1/functions/{name}` | deploy a function from its files |
+//! | `/2015-03-31/functions/…` | AWS Lambda's API |
+//! | `GET /` | the console |
+
+mod answer;
+mod append;
+mod changes;
+mod error;
+mod functions;
+mod lambda;
+mod sql;
+mod streams;
+mod views;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    middleware::{Next, from_fn},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post, put},
+};
+use metrics::{counter, histogram};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::{Options, Services, telemetry};
+use error::Failure;
+
+/// What the handlers share.
+pub struct App {
+    options: Options,
+    services: Services,
+    stopped: watch::Receiver<bool>,
+    /// One permit for every client that follows changes.
+    changes: Arc<Semaphore>,
+}
+
+type Shared = State<Arc<App>>;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// Serves until `stopped` turns true and the requests that run then have ended.
+pub async fn serve(
+    listener: TcpListener,
+    options: Options,
+    services: Services,
+    stopped: watch::Receiver<bool>,
+) {
+    telemetry::recorder();
+    let changes = Arc::new(Semaphore::new(options.changes_clients_max));
+    let mut stop = stopped.clone();
+    let router = router(Arc::new(App {
+        options,
+        services,
+        stopped,
+        changes,
+    }));
+    let until = async move {
+        // An error means that the handle is gone: stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, router)
+        .with_graceful_shutdown(until)
+        .await
+    {
+        warn!(%error, "the HTTP server ended");
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(|| async { Html(include_str!("console.html")) }))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/v1/sql", post(sql::run))
+        .route("/v1/streams", get(streams::list))
+        .route("/v1/streams/{name}", get(streams::one))
+        .route("/v1/streams/{name}/records", post(append::append))
+        .route("/v1/views", get(views::list))
+        .route("/v1/views/{name}", get(views::lookup))
+        .route("/v1/views/{name}/changes", get(changes::follow))
+        .route("/v1/functions/{name}", put(functions::deploy))
+        .route("/2015-03-31/functions", get(lambda::list))
+        .route("/2015-03-31/functions/", get(lambda::list))
+        .route(
+            "/2015-03-31/functions/{name}",
+            get(lambda::get).delete(lambda::delete),
+        )
+        .route(
+            "/2015-03-31/functions/{name}/configuration",
+            get(lambda::configuration),
+        )
+        .route(
+            "/2015-03-31/functions/{name}/invocations",
+            post(lambda::invoke),
+        )
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn(guard))
+        .layer(from_fn(observe))
+        .with_state(app)
+}
+
+async fn health() -> Response {
+    let body = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });
+    ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+async fn metrics(State(app): Shared) -> Result<Response, Failure> {
+    match telemetry::render(&app.services) {
+        Some(text) => {
+            Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+        }
+        None => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "this program records its metrics elsewhere",
+        )),
+    }
+}
+
+async fn unknown(uri: Uri) -> Response {
+    let path = uri.path();
+    if lambda::is_aws_path(path) {
+        return lambda::unknown(path);
+    }
+    Failure::not_found(format!("there is nothing at {path}"))
+        .with_hint("POST /v1/streams/{name}/records, POST /v1/sql, GET /v1/streams, /v1/views, /health, /metrics, and the console at /")
+        .into_response()
+}
+
+async fn wrong_method(uri: Uri) -> Response {
+    let path = uri.path();
+    if lambda::is_aws_path(path) {
+        return lambda::unknown(path);
+    }
+    Failure::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{path} does not take this method"),
+    )
+    .into_response()
+}
+
+/// A page of another site that is open in the user's browser must not reach a server that takes
+/// anybody on loopback: neither from that site's origin, nor under a name that it made point here.
+async fn guard(request: Request, next: Next) -> Response {
+    if let Some(refused) = foreign(request.headers()) {
+        return Failure::new(StatusCode::FORBIDDEN, "forbidden", refused)
+            .with_hint("use http://127.0.0.1 or http://localhost")
+            .into_response();
+    }
+    next.run(request).await
+}
+
+fn foreign(headers: &HeaderMap) -> Option<String> {
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &HeaderValue| value.to_str().unwrap_or("?"))
+    };
+    if let Some(host) = text(header::HOST)
+        && !is_loopback(host)
+    {
+        return Some(format!("this server does not answer as {host}"));
+    }
+    if let Some(origin) = text(header::ORIGIN) {
+        let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+        if !is_loopback(host) {
+            return Some(format!("pages of {origin} may not use this server"));
+        }
+    }
+    None
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// Gives every request an id and a span, and measures it.
+async fn observe(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .filter(|id| id.len() <= 128)
+        .cloned();
+    let id = given
+        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok())
+        .unwrap_or(HeaderValue::from_static("-"));
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let method = request.method().as_str().to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let span = info_span!("http", %method, %route, request = id.to_str().unwrap_or_default());
+    let response = async move {
+        let mut response = next.run(request).await;
+        debug!(status = response.status().as_u16(), "answered");
+        response.headers_mut().entry(REQUEST_ID).or_insert(id);
+        response
+    }
+    .instrument(span)
+    .await;
+    let status = response.status().as_u16().to_string();
+    histogram!("lambic_http_seconds", "route" => route.clone())
+        .record(started.elapsed().as_secs_f64());
+    counter!("lambic_http_requests_total", "method" => method, "route" => route, "status" => status).increment(1);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_ours() {
+        for ours in [
+            "127.0.0.1:7070",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:7070",
+            "127.9.9.9",
+        ] {
+            assert!(is_loopback(ours), "{ours}");
+        }
+        for foreign in [
+            "evil.example",
+            "evil.example:7070",
+            "localhost.evil.example",
+            "192.168.0.1",
+            "[::2]",
+            "null",
+            "",
+        ] {
+            assert!(!is_loopback(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn foreign_pages_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:7070"));
+        assert_eq!(foreign(&headers), None);
+        headers.insert(
+            header::ORIGIN,
+            HeaderValue::from_static("https://evil.example"),
+        );
+        assert!(foreign(&headers).is_some());
+        headers.insert(
+            header::ORIGIN,
+            HeaderValue::from_static("http://localhost:7070"),
+        );
+        assert_eq!(foreign(&headers), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! `POST /v1/sql`: any SQL. Of several statements the last one is answered.
+
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use lambic_query::{Outcome, Session};
+use metrics::{counter, histogram};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::{Instrument, info_span};
+
+use super::{
+    App, Shared,
+    answer::{self, Form},
+    error::Failure,
+};
+use crate::postgres::split;
+
+/// Statements are text; data come by appends.
+const SQL_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    sql: String,
+}
+
+pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
+    let form = Form::asked(&headers)?;
+    let body = to_bytes(body, SQL_BYTES_MAX).await.map_err(|_| {
+        Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("the statement is over {SQL_BYTES_MAX} bytes"),
+        )
+        .with_hint("append records with POST /v1/streams/{name}/records instead of INSERT")
+    })?;
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/json"));
+    let sql = if is_json {
+        let question: Question = serde_json::from_slice(&body).map_err(|error| {
+            Failure::bad_request(format!("the body is not {{\"sql\": \"…\"}}: {error}"))
+        })?;
+        question.sql
+    } else {
+        String::from_utf8(body.to_vec())
+            .map_err(|_| Failure::bad_request("the statement is not UTF-8"))?
+    };
+    let started = std::time::Instant::now();
+    let outcome = statements(&app, &sql)
+        .instrument(info_span!("sql", door = "http"))
+        .await;
+    histogram!("lambic_sql_seconds", "door" => "http").record(started.elapsed().as_secs_f64());
+    match outcome {
+        Ok(Outcome::Rows { schema, rows }) => answer::rows(form, schema, rows).await,
+        Ok(Outcome::Done { tag }) => Ok(Json(json!({ "tag": tag })).into_response()),
+        Err(failure) => {
+            counter!("lambic_sql_errors_total", "door" => "http").increment(1);
+            Err(failure)
+        }
+    }
+}
+
+async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
+    let session = session();
+    let mut last = None;
+    for piece in split(sql) {
+        let outcomes = app
+            .services
+            .database
+            .execute(&session, piece.text)
+            .await
+            .map_err(|error| {
+                let mut failure = Failure::from(error);
+                failure.position = failure
+                    .position
+                    .map(|position| position + piece.chars_before);
+                failure
+            })?;
+        last = outcomes.into_iter().next_back().or(last);
+    }
+    last.ok_or_else(|| {
+        Failure::bad_request("there is no statement in the body")
+            .with_hint("SELECT * FROM lambic_streams")
+    })
+}
+
+/// SQL over HTTP has no connection, so nothing is kept between requests.
+pub fn session() -> Session {
+    Session {
+        parser: Some(crate::postgres::parser()),
+        ..Session::default()
+    }
+}

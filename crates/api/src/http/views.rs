@@ -1,0 +1,159 @@
+//! `GET /v1/views` and `/v1/views/{name}?column=value&…`.
+//!
+//! With all columns of the key the answer comes straight from the view's index; with others, or none,
+//! by SQL.
+
+use arrow::array::RecordBatch;
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    response::{IntoResponse, Response},
+};
+use datafusion::scalar::ScalarValue;
+use futures::TryStreamExt;
+use lambic_query::{Error, Outcome, ViewInfo};
+use serde_json::json;
+
+use super::{
+    App, Shared,
+    answer::{columns, json_rows_of},
+    error::Failure,
+    sql::session,
+};
+
+const ROWS_DEFAULT: usize = 1_000;
+const ROWS_MAX: usize = 100_000;
+
+pub async fn list(State(app): Shared) -> Response {
+    Json(json!({ "views": app.services.database.views() })).into_response()
+}
+
+pub async fn lookup(
+    State(app): Shared,
+    Path(name): Path<String>,
+    Query(parameters): Query<Vec<(String, String)>>,
+) -> Result<Response, Failure> {
+    let view = find(&app, &name)?;
+    let (conditions, limit) = split_limit(parameters)?;
+    if is_full_key(&view, &conditions) {
+        let found = app.services.database.lookup(&name, &conditions).await?;
+        let schema = found.batches.first().map(RecordBatch::schema);
+        let answer = json!({
+            "view": name,
+            "frontier": found.frontier,
+            "columns": schema.map(|schema| columns(&schema)),
+            "rows": json_rows_of(&found.batches)?,
+        });
+        return Ok(Json(answer).into_response());
+    }
+    let (schema, batches) = select(&app, &name, &conditions, limit + 1).await?;
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut rows_json = json_rows_of(&batches)?;
+    let truncated = rows > limit;
+    if truncated && let Some(rows) = rows_json.as_array_mut() {
+        rows.truncate(limit);
+    }
+    let answer = json!({ "view": name, "columns": columns(&schema), "rows": rows_json, "truncated": truncated });
+    Ok(Json(answer).into_response())
+}
+
+/// The rows of a view whose columns equal the given values, at most `limit`.
+pub async fn select(
+    app: &App,
+    view: &str,
+    conditions: &[(String, String)],
+    limit: usize,
+) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), Failure> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let mut sql = format!("SELECT * FROM {}", quoted(view));
+    for (index, (column, _)) in conditions.iter().enumerate() {
+        let word = if index == 0 { "WHERE" } else { "AND" };
+        sql.push_str(&format!(" {word} {} = ${}", quoted(column), index + 1));
+    }
+    sql.push_str(&format!(" LIMIT {limit}"));
+    let session = session();
+    let database = &app.services.database;
+    // The statement is ours, so a position in it would tell the caller nothing.
+    let placeless = |error: Error| Failure {
+        position: None,
+        ..Failure::from(error)
+    };
+    let prepared = database.prepare(&session, &sql).await.map_err(placeless)?;
+    let values =
+        conditions
+            .iter()
+            .zip(&prepared.parameter_types)
+            .map(|((column, value), planned)| {
+                let text = ScalarValue::Utf8(Some(value.clone()));
+                match planned {
+                    Some(planned) => text.cast_to(planned).map_err(|_| {
+                        Failure::bad_request(format!(
+                            "{column}={value} is not a value of that column"
+                        ))
+                    }),
+                    None => Ok(text),
+                }
+            });
+    let values = values.collect::<Result<Vec<_>, _>>()?;
+    match database
+        .run(&session, &prepared, values)
+        .await
+        .map_err(placeless)?
+    {
+        Outcome::Rows { schema, rows } => {
+            let batches = rows
+                .try_collect()
+                .await
+                .map_err(|error| Failure::from(Error::from_datafusion(error, "", &[])))?;
+            Ok((schema, batches))
+        }
+        Outcome::Done { tag } => Err(Failure::bad_request(format!("the view answered {tag}"))),
+    }
+}
+
+pub fn find(app: &App, name: &str) -> Result<ViewInfo, Failure> {
+    let views = app.services.database.views();
+    if let Some(view) = views.iter().find(|view| view.name == name) {
+        return Ok(view.clone());
+    }
+    let names: Vec<String> = views.into_iter().map(|view| view.name).collect();
+    let hint = match lambic_query::closest(name, &names) {
+        Some(best) => format!("did you mean {best}?"),
+        None if app.services.database.stream(name).is_some() => {
+            format!("{name} is a stream: SELECT * FROM {name} by POST /v1/sql reads it")
+        }
+        None => "GET /v1/views lists what there is".to_owned(),
+    };
+    Err(Failure::not_found(format!("there is no view {name}")).with_hint(hint))
+}
+
+fn split_limit(
+    parameters: Vec<(String, String)>,
+) -> Result<(Vec<(String, String)>, usize), Failure> {
+    let (limits, conditions): (Vec<_>, Vec<_>) = parameters
+        .into_iter()
+        .partition(|(name, _)| name == "limit");
+    let limit = match limits.first() {
+        None => ROWS_DEFAULT,
+        Some((_, limit)) => limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=ROWS_MAX).contains(limit))
+            .ok_or_else(|| {
+                Failure::bad_request(format!(
+                    "limit={limit} is not a number from 1 to {ROWS_MAX}"
+                ))
+            })?,
+    };
+    Ok((conditions, limit))
+}
+
+/// True if every column of the key is given once and no other.
+fn is_full_key(view: &ViewInfo, conditions: &[(String, String)]) -> bool {
+    !view.key.is_empty()
+        && view.key.len() == conditions.len()
+        && view
+            .key
+            .iter()
+            .all(|column| conditions.iter().any(|(name, _)| name == column))
+}

@@ -1,0 +1,164 @@
+//! The doors: HTTP and the Postgres wire.
+//!
+//! | door | what it answers |
+//! |---|---|
+//! | [`http`] | appends, SQL, views, AWS Lambda's API, metrics, the console |
+//! | [`postgres`] | the Postgres protocol: psql, drivers, tools |
+//!
+//! A door translates and guards: it checks what comes in, hands it to the room that knows, and dresses the
+//! answer. It keeps no data and knows nothing of files, plans or sandboxes.
+
+mod error;
+mod http;
+mod postgres;
+mod telemetry;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use lambic_functions::Functions;
+use lambic_log::Log;
+use lambic_model::Appender;
+use lambic_query::Database;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tracing::warn;
+
+pub use error::Error;
+pub use postgres::CatalogParser;
+
+/// Where the doors are and what they take.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// HTTP; port 0 takes a free one.
+    pub http: SocketAddr,
+    /// Postgres wire; port 0 takes a free one.
+    pub pg: SocketAddr,
+    /// Postgres connections at one time; more are refused with SQLSTATE 53300.
+    pub pg_connections_max: usize,
+    /// The body of one append; larger ones are refused with 413.
+    pub append_bytes_max: usize,
+    /// Rows of a view that a client can follow for changes.
+    pub changes_rows_max: usize,
+    /// Clients that follow changes at one time.
+    pub changes_clients_max: usize,
+    /// How long requests that run may go on when the server stops.
+    pub drain_max: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            http: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            pg: SocketAddr::from(([127, 0, 0, 1], 7432)),
+            pg_connections_max: 100,
+            append_bytes_max: 64 << 20,
+            changes_rows_max: 10_000,
+            changes_clients_max: 64,
+            drain_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The rooms behind the doors.
+#[derive(Clone)]
+pub struct Services {
+    pub database: Database,
+    pub functions: Functions,
+    /// Read only: its commits, its size, heads of streams.
+    pub log: Log,
+    /// The way in for records.
+    pub appender: Arc<dyn Appender>,
+}
+
+/// The running doors.
+#[derive(Debug)]
+pub struct Handle {
+    pub http: SocketAddr,
+    pub pg: SocketAddr,
+    drain_max: Duration,
+    stop: watch::Sender<bool>,
+    http_task: JoinHandle<()>,
+    pg_task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Takes nothing new, lets what runs end (for at most `drain_max`), and returns.
+    pub async fn close(self) {
+        self.stop.send_replace(true);
+        let aborts = [self.http_task.abort_handle(), self.pg_task.abort_handle()];
+        let both = async { tokio::join!(self.http_task, self.pg_task) };
+        if tokio::time::timeout(self.drain_max, both).await.is_err() {
+            warn!(
+                seconds = self.drain_max.as_secs(),
+                "requests were still running when the server stopped"
+            );
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
+        }
+    }
+}
+
+/// Opens both doors; when this returns they answer.
+pub async fn serve(options: Options, services: Services) -> Result<Handle, Error> {
+    let http = bind("--http", options.http).await?;
+    let pg = bind("--pg", options.pg).await?;
+    postgres::install(&services.database)
+        .map_err(|error| Error::Catalog(error.strip_backtrace()))?;
+    let (stop, stopped) = watch::channel(false);
+    let http_address = http
+        .local_addr()
+        .map_err(|source| Error::bind("--http", options.http, source))?;
+    let pg_address = pg
+        .local_addr()
+        .map_err(|source| Error::bind("--pg", options.pg, source))?;
+    let pg_task = tokio::spawn(postgres::serve(
+        pg,
+        services.database.clone(),
+        options.pg_connections_max,
+        stopped.clone(),
+    ));
+    let drain_max = options.drain_max;
+    let http_task = tokio::spawn(http::serve(http, options, services, stopped));
+    Ok(Handle {
+        http: http_address,
+        pg: pg_address,
+        drain_max,
+        stop,
+        http_task,
+        pg_task,
+    })
+}
+
+async fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let is_loopback = match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    if !is_loopback {
+        return Err(Error::NotLoopback { option, address });
+    }
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::bind(option, address, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_loopback_is_served() {
+        for address in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0"] {
+            let refused = bind("--http", address.parse().unwrap()).await.unwrap_err();
+            assert!(
+                refused.to_string().contains("--http 127.0.0.1"),
+                "{refused}"
+            );
+        }
+        let taken = bind("--pg", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let refused = bind("--pg", taken.local_addr().unwrap()).await.unwrap_err();
+        assert!(matches!(refused, Error::Bind { .. }));
+    }
+}

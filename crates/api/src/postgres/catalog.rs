@@ -1,0 +1,502 @@
+//! What Postgres's tools ask of `pg_catalog`: `\d`, drivers' type lookups, SQLAlchemy's reflection.
+//!
+//! `datafusion-pg-catalog` brings the tables and rewrites the tools' SQL into what DataFusion plans.
+//! Here stands what it does not know: that views are materialized (`relkind` `m`), their definitions,
+//! and functions that the tools call in passing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
+};
+
+use arrow::{
+    array::{ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Int32Type, Schema, SchemaRef},
+};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{MemTable, SchemaProvider, TableProvider, streaming::StreamingTable},
+    error::{DataFusionError, Result},
+    execution::{SendableRecordBatchStream, TaskContext},
+    logical_expr::{
+        ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
+        Volatility,
+    },
+    physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
+    scalar::ScalarValue,
+    sql::sqlparser::{
+        ast::Statement,
+        dialect::PostgreSqlDialect,
+        parser::{Parser, ParserError},
+    },
+};
+use datafusion_pg_catalog::{
+    pg_catalog::{
+        PgCatalogSchemaProvider, PgCatalogStaticTables, PgCatalogTable,
+        context::EmptyContextProvider, setup_pg_catalog,
+    },
+    sql::{
+        PostgresCompatibilityParser,
+        rules::{
+            CurrentUserVariableToSessionUserFunctionCall, FixArrayLiteral,
+            RewriteArrayAnyAllOperation, SqlStatementRewriteRule, StripCallableQualifier,
+            StripCollate,
+        },
+    },
+};
+use futures::StreamExt;
+use lambic_query::{Database, SqlParser};
+
+use super::settings::{self, SERVER_VERSION};
+
+const PG_CATALOG: &str = "pg_catalog";
+
+/// Adds `pg_catalog`, `information_schema` and Postgres's functions to the database's context.
+pub fn install(database: &Database) -> Result<()> {
+    let context = database.context();
+    setup_pg_catalog(context, super::DATABASE, EmptyContextProvider).map_err(|error| *error)?;
+    context
+        .state_ref()
+        .write()
+        .config_mut()
+        .options_mut()
+        .catalog
+        .information_schema = true;
+    let tables = Arc::new(PgCatalogStaticTables::try_new()?);
+    let catalog_list = Arc::clone(context.state().catalog_list());
+    let inner = PgCatalogSchemaProvider::try_new(catalog_list, tables, EmptyContextProvider)?;
+    let definitions = Definitions::default();
+    let catalog = context
+        .catalog(super::DATABASE)
+        .ok_or_else(|| DataFusionError::Configuration("there is no catalog `lambic`".to_owned()))?;
+    catalog.register_schema(
+        PG_CATALOG,
+        Arc::new(Catalog {
+            inner,
+            database: database.clone(),
+            definitions: definitions.clone(),
+        }),
+    )?;
+    for function in functions(definitions) {
+        context.register_udf(function);
+    }
+    Ok(())
+}
+
+/// The SQL of views by object id, filled whenever `pg_class` is read (ids come into being there).
+type Definitions = Arc<RwLock<HashMap<i32, String>>>;
+
+type Inner = PgCatalogSchemaProvider<
+    Arc<dyn datafusion::catalog::CatalogProviderList>,
+    EmptyContextProvider,
+>;
+
+struct Catalog {
+    inner: Inner,
+    database: Database,
+    definitions: Definitions,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for Catalog {
+    fn table_names(&self) -> Vec<String> {
+        self.inner.table_names()
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.inner.table_exist(name)
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        match name {
+            "pg_class" => {
+                let Some(PgCatalogTable::Dynamic(inner)) = self.inner.build_table_by_name(name)?
+                else {
+                    return self.inner.table(name).await;
+                };
+                let classes = Classes {
+                    inner,
+                    database: self.database.clone(),
+                    definitions: Arc::clone(&self.definitions),
+                };
+                let table =
+                    StreamingTable::try_new(Arc::clone(classes.schema()), vec![Arc::new(classes)])?;
+                Ok(Some(Arc::new(table)))
+            }
+            "pg_matviews" => Ok(Some(Arc::new(materialized_views(&self.database)?))),
+            _ => self.inner.table(name).await,
+        }
+    }
+}
+
+/// `pg_class` with views as materialized views.
+struct Classes {
+    inner: Arc<dyn PartitionStream>,
+    database: Database,
+    definitions: Definitions,
+}
+
+impl std::fmt::Debug for Classes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Classes").finish_non_exhaustive()
+    }
+}
+
+impl PartitionStream for Classes {
+    fn schema(&self) -> &SchemaRef {
+        self.inner.schema()
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let views: BTreeMap<String, String> = self
+            .database
+            .views()
+            .into_iter()
+            .map(|view| (view.name, view.sql))
+            .collect();
+        let definitions = Arc::clone(&self.definitions);
+        let batches = self
+            .inner
+            .execute(context)
+            .map(move |batch| classes(batch?, &views, &definitions));
+        Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(self.schema()),
+            batches,
+        ))
+    }
+}
+
+fn classes(
+    batch: RecordBatch,
+    views: &BTreeMap<String, String>,
+    definitions: &Definitions,
+) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    let names = batch.column(schema.index_of("relname")?).as_string::<i32>();
+    let kinds_at = schema.index_of("relkind")?;
+    let kinds = batch.column(kinds_at).as_string::<i32>();
+    let ids = batch
+        .column(schema.index_of("oid")?)
+        .as_primitive::<Int32Type>();
+    let mut known = definitions.write().unwrap_or_else(PoisonError::into_inner);
+    known.clear();
+    let kinds: StringArray = (0..batch.num_rows())
+        .map(|row| match views.get(names.value(row)) {
+            Some(sql) => {
+                known.insert(ids.value(row), sql.clone());
+                Some("m")
+            }
+            None => Some(kinds.value(row)),
+        })
+        .collect();
+    drop(known);
+    let mut columns = batch.columns().to_vec();
+    columns[kinds_at] = Arc::new(kinds);
+    if let Ok(owners_at) = schema.index_of("relowner") {
+        columns[owners_at] = Arc::new(Int32Array::from(vec![OWNER; batch.num_rows()]));
+    }
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+/// The object id of Postgres's first user.
+const OWNER: i32 = 10;
+
+fn materialized_views(database: &Database) -> Result<MemTable> {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let schema = Arc::new(Schema::new(vec![
+        text("schemaname"),
+        text("matviewname"),
+        text("matviewowner"),
+        text("tablespace"),
+        Field::new("hasindexes", DataType::Boolean, true),
+        Field::new("ispopulated", DataType::Boolean, true),
+        text("definition"),
+    ]));
+    let views = database.views();
+    let same = |value: &str| Arc::new(StringArray::from(vec![value; views.len()])) as ArrayRef;
+    let batch = RecordBatch::try_new(
+        Arc::clone(&schema),
+        vec![
+            same("public"),
+            Arc::new(
+                views
+                    .iter()
+                    .map(|view| Some(view.name.as_str()))
+                    .collect::<StringArray>(),
+            ),
+            same("lambic"),
+            Arc::new(StringArray::from(vec![None::<&str>; views.len()])),
+            Arc::new(BooleanArray::from(vec![false; views.len()])),
+            Arc::new(BooleanArray::from(vec![true; views.len()])),
+            Arc::new(
+                views
+                    .iter()
+                    .map(|view| Some(view.sql.as_str()))
+                    .collect::<StringArray>(),
+            ),
+        ],
+    )?;
+    MemTable::try_new(schema, vec![vec![batch]])
+}
+
+/// A function by its rows of arguments; tools call these with whatever types they like.
+type Body = Arc<dyn Fn(&[ArrayRef], usize) -> Result<ArrayRef> + Send + Sync>;
+
+struct Function {
+    name: &'static str,
+    signature: Signature,
+    returns: DataType,
+    body: Body,
+}
+
+impl Function {
+    fn new(
+        name: &'static str,
+        returns: DataType,
+        body: impl Fn(&[ArrayRef], usize) -> Result<ArrayRef> + Send + Sync + 'static,
+    ) -> ScalarUDF {
+        let any = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
+        ScalarUDF::new_from_impl(Function {
+            name,
+            // Stable: the answer may change from statement to statement, so it is not kept in plans.
+            signature: Signature::one_of(any, Volatility::Stable),
+            returns,
+            body: Arc::new(body),
+        })
+    }
+
+    fn constant(name: &'static str, value: ScalarValue) -> ScalarUDF {
+        Function::new(name, value.data_type(), move |_, rows| {
+            value.to_array_of_size(rows)
+        })
+    }
+}
+
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Function")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Function {
+    fn eq(&self, other: &Function) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Function {}
+
+impl std::hash::Hash for Function {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl ScalarUDFImpl for Function {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(self.returns.clone())
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = arguments.number_rows;
+        let columns: Vec<ArrayRef> = arguments
+            .args
+            .iter()
+            .map(|argument| argument.to_array(rows))
+            .collect::<Result<_>>()?;
+        Ok(ColumnarValue::Array((self.body)(&columns, rows)?))
+    }
+}
+
+fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
+    let text = |value: &str| ScalarValue::Utf8(Some(value.to_owned()));
+    let version = format!(
+        "PostgreSQL {SERVER_VERSION} (Lambic {}) on {}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH
+    );
+    let no_text = ScalarValue::Utf8(None);
+    let yes = ScalarValue::Boolean(Some(true));
+    let mut functions = vec![
+        Function::constant("version", text(&version)),
+        Function::constant("pg_is_in_recovery", ScalarValue::Boolean(Some(false))),
+        Function::constant("pg_advisory_unlock_all", no_text.clone()),
+        Function::constant("pg_advisory_lock", no_text.clone()),
+        Function::constant("pg_try_advisory_lock", yes.clone()),
+        Function::constant("pg_advisory_unlock", yes.clone()),
+        Function::constant("txid_current", ScalarValue::Int64(Some(1))),
+        Function::new("current_setting", DataType::Utf8, |arguments, rows| {
+            let names = texts(arguments.first(), rows)?;
+            let values = names
+                .into_iter()
+                .map(|name| name.and_then(|name| settings::default_of(&name)));
+            Ok(Arc::new(values.collect::<StringArray>()))
+        }),
+        Function::new("set_config", DataType::Utf8, |arguments, rows| {
+            let values = texts(arguments.get(1), rows)?;
+            Ok(Arc::new(values.into_iter().collect::<StringArray>()))
+        }),
+        Function::new("pg_get_viewdef", DataType::Utf8, move |arguments, rows| {
+            let ids = texts(arguments.first(), rows)?;
+            let known = definitions.read().unwrap_or_else(PoisonError::into_inner);
+            let sql = ids.into_iter().map(|id| {
+                known
+                    .get(&id?.parse::<i32>().ok()?)
+                    .map(|sql| format!("{sql};"))
+            });
+            Ok(Arc::new(sql.collect::<StringArray>()))
+        }),
+    ];
+    // Questions about things that there are none of.
+    for name in [
+        "obj_description",
+        "col_description",
+        "shobj_description",
+        "pg_get_indexdef",
+        "pg_get_ruledef",
+        "pg_get_triggerdef",
+        "pg_get_serial_sequence",
+        "pg_get_function_result",
+        "pg_get_function_arguments",
+        "pg_get_function_identity_arguments",
+        "pg_get_functiondef",
+        "pg_get_statisticsobjdef",
+        "pg_tablespace_location",
+        "inet_server_addr",
+        "inet_client_addr",
+        "pg_get_partition_constraintdef",
+    ] {
+        functions.push(Function::constant(name, no_text.clone()));
+    }
+    for name in [
+        "pg_function_is_visible",
+        "pg_type_is_visible",
+        "pg_operator_is_visible",
+        "pg_collation_is_visible",
+        "pg_opclass_is_visible",
+        "has_column_privilege",
+        "has_function_privilege",
+        "has_sequence_privilege",
+        "has_type_privilege",
+    ] {
+        functions.push(Function::constant(name, yes.clone()));
+    }
+    functions
+}
+
+/// One argument of every row as text.
+fn texts(argument: Option<&ArrayRef>, rows: usize) -> Result<Vec<Option<String>>> {
+    let Some(argument) = argument else {
+        return Ok(vec![None; rows]);
+    };
+    let column = arrow::compute::cast(argument, &DataType::Utf8)?;
+    Ok(column
+        .as_string::<i32>()
+        .iter()
+        .map(|text| text.map(str::to_owned))
+        .collect())
+}
+
+/// Parses what Postgres's clients send.
+///
+/// Questions to the catalog are rewritten; statements about the user's own data keep their tokens,
+/// so that errors can point into them, and get only rewrites that do not change what they mean.
+pub struct CatalogParser {
+    catalog: PostgresCompatibilityParser,
+}
+
+impl Default for CatalogParser {
+    fn default() -> CatalogParser {
+        CatalogParser::new()
+    }
+}
+
+impl CatalogParser {
+    pub fn new() -> CatalogParser {
+        CatalogParser {
+            catalog: PostgresCompatibilityParser::new(),
+        }
+    }
+}
+
+impl SqlParser for CatalogParser {
+    fn parse(&self, sql: &str) -> std::result::Result<Vec<Statement>, ParserError> {
+        if asks_catalog(sql) {
+            return self.catalog.parse(&rewritten(sql));
+        }
+        let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
+        for statement in &mut statements {
+            for rule in MEANING_KEPT.iter() {
+                *statement = rule.rewrite(statement.clone());
+            }
+        }
+        Ok(statements)
+    }
+}
+
+static MEANING_KEPT: LazyLock<Vec<Box<dyn SqlStatementRewriteRule>>> = LazyLock::new(|| {
+    vec![
+        Box::new(RewriteArrayAnyAllOperation),
+        Box::new(FixArrayLiteral),
+        Box::new(StripCallableQualifier),
+        Box::new(CurrentUserVariableToSessionUserFunctionCall),
+        Box::new(StripCollate),
+    ]
+});
+
+/// Whether a statement is about Postgres's own tables and not only about the user's.
+fn asks_catalog(sql: &str) -> bool {
+    const SIGNS: &[&str] = &[
+        "pg_",
+        "information_schema",
+        "::reg",
+        "version()",
+        "current_schema",
+        "current_database",
+    ];
+    let lower = sql.to_ascii_lowercase();
+    let word = lower
+        .trim_start()
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .next()
+        .unwrap_or_default();
+    // What creates or changes something keeps its text.
+    matches!(word, "select" | "with" | "values" | "table")
+        && SIGNS.iter().any(|sign| lower.contains(sign))
+}
+
+/// Whole questions of one client that DataFusion has no plan for, put another way.
+fn rewritten(sql: &str) -> String {
+    if sql.contains("typeinfo_tree") {
+        return ASYNCPG_TYPES.to_owned();
+    }
+    sql.to_owned()
+}
+
+/// asyncpg asks for a type and all that it is made of, recursively. Our types are made of nothing
+/// but elements, which it knows.
+const ASYNCPG_TYPES: &str = "SELECT t.oid, 'pg_catalog' AS ns, t.typname AS name, \
+    CASE WHEN t.typtype = 'c' THEN 'c' ELSE 'b' END AS kind, \
+    CAST(NULL AS INT) AS basetype, \
+    CASE WHEN t.typelem <> 0 AND t.typlen = -1 THEN t.typelem ELSE NULL END AS elemtype, \
+    ',' AS elemdelim, CAST(NULL AS INT) AS range_subtype, CAST(NULL AS TEXT) AS attrtypoids, \
+    CAST(NULL AS TEXT) AS attrnames, 0 AS depth, CAST(NULL AS TEXT) AS basetype_name, \
+    e.typname AS elemtype_name, CAST(NULL AS TEXT) AS range_subtype_name \
+    FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
+    WHERE array_has($1, t.oid)";

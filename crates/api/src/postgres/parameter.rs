@@ -1,0 +1,503 @@
+//! Bound parameters: bytes of the wire, text or binary, to the values that a plan takes.
+
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::scalar::ScalarValue;
+use pgwire::{
+    api::{Type, portal::Portal},
+    error::{PgWireError, PgWireResult},
+};
+use std::sync::Arc;
+
+/// Postgres counts days and microseconds from 2000-01-01, Arrow from 1970-01-01.
+pub const DAYS_1970_TO_2000: i32 = 10_957;
+pub const MICROSECONDS_1970_TO_2000: i64 = DAYS_1970_TO_2000 as i64 * 86_400_000_000;
+
+/// What a client is told of a parameter that it left open.
+pub fn wire_type(planned: Option<&DataType>) -> Type {
+    let Some(planned) = planned else {
+        return Type::TEXT;
+    };
+    super::encode::pg_type(&Arc::new(Field::new("", planned.clone(), true)))
+}
+
+/// The values of `portal`; `planned` are the types that the plan expects, where it tells.
+pub fn values<S: Clone>(
+    portal: &Portal<S>,
+    planned: &[Option<DataType>],
+) -> PgWireResult<Vec<ScalarValue>> {
+    let given = portal.parameters.len();
+    if given != planned.len() {
+        return Err(super::error::wire(
+            "08P01",
+            format!(
+                "bind supplies {given} parameters, but the prepared statement requires {}",
+                planned.len()
+            ),
+        ));
+    }
+    let declared = &portal.statement.parameter_types;
+    let mut values = Vec::with_capacity(given);
+    for (index, bytes) in portal.parameters.iter().enumerate() {
+        let planned = planned[index].as_ref();
+        let declared = declared
+            .get(index)
+            .cloned()
+            .flatten()
+            .filter(|t| *t != Type::UNKNOWN && *t != Type::VOID);
+        let wire = declared.unwrap_or_else(|| wire_type(planned));
+        let value = match bytes {
+            None => null(planned, &wire),
+            Some(bytes) if portal.parameter_format.is_binary(index) => {
+                binary(&wire, bytes).and_then(|value| fit(value, planned))
+            }
+            Some(bytes) => text(&wire, bytes, planned),
+        };
+        values.push(value.map_err(|why| invalid(index, &wire, &why))?);
+    }
+    Ok(values)
+}
+
+fn invalid(index: usize, wire: &Type, why: &str) -> PgWireError {
+    super::error::wire(
+        "22P02",
+        format!(
+            "parameter ${} is not a valid {}: {why}",
+            index + 1,
+            wire.name()
+        ),
+    )
+}
+
+fn null(planned: Option<&DataType>, wire: &Type) -> Result<ScalarValue, String> {
+    let data_type = planned
+        .cloned()
+        .or_else(|| arrow_type(wire))
+        .unwrap_or(DataType::Utf8);
+    ScalarValue::try_from(&data_type).map_err(|error| error.to_string())
+}
+
+fn arrow_type(wire: &Type) -> Option<DataType> {
+    Some(match *wire {
+        Type::BOOL => DataType::Boolean,
+        Type::INT2 => DataType::Int16,
+        Type::INT4 | Type::OID | Type::REGCLASS | Type::REGTYPE => DataType::Int32,
+        Type::INT8 => DataType::Int64,
+        Type::FLOAT4 => DataType::Float32,
+        Type::FLOAT8 => DataType::Float64,
+        Type::BYTEA => DataType::Binary,
+        Type::DATE => DataType::Date32,
+        Type::TIMESTAMP => DataType::Timestamp(TimeUnit::Microsecond, None),
+        Type::TIMESTAMPTZ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        Type::TIME => DataType::Time64(TimeUnit::Microsecond),
+        Type::TEXT
+        | Type::VARCHAR
+        | Type::BPCHAR
+        | Type::NAME
+        | Type::CHAR
+        | Type::JSON
+        | Type::JSONB
+        | Type::UUID => DataType::Utf8,
+        _ => return None,
+    })
+}
+
+fn fit(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, String> {
+    match planned {
+        Some(planned) if value.data_type() != *planned => value
+            .cast_to(planned)
+            .map_err(|error| error.strip_backtrace()),
+        _ => Ok(value),
+    }
+}
+
+fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarValue, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    if let Some(element) = element_type(wire) {
+        let elements = array_elements(text)?;
+        let data_type = arrow_type(&element).unwrap_or(DataType::Utf8);
+        let values = elements
+            .into_iter()
+            .map(|value| match value {
+                Some(value) => self::text(&element, value.as_bytes(), Some(&data_type)),
+                None => ScalarValue::try_from(&data_type).map_err(|error| error.to_string()),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        return fit(
+            ScalarValue::List(ScalarValue::new_list_nullable(&values, &data_type)),
+            planned,
+        );
+    }
+    let target = planned
+        .cloned()
+        .or_else(|| arrow_type(wire))
+        .unwrap_or(DataType::Utf8);
+    let value = match (&target, wire) {
+        (DataType::Boolean, _) => ScalarValue::Boolean(Some(boolean(text)?)),
+        (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, _) => {
+            ScalarValue::Binary(Some(bytea(text)?))
+        }
+        // Postgres ignores blanks around numbers.
+        (target, _) if target.is_numeric() => ScalarValue::Utf8(Some(text.trim().to_owned())),
+        (_, _) => ScalarValue::Utf8(Some(text.to_owned())),
+    };
+    fit(value, Some(&target)).map_err(|_| format!("\"{text}\""))
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "t" | "true" | "y" | "yes" | "on" | "1" => Ok(true),
+        "f" | "false" | "n" | "no" | "off" | "0" => Ok(false),
+        _ => Err(format!("\"{text}\"")),
+    }
+}
+
+fn bytea(text: &str) -> Result<Vec<u8>, String> {
+    let wrong = || format!("\"{text}\"");
+    if let Some(hex) = text.strip_prefix("\\x") {
+        let digits: Vec<u8> = hex
+            .chars()
+            .filter(|c| !c.is_whitespace())
+            .map(|c| c.to_digit(16).map(|digit| digit as u8).ok_or_else(wrong))
+            .collect::<Result<_, _>>()?;
+        if digits.len() % 2 != 0 {
+            return Err(wrong());
+        }
+        return Ok(digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect());
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if bytes.get(at + 1) == Some(&b'\\') => {
+                out.push(b'\\');
+                at += 2;
+            }
+            b'\\' => {
+                let octal = text.get(at + 1..at + 4).ok_or_else(wrong)?;
+                out.push(u8::from_str_radix(octal, 8).map_err(|_| wrong())?);
+                at += 4;
+            }
+            byte => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn binary(wire: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
+    fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
+        bytes
+            .try_into()
+            .map_err(|_| format!("{} bytes instead of {N}", bytes.len()))
+    }
+    let utf8 =
+        |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| "it is not UTF-8".to_owned());
+    if let Some(element) = element_type(wire) {
+        return binary_array(&element, bytes);
+    }
+    Ok(match *wire {
+        Type::BOOL => ScalarValue::Boolean(Some(fixed::<1>(bytes)?[0] != 0)),
+        Type::INT2 => ScalarValue::Int16(Some(i16::from_be_bytes(fixed(bytes)?))),
+        Type::INT4 => ScalarValue::Int32(Some(i32::from_be_bytes(fixed(bytes)?))),
+        Type::INT8 => ScalarValue::Int64(Some(i64::from_be_bytes(fixed(bytes)?))),
+        // The catalog keeps object ids as signed integers.
+        Type::OID | Type::REGCLASS | Type::REGTYPE | Type::REGPROC | Type::REGNAMESPACE => {
+            ScalarValue::Int32(Some(i32::from_be_bytes(fixed(bytes)?)))
+        }
+        Type::FLOAT4 => ScalarValue::Float32(Some(f32::from_be_bytes(fixed(bytes)?))),
+        Type::FLOAT8 => ScalarValue::Float64(Some(f64::from_be_bytes(fixed(bytes)?))),
+        Type::BYTEA => ScalarValue::Binary(Some(bytes.to_vec())),
+        Type::DATE => {
+            let days = i32::from_be_bytes(fixed(bytes)?);
+            let days = days
+                .checked_add(DAYS_1970_TO_2000)
+                .ok_or("it is out of range")?;
+            ScalarValue::Date32(Some(days))
+        }
+        Type::TIMESTAMP | Type::TIMESTAMPTZ => {
+            let microseconds = i64::from_be_bytes(fixed(bytes)?);
+            let microseconds = microseconds
+                .checked_add(MICROSECONDS_1970_TO_2000)
+                .ok_or("it is out of range")?;
+            let zone = (*wire == Type::TIMESTAMPTZ).then(|| "UTC".into());
+            ScalarValue::TimestampMicrosecond(Some(microseconds), zone)
+        }
+        Type::TIME => ScalarValue::Time64Microsecond(Some(i64::from_be_bytes(fixed(bytes)?))),
+        Type::NUMERIC => {
+            let text = numeric_text(bytes)?;
+            match text.as_str() {
+                "NaN" | "Infinity" | "-Infinity" => ScalarValue::Float64(text.parse().ok()),
+                _ => numeric_scalar(&text)?,
+            }
+        }
+        Type::UUID => {
+            let hex: String = fixed::<16>(bytes)?
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            let parts = [
+                &hex[..8],
+                &hex[8..12],
+                &hex[12..16],
+                &hex[16..20],
+                &hex[20..],
+            ];
+            ScalarValue::Utf8(Some(parts.join("-")))
+        }
+        Type::JSONB => match bytes.split_first() {
+            Some((1, json)) => ScalarValue::Utf8(Some(utf8(json)?)),
+            _ => return Err("its version is not 1".to_owned()),
+        },
+        Type::TEXT
+        | Type::VARCHAR
+        | Type::BPCHAR
+        | Type::NAME
+        | Type::CHAR
+        | Type::JSON
+        | Type::UNKNOWN => ScalarValue::Utf8(Some(utf8(bytes)?)),
+        _ => return Err("this type has no binary form here; send it as text".to_owned()),
+    })
+}
+
+/// A decimal just wide enough for the digits of `text`.
+fn numeric_scalar(text: &str) -> Result<ScalarValue, String> {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    let scale = text
+        .split_once('.')
+        .map_or(0, |(_, fraction)| fraction.len());
+    let precision = digits.trim_start_matches('0').len().max(scale).max(1);
+    let out_of_range = || format!("{text} has more than 38 digits");
+    let precision = u8::try_from(precision)
+        .ok()
+        .filter(|p| *p <= 38)
+        .ok_or_else(out_of_range)?;
+    let unscaled: i128 = digits.parse().map_err(|_| out_of_range())?;
+    let unscaled = if text.starts_with('-') {
+        -unscaled
+    } else {
+        unscaled
+    };
+    Ok(ScalarValue::Decimal128(
+        Some(unscaled),
+        precision,
+        scale as i8,
+    ))
+}
+
+/// Postgres's binary numeric as decimal digits.
+pub fn numeric_text(bytes: &[u8]) -> Result<String, String> {
+    let word = |at: usize| -> Result<u16, String> {
+        let pair = bytes.get(at * 2..at * 2 + 2).ok_or("it is cut short")?;
+        Ok(u16::from_be_bytes([pair[0], pair[1]]))
+    };
+    let groups = usize::from(word(0)?);
+    let weight = i32::from(word(1)? as i16);
+    let sign = match word(2)? {
+        0 => "",
+        0x4000 => "-",
+        0xC000 => return Ok("NaN".to_owned()),
+        0xD000 => return Ok("Infinity".to_owned()),
+        0xF000 => return Ok("-Infinity".to_owned()),
+        _ => return Err("its sign is unknown".to_owned()),
+    };
+    let scale = usize::from(word(3)?);
+    if weight.unsigned_abs() > 64 || scale > 128 {
+        return Err("it has more digits than can be kept".to_owned());
+    }
+    let group = |index: i32| -> Result<u16, String> {
+        match usize::try_from(index) {
+            Ok(index) if index < groups => word(4 + index),
+            _ => Ok(0),
+        }
+    };
+    let mut whole = String::new();
+    for index in 0..=weight {
+        whole.push_str(&format!("{:04}", group(index)?));
+    }
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let mut fraction = String::new();
+    let mut index = weight + 1;
+    while fraction.len() < scale {
+        fraction.push_str(&format!("{:04}", if index < 0 { 0 } else { group(index)? }));
+        index += 1;
+    }
+    // A negative weight means that the first groups of the fraction are zero and not sent.
+    fraction.truncate(scale);
+    let sign = if whole == "0" && fraction.chars().all(|c| c == '0') {
+        ""
+    } else {
+        sign
+    };
+    Ok(if scale == 0 {
+        format!("{sign}{whole}")
+    } else {
+        format!("{sign}{whole}.{fraction}")
+    })
+}
+
+fn element_type(wire: &Type) -> Option<Type> {
+    Some(match *wire {
+        Type::BOOL_ARRAY => Type::BOOL,
+        Type::INT2_ARRAY => Type::INT2,
+        Type::INT4_ARRAY => Type::INT4,
+        Type::INT8_ARRAY => Type::INT8,
+        Type::OID_ARRAY => Type::OID,
+        Type::FLOAT4_ARRAY => Type::FLOAT4,
+        Type::FLOAT8_ARRAY => Type::FLOAT8,
+        Type::TEXT_ARRAY | Type::VARCHAR_ARRAY | Type::NAME_ARRAY | Type::BPCHAR_ARRAY => {
+            Type::TEXT
+        }
+        Type::DATE_ARRAY => Type::DATE,
+        Type::TIMESTAMP_ARRAY => Type::TIMESTAMP,
+        Type::TIMESTAMPTZ_ARRAY => Type::TIMESTAMPTZ,
+        Type::BYTEA_ARRAY => Type::BYTEA,
+        Type::UUID_ARRAY => Type::UUID,
+        _ => return None,
+    })
+}
+
+fn binary_array(element: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
+    let word = |at: usize| -> Result<i32, String> {
+        let four = bytes.get(at..at + 4).ok_or("it is cut short")?;
+        Ok(i32::from_be_bytes([four[0], four[1], four[2], four[3]]))
+    };
+    let data_type = arrow_type(element).unwrap_or(DataType::Utf8);
+    let mut values = Vec::new();
+    match word(0)? {
+        0 => {}
+        1 => {
+            let count = word(12)?;
+            let mut at = 20;
+            for _ in 0..count {
+                let length = word(at)?;
+                at += 4;
+                let Ok(length) = usize::try_from(length) else {
+                    values.push(
+                        ScalarValue::try_from(&data_type).map_err(|error| error.to_string())?,
+                    );
+                    continue;
+                };
+                let value = bytes.get(at..at + length).ok_or("it is cut short")?;
+                values.push(fit(binary(element, value)?, Some(&data_type))?);
+                at += length;
+            }
+        }
+        _ => return Err("only arrays of one dimension are taken".to_owned()),
+    }
+    Ok(ScalarValue::List(ScalarValue::new_list_nullable(
+        &values, &data_type,
+    )))
+}
+
+/// `{1,NULL,"a \"b\""}`
+fn array_elements(text: &str) -> Result<Vec<Option<String>>, String> {
+    let wrong = || format!("\"{text}\"");
+    let inner = text
+        .trim()
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'))
+        .ok_or_else(wrong)?;
+    let mut elements = Vec::new();
+    if inner.trim().is_empty() {
+        return Ok(elements);
+    }
+    let mut chars = inner.chars().peekable();
+    loop {
+        let mut value = String::new();
+        let mut was_quoted = false;
+        while let Some(c) = chars.peek().copied() {
+            match c {
+                ',' => break,
+                '{' | '}' => return Err("only arrays of one dimension are taken".to_owned()),
+                '"' => {
+                    was_quoted = true;
+                    chars.next();
+                    loop {
+                        match chars.next().ok_or_else(wrong)? {
+                            '"' => break,
+                            '\\' => value.push(chars.next().ok_or_else(wrong)?),
+                            c => value.push(c),
+                        }
+                    }
+                }
+                '\\' => {
+                    chars.next();
+                    value.push(chars.next().ok_or_else(wrong)?);
+                }
+                c => {
+                    value.push(c);
+                    chars.next();
+                }
+            }
+        }
+        let value = if was_quoted {
+            value
+        } else {
+            value.trim().to_owned()
+        };
+        let is_null = !was_quoted && value.eq_ignore_ascii_case("null");
+        elements.push((!is_null).then_some(value));
+        if chars.next().is_none() {
+            return Ok(elements);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_parameters_take_the_planned_type() {
+        let check = |wire: Type, text_: &str, planned: Option<DataType>, expected: &str| {
+            let value = text(&wire, text_.as_bytes(), planned.as_ref());
+            let shown = value
+                .map(|value| format!("{value:?}"))
+                .unwrap_or_else(|error| error);
+            assert_eq!(shown, expected);
+        };
+        check(Type::TEXT, " 42 ", Some(DataType::Int64), "Int64(42)");
+        check(Type::TEXT, "x", Some(DataType::Int64), "\"x\"");
+        check(Type::BOOL, "on", None, "Boolean(true)");
+        check(Type::BYTEA, "\\x00ff", None, "Binary(\"0,255\")");
+        check(Type::BYTEA, "a\\\\\\001", None, "Binary(\"97,92,1\")");
+        check(Type::TEXT, "hello", None, "Utf8(\"hello\")");
+        check(Type::INT8, "7", Some(DataType::Int32), "Int32(7)");
+    }
+
+    #[test]
+    fn arrays_in_both_forms() {
+        assert_eq!(
+            array_elements("{1, NULL,\"a,\\\"b\"}").unwrap(),
+            [Some("1".to_owned()), None, Some("a,\"b".to_owned())]
+        );
+        assert!(array_elements("{{1},{2}}").is_err());
+        let mut wire = Vec::new();
+        for word in [1i32, 1, 23, 2, 1, 4, 7, -1] {
+            wire.extend(word.to_be_bytes());
+        }
+        let from_binary = binary(&Type::INT4_ARRAY, &wire).unwrap();
+        let from_text = text(&Type::INT4_ARRAY, b"{7,NULL}", None).unwrap();
+        assert_eq!(from_binary, from_text);
+    }
+
+    #[test]
+    fn a_cut_value_is_an_error() {
+        for wire in [
+            Type::INT4,
+            Type::NUMERIC,
+            Type::INT4_ARRAY,
+            Type::UUID,
+            Type::TIMESTAMP,
+        ] {
+            assert!(binary(&wire, &[0, 1]).is_err(), "{wire}");
+        }
+    }
+}

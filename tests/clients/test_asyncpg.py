@@ -1,0 +1,93 @@
+"""asyncpg: everything in binary, types asked of the server, cursors as portals."""
+
+import asyncio
+import datetime
+import decimal
+
+import asyncpg
+import pytest
+from conftest import PG_HOST, PG_PORT
+
+UTC = datetime.timezone.utc
+
+
+def run(work):
+    async def connected():
+        connection = await asyncpg.connect(host=PG_HOST, port=int(PG_PORT), user="tester", database="lambic", timeout=20)
+        try:
+            await work(connection)
+        finally:
+            await connection.close(timeout=10)
+
+    asyncio.run(connected())
+
+
+def test_insert_and_read_back(measurements):
+    async def work(connection):
+        at = datetime.datetime(2026, 11, 23, 21, 0, 0, 123456, tzinfo=UTC)
+        rows = [
+            (at, "oslo", 0.5, 2**40, 7, -1, 1.5, decimal.Decimal("1234.50"), True, datetime.date(2024, 2, 29),
+             datetime.datetime(2024, 1, 1, 12, 0, 0, 1), b"\x00\x01"),
+            (at, "rome", None, None, None, None, None, None, None, None, None, None),
+        ]
+        await connection.executemany(
+            f"INSERT INTO {measurements} (at, place, value, count, small, medium, ratio, price, ok, day, local, raw) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)", rows)
+        found = await connection.fetch(
+            f"SELECT at, place, value, count, small, medium, ratio, price, ok, day, local, raw FROM {measurements} ORDER BY place")
+        assert [tuple(row) for row in found] == rows
+        total = await connection.fetchval(f"SELECT total FROM {measurements}_by_place WHERE place = $1", "oslo")
+        assert total == 2**40
+
+    run(work)
+
+
+def test_types_are_introspected():
+    async def work(connection):
+        row = await connection.fetchrow("SELECT ARRAY[1, 2] AS ints, ARRAY['a', NULL] AS texts, ARRAY[1.5]::double precision[] AS floats")
+        assert (row["ints"], row["texts"], row["floats"]) == ([1, 2], ["a", None], [1.5])
+        statement = await connection.prepare("SELECT $1::bigint + 1 AS next, $2::text AS word")
+        assert [parameter.name for parameter in statement.get_parameters()] == ["int8", "text"]
+        assert [(a.name, a.type.name) for a in statement.get_attributes()] == [("next", "int8"), ("word", "text")]
+        assert tuple(await statement.fetchrow(41, "x")) == (42, "x")
+        assert await connection.fetchval("SELECT count(*) FROM generate_series(1, 10) AS t(x) WHERE x = ANY($1::bigint[])", [1, 2, 99]) == 2
+
+    run(work)
+
+
+def test_cursors_read_in_portions():
+    async def work(connection):
+        seen = 0
+        async with connection.transaction():
+            async for row in connection.cursor("SELECT value FROM generate_series(1, 1000) AS t(value)", prefetch=17):
+                seen += row["value"]
+        assert seen == 500500
+
+    run(work)
+
+
+def test_errors(measurements):
+    async def work(connection):
+        with pytest.raises(asyncpg.UndefinedTableError) as caught:
+            await connection.fetch(f"SELECT * FROM {measurements}x")
+        assert "did you mean" in caught.value.hint
+        with pytest.raises(asyncpg.UndefinedColumnError):
+            await connection.fetch(f"SELECT nope FROM {measurements}")
+        with pytest.raises(asyncpg.PostgresSyntaxError):
+            await connection.execute("SELEC 1")
+        assert await connection.fetchval("SELECT 1") == 1
+
+    run(work)
+
+
+def test_a_pool_resets_its_connections(measurements):
+    async def work():
+        async with asyncpg.create_pool(host=PG_HOST, port=int(PG_PORT), user="tester", database="lambic", min_size=2, max_size=4) as pool:
+            async def one(count):
+                async with pool.acquire() as connection:
+                    await connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'pool', $1)", count)
+
+            await asyncio.gather(*(one(count) for count in range(40)))
+            assert await pool.fetchval(f"SELECT sum(count) FROM {measurements}") == 780
+
+    asyncio.run(work())

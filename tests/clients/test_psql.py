@@ -1,0 +1,132 @@
+"""psql: the session that the README shows, and its backslash commands."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import PG_HOST, PG_PORT
+
+pytestmark = pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
+
+
+def psql(*commands, check=True, options=()):
+    arguments = ["psql", "-X", "-h", PG_HOST, "-p", PG_PORT, "-U", "tester", "-d", "lambic", "-v", "ON_ERROR_STOP=1"]
+    for command in commands:
+        arguments += ["-c", command]
+    environment = os.environ | {"PGCONNECT_TIMEOUT": "10", "PAGER": "cat", "LC_ALL": "C"}
+    done = subprocess.run([*arguments, *options], capture_output=True, text=True, timeout=120, env=environment)
+    if check:
+        assert done.returncode == 0, done.stderr
+        assert "ERROR" not in done.stderr, done.stderr
+    return done
+
+
+def test_stream_insert_view_and_back(name):
+    done = psql(
+        f"CREATE STREAM {name} (place text NOT NULL, value bigint)",
+        f"INSERT INTO {name} VALUES ('oslo', 1), ('oslo', 2), ('rome', 40)",
+        f"CREATE MATERIALIZED VIEW {name}_v AS SELECT place, sum(value) AS total FROM {name} GROUP BY place",
+        f"SELECT place, total FROM {name}_v ORDER BY place",
+        f"INSERT INTO {name} VALUES ('rome', 2)",
+        f"SELECT total FROM {name}_v WHERE place = 'rome'",
+        f"DROP MATERIALIZED VIEW {name}_v",
+        f"DROP STREAM {name}",
+        options=("-At",),
+    )
+    assert done.stdout.split("\n")[:10] == [
+        "CREATE STREAM",
+        "INSERT 0 3",
+        "CREATE MATERIALIZED VIEW",
+        "oslo|3",
+        "rome|40",
+        "INSERT 0 1",
+        "42",
+        "DROP MATERIALIZED VIEW",
+        "DROP STREAM",
+        "",
+    ]
+
+
+def test_backslash_d_lists_streams_and_views(measurements):
+    listed = psql(r"\d").stdout
+    assert f"{measurements} " in listed
+    lines = {line.split("|")[1].strip(): line for line in listed.splitlines() if line.count("|") == 3}
+    assert "materialized view" in lines[f"{measurements}_by_place"]
+    assert "| table |" in lines[measurements]
+    assert f" {measurements} " in psql(r"\dt").stdout
+    assert f"{measurements}_by_place" not in psql(r"\dt").stdout
+    assert f"{measurements}_by_place" in psql(r"\dm").stdout
+    assert f"{measurements}_by_place" not in psql(r"\dv").stdout
+
+
+def test_backslash_d_name(measurements):
+    described = psql(rf"\d {measurements}").stdout
+    assert f'Table "public.{measurements}"' in described
+    columns = [[cell.strip() for cell in line.split("|")] for line in described.splitlines() if line.count("|") == 4]
+    types = {column[0]: (column[1], column[3]) for column in columns}
+    assert types["at"] == ("timestamp with time zone", "not null")
+    assert types["value"] == ("double precision", "")
+    assert types["count"] == ("bigint", "")
+    assert types["medium"] == ("integer", "")
+    assert types["place"] == ("text", "not null")
+    assert types["price"][0].startswith("numeric")
+    assert types["ok"] == ("boolean", "")
+    assert types["day"] == ("date", "")
+    assert types["raw"] == ("bytea", "")
+    described = psql(rf"\d {measurements}_by_place").stdout
+    assert f'Materialized view "public.{measurements}_by_place"' in described
+    assert "total" in described
+    psql(rf"\d+ {measurements}")
+    assert "SELECT" in psql(rf"\d+ {measurements}_by_place").stdout.upper()
+
+
+def test_other_backslash_commands(measurements):
+    assert "lambic" in psql(r"\l").stdout
+    assert "public" in psql(r"\dn").stdout
+    psql(r"\df")
+    psql(r"\du")
+    psql(r"\dp")
+    psql(r"\di")
+    psql(r"\dT")
+    assert "lambic" in psql(r"\conninfo").stdout
+    assert "did not find any" in psql(r"\d nothing_of_this_name", check=False).stderr.lower()
+
+
+def test_an_error_points_at_its_place(measurements):
+    done = psql(f"SELECT place, valu FROM {measurements}", check=False)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert 'column "valu" does not exist' in lines[0]
+    assert lines[1].startswith("LINE 1:")
+    assert lines[2].index("^") == lines[1].index("valu ")
+    assert "did you mean" in done.stderr
+
+
+def test_syntax_errors_and_unknown_names(measurements):
+    done = psql("SELEKT 1", check=False)
+    assert "syntax error" in done.stderr
+    assert "LINE 1:" in done.stderr
+    done = psql(f"SELECT * FROM {measurements[:-1]}x", check=False)
+    assert done.returncode == 1
+    done = psql(f"COPY {measurements} FROM STDIN", check=False)
+    assert "lambic append" in done.stderr
+
+
+def test_several_statements_in_one_string(measurements):
+    done = psql(f"SELECT 1 AS a; INSERT INTO {measurements} (at, place) VALUES (now(), 'x'); SELECT 2 AS b", options=("-At",))
+    assert done.stdout.split() == ["1", "INSERT", "0", "1", "2"]
+    # The first statements stand, the failing one is named, the rest is not run.
+    done = psql(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'x'); SELECT nope; SELECT 3", check=False, options=("-At",))
+    assert "INSERT 0 1" in done.stdout and "3" not in done.stdout.split()
+    assert psql(f"SELECT count(*) FROM {measurements}", options=("-At",)).stdout.strip() == "2"
+
+
+def test_other_databases_are_refused():
+    done = subprocess.run(
+        ["psql", "-X", "-h", PG_HOST, "-p", PG_PORT, "-U", "tester", "-d", "accounts", "-c", "SELECT 1"],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert done.returncode == 2
+    assert 'database "accounts" does not exist' in done.stderr

@@ -1,0 +1,185 @@
+"""psycopg 3: values both ways in text and binary, prepared statements, transactions, errors."""
+
+import datetime
+import decimal
+import math
+import threading
+import time
+
+import psycopg
+import pytest
+from conftest import DSN, http
+
+UTC = datetime.timezone.utc
+ROW = (
+    datetime.datetime(2026, 11, 23, 21, 0, 0, 123456, tzinfo=UTC), "Ærø 'x' \"y\"", -0.1, 2**63 - 1, -32768, 2**31 - 1,
+    1.5, decimal.Decimal("-12345.60"), True, datetime.date(1969, 12, 31), datetime.datetime(1999, 12, 31, 23, 59, 59, 5),
+    b"\x00\xff\\'",
+)
+COLUMNS = "at, place, value, count, small, medium, ratio, price, ok, day, local, raw"
+
+
+@pytest.mark.parametrize("binary_in", [False, True])
+@pytest.mark.parametrize("binary_out", [False, True])
+def test_every_type_there_and_back(connection, measurements, binary_in, binary_out):
+    holders = ", ".join(["%b" if binary_in else "%t"] * len(ROW))
+    done = connection.execute(f"INSERT INTO {measurements} ({COLUMNS}) VALUES ({holders})", ROW)
+    assert done.statusmessage == "INSERT 0 1"
+    nulls = (ROW[0], "nulls") + (None,) * 10
+    connection.execute(f"INSERT INTO {measurements} ({COLUMNS}) VALUES ({holders})", nulls)
+    cursor = connection.cursor(binary=binary_out)
+    found = cursor.execute(f"SELECT {COLUMNS} FROM {measurements} ORDER BY place").fetchall()
+    assert sorted(found, key=str) == sorted([ROW, nulls], key=str)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_special_values(connection, binary):
+    cursor = connection.cursor(binary=binary)
+    row = cursor.execute(
+        """SELECT 'NaN'::double precision, 'Infinity'::double precision, '-Infinity'::double precision,
+                  1e300::double precision, CAST(1 AS bigint), NULL, '', true AND false,
+                  CAST('99999999999999999999999999999999999.99' AS numeric(38, 2))"""
+    ).fetchone()
+    assert math.isnan(row[0])
+    assert row[1:3] == (math.inf, -math.inf)
+    assert row[3:8] == (1e300, 1, None, "", False)
+    assert row[8] == decimal.Decimal("99999999999999999999999999999999999.99")
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_arrays(connection, binary):
+    cursor = connection.cursor(binary=binary)
+    row = cursor.execute("SELECT ARRAY[1, 2, 3], ARRAY['a', 'b c', NULL], ARRAY[1.5, 2.5]::double precision[]").fetchone()
+    assert row == ([1, 2, 3], ["a", "b c", None], [1.5, 2.5])
+
+
+def test_prepared_statements(connection, measurements):
+    connection.prepare_threshold = 0
+    for place in ["oslo", "rome", "oslo"]:
+        connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (%s, %s, %s)", (ROW[0], place, 7))
+    for place, n in [("oslo", 2), ("rome", 1), ("bonn", 0)]:
+        query = f"SELECT count(*), sum(count) FROM {measurements} WHERE place = %s"
+        assert connection.execute(query, (place,)).fetchone() == (n, 7 * n if n else None)
+    places = connection.execute(
+        f"SELECT place FROM {measurements} WHERE place = ANY(%s) ORDER BY 1", (["rome", "bonn"],)
+    ).fetchall()
+    assert places == [("rome",)]
+
+
+def test_a_view_includes_what_was_just_acknowledged(connection, measurements):
+    for total in range(1, 20):
+        connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 1)")
+        assert connection.execute(f"SELECT n, total FROM {measurements}_by_place WHERE place = 'oslo'").fetchone() == (total, total)
+
+
+def test_many_rows_in_portions(connection):
+    cursor = connection.cursor()
+    cursor.execute("SELECT value FROM generate_series(1, 100000) AS t(value)")
+    assert sum(row[0] for row in cursor) == 100000 * 100001 // 2
+
+
+def test_pipeline(connection, measurements):
+    with connection.pipeline():
+        for count in range(50):
+            connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'p', %s)", (count,))
+    assert connection.execute(f"SELECT sum(count) FROM {measurements}").fetchone() == (1225,)
+
+
+def test_errors_have_a_code_a_place_and_a_hint(connection, measurements):
+    with pytest.raises(psycopg.errors.UndefinedTable) as caught:
+        connection.execute(f"SELECT 1 FROM {measurements}_by_plac")
+    assert "did you mean" in caught.value.diag.message_hint
+    assert int(caught.value.diag.statement_position) == 15
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        connection.execute(f"SELECT nope FROM {measurements}")
+    with pytest.raises(psycopg.errors.SyntaxError):
+        connection.execute("SELECT FROM WHERE")
+    with pytest.raises(psycopg.errors.DuplicateTable):
+        connection.execute(f"CREATE STREAM {measurements} (a int)")
+    with pytest.raises(psycopg.errors.FeatureNotSupported) as caught, connection.cursor().copy(f"COPY {measurements} TO STDOUT"):
+        pass
+    assert "SELECT" in caught.value.diag.message_hint
+    with pytest.raises(psycopg.DataError):
+        connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'x', %t)", ("seven",))
+    # The connection goes on after every one of them.
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_failed_transaction_wants_a_rollback(measurements):
+    with psycopg.connect(DSN) as connection:
+        with pytest.raises(psycopg.errors.UndefinedColumn):
+            connection.execute(f"SELECT nope FROM {measurements}")
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            connection.execute("SELECT 1")
+        connection.rollback()
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        with connection.transaction():
+            connection.execute(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'kept')")
+        assert connection.execute(f"SELECT place FROM {measurements}").fetchall() == [("kept",)]
+
+
+def test_a_rollback_says_what_it_cannot_undo(measurements):
+    notices = []
+    with psycopg.connect(DSN) as connection:
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        connection.execute(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'kept')")
+        connection.rollback()
+        assert any("kept" in notice for notice in notices), notices
+        with pytest.raises(psycopg.errors.FeatureNotSupported):
+            connection.execute("SAVEPOINT a")
+
+
+def test_settings(connection):
+    show = lambda name: connection.execute(f"SHOW {name}").fetchone()[0]
+    assert show("server_version").startswith("16")
+    assert connection.info.server_version >= 160000
+    assert show("standard_conforming_strings") == "on"
+    connection.execute("SET application_name = 'tests'")
+    assert show("application_name") == "tests"
+    connection.execute("RESET application_name")
+    connection.execute("SET TIME ZONE 'UTC'")
+    assert connection.info.parameter_status("TimeZone") == "UTC"
+    with pytest.raises(psycopg.errors.UndefinedObject):
+        connection.execute("SET serch_path = 'x'")
+    connection.execute("DISCARD ALL")
+    assert connection.execute("SELECT current_database(), current_schema()").fetchone() == ("lambic", "public")
+
+
+def test_a_long_statement_can_be_cancelled(connection):
+    slow = "SELECT count(*) FROM generate_series(1, 200000) AS a(x), generate_series(1, 200000) AS b(y) WHERE x + y = 3"
+    connection.execute("SET statement_timeout = '300ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        connection.execute(slow)
+    connection.execute("RESET statement_timeout")
+    stopped = threading.Event()
+
+    def cancel():
+        # Again and again, for the first may come before the statement runs.
+        while not stopped.wait(0.2):
+            connection.cancel_safe()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(slow)
+    finally:
+        stopped.set()
+        thread.join()
+    assert time.monotonic() - started < 60
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_too_many_connections_are_told_so():
+    connections = []
+    try:
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            for _ in range(130):
+                connections.append(psycopg.connect(DSN))
+        assert len(connections) >= 90
+    finally:
+        for connection in connections:
+            connection.close()
+    assert http("GET", "/health").status == 200

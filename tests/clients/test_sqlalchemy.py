@@ -1,0 +1,61 @@
+"""SQLAlchemy's reflection and pandas."""
+
+import pandas
+import pytest
+import sqlalchemy
+from conftest import PG_HOST, PG_PORT
+from sqlalchemy import inspect, text
+
+
+@pytest.fixture
+def engine():
+    engine = sqlalchemy.create_engine(f"postgresql+psycopg://tester@{PG_HOST}:{PG_PORT}/lambic")
+    yield engine
+    engine.dispose()
+
+
+def test_reflection(engine, measurements):
+    inspector = inspect(engine)
+    assert "public" in inspector.get_schema_names()
+    assert measurements in inspector.get_table_names()
+    assert f"{measurements}_by_place" not in inspector.get_table_names()
+    assert f"{measurements}_by_place" in inspector.get_materialized_view_names()
+    assert inspector.has_table(measurements)
+    assert not inspector.has_table("nothing_of_this_name")
+    columns = {column["name"]: column for column in inspector.get_columns(measurements)}
+    assert isinstance(columns["count"]["type"], sqlalchemy.BIGINT)
+    assert isinstance(columns["place"]["type"], sqlalchemy.TEXT)
+    assert isinstance(columns["value"]["type"], sqlalchemy.DOUBLE_PRECISION)
+    assert isinstance(columns["price"]["type"], sqlalchemy.NUMERIC)
+    assert isinstance(columns["ok"]["type"], sqlalchemy.BOOLEAN)
+    assert columns["at"]["type"].timezone
+    assert columns["at"]["nullable"] is False and columns["value"]["nullable"] is True
+    assert inspector.get_pk_constraint(measurements)["constrained_columns"] == []
+    assert inspector.get_foreign_keys(measurements) == []
+    assert inspector.get_indexes(measurements) == []
+    assert inspector.get_unique_constraints(measurements) == []
+    assert inspector.get_check_constraints(measurements) == []
+    assert "SELECT" in inspector.get_view_definition(f"{measurements}_by_place").upper()
+
+
+def test_a_reflected_table_can_be_used(engine, measurements):
+    table = sqlalchemy.Table(measurements, sqlalchemy.MetaData(), autoload_with=engine)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.insert(table), [
+            {"at": "2026-01-01T00:00:00Z", "place": "oslo", "count": 1},
+            {"at": "2026-01-01T00:00:00Z", "place": "rome", "count": 2},
+        ])
+        connection.commit()
+        found = connection.execute(sqlalchemy.select(table.c.place, table.c.count).order_by(table.c.place)).all()
+        assert found == [("oslo", 1), ("rome", 2)]
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_pandas(engine, measurements):
+    with engine.connect() as connection:
+        connection.execute(text(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 1), (now(), 'oslo', 2)"))
+        connection.commit()
+        frame = pandas.read_sql(text(f"SELECT * FROM {measurements}_by_place"), connection)
+        whole = pandas.read_sql_table(measurements, connection)
+    assert frame["total"].tolist() == [3]
+    assert sorted(whole["count"].tolist()) == [1, 2]
