@@ -86,7 +86,8 @@ impl Rows {
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
-        Value::String(text) => text.clone(),
+        // A row is a line.
+        Value::String(text) => text.replace(['\n', '\r', '\t'], " "),
         other => other.to_string(),
     }
 }

@@ -21,7 +21,7 @@ fn clients_work_unchanged() {
     let status = Command::new(&python)
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
         .arg(&clients)
-        .env("LAMBIC_HTTP", &server.url)
+        .env("LAMBIC_HTTP", server.url.trim_start_matches("http://"))
         .env("LAMBIC_PG", &server.pg)
         .env("LAMBIC_BIN", env!("CARGO_BIN_EXE_lambic"))
         .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -43,7 +43,7 @@ async fn invoke(engine: &Engine, name: &FunctionName) -> anyhow::Result<Duration
     let start = Instant::now();
     let result = engine
         .functions
-        .invoke(name, br#"{"records":[]}"#.to_vec())
+        .invoke(name, br#"{"Records":[]}"#.to_vec())
         .await?;
     let took = start.elapsed();
     anyhow::ensure!(

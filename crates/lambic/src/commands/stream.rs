@@ -10,11 +10,19 @@ use crate::{
     output,
 };
 
+/// What fits a line; `show` and JSON have all columns.
+const LIST: &str = "SELECT name, records, partitions, frontier, sealed_frontier, sealed_files, sealed_bytes, \
+                    event_time, record_id FROM lambic_streams ORDER BY name";
+
 pub fn run(global: &Global, command: cli::Stream) -> anyhow::Result<()> {
     let client = global.client()?;
     match command {
         cli::Stream::List => output::print_rows(
-            &client.rows("SELECT * FROM lambic_streams ORDER BY name")?,
+            &client.rows(if global.json {
+                "SELECT * FROM lambic_streams ORDER BY name"
+            } else {
+                LIST
+            })?,
             global.json,
         ),
         cli::Stream::Show { name } => {

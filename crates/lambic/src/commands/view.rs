@@ -19,11 +19,19 @@ use crate::{
     project::statement,
 };
 
+/// What fits a line; `show` and JSON have all columns.
+const LIST: &str = "SELECT name, class, key, batch_every, batch_runs, batch_frontier, speed_frontier, lag_records, \
+                    state_rows FROM lambic_views ORDER BY name";
+
 pub fn run(global: &Global, command: cli::View) -> anyhow::Result<()> {
     let client = global.client()?;
     match command {
         cli::View::List => output::print_rows(
-            &client.rows("SELECT * FROM lambic_views ORDER BY name")?,
+            &client.rows(if global.json {
+                "SELECT * FROM lambic_views ORDER BY name"
+            } else {
+                LIST
+            })?,
             global.json,
         ),
         cli::View::Show { name } => {

@@ -17,6 +17,8 @@ macro_rules! embedded {
 /// The files of the project by their paths in it.
 pub const FILES: &[(&str, &[u8])] = embedded![
     "lambic.toml",
+    "functions/flag_long_delays/handler.py",
+    "functions/geohash/geohash.wasm",
     "streams/airports.sql",
     "streams/alerts.sql",
     "streams/flights.sql",
