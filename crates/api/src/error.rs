@@ -18,6 +18,8 @@ pub enum Error {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("cannot start threads for SQL: {0}")]
+    Threads(io::Error),
     #[error("cannot set up the Postgres catalog: {0}")]
     Catalog(String),
 }

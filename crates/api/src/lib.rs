@@ -9,6 +9,7 @@
 //! answer. It keeps no data and knows nothing of files, plans or sandboxes.
 
 mod error;
+mod executor;
 mod http;
 mod postgres;
 mod telemetry;
@@ -106,6 +107,7 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
     let pg = bind("--pg", options.pg).await?;
     postgres::install(&services.database)
         .map_err(|error| Error::Catalog(error.strip_backtrace()))?;
+    let executor = executor::Executor::new(services.database.clone()).map_err(Error::Threads)?;
     let (stop, stopped) = watch::channel(false);
     let http_address = http
         .local_addr()
@@ -115,12 +117,12 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
         .map_err(|source| Error::bind("--pg", options.pg, source))?;
     let pg_task = tokio::spawn(postgres::serve(
         pg,
-        services.database.clone(),
+        executor.clone(),
         options.pg_connections_max,
         stopped.clone(),
     ));
     let drain_max = options.drain_max;
-    let http_task = tokio::spawn(http::serve(http, options, services, stopped));
+    let http_task = tokio::spawn(http::serve(http, options, services, executor, stopped));
     Ok(Handle {
         http: http_address,
         pg: pg_address,

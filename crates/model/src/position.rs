@@ -126,6 +126,13 @@ impl Frontier {
         )
     }
 
+    /// The later of both, partition by partition.
+    pub fn max(&self, other: &Frontier) -> Frontier {
+        let partitions = self.0.len().max(other.0.len()) as u32;
+        let later = |p| self.offset(p).max(other.offset(p));
+        Frontier((0..partitions).map(PartitionId).map(later).collect())
+    }
+
     pub fn records(&self) -> u64 {
         self.0.iter().map(|offset| offset.0).sum()
     }

@@ -122,12 +122,7 @@ impl ServedView {
         let runs = self.runs();
         let mut covered = runs.covered.clone();
         for (stream, frontier) in &batch.to.0 {
-            let known = covered.of(*stream);
-            let further = if frontier.covers(&known) {
-                frontier.clone()
-            } else {
-                known
-            };
+            let further = covered.of(*stream).max(frontier);
             covered.set(*stream, further);
         }
         let tail = self

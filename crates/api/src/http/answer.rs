@@ -20,11 +20,11 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use datafusion::execution::SendableRecordBatchStream;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::error::Failure;
+use crate::executor::Batches;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -235,7 +235,7 @@ impl Writer {
 pub async fn rows(
     form: Form,
     schema: SchemaRef,
-    mut batches: SendableRecordBatchStream,
+    batches: Batches,
 ) -> Result<Response, Failure> {
     let mut writer = Writer::new(form, &schema).map_err(internal)?;
     let mut first = writer.begin(&schema).map_err(unwritable)?;

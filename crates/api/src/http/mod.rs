@@ -39,13 +39,14 @@ use tokio::{
 };
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::{Options, Services, telemetry};
+use crate::{Options, Services, executor::Executor, telemetry};
 use error::Failure;
 
 /// What the handlers share.
 pub struct App {
     options: Options,
     services: Services,
+    executor: Executor,
     stopped: watch::Receiver<bool>,
     /// One permit for every client that follows changes.
     changes: Arc<Semaphore>,
@@ -60,14 +61,13 @@ pub async fn serve(
     listener: TcpListener,
     options: Options,
     services: Services,
+    executor: Executor,
     stopped: watch::Receiver<bool>,
 ) {
     telemetry::recorder();
     let changes = Arc::new(Semaphore::new(options.changes_clients_max));
     let mut stop = stopped.clone();
-    let router = router(Arc::new(App {
-        options,
-        services,
+    let router = router(Arc::new(App { options, services, executor,
         stopped,
         changes,
     }));

@@ -72,13 +72,12 @@ pub async fn select(
     }
     sql.push_str(&format!(" LIMIT {limit}"));
     let session = session();
-    let database = &app.services.database;
     // The statement is ours, so a position in it would tell the caller nothing.
     let placeless = |error: Error| Failure {
         position: None,
         ..Failure::from(error)
     };
-    let prepared = database.prepare(&session, &sql).await.map_err(placeless)?;
+    let prepared = app.executor.prepare(session.clone(), sql).await.map_err(placeless)?;
     let values =
         conditions
             .iter()
@@ -95,13 +94,12 @@ pub async fn select(
                 }
             });
     let values = values.collect::<Result<Vec<_>, _>>()?;
-    match database
-        .run(&session, &prepared, values)
+    match app.executor.run_prepared(session, prepared, values)
         .await
         .map_err(placeless)?
     {
         Outcome::Rows { schema, rows } => {
-            let batches = rows
+            let batches = app.executor.stream(rows).into_stream()
                 .try_collect()
                 .await
                 .map_err(|error| Failure::from(Error::from_datafusion(error, "", &[])))?;

@@ -43,6 +43,8 @@ use tokio::{
 };
 use tracing::{Instrument, debug_span};
 
+use crate::executor::Batches;
+
 use super::{
     Shared,
     command::{self, Command},
@@ -197,7 +199,7 @@ impl Handler {
                 let connection = Arc::clone(&self.connection);
                 // `busy` travels with the stream: the statement runs until its last row is out.
                 let batches =
-                    stream::unfold((rows, busy, false), move |(mut rows, busy, ended)| {
+                    stream::unfold((self.shared.executor.stream(rows), busy, false), move |(mut rows, busy, ended)| {
                         let connection = Arc::clone(&connection);
                         async move {
                             if ended {
@@ -390,7 +392,7 @@ impl Handler {
 }
 
 async fn next_batch(
-    rows: &mut datafusion::execution::SendableRecordBatchStream,
+    rows: &mut Batches,
     connection: &Connection,
     deadline: Option<Instant>,
 ) -> Option<PgWireResult<arrow::array::RecordBatch>> {
@@ -520,9 +522,7 @@ impl Handler {
         let deadline = self.deadline();
         let session = self.query_session();
         let work = async {
-            self.shared
-                .database
-                .execute(&session, sql)
+            self.shared.executor.execute(session, sql.to_owned())
                 .await
                 .map_err(|error| error::from_query(error, chars_before))
         };
@@ -575,9 +575,7 @@ impl QueryParser for Handler {
         let _busy = Busy::new(self);
         let session = self.query_session();
         let work = async {
-            self.shared
-                .database
-                .prepare(&session, piece.text)
+            self.shared.executor.prepare(session, piece.text.to_owned())
                 .await
                 .map_err(|error| error::from_query(error, piece.chars_before))
         };
@@ -704,9 +702,7 @@ impl ExtendedQueryHandler for Handler {
         let deadline = self.deadline();
         let session = self.query_session();
         let work = async {
-            self.shared
-                .database
-                .run(&session, prepared, parameters)
+            self.shared.executor.run_prepared(session, prepared.clone(), parameters)
                 .await
                 .map_err(|error| error::from_query(error, 0))
         };

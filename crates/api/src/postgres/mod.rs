@@ -24,7 +24,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Sink, SinkExt};
-use lambic_query::{Database, SqlParser};
+use lambic_query::SqlParser;
 use metrics::{counter, gauge};
 use pgwire::{
     api::{
@@ -48,6 +48,7 @@ use tokio::{
 };
 use tracing::{Instrument, debug, debug_span, warn};
 
+use crate::executor::Executor;
 use handler::{Connection, DRAIN_MAX, Handler};
 use settings::Settings;
 
@@ -62,7 +63,7 @@ const REFUSED_AT_ONCE_MAX: usize = 32;
 
 /// What all connections share.
 pub struct Shared {
-    pub database: Database,
+    pub executor: Executor,
     pub parser: Arc<dyn SqlParser>,
     connections_max: usize,
     connections: AtomicUsize,
@@ -82,13 +83,13 @@ pub fn parser() -> Arc<dyn SqlParser> {
 /// Serves connections until `stop` turns true, then lets running statements end.
 pub async fn serve(
     listener: TcpListener,
-    database: Database,
+    executor: Executor,
     connections_max: usize,
     mut stop: watch::Receiver<bool>,
 ) {
     let shared = Arc::new(Shared {
         parser: parser(),
-        database,
+        executor,
         connections_max,
         connections: AtomicUsize::new(0),
         keys: RandomPidSecretKeyGenerator::default(),

@@ -396,6 +396,11 @@ fn binary_array(element: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
     )))
 }
 
+/// The plan may know an array only by its elements (`c = ANY($1)`): then the array stays what it is.
+fn fit_array(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, String> {
+    fit(value, planned.filter(|planned| planned.is_list()))
+}
+
 /// `{1,NULL,"a \"b\""}`
 fn array_elements(text: &str) -> Result<Vec<Option<String>>, String> {
     let wrong = || format!("\"{text}\"");

@@ -269,9 +269,9 @@ fn files(data: &Path) -> anyhow::Result<Vec<Check>> {
         ));
         let mut files = 0u64;
         for stream in engine.database.streams() {
-            for file in &engine.dataset.manifest(stream.id).files {
+            for file in &engine.dataset().manifest(stream.id).files {
                 files += 1;
-                if let Err(error) = engine.dataset.verify(file).await {
+                if let Err(error) = engine.dataset().verify(file).await {
                     checks.push(Check {
                         name: "dataset file",
                         found: file.path.clone(),

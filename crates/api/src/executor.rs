@@ -1,0 +1,128 @@
+//! Runs SQL on threads of its own.
+//!
+//! A plan can compute for seconds without a pause. On the threads that serve connections that would make everybody
+//! wait, and a cancel request could not even be read.
+
+use std::{future::Future, sync::Arc};
+
+use arrow::array::RecordBatch;
+use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
+use futures::{Stream, StreamExt};
+use lambic_query::{Database, Error, Outcome, Prepared, Session};
+use tokio::{runtime::Runtime, sync::mpsc, task::JoinHandle};
+
+/// Batches that are computed ahead of the client.
+const BATCHES_AHEAD: usize = 2;
+
+/// Clones share the threads; the last one to go lets them end.
+#[derive(Clone)]
+pub struct Executor(Arc<Threads>);
+
+struct Threads {
+    runtime: Option<Runtime>,
+    database: Database,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Waiting for the threads is not allowed here, which may be one that serves connections.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Ends the work when nobody waits for it any more.
+struct Aborting<T>(JoinHandle<T>);
+
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Executor {
+    pub fn new(database: Database) -> std::io::Result<Executor> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("sql")
+            .enable_all()
+            .build()?;
+        Ok(Executor(Arc::new(Threads { runtime: Some(runtime), database })))
+    }
+
+    pub async fn execute(&self, session: Session, sql: String) -> Result<Vec<Outcome>, Error> {
+        let database = self.0.database.clone();
+        self.run(async move { database.execute(&session, &sql).await }).await
+    }
+
+    pub async fn prepare(&self, session: Session, sql: String) -> Result<Prepared, Error> {
+        let database = self.0.database.clone();
+        self.run(async move { database.prepare(&session, &sql).await }).await
+    }
+
+    pub async fn run_prepared(
+        &self,
+        session: Session,
+        prepared: Prepared,
+        parameters: Vec<datafusion::scalar::ScalarValue>,
+    ) -> Result<Outcome, Error> {
+        let database = self.0.database.clone();
+        self.run(async move { database.run(&session, &prepared, parameters).await }).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(runtime) = &self.0.runtime else {
+            return Err(Error::internal("the server is stopping"));
+        };
+        let mut work = Aborting(runtime.spawn(work));
+        match (&mut work.0).await {
+            Ok(done) => done,
+            Err(error) => Err(Error::internal(format!("the statement ended unexpectedly: {error}"))),
+        }
+    }
+
+    /// The same batches, computed on the threads of SQL.
+    pub fn stream(&self, mut rows: SendableRecordBatchStream) -> Batches {
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let Some(runtime) = &self.0.runtime else {
+            return Batches { batches, work: None };
+        };
+        let work = runtime.spawn(async move {
+            while let Some(batch) = rows.next().await {
+                if sender.send(batch).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Batches { batches, work: Some(Aborting(work)) }
+    }
+}
+
+/// The batches of an answer.
+pub struct Batches {
+    batches: mpsc::Receiver<Result<RecordBatch, DataFusionError>>,
+    work: Option<Aborting<()>>,
+}
+
+impl Batches {
+    pub async fn next(&mut self) -> Option<Result<RecordBatch, DataFusionError>> {
+        if let Some(batch) = self.batches.recv().await {
+            return Some(batch);
+        }
+        // The end, or a panic: half an answer must not look like a whole one.
+        let mut work = self.work.take()?;
+        match (&mut work.0).await {
+            Ok(()) => None,
+            Err(error) => Some(Err(DataFusionError::Internal(format!("the statement ended unexpectedly: {error}")))),
+        }
+    }
+
+    pub fn into_stream(self) -> impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send {
+        futures::stream::unfold(self, |mut batches| async move { Some((batches.next().await?, batches)) })
+    }
+}

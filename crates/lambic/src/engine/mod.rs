@@ -1,0 +1,219 @@
+//! The engine: every room opened and wired, without doors.
+//!
+//! `serve`, `dev`, `demo` and `bench` all run this. What statements do to the layers stands in
+//! `layers.rs`, what happens by itself in `upkeep.rs`.
+
+mod layers;
+mod upkeep;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use datafusion::execution::{
+    disk_manager::DiskManagerBuilder,
+    memory_pool::{FairSpillPool, TrackConsumersPool},
+    runtime_env::RuntimeEnvBuilder,
+};
+use lambic_base::DirLock;
+use lambic_batch::Batch;
+use lambic_dataset::{Dataset, LocalStore, Reader};
+use lambic_functions::{Functions, SystemStreams, system_streams};
+use lambic_log::Log;
+use lambic_model::StreamId;
+use lambic_query::{Catalog, Database, Lifecycle, Parts};
+use lambic_serving::Serving;
+use lambic_speed::Speed;
+use lambic_view::session;
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::settings::Settings;
+use layers::Layers;
+
+/// Ids below 100 are the house's own; these are the first.
+const SYSTEM_STREAM_FIRST: StreamId = StreamId(1);
+/// How many of the largest memory users an out-of-memory error names.
+const CONSUMERS_NAMED: usize = 5;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub data: PathBuf,
+    pub settings: Settings,
+}
+
+impl Options {
+    pub fn new(data: PathBuf, settings: Settings) -> Options {
+        Options { data, settings }
+    }
+}
+
+/// What the doors need to know.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    pub append_bytes_max: usize,
+}
+
+pub struct Engine {
+    pub database: Database,
+    pub functions: Functions,
+    pub log: Log,
+    pub serve_options: ServeOptions,
+    data: PathBuf,
+    layers: Arc<Layers>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    // Given up last: no other process may open the folder while anything here still writes.
+    _lock: DirLock,
+}
+
+impl Engine {
+    /// Opens the data folder, recovering what a crash left, and starts what runs by itself.
+    pub async fn open(options: Options) -> anyhow::Result<Engine> {
+        let Options { data, settings } = options;
+        let lock = DirLock::acquire(&data)?;
+        let system: SystemStreams = system_streams(SYSTEM_STREAM_FIRST);
+        let catalog = Catalog::open(data.join("catalog.json"), &system.all())?;
+        let streams: Vec<_> = catalog.streams().cloned().collect();
+        let views: Vec<_> = catalog.views().cloned().collect();
+
+        let log = Log::open(log_options(&data, &settings), &streams)?;
+        let store = LocalStore::open(&data)?;
+        let dataset = Dataset::open(Arc::new(store), lambic_dataset::Options::default()).await?;
+        for stream in &streams {
+            dataset.add_stream(Arc::clone(stream)).await?;
+        }
+
+        let runtime = runtime(&data, &settings)?;
+        let reader = Reader::new(dataset.clone(), log.clone(), &runtime)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let state = session::state(session::config(cores), runtime);
+        let serving = Serving::default();
+        let database = Database::new(Parts {
+            catalog,
+            serving: serving.clone(),
+            reader: reader.clone(),
+            appender: Arc::new(log.clone()),
+            state: state.clone(),
+        });
+        let functions = open_functions(&data, &log, system, &database).await?;
+        for scalar in functions.scalars() {
+            database.register_function(scalar).await?;
+        }
+
+        let layers = Arc::new(Layers::new(layers::Parts {
+            log: log.clone(),
+            dataset,
+            reader: reader.clone(),
+            serving,
+            batch: Batch::new(reader, state.clone()),
+            speed: Arc::new(Speed::new(log.clone())),
+            task: state.task_ctx(),
+            functions: functions.clone(),
+        }));
+        for definition in views {
+            let name = definition.name.clone();
+            let pinned = layers.functions_of_view(&definition)?;
+            let plan = database.plan_view(&definition.sql, &pinned).await;
+            let plan = plan.with_context(|| format!("view {name} can no longer be planned"))?;
+            layers
+                .open_view(definition, Arc::new(plan))
+                .await
+                .with_context(|| format!("view {name} cannot be opened"))?;
+        }
+        database.attach(Arc::clone(&layers) as Arc<dyn Lifecycle>);
+
+        let (stop, stopping) = watch::channel(false);
+        let tasks = upkeep::start(&layers, &settings, stopping);
+        let serve_options = ServeOptions {
+            append_bytes_max: settings.log.append_bytes_max as usize,
+        };
+        Ok(Engine {
+            database,
+            functions,
+            log,
+            serve_options,
+            data,
+            layers,
+            stop,
+            tasks,
+            _lock: lock,
+        })
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn dataset(&self) -> &Dataset {
+        self.layers.dataset()
+    }
+
+    /// Moves everything that the log holds into the dataset.
+    pub async fn seal_all(&self) -> anyhow::Result<()> {
+        for stream in self.database.streams() {
+            self.layers.seal(stream.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a view's batch from the first record on.
+    pub async fn recompute(&self, view: &str) -> anyhow::Result<()> {
+        Ok(self.layers.run_batch(view).await?)
+    }
+
+    /// Ends what runs, in the order in which it depends on one another.
+    pub async fn close(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            // A task that panicked has said so in the log already.
+            let _ = task.await;
+        }
+        self.functions.close().await;
+        self.database.detach();
+        self.log.close().await;
+    }
+}
+
+fn log_options(data: &Path, settings: &Settings) -> lambic_log::Options {
+    lambic_log::Options {
+        segment_bytes: settings.log.segment_bytes,
+        append_bytes_max: settings.log.append_bytes_max,
+        queue_bytes_max: settings.log.queue_bytes_max,
+        producers_max: settings.log.producers_max,
+        ..lambic_log::Options::new(data.join("log"))
+    }
+}
+
+fn runtime(
+    data: &Path,
+    settings: &Settings,
+) -> anyhow::Result<Arc<datafusion::execution::runtime_env::RuntimeEnv>> {
+    let spill = data.join("tmp");
+    std::fs::create_dir_all(&spill)
+        .with_context(|| format!("cannot create {}", spill.display()))?;
+    let pool = TrackConsumersPool::new(
+        FairSpillPool::new(settings.memory.query_bytes_max),
+        std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("not zero"),
+    );
+    let disk = DiskManagerBuilder::default()
+        .with_mode(datafusion::execution::disk_manager::DiskManagerMode::Directories(vec![spill]));
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(pool))
+        .with_disk_manager_builder(disk);
+    Ok(Arc::new(runtime.build()?))
+}
+
+async fn open_functions(
+    data: &Path,
+    log: &Log,
+    system: SystemStreams,
+    database: &Database,
+) -> anyhow::Result<Functions> {
+    let catalog = database.clone();
+    let lookup = Arc::new(move |name: &str| catalog.stream(name));
+    let options =
+        lambic_functions::Options::new(data.join("functions"), log.clone(), system, lookup);
+    Ok(Functions::open(options).await?)
+}

@@ -1,0 +1,242 @@
+//! The catalog: every stream and view that exists, in one small file that is replaced atomically.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use arrow::datatypes::{Field, Schema};
+use lambic_base::file::write_atomically;
+use lambic_model::{Stream, StreamId, StreamName};
+use lambic_view::Definition;
+use serde::{Deserialize, Serialize};
+
+use crate::types;
+
+/// The first id of users' streams; those below are the house's own.
+const FIRST_STREAM_ID: u32 = 100;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error("the catalog {path} cannot be read or written: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the catalog {path} is damaged: {what}; restore it from a backup")]
+    Damaged { path: PathBuf, what: String },
+}
+
+/// What exists. Changes are durable before they are visible.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    path: PathBuf,
+    next_stream: u32,
+    streams: BTreeMap<String, Arc<Stream>>,
+    views: BTreeMap<String, Definition>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    checksum: u32,
+    catalog: StoredCatalog,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCatalog {
+    next_stream: u32,
+    streams: Vec<StoredStream>,
+    views: Vec<Definition>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredStream {
+    id: StreamId,
+    name: StreamName,
+    columns: Vec<StoredColumn>,
+    partitions: u32,
+    event_time: Option<String>,
+    record_id: Option<String>,
+    partition_by: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredColumn {
+    name: String,
+    #[serde(rename = "type")]
+    sql_type: String,
+    nullable: bool,
+}
+
+impl Catalog {
+    /// Opens the catalog at `path`; a new one is empty but for `system`, the house's own streams.
+    pub fn open(path: PathBuf, system: &[Arc<Stream>]) -> Result<Catalog, CatalogError> {
+        let mut catalog = match std::fs::read(&path) {
+            Ok(bytes) => Catalog::decode(path, &bytes)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Catalog {
+                path,
+                next_stream: FIRST_STREAM_ID,
+                streams: BTreeMap::new(),
+                views: BTreeMap::new(),
+            },
+            Err(source) => return Err(CatalogError::Io { path, source }),
+        };
+        for stream in system {
+            catalog
+                .streams
+                .insert(stream.name.to_string(), Arc::clone(stream));
+        }
+        Ok(catalog)
+    }
+
+    fn decode(path: PathBuf, bytes: &[u8]) -> Result<Catalog, CatalogError> {
+        let damaged = |what: String| CatalogError::Damaged {
+            path: path.clone(),
+            what,
+        };
+        let stored: Stored =
+            serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+        if checksum(&stored.catalog) != stored.checksum {
+            return Err(damaged("its checksum does not match".to_owned()));
+        }
+        let mut streams = BTreeMap::new();
+        for stream in stored.catalog.streams {
+            let mut fields = Vec::with_capacity(stream.columns.len());
+            for column in stream.columns {
+                let data_type = types::of_sql_name(&column.sql_type).ok_or_else(|| {
+                    damaged(format!("column type `{}` is not known", column.sql_type))
+                })?;
+                fields.push(Field::new(column.name, data_type, column.nullable));
+            }
+            let stream = Stream {
+                id: stream.id,
+                name: stream.name,
+                schema: Arc::new(Schema::new(fields)),
+                partitions: stream.partitions,
+                event_time: stream.event_time,
+                record_id: stream.record_id,
+                partition_by: stream.partition_by,
+            };
+            streams.insert(stream.name.to_string(), Arc::new(stream));
+        }
+        let views = stored
+            .catalog
+            .views
+            .into_iter()
+            .map(|view| (view.name.to_string(), view))
+            .collect();
+        Ok(Catalog {
+            path,
+            next_stream: stored.catalog.next_stream,
+            streams,
+            views,
+        })
+    }
+
+    fn save(&self) -> Result<(), CatalogError> {
+        let own = self
+            .streams
+            .values()
+            .filter(|stream| stream.id.0 >= FIRST_STREAM_ID);
+        let streams = own.map(|stream| StoredStream {
+            id: stream.id,
+            name: stream.name.clone(),
+            columns: stream
+                .schema
+                .fields()
+                .iter()
+                .map(|field| StoredColumn {
+                    name: field.name().clone(),
+                    sql_type: types::sql_name(field.data_type()),
+                    nullable: field.is_nullable(),
+                })
+                .collect(),
+            partitions: stream.partitions,
+            event_time: stream.event_time.clone(),
+            record_id: stream.record_id.clone(),
+            partition_by: stream.partition_by.clone(),
+        });
+        let catalog = StoredCatalog {
+            next_stream: self.next_stream,
+            streams: streams.collect(),
+            views: self.views.values().cloned().collect(),
+        };
+        let stored = Stored {
+            checksum: checksum(&catalog),
+            catalog,
+        };
+        let bytes = serde_json::to_vec_pretty(&stored).expect("a catalog serialises");
+        write_atomically(&self.path, &bytes).map_err(|source| CatalogError::Io {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.streams.values()
+    }
+
+    pub fn stream(&self, name: &str) -> Option<&Arc<Stream>> {
+        self.streams.get(name)
+    }
+
+    pub fn views(&self) -> impl Iterator<Item = &Definition> {
+        self.views.values()
+    }
+
+    pub fn view(&self, name: &str) -> Option<&Definition> {
+        self.views.get(name)
+    }
+
+    /// Names of everything that can be selected from.
+    pub fn names(&self) -> Vec<String> {
+        self.streams
+            .keys()
+            .chain(self.views.keys())
+            .cloned()
+            .collect()
+    }
+
+    pub fn is_system(stream: &Stream) -> bool {
+        stream.id.0 < FIRST_STREAM_ID
+    }
+
+    pub fn next_stream(&self) -> StreamId {
+        StreamId(self.next_stream)
+    }
+
+    /// Changes a copy and saves it; the catalog is as before if that fails.
+    fn change(&mut self, change: impl FnOnce(&mut Catalog)) -> Result<(), CatalogError> {
+        let mut changed = self.clone();
+        change(&mut changed);
+        changed.save()?;
+        *self = changed;
+        Ok(())
+    }
+
+    pub fn add_stream(&mut self, stream: Arc<Stream>) -> Result<(), CatalogError> {
+        self.change(|catalog| {
+            catalog.next_stream = catalog.next_stream.max(stream.id.0 + 1);
+            catalog.streams.insert(stream.name.to_string(), stream);
+        })
+    }
+
+    pub fn remove_stream(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.change(|catalog| {
+            catalog.streams.remove(name);
+        })
+    }
+
+    pub fn put_view(&mut self, view: Definition) -> Result<(), CatalogError> {
+        self.change(|catalog| {
+            catalog.views.insert(view.name.to_string(), view);
+        })
+    }
+
+    pub fn remove_view(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.change(|catalog| {
+            catalog.views.remove(name);
+        })
+    }
+}
+
+fn checksum(catalog: &StoredCatalog) -> u32 {
+    crc32c::crc32c(&serde_json::to_vec(catalog).expect("a catalog serialises"))
+}

@@ -1,0 +1,345 @@
+//! What a `CREATE` declares, checked.
+
+use std::{sync::Arc, time::Duration};
+
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::{
+    common::config::ConfigOptions,
+    sql::{
+        planner::{ContextProvider, SqlToRel},
+        sqlparser::ast::{
+            ColumnOption, CreateTable, CreateTableOptions, CreateView, Expr, SqlOption, Value,
+        },
+    },
+};
+use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
+
+use crate::{Error, closest, error::find_word, sqlstate, statement::name_of, types};
+
+pub const BATCH_EVERY: Duration = Duration::from_secs(3600);
+const BATCH_EVERY_MIN: Duration = Duration::from_secs(1);
+const PARTITIONS_MAX: u32 = 1024;
+
+const STREAM_OPTIONS: [&str; 4] = ["event_time", "record_id", "partition_by", "partitions"];
+const VIEW_OPTIONS: [&str; 1] = ["batch_every"];
+
+/// Translates declared types; it knows no tables.
+struct Types(ConfigOptions);
+
+impl ContextProvider for Types {
+    fn get_table_source(
+        &self,
+        name: datafusion::common::TableReference,
+    ) -> datafusion::common::Result<Arc<dyn datafusion::logical_expr::TableSource>> {
+        datafusion::common::plan_err!("table '{name}' not found")
+    }
+    fn get_function_meta(&self, _: &str) -> Option<Arc<datafusion::logical_expr::ScalarUDF>> {
+        None
+    }
+    fn get_aggregate_meta(&self, _: &str) -> Option<Arc<datafusion::logical_expr::AggregateUDF>> {
+        None
+    }
+    fn get_window_meta(&self, _: &str) -> Option<Arc<datafusion::logical_expr::WindowUDF>> {
+        None
+    }
+    fn get_higher_order_meta(
+        &self,
+        _: &str,
+    ) -> Option<Arc<datafusion::logical_expr::HigherOrderUDF>> {
+        None
+    }
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+    fn options(&self) -> &ConfigOptions {
+        &self.0
+    }
+    fn udf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn higher_order_function_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn udaf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn udwf_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The stream that `CREATE STREAM` declares.
+pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Error> {
+    let name = name_of(&table.name)?;
+    let name = StreamName::new(&name).map_err(|error| {
+        Error::new(sqlstate::INVALID_NAME, error.to_string()).with_position(find_word(sql, &name))
+    })?;
+    if name.as_str().starts_with("lambic_") {
+        return Err(Error::new(
+            sqlstate::INVALID_NAME,
+            "names that start with `lambic_` are the system's own",
+        )
+        .with_position(find_word(sql, name.as_str())));
+    }
+    if table.query.is_some() {
+        return Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "CREATE STREAM … AS SELECT is not supported",
+        )
+        .with_hint("create the stream, then INSERT INTO it … SELECT"));
+    }
+    if table.columns.is_empty() {
+        return Err(
+            Error::new(sqlstate::SYNTAX_ERROR, "a stream needs at least one column")
+                .with_hint("CREATE STREAM name (column type, …)"),
+        );
+    }
+    if let Some(constraint) = table.constraints.first() {
+        return Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("constraint {constraint} is not supported"),
+        )
+        .with_hint("WITH (record_id = 'column') makes a column unique"));
+    }
+    let mut config = ConfigOptions::new();
+    config.sql_parser.map_string_types_to_utf8view = false;
+    let provider = Types(config);
+    let planner = SqlToRel::new(&provider);
+    let mut fields: Vec<Field> = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let declared_name = match column.name.quote_style {
+            Some(_) => column.name.value.clone(),
+            None => column.name.value.to_ascii_lowercase(),
+        };
+        let at = find_word(sql, &column.name.value);
+        if SystemColumn::is_reserved(&declared_name) {
+            return Err(Error::new(
+                sqlstate::INVALID_NAME,
+                format!("every stream has a column {declared_name} already"),
+            )
+            .with_position(at));
+        }
+        if fields.iter().any(|field| *field.name() == declared_name) {
+            return Err(Error::new(
+                sqlstate::DUPLICATE_COLUMN,
+                format!("column \"{declared_name}\" is declared twice"),
+            )
+            .with_position(at));
+        }
+        let declared = planner
+            .build_schema(vec![column.clone()])
+            .map_err(|error| Error::from_datafusion(error, sql, &[]).with_position(at))?;
+        let data_type = types::of_declared(declared.field(0).data_type()).ok_or_else(|| {
+            let message = format!("a stream cannot hold columns of type {}", column.data_type);
+            Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message).with_position(at).with_hint(
+                "smallint, integer, bigint, real, double precision, numeric(p, s), boolean, text, date, timestamp, \
+                 timestamptz and bytea are there",
+            )
+        })?;
+        let mut nullable = true;
+        for option in &column.options {
+            match &option.option {
+                ColumnOption::NotNull => nullable = false,
+                ColumnOption::Null | ColumnOption::Comment(_) => {}
+                other => {
+                    return Err(Error::new(
+                        sqlstate::FEATURE_NOT_SUPPORTED,
+                        format!("column option {other} is not supported"),
+                    )
+                    .with_position(at)
+                    .with_hint("WITH (record_id = 'column') makes a column unique"));
+                }
+            }
+        }
+        fields.push(Field::new(declared_name, data_type, nullable));
+    }
+    let mut stream = Stream {
+        id,
+        name,
+        schema: Arc::new(Schema::new(fields)),
+        partitions: 1,
+        event_time: None,
+        record_id: None,
+        partition_by: None,
+    };
+    let options = match &table.table_options {
+        CreateTableOptions::With(options) | CreateTableOptions::Options(options) => {
+            options.as_slice()
+        }
+        _ => &[],
+    };
+    for (key, value) in settings(options, sql, &STREAM_OPTIONS)? {
+        match key.as_str() {
+            "event_time" => stream.event_time = Some(column(&stream, &value, sql)?),
+            "record_id" => stream.record_id = Some(column(&stream, &value, sql)?),
+            "partition_by" => stream.partition_by = Some(column(&stream, &value, sql)?),
+            _ => {
+                let count = value
+                    .parse()
+                    .ok()
+                    .filter(|count| (1..=PARTITIONS_MAX).contains(count));
+                stream.partitions = count.ok_or_else(|| {
+                    let message = format!(
+                        "partitions must be a number from 1 to {PARTITIONS_MAX}, not '{value}'"
+                    );
+                    Error::new(sqlstate::INVALID_PARAMETER, message)
+                        .with_position(find_word(sql, "partitions"))
+                })?;
+            }
+        }
+    }
+    if let Some(event_time) = &stream.event_time {
+        let field = stream
+            .schema
+            .field_with_name(event_time)
+            .expect("checked above");
+        if !matches!(
+            field.data_type(),
+            DataType::Timestamp(..) | DataType::Date32
+        ) {
+            let message = format!(
+                "event_time column \"{event_time}\" must be a timestamp, not {}",
+                types::sql_name(field.data_type())
+            );
+            return Err(Error::new(sqlstate::DATATYPE_MISMATCH, message)
+                .with_position(find_word(sql, event_time)));
+        }
+    }
+    Ok(stream)
+}
+
+fn column(stream: &Stream, name: &str, sql: &str) -> Result<String, Error> {
+    if stream.schema.field_with_name(name).is_ok() {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<String> = stream
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let missing = Error::new(
+        sqlstate::UNDEFINED_COLUMN,
+        format!("column \"{name}\" does not exist"),
+    )
+    .with_position(find_word(sql, name));
+    Err(match closest(name, &names) {
+        Some(best) => missing.with_hint(format!("did you mean \"{best}\"?")),
+        None => missing.with_hint(format!("there are: {}", names.join(", "))),
+    })
+}
+
+/// What `CREATE MATERIALIZED VIEW` declares besides the `SELECT`.
+pub struct ViewDeclaration {
+    pub name: ViewName,
+    pub batch_every: Duration,
+    pub query: String,
+}
+
+pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
+    let name = name_of(&view.name)?;
+    let name = ViewName::new(&name).map_err(|error| {
+        Error::new(sqlstate::INVALID_NAME, error.to_string()).with_position(find_word(sql, &name))
+    })?;
+    if name.as_str().starts_with("lambic_") {
+        return Err(Error::new(
+            sqlstate::INVALID_NAME,
+            "names that start with `lambic_` are the system's own",
+        ));
+    }
+    if !view.columns.is_empty() {
+        return Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "a column list is not supported",
+        )
+        .with_hint("name the columns in the SELECT: SELECT count(*) AS flights"));
+    }
+    let options = match &view.options {
+        CreateTableOptions::With(options) | CreateTableOptions::Options(options) => {
+            options.as_slice()
+        }
+        _ => &[],
+    };
+    let mut batch_every = BATCH_EVERY;
+    for (_, value) in settings(options, sql, &VIEW_OPTIONS)? {
+        let parsed = humantime::parse_duration(&value)
+            .ok()
+            .filter(|every| *every >= BATCH_EVERY_MIN);
+        batch_every = parsed.ok_or_else(|| {
+            Error::new(
+                sqlstate::INVALID_PARAMETER,
+                format!("batch_every must be a duration of at least 1s, not '{value}'"),
+            )
+            .with_position(find_word(sql, "batch_every"))
+            .with_hint("for example '30s', '15m', '1h' or '1day'")
+        })?;
+    }
+    Ok(ViewDeclaration {
+        name,
+        batch_every,
+        query: select_text(view, sql),
+    })
+}
+
+/// The user's own text of the `SELECT`, so that positions and formatting stay theirs.
+fn select_text(view: &CreateView, sql: &str) -> String {
+    let printed = view.query.to_string();
+    let starts = ["select", "with", "("];
+    let lower = sql.to_ascii_lowercase();
+    let mut from = 0;
+    // The SELECT starts after the first AS that is followed by one; WITH (…) options come before it.
+    while let Some(found) = lower[from..].find("as") {
+        let at = from + found;
+        let alone = !lower[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '"');
+        let rest = lower[at + 2..].trim_start();
+        if alone
+            && lower[at + 2..].starts_with(|c: char| c.is_whitespace() || c == '(')
+            && starts.iter().any(|s| rest.starts_with(s))
+        {
+            return sql[at + 2..].trim().to_owned();
+        }
+        from = at + 2;
+    }
+    printed
+}
+
+/// `WITH (key = 'value')` as pairs; keys must be among `known`.
+fn settings(
+    options: &[SqlOption],
+    sql: &str,
+    known: &[&str],
+) -> Result<Vec<(String, String)>, Error> {
+    let mut settings = Vec::new();
+    for option in options {
+        let SqlOption::KeyValue { key, value } = option else {
+            return Err(Error::new(
+                sqlstate::SYNTAX_ERROR,
+                format!("option {option} is not understood"),
+            )
+            .with_hint(format!("options are: {}", known.join(", "))));
+        };
+        let name = key.value.to_ascii_lowercase();
+        if !known.contains(&name.as_str()) {
+            let names: Vec<String> = known.iter().map(|name| (*name).to_owned()).collect();
+            let unknown = Error::new(
+                sqlstate::INVALID_PARAMETER,
+                format!("there is no option \"{name}\""),
+            )
+            .with_position(find_word(sql, &key.value));
+            return Err(match closest(&name, &names) {
+                Some(best) => unknown.with_hint(format!("did you mean \"{best}\"?")),
+                None => unknown.with_hint(format!("options are: {}", known.join(", "))),
+            });
+        }
+        let text = match value {
+            Expr::Value(value) => match &value.value {
+                Value::SingleQuotedString(text) => text.clone(),
+                Value::Number(number, _) => number.clone(),
+                other => other.to_string(),
+            },
+            other => other.to_string(),
+        };
+        settings.push((name, text));
+    }
+    Ok(settings)
+}

@@ -1,0 +1,277 @@
+//! Errors of SQL as a Postgres client sees them: SQLSTATE, message, hint, position.
+
+use datafusion::{common::Span, error::DataFusionError, sql::sqlparser::parser::ParserError};
+
+/// A mistake in a statement, or what went wrong while it ran.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Five characters of Postgres's table of error codes.
+    pub sqlstate: &'static str,
+    pub message: String,
+    pub hint: Option<String>,
+    pub detail: Option<String>,
+    /// Where in the statement, in characters from 1.
+    pub position: Option<usize>,
+}
+
+/// The codes in use here (Postgres documentation, appendix A).
+pub mod sqlstate {
+    pub const SYNTAX_ERROR: &str = "42601";
+    pub const UNDEFINED_TABLE: &str = "42P01";
+    pub const UNDEFINED_COLUMN: &str = "42703";
+    pub const UNDEFINED_FUNCTION: &str = "42883";
+    pub const DUPLICATE_TABLE: &str = "42P07";
+    pub const DUPLICATE_COLUMN: &str = "42701";
+    pub const WRONG_OBJECT_TYPE: &str = "42809";
+    pub const DATATYPE_MISMATCH: &str = "42804";
+    pub const INVALID_NAME: &str = "42602";
+    pub const INVALID_PARAMETER: &str = "22023";
+    pub const INVALID_TEXT: &str = "22P02";
+    pub const NOT_NULL_VIOLATION: &str = "23502";
+    pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub const DEPENDENT_OBJECTS: &str = "2BP01";
+    pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    pub const TOO_BUSY: &str = "53400";
+    pub const UNAVAILABLE: &str = "57P03";
+    pub const DATA_CORRUPTED: &str = "XX001";
+    pub const INTERNAL: &str = "XX000";
+}
+
+impl Error {
+    pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Error {
+        Error {
+            sqlstate,
+            message: message.into(),
+            hint: None,
+            detail: None,
+            position: None,
+        }
+    }
+
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Error {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Error {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn with_position(mut self, position: Option<usize>) -> Error {
+        self.position = self.position.or(position);
+        self
+    }
+
+    pub fn internal(message: impl std::fmt::Display) -> Error {
+        Error::new(sqlstate::INTERNAL, message.to_string())
+    }
+
+    /// Translates what DataFusion says; `sql` is the statement, for positions, and `names` are the
+    /// tables that exist, for suggestions.
+    pub fn from_datafusion(error: DataFusionError, sql: &str, names: &[String]) -> Error {
+        let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+        let position = span.map(|span: Span| position_of(sql, span.start.line, span.start.column));
+        match error.find_root() {
+            DataFusionError::SQL(parser, _) => Error::from_parser(parser, sql),
+            DataFusionError::SchemaError(schema, _) => {
+                use datafusion::common::SchemaError::{FieldNotFound, AmbiguousReference};
+                match schema.as_ref() {
+                    FieldNotFound { field, valid_fields } => {
+                        let names: Vec<String> = valid_fields.iter().map(|c| c.name.clone()).collect();
+                        let mut found = Error::new(
+                            sqlstate::UNDEFINED_COLUMN,
+                            format!("column \"{}\" does not exist", field.name),
+                        );
+                        if let Some(best) = closest(&field.name, &names) {
+                            found = found.with_hint(format!("did you mean \"{best}\"?"));
+                        } else if !names.is_empty() {
+                            found = found.with_hint(format!("there are: {}", names.join(", ")));
+                        }
+                        found.with_position(position.or_else(|| find_word(sql, &field.name)))
+                    }
+                    AmbiguousReference { .. } => {
+                        Error::new("42702", schema.to_string()).with_position(position)
+                    }
+                    other => Error::new(sqlstate::DATATYPE_MISMATCH, other.to_string()).with_position(position),
+                }
+            }
+            DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+                Some(ours) => ours.clone(),
+                None => Error::new(sqlstate::INTERNAL, inner.to_string()),
+            },
+            DataFusionError::ResourcesExhausted(message) => Error::new("53200", message.clone())
+                .with_hint("the statement needs more memory than it may use; select less or raise the limit"),
+            DataFusionError::Execution(message) => Error::new("22000", message.clone()).with_position(position),
+            DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+                arrow::error::ArrowError::DivideByZero => Error::new("22012", "division by zero"),
+                arrow::error::ArrowError::CastError(message) => Error::new(sqlstate::INVALID_TEXT, message.clone()),
+                other => Error::new("22000", other.to_string()),
+            },
+            DataFusionError::NotImplemented(message) => {
+                Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message.clone()).with_position(position)
+            }
+            DataFusionError::Plan(message) => from_plan(message, sql, names).with_position(position),
+            other => Error::new(sqlstate::INTERNAL, other.strip_backtrace()),
+        }
+    }
+
+    pub fn from_parser(error: &ParserError, sql: &str) -> Error {
+        let message = match error {
+            ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+                message.clone()
+            }
+            ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
+        };
+        // sqlparser ends its messages with the place in words: turn it into a position.
+        let (text, position) = match message.rsplit_once(" at Line: ") {
+            Some((text, place)) => {
+                let mut numbers = place.split(", Column: ").map(|n| n.trim().parse::<u64>());
+                match (numbers.next(), numbers.next()) {
+                    (Some(Ok(line)), Some(Ok(column))) => {
+                        (text.to_owned(), Some(position_of(sql, line, column)))
+                    }
+                    _ => (message.clone(), None),
+                }
+            }
+            None => (message.clone(), None),
+        };
+        let at_end = text.contains("EOF");
+        let mut syntax = Error::new(
+            sqlstate::SYNTAX_ERROR,
+            format!("syntax error: {}", lower_first(&text)),
+        );
+        syntax.position = position.or_else(|| at_end.then(|| sql.chars().count().max(1)));
+        if let Some(hint) = crate::keyword::suggestion(sql, syntax.position) {
+            syntax = syntax.with_hint(hint);
+        }
+        syntax
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> DataFusionError {
+        DataFusionError::External(Box::new(error))
+    }
+}
+
+fn from_plan(message: &str, sql: &str, names: &[String]) -> Error {
+    let quoted = message.split('\'').nth(1).unwrap_or_default();
+    if message.contains("not found") && message.starts_with("table") {
+        let name = quoted.rsplit('.').next().unwrap_or(quoted);
+        return undefined_table(name, sql, names);
+    }
+    if message.starts_with("Invalid function") {
+        let hint = message
+            .split_once("Did you mean '")
+            .and_then(|(_, rest)| rest.split('\'').next());
+        let found = Error::new(
+            sqlstate::UNDEFINED_FUNCTION,
+            format!("function \"{quoted}\" does not exist"),
+        )
+        .with_position(find_word(sql, quoted));
+        return match hint {
+            Some(hint) => found.with_hint(format!("did you mean \"{hint}\"?")),
+            None => found,
+        };
+    }
+    if message.contains("Failed to coerce")
+        || message.contains("No function matches")
+        || message.contains("coerc")
+    {
+        return Error::new(sqlstate::UNDEFINED_FUNCTION, lower_first(message));
+    }
+    Error::new(sqlstate::SYNTAX_ERROR, lower_first(message))
+}
+
+pub fn undefined_table(name: &str, sql: &str, names: &[String]) -> Error {
+    let found = Error::new(
+        sqlstate::UNDEFINED_TABLE,
+        format!("there is no stream or view \"{name}\""),
+    )
+    .with_position(find_word(sql, name));
+    match closest(name, names) {
+        Some(best) => found.with_hint(format!("did you mean \"{best}\"?")),
+        None => {
+            found.with_hint("`SELECT * FROM lambic_streams` and `lambic_views` list what there is")
+        }
+    }
+}
+
+/// The name most like `name`, if any is alike enough to be what was meant.
+pub fn closest<'a>(name: &str, names: &'a [String]) -> Option<&'a str> {
+    names
+        .iter()
+        .map(|candidate| {
+            (
+                strsim::normalized_damerau_levenshtein(name, candidate),
+                candidate,
+            )
+        })
+        .filter(|(likeness, _)| *likeness >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.as_str())
+}
+
+/// Line and column (from 1) as a position in characters (from 1).
+pub fn position_of(sql: &str, line: u64, column: u64) -> usize {
+    let before: usize = sql
+        .split('\n')
+        .take(line.saturating_sub(1) as usize)
+        .map(|l| l.chars().count() + 1)
+        .sum();
+    before + column.max(1) as usize
+}
+
+/// Where `word` stands alone in `sql`, in characters from 1.
+pub fn find_word(sql: &str, word: &str) -> Option<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let lower = sql.to_ascii_lowercase();
+    let word = word.to_ascii_lowercase();
+    let mut from = 0;
+    while !word.is_empty()
+        && let Some(found) = lower[from..].find(&word)
+    {
+        let start = from + found;
+        let end = start + word.len();
+        let alone = !lower[..start].ends_with(is_word) && !lower[end..].starts_with(is_word);
+        if alone {
+            return Some(lower[..start].chars().count() + 1);
+        }
+        from = end;
+    }
+    None
+}
+
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if !chars.as_str().starts_with(char::is_uppercase) => {
+            first.to_lowercase().collect::<String>() + chars.as_str()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_found_whole() {
+        assert_eq!(
+            find_word("select a from flights2, flights", "flights"),
+            Some(25)
+        );
+        assert_eq!(find_word("select a", "b"), None);
+        assert_eq!(position_of("select\n  x", 2, 3), 10);
+    }
+
+    #[test]
+    fn the_closest_name_is_suggested_only_if_it_is_alike() {
+        let names = ["flights".to_owned(), "airports".to_owned()];
+        assert_eq!(closest("fligths", &names), Some("flights"));
+        assert_eq!(closest("orders", &names), None);
+    }
+}

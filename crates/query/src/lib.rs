@@ -1,0 +1,23 @@
+//! SQL over streams, views and system tables; the catalog and the statements that change it.
+//!
+//! Every statement is pinned to one frontier before it is planned: all streams and views that it
+//! names are read at that frontier, which includes every append acknowledged before. What a statement
+//! does to the layers (build a view, refresh it, audit it) goes through [`Lifecycle`]: this room knows
+//! neither batch nor speed.
+
+mod catalog;
+mod create;
+mod database;
+mod error;
+mod keyword;
+mod pinned;
+mod provider;
+mod session;
+mod statement;
+mod system;
+mod types;
+
+pub use catalog::{Catalog, CatalogError};
+pub use database::{AuditResult, Database, Lifecycle, Parts};
+pub use error::{Error, closest, sqlstate};
+pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};

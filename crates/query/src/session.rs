@@ -1,0 +1,101 @@
+//! What the doors hand in and get back: sessions, prepared statements, outcomes.
+
+use std::{fmt, sync::Arc};
+
+use arrow::{
+    datatypes::{DataType, SchemaRef},
+    record_batch::RecordBatch,
+};
+use datafusion::{
+    execution::SendableRecordBatchStream,
+    sql::sqlparser::{ast, parser::ParserError},
+};
+
+/// One client's standing.
+#[derive(Clone)]
+pub struct Session {
+    pub user: String,
+    /// How SQL that is not our own extension is parsed; `None` is plain Postgres SQL.
+    pub parser: Option<Arc<dyn SqlParser>>,
+}
+
+impl Default for Session {
+    fn default() -> Session {
+        Session {
+            user: "lambic".to_owned(),
+            parser: None,
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A door may rewrite what its clients send (Postgres tools ask the catalog odd questions).
+pub trait SqlParser: Send + Sync {
+    fn parse(&self, sql: &str) -> Result<Vec<ast::Statement>, ParserError>;
+}
+
+/// A statement that is parsed once and run many times.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    pub sql: String,
+    /// By number, `$1` first; `None` where the statement does not tell.
+    pub parameter_types: Vec<Option<DataType>>,
+    /// The columns of the answer; empty if there are none.
+    pub schema: SchemaRef,
+    pub(crate) statement: Arc<crate::statement::Statement>,
+}
+
+/// What a statement gave.
+pub enum Outcome {
+    Rows {
+        schema: SchemaRef,
+        rows: SendableRecordBatchStream,
+    },
+    /// The Postgres command tag, `INSERT 0 3`.
+    Done { tag: String },
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Rows { schema, .. } => f
+                .debug_struct("Rows")
+                .field("schema", schema)
+                .finish_non_exhaustive(),
+            Outcome::Done { tag } => f.debug_struct("Done").field("tag", tag).finish(),
+        }
+    }
+}
+
+/// The answer to a lookup by full key: the rows and the frontier that they stand for.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    pub batches: Vec<RecordBatch>,
+    pub frontier: String,
+}
+
+/// What the doors show of a view.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ViewInfo {
+    pub name: String,
+    pub version: u32,
+    pub class: String,
+    pub sql: String,
+    pub batch_every: Option<String>,
+    /// Columns of the view that together are its key, if lookups by key are possible.
+    pub key: Vec<String>,
+    pub batch_frontier: String,
+    pub speed_frontier: String,
+    /// Records appended that the view's states do not cover yet (reads cover them).
+    pub lag_records: u64,
+    pub batch_runs: u64,
+    pub state_rows: u64,
+    pub state_bytes: u64,
+}

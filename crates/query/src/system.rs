@@ -1,0 +1,233 @@
+//! System tables: what streams and views there are and how they stand.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, BooleanArray, Int64Array, StringArray},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::Result,
+    datasource::{TableType, memory::MemorySourceConfig},
+    logical_expr::Expr,
+    physical_plan::ExecutionPlan,
+};
+use lambic_model::{Frontier, Frontiers};
+use lambic_serving::ServedView;
+
+use crate::{Catalog, ViewInfo, provider::Sources, types};
+
+#[derive(Clone)]
+pub struct SystemTable {
+    which: Which,
+    sources: Sources,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Streams,
+    Views,
+}
+
+impl std::fmt::Debug for SystemTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.which.fmt(f)
+    }
+}
+
+impl SystemTable {
+    pub const NAMES: [&'static str; 2] = ["lambic_streams", "lambic_views"];
+
+    pub fn named(name: &str, sources: &Sources) -> Option<SystemTable> {
+        let which = match name {
+            "lambic_streams" => Which::Streams,
+            "lambic_views" => Which::Views,
+            _ => return None,
+        };
+        Some(SystemTable {
+            which,
+            sources: sources.clone(),
+        })
+    }
+
+    fn columns(&self) -> &'static [(&'static str, DataType)] {
+        match self.which {
+            Which::Streams => &[
+                ("name", DataType::Utf8),
+                ("columns", DataType::Utf8),
+                ("partitions", DataType::Int64),
+                ("records", DataType::Int64),
+                ("frontier", DataType::Utf8),
+                ("sealed_frontier", DataType::Utf8),
+                ("sealed_files", DataType::Int64),
+                ("sealed_bytes", DataType::Int64),
+                ("event_time", DataType::Utf8),
+                ("record_id", DataType::Utf8),
+                ("is_system", DataType::Boolean),
+            ],
+            Which::Views => &[
+                ("name", DataType::Utf8),
+                ("version", DataType::Int64),
+                ("class", DataType::Utf8),
+                ("key", DataType::Utf8),
+                ("batch_every", DataType::Utf8),
+                ("batch_runs", DataType::Int64),
+                ("batch_frontier", DataType::Utf8),
+                ("speed_frontier", DataType::Utf8),
+                ("lag_records", DataType::Int64),
+                ("state_rows", DataType::Int64),
+                ("state_bytes", DataType::Int64),
+                ("sql", DataType::Utf8),
+            ],
+        }
+    }
+
+    fn batch(&self) -> Result<RecordBatch> {
+        let columns: Vec<ArrayRef> = match self.which {
+            Which::Streams => self.streams(),
+            Which::Views => self.views(),
+        };
+        Ok(RecordBatch::try_new(self.schema(), columns)?)
+    }
+
+    fn streams(&self) -> Vec<ArrayRef> {
+        let pin = self.sources.reader.pin();
+        let streams: Vec<_> = self.sources.catalog().streams().cloned().collect();
+        let manifests: Vec<_> = streams
+            .iter()
+            .map(|s| self.sources.reader.dataset().manifest(s.id))
+            .collect();
+        let heads: Vec<Frontier> = streams.iter().map(|s| pin.log().head(s.id)).collect();
+        let described = streams.iter().map(|stream| {
+            let columns = stream.schema.fields().iter().map(|field| {
+                let not_null = if field.is_nullable() { "" } else { " not null" };
+                format!(
+                    "{} {}{not_null}",
+                    field.name(),
+                    types::sql_name(field.data_type())
+                )
+            });
+            Some(columns.collect::<Vec<_>>().join(", "))
+        });
+        vec![
+            texts(streams.iter().map(|s| Some(s.name.to_string()))),
+            texts(described),
+            numbers(streams.iter().map(|s| u64::from(s.partitions))),
+            numbers(heads.iter().map(Frontier::records)),
+            texts(heads.iter().map(|head| Some(head.to_string()))),
+            texts(manifests.iter().map(|m| Some(m.frontier.to_string()))),
+            numbers(manifests.iter().map(|m| m.files.len() as u64)),
+            numbers(manifests.iter().map(|m| m.bytes())),
+            texts(streams.iter().map(|s| s.event_time.clone())),
+            texts(streams.iter().map(|s| s.record_id.clone())),
+            Arc::new(
+                streams
+                    .iter()
+                    .map(|s| Some(Catalog::is_system(s)))
+                    .collect::<BooleanArray>(),
+            ),
+        ]
+    }
+
+    fn views(&self) -> Vec<ArrayRef> {
+        let heads = self.sources.reader.pin().heads();
+        let views: Vec<ViewInfo> = self
+            .sources
+            .serving
+            .views()
+            .iter()
+            .map(|view| info(view, &heads))
+            .collect();
+        vec![
+            texts(views.iter().map(|v| Some(v.name.clone()))),
+            numbers(views.iter().map(|v| u64::from(v.version))),
+            texts(views.iter().map(|v| Some(v.class.clone()))),
+            texts(
+                views
+                    .iter()
+                    .map(|v| (!v.key.is_empty()).then(|| v.key.join(", "))),
+            ),
+            texts(views.iter().map(|v| v.batch_every.clone())),
+            numbers(views.iter().map(|v| v.batch_runs)),
+            texts(views.iter().map(|v| Some(v.batch_frontier.clone()))),
+            texts(views.iter().map(|v| Some(v.speed_frontier.clone()))),
+            numbers(views.iter().map(|v| v.lag_records)),
+            numbers(views.iter().map(|v| v.state_rows)),
+            numbers(views.iter().map(|v| v.state_bytes)),
+            texts(views.iter().map(|v| Some(v.sql.clone()))),
+        ]
+    }
+}
+
+fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn numbers(values: impl Iterator<Item = u64>) -> ArrayRef {
+    Arc::new(
+        values
+            .map(|value| Some(value as i64))
+            .collect::<Int64Array>(),
+    )
+}
+
+/// How a view stands at `heads`.
+pub fn info(view: &ServedView, heads: &Frontiers) -> ViewInfo {
+    let runs = view.runs();
+    let plan = view.plan();
+    let shown = |frontiers: &Frontiers| {
+        let each = plan
+            .inputs
+            .iter()
+            .map(|stream| format!("{}@{}", stream.name, frontiers.of(stream.id)));
+        each.collect::<Vec<_>>().join(" ")
+    };
+    let definition = view.definition();
+    ViewInfo {
+        name: definition.name.to_string(),
+        version: definition.version.0,
+        class: plan.class.name().to_owned(),
+        sql: definition.sql.clone(),
+        batch_every: Some(humantime::format_duration(definition.batch_every).to_string()),
+        key: view.key_names().unwrap_or_default(),
+        batch_frontier: shown(&runs.batch_frontier()),
+        speed_frontier: shown(&runs.covered),
+        lag_records: view.lag(heads),
+        batch_runs: runs.batches,
+        state_rows: runs.state_rows() as u64,
+        state_bytes: runs.bytes() as u64,
+    }
+}
+
+#[async_trait]
+impl TableProvider for SystemTable {
+    fn schema(&self) -> SchemaRef {
+        let fields = self
+            .columns()
+            .iter()
+            .map(|(name, data_type)| Field::new(*name, data_type.clone(), true));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let batch = self.batch()?;
+        Ok(MemorySourceConfig::try_new_exec(
+            &[vec![batch]],
+            self.schema(),
+            projection.cloned(),
+        )?)
+    }
+}
