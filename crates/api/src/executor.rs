@@ -43,23 +43,30 @@ impl<T> Drop for Aborting<T> {
 
 impl Executor {
     pub fn new(database: Database) -> std::io::Result<Executor> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        let threads = std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("sql")
             .enable_all()
             .build()?;
-        Ok(Executor(Arc::new(Threads { runtime: Some(runtime), database })))
+        Ok(Executor(Arc::new(Threads {
+            runtime: Some(runtime),
+            database,
+        })))
     }
 
     pub async fn execute(&self, session: Session, sql: String) -> Result<Vec<Outcome>, Error> {
         let database = self.0.database.clone();
-        self.run(async move { database.execute(&session, &sql).await }).await
+        self.run(async move { database.execute(&session, &sql).await })
+            .await
     }
 
     pub async fn prepare(&self, session: Session, sql: String) -> Result<Prepared, Error> {
         let database = self.0.database.clone();
-        self.run(async move { database.prepare(&session, &sql).await }).await
+        self.run(async move { database.prepare(&session, &sql).await })
+            .await
     }
 
     pub async fn run_prepared(
@@ -69,7 +76,8 @@ impl Executor {
         parameters: Vec<datafusion::scalar::ScalarValue>,
     ) -> Result<Outcome, Error> {
         let database = self.0.database.clone();
-        self.run(async move { database.run(&session, &prepared, parameters).await }).await
+        self.run(async move { database.run(&session, &prepared, parameters).await })
+            .await
     }
 
     async fn run<T: Send + 'static>(
@@ -82,7 +90,9 @@ impl Executor {
         let mut work = Aborting(runtime.spawn(work));
         match (&mut work.0).await {
             Ok(done) => done,
-            Err(error) => Err(Error::internal(format!("the statement ended unexpectedly: {error}"))),
+            Err(error) => Err(Error::internal(format!(
+                "the statement ended unexpectedly: {error}"
+            ))),
         }
     }
 
@@ -90,7 +100,10 @@ impl Executor {
     pub fn stream(&self, mut rows: SendableRecordBatchStream) -> Batches {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let Some(runtime) = &self.0.runtime else {
-            return Batches { batches, work: None };
+            return Batches {
+                batches,
+                work: None,
+            };
         };
         let work = runtime.spawn(async move {
             while let Some(batch) = rows.next().await {
@@ -99,7 +112,10 @@ impl Executor {
                 }
             }
         });
-        Batches { batches, work: Some(Aborting(work)) }
+        Batches {
+            batches,
+            work: Some(Aborting(work)),
+        }
     }
 }
 
@@ -110,6 +126,18 @@ pub struct Batches {
 }
 
 impl Batches {
+    #[cfg(test)]
+    pub async fn of(all: Vec<RecordBatch>) -> Batches {
+        let (sender, batches) = mpsc::channel(all.len().max(1));
+        for batch in all {
+            sender.send(Ok(batch)).await.expect("the receiver is alive");
+        }
+        Batches {
+            batches,
+            work: None,
+        }
+    }
+
     pub async fn next(&mut self) -> Option<Result<RecordBatch, DataFusionError>> {
         if let Some(batch) = self.batches.recv().await {
             return Some(batch);
@@ -118,11 +146,15 @@ impl Batches {
         let mut work = self.work.take()?;
         match (&mut work.0).await {
             Ok(()) => None,
-            Err(error) => Some(Err(DataFusionError::Internal(format!("the statement ended unexpectedly: {error}")))),
+            Err(error) => Some(Err(DataFusionError::Internal(format!(
+                "the statement ended unexpectedly: {error}"
+            )))),
         }
     }
 
     pub fn into_stream(self) -> impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send {
-        futures::stream::unfold(self, |mut batches| async move { Some((batches.next().await?, batches)) })
+        futures::stream::unfold(self, |mut batches| async move {
+            Some((batches.next().await?, batches))
+        })
     }
 }

@@ -235,7 +235,7 @@ impl Writer {
 pub async fn rows(
     form: Form,
     schema: SchemaRef,
-    batches: Batches,
+    mut batches: Batches,
 ) -> Result<Response, Failure> {
     let mut writer = Writer::new(form, &schema).map_err(internal)?;
     let mut first = writer.begin(&schema).map_err(unwritable)?;
@@ -305,16 +305,13 @@ mod tests {
         array::{Float64Array, Int64Array, StringArray},
         datatypes::DataType,
     };
-    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 
     use super::*;
 
     async fn body(form: Form, batches: Vec<RecordBatch>, schema: SchemaRef) -> Vec<u8> {
-        let batches = RecordBatchStreamAdapter::new(
-            Arc::clone(&schema),
-            stream::iter(batches.into_iter().map(Ok)),
-        );
-        let response = rows(form, schema, Box::pin(batches)).await.unwrap();
+        let response = rows(form, schema, Batches::of(batches).await)
+            .await
+            .unwrap();
         axum::body::to_bytes(response.into_body(), usize::MAX)
             .await
             .unwrap()

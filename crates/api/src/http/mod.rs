@@ -67,7 +67,10 @@ pub async fn serve(
     telemetry::recorder();
     let changes = Arc::new(Semaphore::new(options.changes_clients_max));
     let mut stop = stopped.clone();
-    let router = router(Arc::new(App { options, services, executor,
+    let router = router(Arc::new(App {
+        options,
+        services,
+        executor,
         stopped,
         changes,
     }));

@@ -58,7 +58,9 @@ pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<R
         .await;
     histogram!("lambic_sql_seconds", "door" => "http").record(started.elapsed().as_secs_f64());
     match outcome {
-        Ok(Outcome::Rows { schema, rows }) => answer::rows(form, schema, app.executor.stream(rows)).await,
+        Ok(Outcome::Rows { schema, rows }) => {
+            answer::rows(form, schema, app.executor.stream(rows)).await
+        }
         Ok(Outcome::Done { tag }) => Ok(Json(json!({ "tag": tag })).into_response()),
         Err(failure) => {
             counter!("lambic_sql_errors_total", "door" => "http").increment(1);
@@ -71,7 +73,9 @@ async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
     let session = session();
     let mut last = None;
     for piece in split(sql) {
-        let outcomes = app.executor.execute(session.clone(), piece.text.to_owned())
+        let outcomes = app
+            .executor
+            .execute(session.clone(), piece.text.to_owned())
             .await
             .map_err(|error| {
                 let mut failure = Failure::from(error);

@@ -77,7 +77,11 @@ pub async fn select(
         position: None,
         ..Failure::from(error)
     };
-    let prepared = app.executor.prepare(session.clone(), sql).await.map_err(placeless)?;
+    let prepared = app
+        .executor
+        .prepare(session.clone(), sql)
+        .await
+        .map_err(placeless)?;
     let values =
         conditions
             .iter()
@@ -94,12 +98,17 @@ pub async fn select(
                 }
             });
     let values = values.collect::<Result<Vec<_>, _>>()?;
-    match app.executor.run_prepared(session, prepared, values)
+    match app
+        .executor
+        .run_prepared(session, prepared, values)
         .await
         .map_err(placeless)?
     {
         Outcome::Rows { schema, rows } => {
-            let batches = app.executor.stream(rows).into_stream()
+            let batches = app
+                .executor
+                .stream(rows)
+                .into_stream()
                 .try_collect()
                 .await
                 .map_err(|error| Failure::from(Error::from_datafusion(error, "", &[])))?;

@@ -6,11 +6,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     sync::{Arc, LazyLock, PoisonError, RwLock},
 };
 
 use arrow::{
-    array::{ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray},
+    array::{
+        ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray, new_null_array,
+    },
     datatypes::{DataType, Field, Int32Type, Schema, SchemaRef},
 };
 use async_trait::async_trait;
@@ -25,7 +28,7 @@ use datafusion::{
     physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
     scalar::ScalarValue,
     sql::sqlparser::{
-        ast::Statement,
+        ast::{BinaryOperator, Expr, FunctionArguments, Statement, VisitMut, VisitorMut},
         dialect::PostgreSqlDialect,
         parser::{Parser, ParserError},
     },
@@ -121,6 +124,7 @@ impl SchemaProvider for Catalog {
                     return self.inner.table(name).await;
                 };
                 let classes = Classes {
+                    schema: with_lists(inner.schema()),
                     inner,
                     database: self.database.clone(),
                     definitions: Arc::clone(&self.definitions),
@@ -137,6 +141,8 @@ impl SchemaProvider for Catalog {
 
 /// `pg_class` with views as materialized views.
 struct Classes {
+    /// The inner table's columns and those that it lacks.
+    schema: SchemaRef,
     inner: Arc<dyn PartitionStream>,
     database: Database,
     definitions: Definitions,
@@ -150,7 +156,7 @@ impl std::fmt::Debug for Classes {
 
 impl PartitionStream for Classes {
     fn schema(&self) -> &SchemaRef {
-        self.inner.schema()
+        &self.schema
     }
 
     fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
@@ -170,6 +176,23 @@ impl PartitionStream for Classes {
             batches,
         ))
     }
+}
+
+/// Access rights and options: lists that are always NULL here, but asked for.
+fn with_lists(schema: &Schema) -> SchemaRef {
+    let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+    let more = ["relacl", "reloptions"]
+        .into_iter()
+        .filter(|name| schema.index_of(name).is_err())
+        .map(|name| Arc::new(Field::new(name, texts.clone(), true)));
+    Arc::new(Schema::new(
+        schema
+            .fields()
+            .iter()
+            .cloned()
+            .chain(more)
+            .collect::<Vec<_>>(),
+    ))
 }
 
 fn classes(
@@ -201,7 +224,13 @@ fn classes(
     if let Ok(owners_at) = schema.index_of("relowner") {
         columns[owners_at] = Arc::new(Int32Array::from(vec![OWNER; batch.num_rows()]));
     }
-    Ok(RecordBatch::try_new(schema, columns)?)
+    let wider = with_lists(&schema);
+    let more = wider.fields().iter().skip(columns.len());
+    columns.extend(
+        more.map(|field| new_null_array(field.data_type(), batch.num_rows()))
+            .collect::<Vec<_>>(),
+    );
+    Ok(RecordBatch::try_new(wider, columns)?)
 }
 
 /// The object id of Postgres's first user.
@@ -438,7 +467,9 @@ impl CatalogParser {
 impl SqlParser for CatalogParser {
     fn parse(&self, sql: &str) -> std::result::Result<Vec<Statement>, ParserError> {
         if asks_catalog(sql) {
-            return self.catalog.parse(&rewritten(sql));
+            let mut statements = self.catalog.parse(&rewritten(sql))?;
+            let _ = statements.visit(&mut Unplannable);
+            return Ok(statements);
         }
         let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
         for statement in &mut statements {
@@ -447,6 +478,40 @@ impl SqlParser for CatalogParser {
             }
         }
         Ok(statements)
+    }
+}
+
+/// Parts of psql's questions that DataFusion has no plan for, and that ask for what there is none of here.
+struct Unplannable;
+
+impl VisitorMut for Unplannable {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let none = match expr {
+            // `ARRAY(SELECT …)`: lists of roles, options, privileges.
+            Expr::Function(function) if matches!(function.args, FunctionArguments::Subquery(_)) => {
+                Some("CAST(NULL AS TEXT[])")
+            }
+            Expr::BinaryOp {
+                op: BinaryOperator::StringConcat,
+                right,
+                ..
+            } if right.to_string().starts_with("CAST(NULL AS TEXT[]") => {
+                Some("CAST(NULL AS TEXT[])")
+            }
+            // "Is it a composite type?"
+            Expr::Subquery(query) if query.to_string().contains("relkind = 'c'") => Some("false"),
+            _ => None,
+        };
+        if let Some(none) = none
+            && let Ok(parsed) = Parser::new(&PostgreSqlDialect {})
+                .try_with_sql(none)
+                .and_then(|mut parser| parser.parse_expr())
+        {
+            *expr = parsed;
+        }
+        ControlFlow::Continue(())
     }
 }
 

@@ -198,8 +198,9 @@ impl Handler {
                 let mut encoder = Encoder::new(Arc::clone(&fields), bytea_as_escape);
                 let connection = Arc::clone(&self.connection);
                 // `busy` travels with the stream: the statement runs until its last row is out.
-                let batches =
-                    stream::unfold((self.shared.executor.stream(rows), busy, false), move |(mut rows, busy, ended)| {
+                let batches = stream::unfold(
+                    (self.shared.executor.stream(rows), busy, false),
+                    move |(mut rows, busy, ended)| {
                         let connection = Arc::clone(&connection);
                         async move {
                             if ended {
@@ -209,7 +210,8 @@ impl Handler {
                             let failed = next.is_err();
                             Some((next, (rows, busy, failed)))
                         }
-                    });
+                    },
+                );
                 let rows = batches.flat_map(move |batch| {
                     let rows: Vec<PgWireResult<DataRow>> =
                         match batch.and_then(|batch| encoder.rows(&batch)) {
@@ -522,7 +524,9 @@ impl Handler {
         let deadline = self.deadline();
         let session = self.query_session();
         let work = async {
-            self.shared.executor.execute(session, sql.to_owned())
+            self.shared
+                .executor
+                .execute(session, sql.to_owned())
                 .await
                 .map_err(|error| error::from_query(error, chars_before))
         };
@@ -575,7 +579,9 @@ impl QueryParser for Handler {
         let _busy = Busy::new(self);
         let session = self.query_session();
         let work = async {
-            self.shared.executor.prepare(session, piece.text.to_owned())
+            self.shared
+                .executor
+                .prepare(session, piece.text.to_owned())
                 .await
                 .map_err(|error| error::from_query(error, piece.chars_before))
         };
@@ -585,7 +591,9 @@ impl QueryParser for Handler {
         if prepared.is_err() {
             counter!("lambic_sql_errors_total", "door" => "postgres").increment(1);
         }
-        Ok(Some(Statement::Query(prepared?)))
+        let mut prepared = prepared?;
+        parameter::arrays_of_any(piece.text, &mut prepared.parameter_types);
+        Ok(Some(Statement::Query(prepared)))
     }
 
     fn get_parameter_types(&self, statement: &Statement) -> PgWireResult<Vec<Type>> {
@@ -702,7 +710,9 @@ impl ExtendedQueryHandler for Handler {
         let deadline = self.deadline();
         let session = self.query_session();
         let work = async {
-            self.shared.executor.run_prepared(session, prepared.clone(), parameters)
+            self.shared
+                .executor
+                .run_prepared(session, prepared.clone(), parameters)
                 .await
                 .map_err(|error| error::from_query(error, 0))
         };

@@ -20,6 +20,26 @@ pub fn wire_type(planned: Option<&DataType>) -> Type {
     super::encode::pg_type(&Arc::new(Field::new("", planned.clone(), true)))
 }
 
+/// A plan types the parameter of `c = ANY($1)` like `c`; it is an array of that.
+pub fn arrays_of_any(sql: &str, planned: &mut [Option<DataType>]) {
+    let lower = sql.to_ascii_lowercase();
+    for (at, _) in lower.match_indices("any") {
+        let number = lower[at + 3..]
+            .trim_start()
+            .strip_prefix('(')
+            .and_then(|rest| rest.trim_start().strip_prefix('$'))
+            .and_then(|rest| rest.split_once(')'))
+            .and_then(|(number, _)| number.trim_end().parse::<usize>().ok());
+        let planned = number.and_then(|number| planned.get_mut(number.wrapping_sub(1)));
+        if let Some(planned) = planned
+            && !planned.as_ref().is_some_and(DataType::is_list)
+        {
+            let element = planned.take().unwrap_or(DataType::Utf8);
+            *planned = Some(DataType::new_list(element, true));
+        }
+    }
+}
+
 /// The values of `portal`; `planned` are the types that the plan expects, where it tells.
 pub fn values<S: Clone>(
     portal: &Portal<S>,
@@ -47,9 +67,11 @@ pub fn values<S: Clone>(
         let wire = declared.unwrap_or_else(|| wire_type(planned));
         let value = match bytes {
             None => null(planned, &wire),
-            Some(bytes) if portal.parameter_format.is_binary(index) => {
-                binary(&wire, bytes).and_then(|value| fit(value, planned))
-            }
+            Some(bytes) if portal.parameter_format.is_binary(index) => binary(&wire, bytes)
+                .and_then(|value| match value {
+                    ScalarValue::List(_) => fit_array(value, planned),
+                    _ => fit(value, planned),
+                }),
             Some(bytes) => text(&wire, bytes, planned),
         };
         values.push(value.map_err(|why| invalid(index, &wire, &why))?);
@@ -122,7 +144,7 @@ fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarV
                 None => ScalarValue::try_from(&data_type).map_err(|error| error.to_string()),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        return fit(
+        return fit_array(
             ScalarValue::List(ScalarValue::new_list_nullable(&values, &data_type)),
             planned,
         );
@@ -491,6 +513,23 @@ mod tests {
         let from_binary = binary(&Type::INT4_ARRAY, &wire).unwrap();
         let from_text = text(&Type::INT4_ARRAY, b"{7,NULL}", None).unwrap();
         assert_eq!(from_binary, from_text);
+    }
+
+    #[test]
+    fn the_parameter_of_any_is_an_array() {
+        let mut planned = vec![Some(DataType::Int64), None, Some(DataType::Utf8)];
+        arrays_of_any(
+            "select 1 where a = ANY ( $1 ) and b = any($2) and c = $3",
+            &mut planned,
+        );
+        assert_eq!(
+            planned,
+            [
+                Some(DataType::new_list(DataType::Int64, true)),
+                Some(DataType::new_list(DataType::Utf8, true)),
+                Some(DataType::Utf8),
+            ]
+        );
     }
 
     #[test]
