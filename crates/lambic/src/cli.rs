@@ -22,16 +22,15 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// Which log lines go to stderr, as in RUST_LOG
+    /// Which log lines go to stderr, as in RUST_LOG [default: warn]
     #[arg(
         long,
         global = true,
         env = "LAMBIC_LOG",
-        default_value = "warn",
         value_name = "FILTER",
         hide_env_values = true
     )]
-    pub log: String,
+    pub log: Option<String>,
 
     #[command(subcommand)]
     pub command: Command,

@@ -20,7 +20,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    watch(&cli.log);
+    watch(&cli);
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(exit::report(&error)),
@@ -28,12 +28,16 @@ fn main() -> ExitCode {
 }
 
 /// Log lines go to stderr; the command's data alone goes to stdout.
-fn watch(filter: &str) {
+fn watch(cli: &cli::Cli) {
     use std::io::IsTerminal;
 
     use tracing_subscriber::EnvFilter;
 
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("warn"));
+    // Lines would run through the demo's picture.
+    let pictured = matches!(cli.command, cli::Command::Demo(_)) && std::io::stdout().is_terminal();
+    let usual = if pictured { "error" } else { "warn" };
+    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))
+        .unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

