@@ -426,7 +426,10 @@ impl Aggregation {
     ) -> Result<AggregateExec, Error> {
         let (groups, filters) = match mode {
             AggregateMode::Partial => (self.groups.clone(), self.filters.clone()),
-            _ => (self.groups.as_final(), vec![None; self.functions.len()]),
+            _ => (
+                self.groups_of(&input.schema()),
+                vec![None; self.functions.len()],
+            ),
         };
         Ok(AggregateExec::try_new(
             mode,
@@ -436,6 +439,17 @@ impl Aggregation {
             input,
             Arc::clone(&self.raw),
         )?)
+    }
+
+    /// The groups as the first columns of states, by the names that these have there: DataFusion
+    /// finds states by position but insists on the names of keys.
+    fn groups_of(&self, states: &SchemaRef) -> PhysicalGroupBy {
+        let named = self.groups.expr().iter().enumerate();
+        let groups = named.map(|(index, (_, name))| {
+            let column = Column::new(states.field(index).name(), index);
+            (Arc::new(column) as Arc<dyn PhysicalExpr>, name.clone())
+        });
+        PhysicalGroupBy::new_single(groups.collect())
     }
 
     /// Where the states of the aggregates `chosen` start.

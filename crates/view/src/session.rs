@@ -27,6 +27,8 @@ pub fn config(partitions: usize) -> SessionConfig {
     options.sql_parser.collect_spans = true;
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
     options.sql_parser.parse_float_as_decimal = false;
+    // Without it `timestamptz` would be planned as a timestamp without a zone.
+    options.execution.time_zone = Some("UTC".to_owned());
     options.execution.parquet.schema_force_view_types = false;
     options.execution.parquet.pushdown_filters = false;
     // States are merged again before they are kept, so skipping partial aggregation only makes more of them.

@@ -1,0 +1,234 @@
+//! The merge law at its lowest level: whatever the split of the records, the merged states give the
+//! rows that one pass over all records gives.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow::{
+    array::{
+        ArrayRef, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    },
+    datatypes::{DataType, Field, Schema, TimeUnit},
+    record_batch::RecordBatch,
+};
+use datafusion::execution::{SessionState, runtime_env::RuntimeEnv};
+use lambic_model::{Frontiers, Stream, StreamId, StreamName};
+use lambic_view::{Run, ViewPlan, audit, session};
+use proptest::prelude::*;
+
+const VIEWS: [&str; 12] = [
+    "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
+    "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",
+    "SELECT k, stddev(f), var_pop(f), stddev(v), variance(v) FROM s GROUP BY k HAVING count(*) > 1",
+    "SELECT count(*), sum(f), bool_and(v > 0), bool_or(v > 90), min(k) FROM s",
+    "SELECT k, count(DISTINCT v) AS d, approx_distinct(v) AS a FROM s GROUP BY k",
+    "SELECT k, first_value(v ORDER BY t) AS first, last_value(f ORDER BY t) AS last FROM s GROUP BY k",
+    "SELECT k, array_agg(v ORDER BY t) AS vs FROM s WHERE v IS NOT NULL GROUP BY k",
+    "SELECT DISTINCT k, v % 3 AS r FROM s",
+    "SELECT date_bin(interval '10 seconds', t) AS b, upper(k) AS u, count(*) * 2 AS n FROM s GROUP BY 1, 2",
+    "SELECT date_trunc('minute', t) AS m, sum(v) FILTER (WHERE v > 10) AS s FROM s GROUP BY date_trunc('minute', t)",
+    "SELECT k, v + 1 AS w, f FROM s WHERE v > 50",
+    "SELECT k, approx_percentile_cont(f, 0.5) AS p, count(*) AS n FROM s GROUP BY k",
+];
+
+fn stream() -> Arc<Stream> {
+    Arc::new(Stream {
+        id: StreamId(7),
+        name: StreamName::new("s").expect("a valid name"),
+        schema: Arc::new(Schema::new(vec![
+            Field::new("k", DataType::Utf8, true),
+            Field::new("v", DataType::Int64, true),
+            Field::new("f", DataType::Float64, true),
+            Field::new("t", DataType::Timestamp(TimeUnit::Microsecond, None), true),
+        ])),
+        partitions: 1,
+        event_time: Some("t".to_owned()),
+        record_id: None,
+        partition_by: None,
+    })
+}
+
+type Row = (Option<u8>, Option<i64>, Option<f64>, i64);
+
+fn batch(stream: &Stream, rows: &[Row], first_offset: usize) -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(
+            rows.iter()
+                .map(|r| r.0.map(|k| format!("k{k}")))
+                .collect::<StringArray>(),
+        ),
+        Arc::new(rows.iter().map(|r| r.1).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|r| r.2).collect::<Float64Array>()),
+        Arc::new(
+            rows.iter()
+                .map(|r| Some(r.3 * 1_000_000))
+                .collect::<TimestampMicrosecondArray>(),
+        ),
+        Arc::new(Int32Array::from(vec![0; rows.len()])),
+        Arc::new(
+            (0..rows.len())
+                .map(|row| (first_offset + row) as i64)
+                .collect::<Int64Array>(),
+        ),
+        Arc::new(TimestampMicrosecondArray::from(vec![0; rows.len()]).with_timezone("UTC")),
+    ];
+    RecordBatch::try_new(stream.schema_with_system(), columns).expect("columns of the schema")
+}
+
+fn state() -> SessionState {
+    session::state(session::config(2), Arc::new(RuntimeEnv::default()))
+}
+
+async fn run(plan: &ViewPlan, state: &SessionState, rows: &[Row], first_offset: usize) -> Run {
+    let records = HashMap::from([(StreamId(7), vec![batch(&stream(), rows, first_offset)])]);
+    let at = Frontiers::default;
+    plan.run_over(&records, at(), at(), state.task_ctx())
+        .await
+        .expect("the records are valid")
+}
+
+/// Splits `rows` at `cuts`, merges the runs of the parts, and compares with one run over everything.
+async fn check(sql: &str, rows: &[Row], cuts: &[usize]) {
+    let state = state();
+    let plan = ViewPlan::new(sql, &state, &[stream()])
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let whole = run(&plan, &state, rows, 0).await;
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for &cut in cuts.iter().chain([&rows.len()]) {
+        let end = cut.clamp(start, rows.len());
+        parts.push(Arc::new(run(&plan, &state, &rows[start..end], start).await));
+        start = end;
+    }
+    let merged = plan
+        .merge(&parts, state.task_ctx())
+        .await
+        .expect("states merge");
+    let unmerged: Vec<RecordBatch> = parts.iter().map(|part| part.states.clone()).collect();
+    let finish = |states| plan.finish(states, state.task_ctx());
+    let expected = finish(vec![whole.states.clone()])
+        .await
+        .expect("states finish");
+    for states in [vec![merged.states.clone()], unmerged] {
+        let served = finish(states).await.expect("states finish");
+        let compared =
+            audit::compare(&plan, (&served, &merged), (&expected, &whole)).expect("comparable");
+        assert!(
+            compared.agrees(),
+            "{sql} cut at {cuts:?}: {:?}",
+            compared.examples
+        );
+    }
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let row = (
+        prop::option::weighted(0.9, 0u8..5),
+        prop::option::weighted(
+            0.9,
+            prop_oneof![0i64..100, any::<i32>().prop_map(i64::from)],
+        ),
+        prop::option::weighted(0.9, prop_oneof![-1e3..1e3f64, -1e18..1e18f64]),
+        0i64..200,
+    );
+    prop::collection::vec(row, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn every_split_gives_the_rows_of_one_pass(
+        rows in rows(),
+        mut cuts in prop::collection::vec(0usize..60, 0..4),
+        view in 0..VIEWS.len(),
+    ) {
+        cuts.sort_unstable();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(check(VIEWS[view], &rows, &cuts));
+    }
+}
+
+#[tokio::test]
+async fn every_view_at_every_split_of_a_small_input() {
+    let rows: Vec<Row> = (0..9)
+        .map(|i| {
+            (
+                Some((i % 3) as u8),
+                (i != 4).then_some(i * 13 % 97),
+                Some(0.1 * i as f64),
+                i * 7 % 5,
+            )
+        })
+        .collect();
+    for sql in VIEWS {
+        for cut in 0..=rows.len() {
+            check(sql, &rows, &[cut]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_incremental_form_says_so() {
+    let state = state();
+    for (sql, reason) in [
+        ("SELECT a.k FROM s a JOIN s b ON a.k = b.k", "it joins"),
+        ("SELECT k FROM s ORDER BY v LIMIT 3", "it has a LIMIT"),
+        (
+            "SELECT k, row_number() OVER (ORDER BY v) FROM s",
+            "it uses a window function",
+        ),
+        (
+            "SELECT corr(v, f) FROM s",
+            "the states of corr() do not merge exactly",
+        ),
+        (
+            "SELECT max(n) FROM (SELECT count(*) AS n FROM s GROUP BY k)",
+            "it aggregates what is aggregated already",
+        ),
+        ("SELECT 1", "it reads no stream"),
+        (
+            "SELECT k FROM s WHERE v IN (SELECT v FROM s)",
+            "it has a subquery",
+        ),
+    ] {
+        let error = ViewPlan::new(sql, &state, &[stream()])
+            .await
+            .map(|_| ())
+            .expect_err(sql);
+        assert_eq!(
+            error.to_string(),
+            format!("this view has no incremental form: {reason}"),
+            "{sql}"
+        );
+    }
+    let error = ViewPlan::new("SELECT k, now() FROM s", &state, &[stream()])
+        .await
+        .map(|_| ())
+        .expect_err("now()");
+    assert!(error.to_string().contains("now() does not"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_is_found_in_its_run() {
+    let state = state();
+    let plan = ViewPlan::new(
+        "SELECT k AS key, count(*) AS n FROM s GROUP BY k",
+        &state,
+        &[stream()],
+    )
+    .await
+    .expect("plans");
+    let rows: Vec<Row> = (0..50)
+        .map(|i| (Some((i % 5) as u8), None, None, 0))
+        .collect();
+    let run = run(&plan, &state, &rows, 0).await;
+    assert_eq!(plan.key_outputs(), Some(vec![0]));
+    for (key, found) in [("k3", true), ("k9", false), ("", false)] {
+        let values: [ArrayRef; 1] = [Arc::new(StringArray::from(vec![key]))];
+        let key = plan
+            .encode_key(&values)
+            .expect("a text key")
+            .expect("the view has a key");
+        assert_eq!(run.find(&key).is_some(), found);
+    }
+}
