@@ -93,7 +93,7 @@ def test_errors_have_a_code_a_place_and_a_hint(connection, measurements):
     with pytest.raises(psycopg.errors.UndefinedColumn):
         connection.execute(f"SELECT nope FROM {measurements}")
     with pytest.raises(psycopg.errors.SyntaxError):
-        connection.execute("SELECT FROM WHERE")
+        connection.execute("SELECT 1 +")
     with pytest.raises(psycopg.errors.DuplicateTable):
         connection.execute(f"CREATE STREAM {measurements} (a int)")
     with pytest.raises(psycopg.errors.FeatureNotSupported) as caught, connection.cursor().copy(f"COPY {measurements} TO STDOUT"):
@@ -126,8 +126,15 @@ def test_a_rollback_says_what_it_cannot_undo(measurements):
         connection.execute(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'kept')")
         connection.rollback()
         assert any("kept" in notice for notice in notices), notices
-        with pytest.raises(psycopg.errors.FeatureNotSupported):
-            connection.execute("SAVEPOINT a")
+
+
+def test_savepoints_make_a_failed_block_usable_again(measurements):
+    with psycopg.connect(DSN) as connection:
+        connection.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.UndefinedColumn), connection.transaction():
+            connection.execute(f"SELECT nope FROM {measurements}")
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_settings(connection):

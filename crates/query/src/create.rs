@@ -103,6 +103,7 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
     }
     let mut config = ConfigOptions::new();
     config.sql_parser.map_string_types_to_utf8view = false;
+    config.execution.time_zone = Some("UTC".to_owned());
     let provider = Types(config);
     let planner = SqlToRel::new(&provider);
     let mut fields: Vec<Field> = Vec::with_capacity(table.columns.len());

@@ -999,7 +999,7 @@ impl std::hash::Hash for Udf {
 }
 
 fn udf(function: Arc<dyn ScalarFunction>) -> ScalarUDF {
-    let signature = Signature::exact(function.arguments().to_vec(), Volatility::Immutable);
+    let signature = Signature::user_defined(Volatility::Immutable);
     ScalarUDF::from(Udf {
         function,
         signature,
@@ -1017,6 +1017,34 @@ impl ScalarUDFImpl for Udf {
 
     fn return_type(&self, _: &[DataType]) -> datafusion::common::Result<DataType> {
         Ok(self.function.returns().clone())
+    }
+
+    /// Numbers are cast to the declared width (a value that does not fit fails when it runs).
+    fn coerce_types(&self, given: &[DataType]) -> datafusion::common::Result<Vec<DataType>> {
+        let declared = self.function.arguments();
+        let text = |data_type: &DataType| data_type.is_string();
+        let fits = |(given, declared): (&DataType, &DataType)| {
+            given == declared
+                || given.is_null()
+                || (given.is_numeric() && declared.is_numeric())
+                || (text(given) && text(declared))
+        };
+        if given.len() != declared.len() || !given.iter().zip(declared).all(fits) {
+            let list = |types: &[DataType]| {
+                types
+                    .iter()
+                    .map(crate::types::sql_name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
+            return datafusion::common::plan_err!(
+                "No function matches: {}({}) is called as ({}); cast the arguments",
+                self.function.name(),
+                list(declared),
+                list(given)
+            );
+        }
+        Ok(declared.to_vec())
     }
 
     fn invoke_with_args(

@@ -17,11 +17,12 @@ use arrow::{
 };
 use axum::{
     Json,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use lambic_connectors::{BadRecord, Format, OnError};
 use lambic_model::{Append, Producer, Stream, Write, Written};
 use metrics::{counter, histogram};
@@ -37,6 +38,8 @@ const SEQUENCE: &str = "lambic-sequence";
 const DEAD_LETTERS: &str = "lambic_dead_letters";
 /// Bad rows that an error describes; it counts all of them.
 const BAD_SHOWN_MAX: usize = 20;
+/// How much of a body that is too large is read, in times of the limit.
+const DISCARDED_TIMES_MAX: usize = 4;
 const PRODUCER_BYTES_MAX: usize = 256;
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,20 +179,29 @@ async fn read(body: Body, headers: &HeaderMap, bytes_max: usize) -> Result<bytes
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > bytes_max as u64) {
-        return Err(too_large(bytes_max));
-    }
-    to_bytes(body, bytes_max).await.map_err(|error| {
-        // axum wraps the limit's error; anything else is a connection that broke off.
-        match std::error::Error::source(&error)
-            .is_some_and(|source| source.to_string().contains("length limit"))
-        {
-            true => too_large(bytes_max),
-            false => {
-                Failure::bad_request(format!("the body did not arrive whole: {error}")).with_retry()
+    let mut kept =
+        bytes::BytesMut::with_capacity(announced.unwrap_or(0).min(bytes_max as u64) as usize);
+    let mut length = 0usize;
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            Failure::bad_request(format!("the body did not arrive whole: {error}")).with_retry()
+        })?;
+        length += chunk.len();
+        if length <= bytes_max {
+            kept.extend_from_slice(&chunk);
+        } else {
+            // Read on for a while without keeping it: most clients send all before they read the answer.
+            kept = bytes::BytesMut::new();
+            if length > bytes_max * DISCARDED_TIMES_MAX {
+                break;
             }
         }
-    })
+    }
+    if length > bytes_max {
+        return Err(too_large(bytes_max));
+    }
+    Ok(kept.freeze())
 }
 
 fn too_large(bytes_max: usize) -> Failure {

@@ -10,8 +10,9 @@ pub enum Command {
     },
     Commit,
     Rollback,
-    /// `SAVEPOINT`, `RELEASE`, `ROLLBACK TO`: refused, because nothing could be undone.
     Savepoint,
+    Release,
+    RollbackTo,
     /// `value` is `None` for `DEFAULT`.
     Set {
         name: String,
@@ -59,10 +60,11 @@ pub fn parse(sql: &str) -> Option<Command> {
             tag: "START TRANSACTION",
         },
         ["COMMIT", ..] | ["END", ..] => Command::Commit,
-        ["ROLLBACK", "TO", ..]
-        | ["ROLLBACK", "WORK" | "TRANSACTION", "TO", ..]
-        | ["SAVEPOINT", ..]
-        | ["RELEASE", ..] => Command::Savepoint,
+        ["ROLLBACK", "TO", ..] | ["ROLLBACK", "WORK" | "TRANSACTION", "TO", ..] => {
+            Command::RollbackTo
+        }
+        ["SAVEPOINT", ..] => Command::Savepoint,
+        ["RELEASE", ..] => Command::Release,
         ["ROLLBACK", ..] | ["ABORT", ..] => Command::Rollback,
         ["SET", "TRANSACTION", ..]
         | ["SET", "CONSTRAINTS", ..]
@@ -273,7 +275,7 @@ mod tests {
         );
         assert_eq!(parse("END"), Some(Command::Commit));
         assert_eq!(parse("ROLLBACK"), Some(Command::Rollback));
-        assert_eq!(parse("ROLLBACK TO SAVEPOINT a"), Some(Command::Savepoint));
+        assert_eq!(parse("ROLLBACK TO SAVEPOINT a"), Some(Command::RollbackTo));
         assert_eq!(
             parse("DEALLOCATE \"_pg3_1\""),
             Some(Command::Deallocate {

@@ -34,6 +34,7 @@ use pgwire::{
         PgWireBackendMessage,
         data::DataRow,
         response::{NoticeResponse, TransactionStatus},
+        simplequery::Query,
         startup::ParameterStatus,
     },
 };
@@ -225,6 +226,23 @@ impl Handler {
         }
     }
 
+    /// What a rollback cannot undo.
+    async fn warn_of_kept<C>(&self, client: &mut C) -> PgWireResult<()>
+    where
+        C: Sink<PgWireBackendMessage> + Unpin,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let written = self.connection.written.swap(0, Ordering::Relaxed);
+        if written == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "{written} statement(s) of this transaction had already committed and are kept"
+        );
+        let hint = "streams only grow, and every statement commits by itself; put rows that belong together into one INSERT";
+        notice(client, "WARNING", "01000", &message, Some(hint)).await
+    }
+
     async fn command<C>(
         &self,
         client: &mut C,
@@ -279,21 +297,26 @@ impl Handler {
                 Ok(Done::End(Tag::new("COMMIT")))
             }
             Command::Commit | Command::Rollback => {
-                let written = self.connection.written.swap(0, Ordering::Relaxed);
-                if written > 0 {
-                    let message = format!(
-                        "{written} statement(s) of this transaction had already committed and are kept"
-                    );
-                    let hint = "streams only grow, and every statement commits by itself; put rows that belong together into one INSERT";
-                    notice(client, "WARNING", "01000", &message, Some(hint)).await?;
-                }
+                self.warn_of_kept(client).await?;
                 Ok(Done::End(Tag::new("ROLLBACK")))
             }
-            Command::Savepoint => Err(error::with_hint(
-                "0A000",
-                "savepoints are not supported",
-                "every statement commits by itself, so there is nothing to go back to",
-            )),
+            Command::Savepoint | Command::Release | Command::RollbackTo
+                if status == TransactionStatus::Idle =>
+            {
+                Err(wire(
+                    "25P01",
+                    "savepoints can only be used in transaction blocks",
+                ))
+            }
+            Command::Savepoint => {
+                self.connection.written.store(0, Ordering::Relaxed);
+                Ok(Done::Tag(Tag::new("SAVEPOINT")))
+            }
+            Command::Release => Ok(Done::Tag(Tag::new("RELEASE"))),
+            Command::RollbackTo => {
+                self.warn_of_kept(client).await?;
+                Ok(Done::Tag(Tag::new("ROLLBACK")))
+            }
             Command::Set { name, value } => {
                 let report = self
                     .connection
@@ -475,6 +498,22 @@ fn text_rows(
 
 #[async_trait]
 impl SimpleQueryHandler for Handler {
+    async fn on_query<C>(&self, client: &mut C, query: Query) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        // Going back to a savepoint makes a failed block usable again.
+        if client.transaction_status() == TransactionStatus::Error
+            && command::parse(&query.query) == Some(Command::RollbackTo)
+        {
+            client.set_transaction_status(TransactionStatus::Transaction);
+        }
+        self._on_query(client, query).await
+    }
+
     async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
@@ -592,7 +631,7 @@ impl QueryParser for Handler {
             counter!("lambic_sql_errors_total", "door" => "postgres").increment(1);
         }
         let mut prepared = prepared?;
-        parameter::arrays_of_any(piece.text, &mut prepared.parameter_types);
+        parameter::types_of_text(piece.text, &mut prepared.parameter_types);
         Ok(Some(Statement::Query(prepared)))
     }
 

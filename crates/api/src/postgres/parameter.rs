@@ -20,24 +20,65 @@ pub fn wire_type(planned: Option<&DataType>) -> Type {
     super::encode::pg_type(&Arc::new(Field::new("", planned.clone(), true)))
 }
 
-/// A plan types the parameter of `c = ANY($1)` like `c`; it is an array of that.
-pub fn arrays_of_any(sql: &str, planned: &mut [Option<DataType>]) {
+/// What the text tells of parameters and the plan does not: the type of `$1::bigint[]`, and that `$1`
+/// in `c = ANY($1)`, which a plan types like `c`, is an array of that.
+pub fn types_of_text(sql: &str, planned: &mut [Option<DataType>]) {
     let lower = sql.to_ascii_lowercase();
-    for (at, _) in lower.match_indices("any") {
-        let number = lower[at + 3..]
-            .trim_start()
-            .strip_prefix('(')
-            .and_then(|rest| rest.trim_start().strip_prefix('$'))
-            .and_then(|rest| rest.split_once(')'))
-            .and_then(|(number, _)| number.trim_end().parse::<usize>().ok());
-        let planned = number.and_then(|number| planned.get_mut(number.wrapping_sub(1)));
-        if let Some(planned) = planned
-            && !planned.as_ref().is_some_and(DataType::is_list)
-        {
+    for (at, _) in lower.match_indices('$') {
+        let rest = &lower[at + 1..];
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let number = rest[..digits].parse::<usize>().unwrap_or_default();
+        let Some(planned) = number
+            .checked_sub(1)
+            .and_then(|index| planned.get_mut(index))
+        else {
+            continue;
+        };
+        if planned.is_none() {
+            *planned = rest[digits..]
+                .trim_start()
+                .strip_prefix("::")
+                .and_then(cast_type);
+        }
+        let before = lower[..at].trim_end();
+        let is_any = before
+            .strip_suffix('(')
+            .is_some_and(|before| before.trim_end().ends_with("any"));
+        if is_any && !planned.as_ref().is_some_and(DataType::is_list) {
             let element = planned.take().unwrap_or(DataType::Utf8);
             *planned = Some(DataType::new_list(element, true));
         }
     }
+}
+
+/// The type at the start of `text`, in lower case.
+fn cast_type(text: &str) -> Option<DataType> {
+    let text = text.trim_start();
+    let end = text
+        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .unwrap_or(text.len());
+    let data_type = match &text[..end] {
+        "bigint" | "int8" => DataType::Int64,
+        "integer" | "int" | "int4" => DataType::Int32,
+        "smallint" | "int2" => DataType::Int16,
+        "real" | "float4" => DataType::Float32,
+        "double" | "float8" | "float" => DataType::Float64,
+        "boolean" | "bool" => DataType::Boolean,
+        "text" | "varchar" | "char" | "name" => DataType::Utf8,
+        "bytea" => DataType::Binary,
+        "date" => DataType::Date32,
+        "timestamptz" => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
+        _ => return None,
+    };
+    let rest = text[end..].trim_start();
+    let rest = rest.strip_prefix("precision").unwrap_or(rest).trim_start();
+    Some(match rest.starts_with("[]") {
+        true => DataType::new_list(data_type, true),
+        false => data_type,
+    })
 }
 
 /// The values of `portal`; `planned` are the types that the plan expects, where it tells.
@@ -516,18 +557,26 @@ mod tests {
     }
 
     #[test]
-    fn the_parameter_of_any_is_an_array() {
-        let mut planned = vec![Some(DataType::Int64), None, Some(DataType::Utf8)];
-        arrays_of_any(
-            "select 1 where a = ANY ( $1 ) and b = any($2) and c = $3",
+    fn the_text_tells_types_too() {
+        let mut planned = vec![
+            Some(DataType::Int64),
+            None,
+            Some(DataType::Utf8),
+            None,
+            None,
+        ];
+        types_of_text(
+            "select $5 :: double precision where a = ANY ( $1 ) and b = any($2::int[]) and c = $3 or d = any($4)",
             &mut planned,
         );
         assert_eq!(
             planned,
             [
                 Some(DataType::new_list(DataType::Int64, true)),
-                Some(DataType::new_list(DataType::Utf8, true)),
+                Some(DataType::new_list(DataType::Int32, true)),
                 Some(DataType::Utf8),
+                Some(DataType::new_list(DataType::Utf8, true)),
+                Some(DataType::Float64),
             ]
         );
     }
