@@ -120,6 +120,7 @@ pub async fn settle(stage: &Stage) -> anyhow::Result<()> {
     let until = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         if stage.stopped() || super::frame::function_lag(&stage.engine) == 0 {
+            stage.tell("the function has seen every flight; auditing".to_owned());
             return Ok(());
         }
         // The function's progress is a commit, its cursor.
