@@ -377,6 +377,11 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
                 .map(|name| name.and_then(|name| settings::default_of(&name)));
             Ok(Arc::new(values.collect::<StringArray>()))
         }),
+        Function::new("to_regtype", DataType::Int32, |arguments, rows| {
+            let names = texts(arguments.first(), rows)?;
+            let ids = names.into_iter().map(|name| type_id(&name?));
+            Ok(Arc::new(ids.collect::<Int32Array>()))
+        }),
         Function::new("set_config", DataType::Utf8, |arguments, rows| {
             let values = texts(arguments.get(1), rows)?;
             Ok(Arc::new(values.into_iter().collect::<StringArray>()))
@@ -427,6 +432,32 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
         functions.push(Function::constant(name, yes.clone()));
     }
     functions
+}
+
+/// The object id of a type that columns can have here, by its usual names.
+fn type_id(name: &str) -> Option<i32> {
+    use pgwire::api::Type;
+    let name = name.trim().to_ascii_lowercase();
+    let found = match name.strip_prefix("pg_catalog.").unwrap_or(&name) {
+        "bool" | "boolean" => Type::BOOL,
+        "int2" | "smallint" => Type::INT2,
+        "int4" | "int" | "integer" => Type::INT4,
+        "int8" | "bigint" => Type::INT8,
+        "float4" | "real" => Type::FLOAT4,
+        "float8" | "double precision" => Type::FLOAT8,
+        "numeric" | "decimal" => Type::NUMERIC,
+        "text" => Type::TEXT,
+        "varchar" | "character varying" => Type::VARCHAR,
+        "bytea" => Type::BYTEA,
+        "date" => Type::DATE,
+        "timestamp" | "timestamp without time zone" => Type::TIMESTAMP,
+        "timestamptz" | "timestamp with time zone" => Type::TIMESTAMPTZ,
+        "interval" => Type::INTERVAL,
+        "time" => Type::TIME,
+        "oid" => Type::OID,
+        _ => return None,
+    };
+    i32::try_from(found.oid()).ok()
 }
 
 /// One argument of every row as text.

@@ -1,12 +1,14 @@
 //! Bound parameters: bytes of the wire, text or binary, to the values that a plan takes.
 
+use std::{collections::HashMap, sync::Arc};
+
 use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow_pg::datatypes::PG_OID_ALIAS_KEY;
 use datafusion::scalar::ScalarValue;
 use pgwire::{
     api::{Type, portal::Portal},
     error::{PgWireError, PgWireResult},
 };
-use std::sync::Arc;
 
 /// Postgres counts days and microseconds from 2000-01-01, Arrow from 1970-01-01.
 pub const DAYS_1970_TO_2000: i32 = 10_957;
@@ -17,6 +19,11 @@ pub fn wire_type(planned: Option<&DataType>) -> Type {
     let Some(planned) = planned else {
         return Type::TEXT;
     };
+    if let DataType::List(element) = planned
+        && element.metadata().contains_key(PG_OID_ALIAS_KEY)
+    {
+        return Type::OID_ARRAY;
+    }
     super::encode::pg_type(&Arc::new(Field::new("", planned.clone(), true)))
 }
 
@@ -59,9 +66,16 @@ fn cast_type(text: &str) -> Option<DataType> {
     let end = text
         .find(|c: char| !(c.is_alphanumeric() || c == '_'))
         .unwrap_or(text.len());
+    let rest = text[end..].trim_start();
+    if &text[..end] == "oid" && rest.starts_with("[]") {
+        // Object ids are integers here; the mark tells clients what they are.
+        let mark = HashMap::from([(PG_OID_ALIAS_KEY.to_owned(), "oid".to_owned())]);
+        let element = Field::new_list_field(DataType::Int32, true).with_metadata(mark);
+        return Some(DataType::List(Arc::new(element)));
+    }
     let data_type = match &text[..end] {
         "bigint" | "int8" => DataType::Int64,
-        "integer" | "int" | "int4" => DataType::Int32,
+        "integer" | "int" | "int4" | "oid" => DataType::Int32,
         "smallint" | "int2" => DataType::Int16,
         "real" | "float4" => DataType::Float32,
         "double" | "float8" | "float" => DataType::Float64,
@@ -73,7 +87,6 @@ fn cast_type(text: &str) -> Option<DataType> {
         "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
         _ => return None,
     };
-    let rest = text[end..].trim_start();
     let rest = rest.strip_prefix("precision").unwrap_or(rest).trim_start();
     Some(match rest.starts_with("[]") {
         true => DataType::new_list(data_type, true),
@@ -461,7 +474,16 @@ fn binary_array(element: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
 
 /// The plan may know an array only by its elements (`c = ANY($1)`): then the array stays what it is.
 fn fit_array(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, String> {
-    fit(value, planned.filter(|planned| planned.is_list()))
+    let element = |data_type: &DataType| match data_type {
+        DataType::List(field) => Some(field.data_type().clone()),
+        _ => None,
+    };
+    match planned {
+        Some(planned) if planned.is_list() && element(planned) != element(&value.data_type()) => {
+            fit(value, Some(planned))
+        }
+        _ => Ok(value),
+    }
 }
 
 /// `{1,NULL,"a \"b\""}`
