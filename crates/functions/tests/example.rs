@@ -55,7 +55,7 @@ async fn geohash_is_a_sql_function() {
     );
 
     // Memory is given back: a large batch stays within the limit.
-    let rows = 100_000;
+    let rows = 20_000;
     let columns: [ArrayRef; 3] = [
         Arc::new(Float64Array::from_iter_values(
             (0..rows).map(|row| f64::from(row) / 2_000.0),
