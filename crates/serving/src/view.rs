@@ -26,8 +26,11 @@ pub struct ServedView {
     /// Held by whoever changes the runs; readers never take it.
     change: tokio::sync::Mutex<()>,
     /// The finished rows of the set they were made from.
-    finished: Mutex<Option<(Arc<RunSet>, Arc<Vec<RecordBatch>>)>>,
+    finished: Mutex<Option<Finished>>,
 }
+
+/// Finished rows, and the runs that they were made from.
+type Finished = (Arc<RunSet>, Arc<Vec<RecordBatch>>);
 
 /// Rows of a view, and the frontier that they stand for.
 #[derive(Debug, Clone)]

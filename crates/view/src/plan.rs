@@ -548,7 +548,10 @@ fn planning_state(
         .build())
 }
 
-fn inputs(plan: &LogicalPlan) -> Result<(Vec<Arc<Stream>>, HashMap<StreamId, SchemaRef>), Error> {
+/// The streams that a plan reads, each once, and the schemas of their records.
+type Inputs = (Vec<Arc<Stream>>, HashMap<StreamId, SchemaRef>);
+
+fn inputs(plan: &LogicalPlan) -> Result<Inputs, Error> {
     use datafusion::common::tree_node::TreeNodeRecursion;
     let mut streams: Vec<Arc<Stream>> = Vec::new();
     let mut schemas = HashMap::new();

@@ -381,12 +381,9 @@ fn only_needed_columns(aggregate: Aggregate) -> Result<Aggregate, Error> {
     let mut needed = HashSet::new();
     for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
         expr.apply(|part| {
-            match part {
-                Expr::Column(column) => {
-                    needed.insert(column.clone());
-                }
-                // An aggregate's own ORDER BY and FILTER are visited like its arguments.
-                _ => {}
+            // An aggregate's own ORDER BY and FILTER are visited like its arguments.
+            if let Expr::Column(column) = part {
+                needed.insert(column.clone());
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
