@@ -28,7 +28,10 @@ use datafusion::{
     physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
     scalar::ScalarValue,
     sql::sqlparser::{
-        ast::{BinaryOperator, Expr, FunctionArguments, Statement, VisitMut, VisitorMut},
+        ast::{
+            BinaryOperator, Expr, FunctionArguments, SelectItem, SetExpr, Statement, VisitMut,
+            VisitorMut,
+        },
         dialect::PostgreSqlDialect,
         parser::{Parser, ParserError},
     },
@@ -498,7 +501,11 @@ impl CatalogParser {
 impl SqlParser for CatalogParser {
     fn parse(&self, sql: &str) -> std::result::Result<Vec<Statement>, ParserError> {
         if asks_catalog(sql) {
+            if let Some(nothing) = of_no_constraint(sql)? {
+                return Ok(nothing);
+            }
             let mut statements = self.catalog.parse(&rewritten(sql))?;
+            // Nothing breaks off the visit.
             let _ = statements.visit(&mut Unplannable);
             return Ok(statements);
         }
@@ -512,7 +519,43 @@ impl SqlParser for CatalogParser {
     }
 }
 
-/// Parts of psql's questions that DataFusion has no plan for, and that ask for what there is none of here.
+/// The columns of constraints and indexes are listed with set-returning functions that DataFusion does
+/// not plan in a projection. There are no constraints and no indexes: the answer has its columns and no row.
+fn of_no_constraint(sql: &str) -> std::result::Result<Option<Vec<Statement>>, ParserError> {
+    let lower = sql.to_ascii_lowercase();
+    let about = lower.contains("pg_constraint") || lower.contains("pg_index");
+    if !about || !lower.contains("generate_subscripts") {
+        return Ok(None);
+    }
+    let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
+    let [Statement::Query(query)] = statements.as_slice() else {
+        return Ok(None);
+    };
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return Ok(None);
+    };
+    let columns: Vec<String> = select
+        .projection
+        .iter()
+        .enumerate()
+        .map(|(index, item)| {
+            let name = match item {
+                SelectItem::ExprWithAlias { alias, .. } => alias.value.clone(),
+                SelectItem::UnnamedExpr(Expr::Identifier(name)) => name.value.clone(),
+                SelectItem::UnnamedExpr(Expr::CompoundIdentifier(names)) => names
+                    .last()
+                    .map(|name| name.value.clone())
+                    .unwrap_or_default(),
+                _ => format!("column{}", index + 1),
+            };
+            format!("CAST(NULL AS TEXT) AS \"{}\"", name.replace('"', "\"\""))
+        })
+        .collect();
+    let nothing = format!("SELECT {} WHERE false", columns.join(", "));
+    Parser::parse_sql(&PostgreSqlDialect {}, &nothing).map(Some)
+}
+
+/// Parts of tools' questions that DataFusion has no plan for, and that ask for what there is none of here.
 struct Unplannable;
 
 impl VisitorMut for Unplannable {
@@ -522,28 +565,61 @@ impl VisitorMut for Unplannable {
         let none = match expr {
             // `ARRAY(SELECT …)`: lists of roles, options, privileges.
             Expr::Function(function) if matches!(function.args, FunctionArguments::Subquery(_)) => {
-                Some("CAST(NULL AS TEXT[])")
+                Some("CAST(NULL AS TEXT[])".to_owned())
             }
             Expr::BinaryOp {
                 op: BinaryOperator::StringConcat,
                 right,
                 ..
             } if right.to_string().starts_with("CAST(NULL AS TEXT[]") => {
-                Some("CAST(NULL AS TEXT[])")
+                Some("CAST(NULL AS TEXT[])".to_owned())
             }
-            // "Is it a composite type?"
-            Expr::Subquery(query) if query.to_string().contains("relkind = 'c'") => Some("false"),
+            Expr::Subquery(query) => subquery(&query.to_string()).map(str::to_owned),
+            // Only the backslash escapes in DataFusion.
+            Expr::Like {
+                escape_char: Some(escape),
+                pattern,
+                ..
+            } => {
+                let escape = escape.to_string();
+                if escape != "'\\'" {
+                    let sql = format!("replace({pattern}, {escape}, '\\')");
+                    if let Some(escaped) = parsed(&sql) {
+                        **pattern = escaped;
+                    }
+                }
+                None
+            }
             _ => None,
         };
-        if let Some(none) = none
-            && let Ok(parsed) = Parser::new(&PostgreSqlDialect {})
-                .try_with_sql(none)
-                .and_then(|mut parser| parser.parse_expr())
-        {
-            *expr = parsed;
+        if let Expr::Like { escape_char, .. } = expr {
+            *escape_char = None;
+        }
+        if let Some(none) = none.and_then(|sql| parsed(&sql)) {
+            *expr = none;
         }
         ControlFlow::Continue(())
     }
+}
+
+/// What stands for a scalar subquery of a tool's question.
+fn subquery(sql: &str) -> Option<&'static str> {
+    if sql.contains("relkind = 'c'") {
+        // "Is it a composite type?"
+        Some("false")
+    } else if sql.contains("json_build_object") || sql.contains("pg_attrdef") {
+        // Identity options, collations, defaults.
+        Some("CAST(NULL AS TEXT)")
+    } else if sql.contains("typcollation") {
+        Some("CAST(NULL AS INT)")
+    } else {
+        None
+    }
+}
+
+fn parsed(expression: &str) -> Option<Expr> {
+    let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(expression);
+    parser.and_then(|mut parser| parser.parse_expr()).ok()
 }
 
 static MEANING_KEPT: LazyLock<Vec<Box<dyn SqlStatementRewriteRule>>> = LazyLock::new(|| {
@@ -596,3 +672,47 @@ const ASYNCPG_TYPES: &str = "SELECT t.oid, 'pg_catalog' AS ns, t.typname AS name
     e.typname AS elemtype_name, CAST(NULL AS TEXT) AS range_subtype_name \
     FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem \
     WHERE array_has($1, t.oid)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(sql: &str) -> String {
+        let statements = CatalogParser::new().parse(sql).unwrap();
+        statements
+            .iter()
+            .map(Statement::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    #[test]
+    fn statements_about_own_data_keep_their_meaning() {
+        for sql in [
+            "SELECT a, (SELECT max(b) FROM u) AS m FROM t WHERE c LIKE 'x%'",
+            "INSERT INTO t (a) VALUES ('pg_class')",
+            "CREATE TABLE pg_things (a INT)",
+        ] {
+            assert_eq!(parse(sql), sql);
+        }
+    }
+
+    #[test]
+    fn questions_to_the_catalog_become_plannable() {
+        let no_arrays = parse("SELECT ARRAY(SELECT rolname FROM pg_catalog.pg_roles) AS roles");
+        assert!(!no_arrays.contains("ARRAY("), "{no_arrays}");
+        let like = parse(
+            "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname NOT LIKE 'pg/_%' ESCAPE '/'",
+        );
+        assert!(
+            like.contains("replace(") && !like.contains("ESCAPE"),
+            "{like}"
+        );
+        assert_eq!(
+            parse(
+                "SELECT c.conrelid, min(x) AS lowest FROM (SELECT conrelid, generate_subscripts(conkey, 1) AS x FROM pg_catalog.pg_constraint) AS c GROUP BY 1"
+            ),
+            "SELECT CAST(NULL AS TEXT) AS \"conrelid\", CAST(NULL AS TEXT) AS \"lowest\" WHERE false"
+        );
+    }
+}

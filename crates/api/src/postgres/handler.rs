@@ -81,7 +81,11 @@ impl Connection {
 #[derive(Debug, Clone)]
 pub enum Statement {
     Command(Command),
-    Query(Prepared),
+    Query {
+        prepared: Prepared,
+        /// Parameters at the end that the client numbers and a rewritten statement does not use.
+        unused: usize,
+    },
 }
 
 /// Answers the queries of one connection.
@@ -631,17 +635,20 @@ impl QueryParser for Handler {
             counter!("lambic_sql_errors_total", "door" => "postgres").increment(1);
         }
         let mut prepared = prepared?;
+        let numbered = parameter::highest_number(piece.text);
+        let unused = numbered.saturating_sub(prepared.parameter_types.len());
         parameter::types_of_text(piece.text, &mut prepared.parameter_types);
-        Ok(Some(Statement::Query(prepared)))
+        Ok(Some(Statement::Query { prepared, unused }))
     }
 
     fn get_parameter_types(&self, statement: &Statement) -> PgWireResult<Vec<Type>> {
         Ok(match statement {
             Statement::Command(_) => Vec::new(),
-            Statement::Query(prepared) => prepared
+            Statement::Query { prepared, unused } => prepared
                 .parameter_types
                 .iter()
                 .map(|planned| parameter::wire_type(planned.as_ref()))
+                .chain(std::iter::repeat_n(Type::TEXT, *unused))
                 .collect(),
         })
     }
@@ -665,8 +672,10 @@ impl QueryParser for Handler {
                 Command::ShowAll => text_fields(&["name", "setting", "description"], format),
                 _ => Vec::new(),
             }),
-            Statement::Query(prepared) if prepared.schema.fields().is_empty() => Ok(Vec::new()),
-            Statement::Query(prepared) => encode::fields(&prepared.schema, format),
+            Statement::Query { prepared, .. } if prepared.schema.fields().is_empty() => {
+                Ok(Vec::new())
+            }
+            Statement::Query { prepared, .. } => encode::fields(&prepared.schema, format),
         }
     }
 }
@@ -735,16 +744,16 @@ impl ExtendedQueryHandler for Handler {
     {
         let status = client.transaction_status();
         let format = &portal.result_column_format;
-        let prepared = match &portal.statement.statement {
+        let (prepared, unused) = match &portal.statement.statement {
             Statement::Command(command) => {
                 return Ok(self.command(client, command, status, format).await?.into());
             }
-            Statement::Query(prepared) => prepared,
+            Statement::Query { prepared, unused } => (prepared, *unused),
         };
         if status == TransactionStatus::Error {
             return Err(error::aborted());
         }
-        let parameters = parameter::values(portal, &prepared.parameter_types)?;
+        let parameters = parameter::values(portal, &prepared.parameter_types, unused)?;
         let busy = Busy::new(self);
         let deadline = self.deadline();
         let session = self.query_session();

@@ -60,6 +60,18 @@ pub fn types_of_text(sql: &str, planned: &mut [Option<DataType>]) {
     }
 }
 
+/// Of `$1`, `$2`, …: how many parameters a client must give.
+pub fn highest_number(sql: &str) -> usize {
+    let numbers = sql.match_indices('$').filter_map(|(at, _)| {
+        let rest = &sql[at + 1..];
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        rest[..digits].parse::<u16>().ok()
+    });
+    numbers.max().unwrap_or_default().into()
+}
+
 /// The type at the start of `text`, in lower case.
 fn cast_type(text: &str) -> Option<DataType> {
     let text = text.trim_start();
@@ -98,20 +110,21 @@ fn cast_type(text: &str) -> Option<DataType> {
 pub fn values<S: Clone>(
     portal: &Portal<S>,
     planned: &[Option<DataType>],
+    unused: usize,
 ) -> PgWireResult<Vec<ScalarValue>> {
     let given = portal.parameters.len();
-    if given != planned.len() {
+    let required = planned.len() + unused;
+    if given != required {
         return Err(super::error::wire(
             "08P01",
             format!(
-                "bind supplies {given} parameters, but the prepared statement requires {}",
-                planned.len()
+                "bind supplies {given} parameters, but the prepared statement requires {required}"
             ),
         ));
     }
     let declared = &portal.statement.parameter_types;
     let mut values = Vec::with_capacity(given);
-    for (index, bytes) in portal.parameters.iter().enumerate() {
+    for (index, bytes) in portal.parameters.iter().enumerate().take(planned.len()) {
         let planned = planned[index].as_ref();
         let declared = declared
             .get(index)
