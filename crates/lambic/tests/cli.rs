@@ -233,6 +233,58 @@ fn a_day_with_the_command_line() {
         &["the event is not JSON"],
     );
 
+    let project = common::root().join("examples/flights");
+    let project = project.to_str().expect("the path is UTF-8");
+    server.ok(&["function", "deploy", "geohash", "--project", project]);
+    assert_eq!(
+        server.rows("SELECT geohash(57.64911, 10.40744, 6) AS cell"),
+        [json!({"cell": "u4pruy"})]
+    );
+    for stream in ["flights", "alerts"] {
+        server.ok(&["query", "-f", &format!("{project}/streams/{stream}.sql")]);
+    }
+    server.ok(&[
+        "function",
+        "deploy",
+        "flag_long_delays",
+        "--project",
+        project,
+    ]);
+    let event = r#"{"Records":[{"data":{"date":"2001-01-01T00:01:00","delay":200,"origin":"ATL","destination":"SAV"}}]}"#;
+    let answer = json_of(&server.ok(&["function", "invoke", "flag_long_delays", event]));
+    assert_eq!(answer[0]["message"], "ATL to SAV left 3 h 20 min late");
+    fails(
+        &server.cli(&["function", "invoke", "flag_long_delays", "{}"]),
+        1,
+        &["the function failed"],
+    );
+    assert!(
+        server
+            .ok(&["function", "list"])
+            .contains("flag_long_delays")
+    );
+    assert!(
+        server
+            .ok(&["function", "show", "geohash"])
+            .contains("geohash")
+    );
+    common::eventually("what the function wrote is a stream", || {
+        server
+            .ok(&["function", "logs", "flag_long_delays"])
+            .contains("180 minutes late")
+    });
+    fails(
+        &server.cli(&["function", "deploy", "geohsh", "--project", project]),
+        1,
+        &["declares no function `geohsh`", "did you mean `geohash`?"],
+    );
+    server.ok(&["function", "delete", "flag_long_delays"]);
+    assert!(
+        !server
+            .ok(&["function", "list"])
+            .contains("flag_long_delays")
+    );
+
     // A second server on the same folder is refused, whichever ports it asks for.
     let (http, pg) = common::free_ports();
     let second = Server::start_on("serve", None, &data, http, pg, &[]);

@@ -192,13 +192,20 @@ fn draw_views(screen: &mut Screen, area: Rect, frame: &Frame) {
 }
 
 fn draw_rows(screen: &mut Screen, area: Rect, title: &str, rows: &Rows) {
-    let shown = rows.rows.iter().map(|row| {
-        Row::new(row.iter().map(|value| match value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        }))
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let shown = rows.rows.iter().map(|row| Row::new(row.iter().map(text)));
+    let widths = rows.columns.iter().enumerate().map(|(index, name)| {
+        let cells = rows
+            .rows
+            .iter()
+            .filter_map(|row| row.get(index))
+            .map(|value| text(value).len());
+        let widest = cells.chain([name.len()]).max().unwrap_or(0);
+        Constraint::Length(u16::try_from(widest).unwrap_or(u16::MAX) + 1)
     });
-    let widths = vec![Constraint::Fill(1); rows.columns.len()];
     let header = Row::new(rows.columns.clone()).style(Style::new().bold());
     screen.render_widget(
         Table::new(shown, widths)

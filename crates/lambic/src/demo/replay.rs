@@ -16,6 +16,9 @@ const HISTORY_BATCH: usize = 10_000;
 /// Appends of the live stream in a second.
 const TICKS: f64 = 10.0;
 
+/// How long the function may take to catch up after the last flight.
+const SETTLING_MAX: Duration = Duration::from_secs(15);
+
 pub struct Replayed {
     pub rows: u64,
     /// Batch runs of all views in the middle of the stream.
@@ -117,7 +120,7 @@ async fn refresh(database: lambic_query::Database) -> anyhow::Result<Duration> {
 pub async fn settle(stage: &Stage) -> anyhow::Result<()> {
     stage.enter(Phase::Settling);
     let mut commits = stage.engine.log.commits();
-    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    let until = tokio::time::Instant::now() + SETTLING_MAX;
     loop {
         if stage.stopped() || super::frame::function_lag(&stage.engine) == 0 {
             stage.tell("the function has seen every flight; auditing".to_owned());
