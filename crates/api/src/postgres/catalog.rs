@@ -288,7 +288,7 @@ struct Function {
 }
 
 impl Function {
-    fn new(
+    fn udf(
         name: &'static str,
         returns: DataType,
         body: impl Fn(&[ArrayRef], usize) -> Result<ArrayRef> + Send + Sync + 'static,
@@ -304,7 +304,7 @@ impl Function {
     }
 
     fn constant(name: &'static str, value: ScalarValue) -> ScalarUDF {
-        Function::new(name, value.data_type(), move |_, rows| {
+        Function::udf(name, value.data_type(), move |_, rows| {
             value.to_array_of_size(rows)
         })
     }
@@ -373,23 +373,23 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
         Function::constant("pg_try_advisory_lock", yes.clone()),
         Function::constant("pg_advisory_unlock", yes.clone()),
         Function::constant("txid_current", ScalarValue::Int64(Some(1))),
-        Function::new("current_setting", DataType::Utf8, |arguments, rows| {
+        Function::udf("current_setting", DataType::Utf8, |arguments, rows| {
             let names = texts(arguments.first(), rows)?;
             let values = names
                 .into_iter()
                 .map(|name| name.and_then(|name| settings::default_of(&name)));
             Ok(Arc::new(values.collect::<StringArray>()))
         }),
-        Function::new("to_regtype", DataType::Int32, |arguments, rows| {
+        Function::udf("to_regtype", DataType::Int32, |arguments, rows| {
             let names = texts(arguments.first(), rows)?;
             let ids = names.into_iter().map(|name| type_id(&name?));
             Ok(Arc::new(ids.collect::<Int32Array>()))
         }),
-        Function::new("set_config", DataType::Utf8, |arguments, rows| {
+        Function::udf("set_config", DataType::Utf8, |arguments, rows| {
             let values = texts(arguments.get(1), rows)?;
             Ok(Arc::new(values.into_iter().collect::<StringArray>()))
         }),
-        Function::new("pg_get_viewdef", DataType::Utf8, move |arguments, rows| {
+        Function::udf("pg_get_viewdef", DataType::Utf8, move |arguments, rows| {
             let ids = texts(arguments.first(), rows)?;
             let known = definitions.read().unwrap_or_else(PoisonError::into_inner);
             let sql = ids.into_iter().map(|id| {

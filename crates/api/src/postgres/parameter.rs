@@ -248,7 +248,7 @@ fn bytea(text: &str) -> Result<Vec<u8>, String> {
             .filter(|c| !c.is_whitespace())
             .map(|c| c.to_digit(16).map(|digit| digit as u8).ok_or_else(wrong))
             .collect::<Result<_, _>>()?;
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return Err(wrong());
         }
         return Ok(digits

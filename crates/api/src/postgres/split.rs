@@ -53,7 +53,7 @@ fn skip(sql: &str, at: usize) -> usize {
     let bytes = rest.as_bytes();
     let length = match bytes[0] {
         b'\'' => {
-            let escapes = matches!(sql[..at].as_bytes().last(), Some(b'e' | b'E'))
+            let escapes = matches!(sql.as_bytes()[..at].last(), Some(b'e' | b'E'))
                 && !sql[..at - 1].ends_with(|c: char| c.is_alphanumeric() || c == '_');
             quoted(bytes, b'\'', escapes)
         }

@@ -65,7 +65,7 @@ impl Watch {
     }
 }
 
-fn is_source(path: &PathBuf, root: &Path, data: &Path) -> bool {
+fn is_source(path: &Path, root: &Path, data: &Path) -> bool {
     if path.starts_with(data) {
         return false;
     }
