@@ -1,9 +1,6 @@
 //! Tells when a project's files have changed and come to rest.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -84,8 +81,7 @@ mod tests {
 
     #[test]
     fn only_sources_count() {
-        let check =
-            |path: &str| is_source(&PathBuf::from(path), Path::new("/p"), Path::new("/p/data"));
+        let check = |path: &str| is_source(Path::new(path), Path::new("/p"), Path::new("/p/data"));
         assert!(
             check("/p/views/a.sql")
                 && check("/p/lambic.toml")
