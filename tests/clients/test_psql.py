@@ -130,3 +130,27 @@ def test_other_databases_are_refused():
     )
     assert done.returncode == 2
     assert 'database "accounts" does not exist' in done.stderr
+
+
+def test_timestamps_may_leave_seconds_out(measurements):
+    psql(
+        f"INSERT INTO {measurements} (at, place, local) VALUES ('2026-01-01 10:00', '2026-01-01 10:00', '2026-01-01 10')",
+        f"INSERT INTO {measurements} (at, place) VALUES ('2026-01-01 12:30+02', 'x')",
+    )
+    asked = f"SELECT at, place, local FROM {measurements} WHERE at = '2026-01-01 10:00' AND place <> 'x'"
+    assert psql(asked, options=("-At",)).stdout.strip() == "2026-01-01 10:00:00+00|2026-01-01 10:00|2026-01-01 10:00:00"
+    later = f"SELECT place FROM {measurements} WHERE at = timestamptz '2026-01-01 10:30Z'"
+    assert psql(later, options=("-At",)).stdout.strip() == "x"
+
+
+def test_system_columns_are_there_when_they_are_named(name):
+    psql(
+        f"CREATE STREAM {name} (a bigint, b text)",
+        f"INSERT INTO {name} VALUES (7, 'x'), (8, 'y')",
+        f"CREATE MATERIALIZED VIEW {name}_v AS SELECT *, _offset AS place FROM {name}",
+    )
+    ask = lambda sql: psql(sql, options=("-At",)).stdout.split()
+    assert ask(f"SELECT *, _offset FROM {name} ORDER BY a") == ["7|x|0", "8|y|1"]
+    assert ask(f"SELECT s.*, t.* FROM {name} s JOIN {name}_v t ON t.place = s._offset ORDER BY 1") == ["7|x|7|x|0", "8|y|8|y|1"]
+    assert ask(f"SELECT * FROM {name}_v ORDER BY a") == ["7|x|0", "8|y|1"]
+    psql(f"DROP MATERIALIZED VIEW {name}_v", f"DROP STREAM {name}")

@@ -76,6 +76,12 @@ impl SystemColumn {
 }
 
 impl Stream {
+    /// Names of the user's columns.
+    pub fn column_names(&self) -> Vec<String> {
+        let fields = self.schema.fields().iter();
+        fields.map(|field| field.name().clone()).collect()
+    }
+
     /// The user's columns, then `_partition`, `_offset`, `_appended_at`: the schema of records at rest and in plans.
     pub fn schema_with_system(&self) -> SchemaRef {
         let system = SystemColumn::ALL.map(|column| Arc::new(column.field()));

@@ -9,7 +9,9 @@ mod catalog;
 mod create;
 mod database;
 mod error;
+mod function;
 mod keyword;
+mod lifecycle;
 mod pinned;
 mod provider;
 mod session;
@@ -18,6 +20,7 @@ mod system;
 mod types;
 
 pub use catalog::{Catalog, CatalogError};
-pub use database::{AuditResult, Database, Lifecycle, Parts};
+pub use database::{Database, Parts};
 pub use error::{Error, closest, sqlstate};
+pub use lifecycle::{AuditResult, BuiltView, Lifecycle};
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};

@@ -16,6 +16,8 @@ pub mod session;
 mod slot;
 mod split;
 pub mod tail;
+mod timestamp;
+pub mod wildcard;
 
 pub use definition::{Definition, ViewVersion};
 pub use error::Error;

@@ -42,6 +42,7 @@ use datafusion::{
         expressions::Column,
         repartition::RepartitionExec,
     },
+    sql::parser::Statement,
 };
 use lambic_model::{Frontiers, Stream, StreamId, SystemColumn};
 
@@ -51,6 +52,7 @@ use crate::{
     session,
     slot::{self, SlotTable},
     split::{self, Split, Step, Steps},
+    wildcard,
 };
 
 /// How a view is kept up to date.
@@ -127,7 +129,15 @@ impl ViewPlan {
             .iter()
             .any(|column| mentions(sql, column.name()));
         let state = planning_state(base, streams, names_system)?;
-        let plan = state.create_logical_plan(sql).await?;
+        let mut statement =
+            state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        if names_system && let Statement::Statement(select) = &mut statement {
+            wildcard::spell_out(select, &|name| {
+                let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;
+                Some(stream.column_names())
+            });
+        }
+        let plan = state.statement_to_plan(statement).await?;
         let plan = state
             .analyzer()
             .execute_and_check(plan, state.config_options(), |_, _| {})?;

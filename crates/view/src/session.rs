@@ -9,7 +9,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 
-use crate::aggregate;
+use crate::{aggregate, timestamp::ShortTimestamps};
 
 pub const CATALOG: &str = "lambic";
 pub const SCHEMA: &str = "public";
@@ -44,6 +44,7 @@ pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+        .with_analyzer_rule(Arc::new(ShortTimestamps))
         .build();
     for function in aggregate::all() {
         use datafusion::logical_expr::registry::FunctionRegistry;

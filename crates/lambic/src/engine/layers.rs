@@ -1,9 +1,6 @@
 //! What statements do to the layers: streams come and go, views are built, served, refreshed, audited.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
@@ -12,11 +9,13 @@ use lambic_dataset::{Dataset, Reader};
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
-use lambic_query::{AuditResult, Error, Lifecycle, sqlstate};
+use lambic_query::{AuditResult, BuiltView, Error, Lifecycle, sqlstate};
 use lambic_serving::{ServedView, Serving};
 use lambic_speed::Speed;
 use lambic_view::{Definition, Run, ViewPlan, audit};
 use tracing::{info, warn};
+
+use super::holds::{Hold, Holds};
 
 pub struct Parts {
     pub log: Log,
@@ -29,10 +28,22 @@ pub struct Parts {
     pub functions: Functions,
 }
 
+impl Parts {
+    fn served(
+        &self,
+        definition: Definition,
+        plan: Arc<ViewPlan>,
+        batch: (Run, u64),
+    ) -> Arc<ServedView> {
+        let task = Arc::clone(&self.task);
+        let speed = Arc::clone(&self.speed);
+        Arc::new(ServedView::new(definition, plan, task, speed, Some(batch)))
+    }
+}
+
 pub struct Layers {
-    parts: Parts,
-    /// Batch views that were built and wait to be served, by folder.
-    built: Mutex<HashMap<String, (Run, u64)>>,
+    parts: Arc<Parts>,
+    holds: Holds,
     /// Batch runs take turns: each may use the whole machine.
     batching: tokio::sync::Mutex<()>,
 }
@@ -40,8 +51,8 @@ pub struct Layers {
 impl Layers {
     pub fn new(parts: Parts) -> Layers {
         Layers {
-            parts,
-            built: Mutex::default(),
+            parts: Arc::new(parts),
+            holds: Holds::default(),
             batching: tokio::sync::Mutex::new(()),
         }
     }
@@ -52,6 +63,10 @@ impl Layers {
 
     pub fn dataset(&self) -> &Dataset {
         &self.parts.dataset
+    }
+
+    pub fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     pub fn serving(&self) -> &Serving {
@@ -76,22 +91,6 @@ impl Layers {
             })
         });
         each.collect()
-    }
-
-    fn served(
-        &self,
-        definition: &Definition,
-        plan: Arc<ViewPlan>,
-        batch: Option<(Run, u64)>,
-    ) -> Arc<ServedView> {
-        let Parts { task, speed, .. } = &self.parts;
-        Arc::new(ServedView::new(
-            definition.clone(),
-            plan,
-            Arc::clone(task),
-            Arc::clone(speed) as _,
-            batch,
-        ))
     }
 
     /// Serves a view of the catalog after a start; its batch view is recomputed if it is lost.
@@ -121,7 +120,7 @@ impl Layers {
         };
         self.parts
             .serving
-            .put(self.served(&definition, plan, Some(batch)));
+            .put(self.parts.served(definition, plan, batch));
         Ok(())
     }
 
@@ -167,6 +166,19 @@ impl Layers {
         };
         let (run, number) = self.compute(view.definition(), view.plan()).await?;
         view.publish(run, number).await.map_err(Error::internal)
+    }
+}
+
+/// A view with its batch view, not yet among those that are served.
+struct Built {
+    view: Arc<ServedView>,
+    parts: Arc<Parts>,
+    _hold: Hold,
+}
+
+impl BuiltView for Built {
+    fn serve(self: Box<Self>) {
+        self.parts.serving.put(self.view);
     }
 }
 
@@ -217,31 +229,33 @@ impl Lifecycle for Layers {
             .map_err(dataset_error)
     }
 
-    async fn build_view(&self, definition: &Definition, plan: Arc<ViewPlan>) -> Result<(), Error> {
+    async fn build_view(
+        &self,
+        definition: &Definition,
+        plan: Arc<ViewPlan>,
+    ) -> Result<Box<dyn BuiltView>, Error> {
+        let mut sealed = Frontiers::default();
+        for stream in &plan.inputs {
+            let manifest = self.parts.dataset.manifest(stream.id);
+            sealed.set(stream.id, manifest.frontier.clone());
+        }
+        let hold = self.holds.take(sealed);
         // What a dropped view of the same name may have left is not this one's.
         self.parts
             .batch
             .forget(definition)
             .await
             .map_err(batch_error)?;
-        let built = self.compute(definition, &plan).await?;
-        let mut waiting = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.insert(definition.directory(), built);
-        Ok(())
-    }
-
-    async fn serve_view(&self, definition: &Definition, plan: Arc<ViewPlan>) -> Result<(), Error> {
-        let built = self
-            .built
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&definition.directory());
-        let view = self.served(definition, plan, built);
+        let batch = self.compute(definition, &plan).await?;
+        let view = self.parts.served(definition.clone(), plan, batch);
         // Caught up before it takes over, so that the first reader does not pay for it.
         let heads = self.parts.log.snapshot().heads();
         view.advance(&heads).await.map_err(Error::internal)?;
-        self.parts.serving.put(view);
-        Ok(())
+        Ok(Box::new(Built {
+            view,
+            parts: Arc::clone(&self.parts),
+            _hold: hold,
+        }))
     }
 
     async fn drop_view(&self, definition: &Definition) -> Result<(), Error> {

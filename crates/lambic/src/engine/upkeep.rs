@@ -129,7 +129,7 @@ impl Upkeep {
         }
     }
 
-    /// The log keeps what is not sealed, what no batch view covers, and what triggers have yet to read.
+    /// The log keeps what is not sealed, what no batch view covers, what views being built have yet to read, and what triggers have yet to read.
     async fn trim(&self) {
         let cursors = self.layers.functions().cursors();
         let mut keep = Frontiers::default();
@@ -140,6 +140,7 @@ impl Upkeep {
                     from = from.min(&view.runs().batch_frontier().of(stream));
                 }
             }
+            from = self.layers.holds().earliest(stream, from);
             if let Some(cursor) = cursors.0.get(&stream) {
                 from = from.min(cursor);
             }

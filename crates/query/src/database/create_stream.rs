@@ -1,0 +1,31 @@
+//! `CREATE STREAM`.
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::ast::CreateTable;
+
+use super::{Database, done, exists};
+use crate::{Error, Outcome, create, statement::name_of};
+
+impl Database {
+    pub(super) async fn create_stream(
+        &self,
+        table: &CreateTable,
+        sql: &str,
+    ) -> Result<Outcome, Error> {
+        let _one = self.0.changing.lock().await;
+        let name = name_of(&table.name)?;
+        if self.names().contains(&name) {
+            if table.if_not_exists && self.stream(&name).is_some() {
+                return Ok(done("CREATE STREAM"));
+            }
+            return Err(exists(&name, sql));
+        }
+        let id = self.0.sources.catalog().next_stream();
+        let stream = Arc::new(create::stream(table, sql, id)?);
+        let lifecycle = self.lifecycle()?;
+        self.change(|catalog| catalog.add_stream(Arc::clone(&stream)))?;
+        lifecycle.add_stream(stream).await?;
+        Ok(done("CREATE STREAM"))
+    }
+}

@@ -1,0 +1,513 @@
+//! Runs statements: one file for each that is ours, `select.rs` for plain SQL.
+
+mod audit;
+mod create_stream;
+mod create_view;
+mod drop;
+mod explain;
+mod insert;
+mod select;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use arrow::{
+    array::ArrayRef,
+    datatypes::{Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
+use datafusion::{
+    catalog::{
+        CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    },
+    common::{ParamValues, metadata::ScalarAndMetadata},
+    error::DataFusionError,
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::LogicalPlan,
+    physical_plan::memory::MemoryStream,
+    prelude::SessionContext,
+    scalar::ScalarValue,
+    sql::{parser::Statement as PlannerStatement, sqlparser::ast},
+};
+use lambic_dataset::Reader;
+use lambic_model::{Appender, ScalarFunction, Stream, SystemColumn};
+use lambic_serving::Serving;
+use lambic_view::{Definition, ViewPlan, session, wildcard};
+
+use crate::{
+    Catalog, CatalogError, Error, Lifecycle, Lookup, Outcome, Prepared, Session, ViewInfo, closest,
+    error::find_word,
+    function::udf,
+    pinned::Pinned,
+    provider::{Public, Sources},
+    sqlstate,
+    statement::{self, Parsed, Statement},
+    system::{self, SystemTable},
+};
+
+/// What a database is made of.
+pub struct Parts {
+    pub catalog: Catalog,
+    pub serving: Serving,
+    pub reader: Reader,
+    pub appender: Arc<dyn Appender>,
+    /// Settings, aggregates and memory for statements.
+    pub state: SessionState,
+}
+
+/// SQL; clones share it.
+#[derive(Clone)]
+pub struct Database(Arc<Inner>);
+
+struct Inner {
+    context: SessionContext,
+    with_system: Arc<dyn CatalogProviderList>,
+    sources: Sources,
+    appender: Arc<dyn Appender>,
+    lifecycle: RwLock<Option<Arc<dyn Lifecycle>>>,
+    /// The code of functions that SQL knows, by name.
+    functions: RwLock<BTreeMap<String, Arc<dyn ScalarFunction>>>,
+    /// One change of the catalog at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+fn catalogs(sources: &Sources, with_system: bool) -> Arc<dyn CatalogProviderList> {
+    let catalog = MemoryCatalogProvider::new();
+    let public = Arc::new(Public {
+        sources: sources.clone(),
+        with_system,
+    });
+    catalog
+        .register_schema(session::SCHEMA, public)
+        .expect("a memory catalog takes schemas");
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(session::CATALOG.to_owned(), Arc::new(catalog));
+    Arc::new(catalogs)
+}
+
+impl Database {
+    pub fn new(parts: Parts) -> Database {
+        let sources = Sources {
+            catalog: Arc::new(RwLock::new(parts.catalog)),
+            serving: parts.serving,
+            reader: parts.reader,
+        };
+        let state = SessionStateBuilder::new_from_existing(parts.state)
+            .with_catalog_list(catalogs(&sources, false))
+            .build();
+        Database(Arc::new(Inner {
+            context: SessionContext::new_with_state(state),
+            with_system: catalogs(&sources, true),
+            sources,
+            appender: parts.appender,
+            lifecycle: RwLock::new(None),
+            functions: RwLock::new(BTreeMap::new()),
+            changing: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// Hands over the layers; statements that need them fail until then.
+    pub fn attach(&self, lifecycle: Arc<dyn Lifecycle>) {
+        *self
+            .0
+            .lifecycle
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(lifecycle);
+    }
+
+    /// Lets go of the layers, which hold the database themselves.
+    pub fn detach(&self) {
+        *self
+            .0
+            .lifecycle
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn lifecycle(&self) -> Result<Arc<dyn Lifecycle>, Error> {
+        let lifecycle = self
+            .0
+            .lifecycle
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        lifecycle.ok_or_else(|| {
+            Error::new(
+                sqlstate::UNAVAILABLE,
+                "the server is starting or stopping; try again",
+            )
+        })
+    }
+
+    /// The DataFusion session: catalog `lambic`, schema `public`.
+    pub fn context(&self) -> &SessionContext {
+        &self.0.context
+    }
+
+    pub fn streams(&self) -> Vec<Arc<Stream>> {
+        self.0.sources.catalog().streams().cloned().collect()
+    }
+
+    pub fn stream(&self, name: &str) -> Option<Arc<Stream>> {
+        self.0.sources.catalog().stream(name).cloned()
+    }
+
+    pub fn definitions(&self) -> Vec<Definition> {
+        self.0.sources.catalog().views().cloned().collect()
+    }
+
+    pub fn views(&self) -> Vec<ViewInfo> {
+        let sources = &self.0.sources;
+        let views = sources.serving.views();
+        let heads = sources.reader.pin().heads();
+        views
+            .iter()
+            .map(|view| system::info(view, &heads))
+            .collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.0.sources.catalog().names();
+        names.extend(SystemTable::NAMES.map(str::to_owned));
+        names
+    }
+
+    /// The rows of one key of a view, values as text by column name.
+    pub async fn lookup(&self, view: &str, key: &[(String, String)]) -> Result<Lookup, Error> {
+        let serving = &self.0.sources.serving;
+        let served = serving.view(view).ok_or_else(|| self.no_view(view, ""))?;
+        let runs = served.runs();
+        let heads = self.0.sources.reader.pin().heads();
+        let key = served.key_from_text(key).map_err(serving_error)?;
+        let answer = served
+            .lookup(&key, &runs, &heads)
+            .await
+            .map_err(serving_error)?;
+        let inputs = served.plan().inputs.iter();
+        let frontier =
+            inputs.map(|stream| format!("{}@{}", stream.name, answer.frontier.of(stream.id)));
+        Ok(Lookup {
+            batches: answer.batches.as_ref().clone(),
+            frontier: frontier.collect::<Vec<_>>().join(" "),
+        })
+    }
+
+    fn no_view(&self, name: &str, sql: &str) -> Error {
+        let catalog = self.0.sources.catalog();
+        if catalog.stream(name).is_some() {
+            return Error::new(
+                sqlstate::WRONG_OBJECT_TYPE,
+                format!("\"{name}\" is a stream, not a view"),
+            )
+            .with_position(find_word(sql, name));
+        }
+        let names: Vec<String> = catalog.views().map(|view| view.name.to_string()).collect();
+        let missing = Error::new(
+            sqlstate::UNDEFINED_TABLE,
+            format!("there is no view \"{name}\""),
+        )
+        .with_position(find_word(sql, name));
+        match closest(name, &names) {
+            Some(best) => missing.with_hint(format!("did you mean \"{best}\"?")),
+            None if names.is_empty() => {
+                missing.with_hint("CREATE MATERIALIZED VIEW name AS SELECT … makes one")
+            }
+            None => missing.with_hint(format!("there are: {}", names.join(", "))),
+        }
+    }
+
+    /// Makes a function callable from SQL; views created before keep the code that they were created with.
+    pub async fn register_function(&self, function: Arc<dyn ScalarFunction>) -> Result<(), Error> {
+        self.0.context.register_udf(udf(Arc::clone(&function)));
+        let mut functions = self
+            .0
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        functions.insert(function.name().to_owned(), function);
+        Ok(())
+    }
+
+    /// Takes a function out of SQL.
+    pub fn forget_function(&self, name: &str) {
+        self.0.context.deregister_udf(name);
+        self.0
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+    }
+
+    /// Plans a view's `SELECT` with `functions` in place of those of the same name.
+    pub async fn plan_view(
+        &self,
+        sql: &str,
+        functions: &[Arc<dyn ScalarFunction>],
+    ) -> Result<ViewPlan, Error> {
+        let mut state = self.0.context.state();
+        for function in functions {
+            use datafusion::logical_expr::registry::FunctionRegistry;
+            let registered = state.register_udf(Arc::new(udf(Arc::clone(function))));
+            registered.map_err(|error| Error::from_datafusion(error, sql, &[]))?;
+        }
+        let streams = self.streams();
+        ViewPlan::new(sql, &state, &streams)
+            .await
+            .map_err(|error| self.view_error(error, sql))
+    }
+
+    fn view_error(&self, error: lambic_view::Error, sql: &str) -> Error {
+        match error {
+            lambic_view::Error::NotIncremental { reason, hint } => Error::new(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                format!("this view has no incremental form: {reason}"),
+            )
+            .with_hint(hint),
+            error @ lambic_view::Error::NotDeterministic(_) => {
+                Error::new("42P17", error.to_string())
+                    .with_hint("store the value with the record instead")
+            }
+            lambic_view::Error::DataFusion(error) => {
+                Error::from_datafusion(error, sql, &self.view_inputs())
+            }
+            other => Error::internal(other),
+        }
+    }
+
+    fn view_inputs(&self) -> Vec<String> {
+        self.0
+            .sources
+            .catalog()
+            .streams()
+            .map(|stream| stream.name.to_string())
+            .collect()
+    }
+
+    /// A session state pinned to one frontier.
+    fn pinned(&self) -> SessionState {
+        let sources = &self.0.sources;
+        let mut state = self.0.context.state();
+        state
+            .config_mut()
+            .set_extension(Arc::new(Pinned::take(&sources.serving, &sources.reader)));
+        state
+    }
+
+    /// The same, in which streams show their system columns if `sql` names one.
+    fn pinned_for(&self, sql: &str) -> SessionState {
+        let state = self.pinned();
+        match names_system_column(sql) {
+            false => state,
+            true => SessionStateBuilder::new_from_existing(state)
+                .with_catalog_list(Arc::clone(&self.0.with_system))
+                .build(),
+        }
+    }
+
+    /// Runs one or many statements, in order; the first error ends it.
+    pub async fn execute(&self, session: &Session, sql: &str) -> Result<Vec<Outcome>, Error> {
+        let mut outcomes = Vec::new();
+        for parsed in statement::parse(session, sql)? {
+            let ran = self
+                .run_statement(&parsed.statement, &parsed.sql, Vec::new())
+                .await;
+            outcomes.push(ran.map_err(|error| moved(error, &parsed))?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Plans one statement with `$1`, `$2`, … in it.
+    pub async fn prepare(&self, session: &Session, sql: &str) -> Result<Prepared, Error> {
+        let mut parts = statement::parse(session, sql)?;
+        if parts.len() > 1 {
+            return Err(Error::new(
+                sqlstate::SYNTAX_ERROR,
+                "a prepared statement is one statement, not several",
+            ));
+        }
+        let parsed = parts.pop().unwrap_or(Parsed {
+            statement: Statement::Empty,
+            sql: String::new(),
+            start: 0,
+        });
+        let (parameter_types, schema) = match &parsed.statement {
+            Statement::Sql(ast) | Statement::Insert(ast) => {
+                let state = self.pinned_for(&parsed.sql);
+                let plan = self
+                    .plan(&state, ast, &parsed.sql)
+                    .await
+                    .map_err(|error| moved(error, &parsed))?;
+                let types = plan
+                    .get_parameter_types()
+                    .map_err(|error| Error::from_datafusion(error, &parsed.sql, &[]))?;
+                let count = types
+                    .keys()
+                    .filter_map(|name| name.trim_start_matches('$').parse().ok())
+                    .max()
+                    .unwrap_or(0);
+                let by_number =
+                    (1..=count).map(|n: usize| types.get(&format!("${n}")).cloned().flatten());
+                let is_query = matches!(parsed.statement, Statement::Sql(_)) && returns_rows(&plan);
+                let schema = if is_query {
+                    Arc::clone(plan.schema().inner())
+                } else {
+                    Arc::new(Schema::empty())
+                };
+                (by_number.collect(), schema)
+            }
+            Statement::Audit(_) => (Vec::new(), audit::schema()),
+            Statement::ExplainView(_) => (Vec::new(), explain::schema()),
+            _ => (Vec::new(), Arc::new(Schema::empty())),
+        };
+        Ok(Prepared {
+            sql: parsed.sql,
+            parameter_types,
+            schema,
+            statement: Arc::new(parsed.statement),
+        })
+    }
+
+    /// Runs a prepared statement.
+    pub async fn run(
+        &self,
+        _session: &Session,
+        prepared: &Prepared,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Error> {
+        self.run_statement(&prepared.statement, &prepared.sql, parameters)
+            .await
+    }
+
+    async fn plan(
+        &self,
+        state: &SessionState,
+        ast: &ast::Statement,
+        sql: &str,
+    ) -> Result<LogicalPlan, Error> {
+        let mut ast = ast.clone();
+        if names_system_column(sql) {
+            wildcard::spell_out(&mut ast, &|name| {
+                self.stream(name).map(|stream| stream.column_names())
+            });
+        }
+        let statement = PlannerStatement::Statement(Box::new(ast));
+        let plan = state.statement_to_plan(statement).await;
+        plan.map_err(|error| Error::from_datafusion(error, sql, &self.names()))
+    }
+
+    async fn run_statement(
+        &self,
+        statement: &Statement,
+        sql: &str,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Error> {
+        match statement {
+            Statement::Empty => Ok(done("")),
+            Statement::CreateStream(table) => self.create_stream(table, sql).await,
+            Statement::CreateView(view) => self.create_view(view, sql).await,
+            Statement::DropStream { names, if_exists } => {
+                self.drop_streams(names, *if_exists, sql).await
+            }
+            Statement::DropView { names, if_exists } => {
+                self.drop_views(names, *if_exists, sql).await
+            }
+            Statement::RefreshView(name) => {
+                self.existing_view(name, sql)?;
+                self.lifecycle()?.refresh_view(name).await?;
+                Ok(done("REFRESH MATERIALIZED VIEW"))
+            }
+            Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
+            Statement::ExplainView(name) => self.explain_view(name, sql).await,
+            Statement::Insert(ast) => self.insert(ast, sql, parameters).await,
+            Statement::Sql(ast) => self.query(ast, sql, parameters).await,
+        }
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Catalog) -> Result<(), CatalogError>,
+    ) -> Result<(), Error> {
+        let mut catalog = self
+            .0
+            .sources
+            .catalog
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        change(&mut catalog).map_err(|error| Error::new(sqlstate::UNAVAILABLE, error.to_string()))
+    }
+
+    fn existing_view(&self, name: &str, sql: &str) -> Result<Definition, Error> {
+        let found = self.0.sources.catalog().view(name).cloned();
+        found.ok_or_else(|| self.no_view(name, sql))
+    }
+}
+
+fn exists(name: &str, sql: &str) -> Error {
+    Error::new(sqlstate::DUPLICATE_TABLE, format!("\"{name}\" exists already"))
+        .with_position(find_word(sql, name))
+        .with_hint("IF NOT EXISTS leaves it as it is; CREATE OR REPLACE MATERIALIZED VIEW makes a new version of a view")
+}
+
+fn names_system_column(sql: &str) -> bool {
+    SystemColumn::ALL
+        .iter()
+        .any(|column| find_word(sql, column.name()).is_some())
+}
+
+fn moved(mut error: Error, parsed: &Parsed) -> Error {
+    error.position = error.position.map(|position| position + parsed.start);
+    error
+}
+
+fn done(tag: &str) -> Outcome {
+    Outcome::Done {
+        tag: tag.to_owned(),
+    }
+}
+
+fn rows(schema: SchemaRef, columns: Vec<ArrayRef>) -> Result<Outcome, Error> {
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(Error::internal)?;
+    let stream =
+        MemoryStream::try_new(vec![batch], Arc::clone(&schema), None).map_err(Error::internal)?;
+    Ok(Outcome::Rows {
+        schema,
+        rows: Box::pin(stream),
+    })
+}
+
+fn returns_rows(plan: &LogicalPlan) -> bool {
+    !matches!(
+        plan,
+        LogicalPlan::Ddl(_)
+            | LogicalPlan::Dml(_)
+            | LogicalPlan::Copy(_)
+            | LogicalPlan::Statement(_)
+    )
+}
+
+fn with_parameters(
+    plan: LogicalPlan,
+    parameters: Vec<ScalarValue>,
+) -> Result<LogicalPlan, DataFusionError> {
+    if parameters.is_empty() {
+        return Ok(plan);
+    }
+    let values = parameters
+        .into_iter()
+        .map(|value| ScalarAndMetadata::new(value, None))
+        .collect();
+    plan.with_param_values(ParamValues::List(values))
+}
+
+fn serving_error(error: lambic_serving::Error) -> Error {
+    match error {
+        lambic_serving::Error::NoKey { .. } => {
+            Error::new(sqlstate::WRONG_OBJECT_TYPE, error.to_string())
+        }
+        lambic_serving::Error::Key(message) => Error::new(sqlstate::INVALID_TEXT, message),
+        lambic_serving::Error::Tail(message) => Error::new(sqlstate::UNAVAILABLE, message),
+        lambic_serving::Error::View(error) => Error::internal(error),
+    }
+}

@@ -1,0 +1,43 @@
+//! Plain SQL: any `SELECT`, and what clients ask of the catalog.
+
+use std::sync::Arc;
+
+use datafusion::{
+    dataframe::DataFrame, physical_plan::stream::RecordBatchStreamAdapter, scalar::ScalarValue,
+    sql::sqlparser::ast,
+};
+
+use super::{Database, returns_rows, with_parameters};
+use crate::{Error, Outcome, sqlstate};
+
+impl Database {
+    pub(super) async fn query(
+        &self,
+        ast: &ast::Statement,
+        sql: &str,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<Outcome, Error> {
+        let wrong = |error| Error::from_datafusion(error, sql, &self.names());
+        let state = self.pinned_for(sql);
+        let plan =
+            with_parameters(self.plan(&state, ast, sql).await?, parameters).map_err(wrong)?;
+        if !returns_rows(&plan) {
+            return Err(Error::new(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "this statement is not supported",
+            )
+            .with_hint("streams, views, INSERT and SELECT are; see the README for the list"));
+        }
+        let frame = DataFrame::new(state, plan);
+        let rows = frame.execute_stream().await.map_err(wrong)?;
+        let schema = rows.schema();
+        let sql = sql.to_owned();
+        let rows = futures::TryStreamExt::map_err(rows, move |error| {
+            Error::from_datafusion(error, &sql, &[]).into()
+        });
+        Ok(Outcome::Rows {
+            schema: Arc::clone(&schema),
+            rows: Box::pin(RecordBatchStreamAdapter::new(schema, rows)),
+        })
+    }
+}
