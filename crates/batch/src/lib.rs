@@ -1,18 +1,21 @@
-//! The batch layer: recomputes a view's states from the whole dataset and publishes them.
+//! The batch layer: computes a view's states from the dataset and publishes them.
 //!
-//! A batch run is what the view's own plan gives over every sealed record. It is written as Parquet
+//! A batch run is what the view's own plan gives over every sealed record; most read only what was
+//! sealed since the one before and merge it into that. It is written as Parquet
 //! and becomes the view's batch view with one numbered manifest (compare-and-swap), so a crash leaves
 //! either the old batch view or the new one. The work itself goes through DataFusion in this process.
 
 mod error;
 mod store;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use datafusion::{execution::SessionState, physical_plan::collect};
-use lambic_dataset::{Dataset, Pin, Reader};
-use lambic_model::Frontiers;
-use lambic_view::{Definition, Run, ViewPlan};
+use datafusion::{
+    catalog::TableProvider, error::DataFusionError, execution::SessionState, physical_plan::collect,
+};
+use lambic_dataset::{Dataset, Manifest, Reader, StreamTable};
+use lambic_model::{Frontiers, Stream, StreamId};
+use lambic_view::{Definition, Run, Source, ViewPlan};
 
 pub use error::Error;
 pub use store::{BatchManifest, RunFile};
@@ -34,34 +37,71 @@ impl Batch {
         self.reader.dataset()
     }
 
-    /// States of every record sealed so far.
-    pub async fn compute(&self, plan: &ViewPlan) -> Result<Run, Error> {
-        let mut frontiers = Frontiers::default();
-        let mut tables = std::collections::HashMap::new();
+    /// States of every record sealed so far. With a `base`, a batch run of the same plan, only the
+    /// records sealed since are read and merged into it: states merge to the same bits either way.
+    /// `None` if nothing was sealed since.
+    pub async fn compute(
+        &self,
+        plan: &ViewPlan,
+        base: Option<&Arc<Run>>,
+    ) -> Result<Option<Run>, Error> {
+        let mut to = Frontiers::default();
+        let mut manifests = Vec::with_capacity(plan.inputs.len());
         for stream in &plan.inputs {
             let manifest = self.dataset().manifest(stream.id);
-            frontiers.set(stream.id, manifest.frontier.clone());
-            tables.insert(stream.id, Arc::new(self.reader.sealed(stream, &manifest)));
+            to.set(stream.id, manifest.frontier.clone());
+            manifests.push((stream, manifest));
         }
-        let states = plan
-            .states_from(&self.state, &|stream| Arc::clone(&tables[&stream]) as _)
-            .await?;
-        let states = collect(states, self.state.task_ctx()).await?;
-        Ok(plan.sorted(states, Frontiers::default(), frontiers)?)
+        let base = match base.map(|base| (base, self.since(&manifests, &base.to))) {
+            Some((base, Some(_))) if base.to == to => return Ok(None),
+            Some((base, Some(tables))) => Some((base, tables)),
+            _ => None,
+        };
+        let Some((base, tables)) = base else {
+            let each = manifests.iter();
+            let tables = each
+                .map(|(stream, manifest)| (stream.id, self.reader.sealed(stream, manifest)))
+                .collect();
+            return Ok(Some(
+                self.run(plan, tables, Frontiers::default(), to).await?,
+            ));
+        };
+        let new = self.run(plan, tables, base.to.clone(), to).await?;
+        let runs = [Arc::clone(base), Arc::new(new)];
+        Ok(Some(plan.merge(&runs, self.state.task_ctx()).await?))
     }
 
-    /// States of every record up to `pin`, sealed or not: what an audit compares with.
-    pub async fn recompute(&self, plan: &ViewPlan, pin: &Pin) -> Result<Run, Error> {
-        let inputs: std::collections::HashMap<_, _> = plan
-            .inputs
-            .iter()
-            .map(|stream| (stream.id, Arc::new(pin.table(stream))))
-            .collect();
-        let states = plan
-            .states_from(&self.state, &|stream| Arc::clone(&inputs[&stream]) as _)
-            .await?;
+    /// The records sealed since `from`; `None` if the files do not part there.
+    fn since(
+        &self,
+        manifests: &[(&Arc<Stream>, Arc<Manifest>)],
+        from: &Frontiers,
+    ) -> Option<HashMap<StreamId, StreamTable>> {
+        let each = manifests.iter().map(|(stream, manifest)| {
+            let table = self
+                .reader
+                .sealed_since(stream, manifest, &from.of(stream.id));
+            Some((stream.id, table?))
+        });
+        each.collect()
+    }
+
+    async fn run(
+        &self,
+        plan: &ViewPlan,
+        tables: HashMap<StreamId, StreamTable>,
+        from: Frontiers,
+        to: Frontiers,
+    ) -> Result<Run, Error> {
+        let table = |source: Source| -> Result<Arc<dyn TableProvider>, DataFusionError> {
+            match source {
+                Source::Stream(stream) => Ok(Arc::new(tables[&stream.id].clone())),
+                other => Err(DataFusionError::Plan(format!("{other:?} is not a stream"))),
+            }
+        };
+        let states = plan.states_from(&self.state, &table).await?;
         let states = collect(states, self.state.task_ctx()).await?;
-        Ok(plan.sorted(states, Frontiers::default(), pin.heads())?)
+        Ok(plan.sorted(states, from, to)?)
     }
 
     /// Keeps `run` as the view's batch view; returns its number, from 1.

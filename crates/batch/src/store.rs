@@ -1,6 +1,6 @@
 //! Batch views at rest: one Parquet file of states and a numbered manifest for each run.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::record_batch::RecordBatch;
 use lambic_dataset::{ManifestStore, parquet_file};
@@ -22,6 +22,9 @@ pub struct BatchManifest {
     pub datafusion: String,
     pub state_encoding: u32,
     pub state_types: Vec<String>,
+    /// The functions that the `SELECT` calls, with the digest of their code; older files have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub functions: Option<BTreeMap<String, String>>,
     pub frontier: Frontiers,
     pub file: RunFile,
 }
@@ -69,6 +72,7 @@ pub async fn keep(
         datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
         state_encoding: STATE_ENCODING,
         state_types: state_types(&schema),
+        functions: Some(definition.functions.clone()),
         frontier: run.to.clone(),
         file: RunFile {
             path: path.clone(),
@@ -98,21 +102,29 @@ pub async fn load(
     definition: &Definition,
     plan: &ViewPlan,
 ) -> Result<Option<(Run, u64)>, Error> {
-    let Some((number, manifest)) = manifests(&store, definition).load().await? else {
-        return Ok(None);
+    let damaged = |path: String, what: String| Error::Damaged {
+        path,
+        folder: definition.directory(),
+        what,
+    };
+    let manifests = manifests(&store, definition);
+    let (number, manifest) = match manifests.load().await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(error @ lambic_dataset::Error::ManifestDamaged { .. }) => {
+            return Err(damaged(definition.directory(), error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
     };
     let fits = manifest.sql == definition.sql
         && manifest.datafusion == datafusion::DATAFUSION_VERSION
         && manifest.state_encoding == STATE_ENCODING
-        && manifest.state_types == state_types(&plan.state_schema);
+        && manifest.state_types == state_types(&plan.state_schema)
+        && (manifest.functions.iter()).all(|functions| *functions == definition.functions);
     if !fits {
         return Ok(None);
     }
-    let damaged = |what: String| Error::Damaged {
-        path: manifest.file.path.clone(),
-        folder: definition.directory(),
-        what,
-    };
+    let damaged = |what: String| damaged(manifest.file.path.clone(), what);
     let read = store.get(&Path::from(manifest.file.path.clone())).await;
     let bytes = match read {
         Ok(found) => found.bytes().await?,

@@ -78,6 +78,26 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// The sealed records from `from` on; `None` if a file holds records of both sides.
+    pub fn sealed_since(
+        &self,
+        stream: &Arc<Stream>,
+        manifest: &Manifest,
+        from: &Frontier,
+    ) -> Option<StreamTable> {
+        let new = |file: &&DataFile| file.range.end > from.offset(file.range.partition);
+        let files: Vec<DataFile> = manifest.files.iter().filter(new).cloned().collect();
+        let whole = files
+            .iter()
+            .all(|file| file.range.first >= from.offset(file.range.partition));
+        whole.then(|| StreamTable {
+            files,
+            ..self.sealed(stream, manifest)
+        })
+    }
+}
+
 impl Pin {
     /// The frontier: where every stream ends for this pin.
     pub fn heads(&self) -> Frontiers {

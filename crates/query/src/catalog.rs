@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use arrow::datatypes::{Field, Schema};
 use lambic_base::file::write_atomically;
 use lambic_model::{Stream, StreamId, StreamName};
-use lambic_view::Definition;
+use lambic_view::{Definition, ViewVersion};
 use serde::{Deserialize, Serialize};
 
 use crate::types;
@@ -31,7 +31,12 @@ pub struct Catalog {
     next_stream: u32,
     streams: BTreeMap<String, Arc<Stream>>,
     views: BTreeMap<String, Definition>,
+    /// Versions that were served before, the newest last.
+    former: BTreeMap<String, Vec<Definition>>,
 }
+
+/// Former versions of a view that are kept for a way back.
+const FORMER_VERSIONS_MAX: usize = 3;
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -44,6 +49,8 @@ struct StoredCatalog {
     next_stream: u32,
     streams: Vec<StoredStream>,
     views: Vec<Definition>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    former: BTreeMap<String, Vec<Definition>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +82,7 @@ impl Catalog {
                 next_stream: FIRST_STREAM_ID,
                 streams: BTreeMap::new(),
                 views: BTreeMap::new(),
+                former: BTreeMap::new(),
             },
             Err(source) => return Err(CatalogError::Io { path, source }),
         };
@@ -127,6 +135,7 @@ impl Catalog {
             next_stream: stored.catalog.next_stream,
             streams,
             views,
+            former: stored.catalog.former,
         })
     }
 
@@ -157,6 +166,7 @@ impl Catalog {
             next_stream: self.next_stream,
             streams: streams.collect(),
             views: self.views.values().cloned().collect(),
+            former: self.former.clone(),
         };
         let stored = Stored {
             checksum: checksum(&catalog),
@@ -224,16 +234,42 @@ impl Catalog {
         })
     }
 
-    pub fn put_view(&mut self, view: Definition) -> Result<(), CatalogError> {
-        self.change(|catalog| {
-            catalog.views.insert(view.name.to_string(), view);
-        })
+    /// The versions of a view that were served before, the newest last.
+    pub fn former_versions(&self, name: &str) -> &[Definition] {
+        self.former.get(name).map_or(&[], Vec::as_slice)
     }
 
-    pub fn remove_view(&mut self, name: &str) -> Result<(), CatalogError> {
+    /// A number that no version of the view has had as far as is known.
+    pub fn next_version(&self, name: &str) -> ViewVersion {
+        let former = self.former_versions(name).iter();
+        let known = former.chain(self.views.get(name));
+        ViewVersion(known.map(|view| view.version.0).max().unwrap_or(0) + 1)
+    }
+
+    /// Makes `view` the version that is served, and the one before it a former version. Returns the
+    /// versions that are no longer kept.
+    pub fn put_view(&mut self, view: Definition) -> Result<Vec<Definition>, CatalogError> {
+        let mut outdated = Vec::new();
         self.change(|catalog| {
-            catalog.views.remove(name);
-        })
+            let name = view.name.to_string();
+            let former = catalog.former.entry(name.clone()).or_default();
+            former.retain(|kept| kept.version != view.version);
+            former.extend(catalog.views.insert(name, view));
+            let excess = former.len().saturating_sub(FORMER_VERSIONS_MAX);
+            outdated = former.drain(..excess).collect();
+            catalog.former.retain(|_, versions| !versions.is_empty());
+        })?;
+        Ok(outdated)
+    }
+
+    /// Removes a view with its former versions; returns all of them.
+    pub fn remove_view(&mut self, name: &str) -> Result<Vec<Definition>, CatalogError> {
+        let mut removed = Vec::new();
+        self.change(|catalog| {
+            removed = catalog.former.remove(name).unwrap_or_default();
+            removed.extend(catalog.views.remove(name));
+        })?;
+        Ok(removed)
     }
 }
 

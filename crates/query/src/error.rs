@@ -32,6 +32,8 @@ pub mod sqlstate {
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const DEPENDENT_OBJECTS: &str = "2BP01";
     pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    pub const INVALID_RECURSION: &str = "42P19";
+    pub const SERIALIZATION_FAILURE: &str = "40001";
     pub const TOO_BUSY: &str = "53400";
     pub const UNAVAILABLE: &str = "57P03";
     pub const DATA_CORRUPTED: &str = "XX001";
@@ -62,6 +64,12 @@ impl Error {
     pub fn with_position(mut self, position: Option<usize>) -> Error {
         self.position = self.position.or(position);
         self
+    }
+
+    /// What reading a view of the catalog gives that could not be opened.
+    pub fn broken_view(name: &str, reason: &str) -> Error {
+        Error::new(sqlstate::UNAVAILABLE, format!("view \"{name}\" cannot be read: {reason}"))
+            .with_hint("CREATE OR REPLACE MATERIALIZED VIEW mends it, DROP MATERIALIZED VIEW removes it; its records are not affected")
     }
 
     pub fn internal(message: impl std::fmt::Display) -> Error {

@@ -20,7 +20,8 @@ mod system;
 mod types;
 
 pub use catalog::{Catalog, CatalogError};
-pub use database::{Database, Parts};
+pub use database::{AuditResult, Database, Parts};
 pub use error::{Error, closest, sqlstate};
-pub use lifecycle::{AuditResult, BuiltView, Lifecycle};
+pub use lifecycle::{BuiltView, Lifecycle};
+pub use provider::TailOf;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};

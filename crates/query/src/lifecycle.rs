@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lambic_model::Stream;
-use lambic_view::{Definition, ViewPlan};
+use lambic_model::{ScalarFunction, Stream};
+use lambic_view::{Definition, Planned};
 
 use crate::Error;
 
@@ -17,13 +17,22 @@ pub trait Lifecycle: Send + Sync {
     async fn build_view(
         &self,
         definition: &Definition,
-        plan: Arc<ViewPlan>,
+        planned: Planned,
     ) -> Result<Box<dyn BuiltView>, Error>;
+    /// Builds the view from what is kept of this former version; it is not served yet.
+    async fn reopen_view(
+        &self,
+        definition: &Definition,
+        planned: Planned,
+    ) -> Result<Box<dyn BuiltView>, Error>;
+    /// The code that a view was created with.
+    fn functions_of_view(
+        &self,
+        definition: &Definition,
+    ) -> Result<Vec<Arc<dyn ScalarFunction>>, Error>;
     async fn drop_view(&self, definition: &Definition) -> Result<(), Error>;
-    /// Runs the view's batch now.
-    async fn refresh_view(&self, name: &str) -> Result<(), Error>;
-    /// Recomputes from scratch and compares with what is served.
-    async fn audit_view(&self, name: &str) -> Result<AuditResult, Error>;
+    /// Runs the view's batch now: over the records sealed since the last one, or `full`, over all.
+    async fn refresh_view(&self, name: &str, full: bool) -> Result<(), Error>;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
 }
@@ -34,15 +43,4 @@ pub trait Lifecycle: Send + Sync {
 pub trait BuiltView: Send {
     /// Serves it, in place of a former version.
     fn serve(self: Box<Self>);
-}
-
-/// How an audit ended.
-#[derive(Debug, Clone)]
-pub struct AuditResult {
-    pub view: String,
-    pub agrees: bool,
-    pub rows: u64,
-    pub differences: u64,
-    pub detail: String,
-    pub frontier: String,
 }

@@ -1,27 +1,170 @@
-//! The frontier that a statement is pinned to.
+//! The frontier that a statement is pinned to, and how its views are read there.
 
 use std::{collections::HashMap, sync::Arc};
 
+use arrow::array::ArrayRef;
+use datafusion::{
+    catalog::TableProvider,
+    common::{Result, plan_datafusion_err},
+    error::DataFusionError,
+    execution::SessionState,
+};
 use lambic_dataset::Pin;
-use lambic_serving::{RunSet, ServedView, Serving};
+use lambic_model::{Frontiers, Stream};
+use lambic_serving::{Answer, RecomputedView, RunSet, Served, ServedView, Standing, Views};
+use lambic_view::{Run, Source, ViewPlan, tail::TailSource};
+
+use crate::provider::{Sources, view_table};
 
 /// Views as they stood, then the log's head after that: no view's runs lie past the head, so each can
 /// be brought up to it exactly, and the head includes every append acknowledged before.
 pub struct Pinned {
-    pub views: HashMap<String, (Arc<ServedView>, Arc<RunSet>)>,
+    pub views: Views,
+    /// By the address of the view, which `views` keeps alive.
+    runs: HashMap<usize, Arc<RunSet>>,
     pub streams: Pin,
+    tail: Arc<dyn TailSource>,
+}
+
+fn address(view: &Arc<ServedView>) -> usize {
+    Arc::as_ptr(view) as usize
 }
 
 impl Pinned {
-    pub fn take(serving: &Serving, reader: &lambic_dataset::Reader) -> Pinned {
-        let views = serving.views().into_iter().map(|view| {
-            let runs = view.runs();
-            (view.definition().name.to_string(), (view, runs))
-        });
-        let views = views.collect();
+    /// For a statement that may read any view.
+    pub fn take(sources: &Sources) -> Pinned {
+        let views = sources.serving.views();
+        let kept = views.values().flat_map(Served::kept);
+        let runs = kept.map(|view| (address(&view), view.runs())).collect();
+        Pinned::with_runs(sources, views, runs)
+    }
+
+    /// For a read of `view` alone, which must be among those that are served.
+    pub fn of_view(sources: &Sources, view: &Arc<ServedView>) -> Pinned {
+        let runs = HashMap::from([(address(view), view.runs())]);
+        Pinned::with_runs(sources, sources.serving.views(), runs)
+    }
+
+    fn with_runs(sources: &Sources, views: Views, runs: HashMap<usize, Arc<RunSet>>) -> Pinned {
+        let streams = sources.reader.pin();
         Pinned {
             views,
-            streams: reader.pin(),
+            runs,
+            tail: (sources.tail_of)(&streams),
+            streams,
         }
+    }
+
+    pub fn heads(&self) -> Frontiers {
+        self.streams.heads()
+    }
+
+    fn runs_of(&self, view: &Arc<ServedView>) -> Result<&Arc<RunSet>> {
+        let found = self.runs.get(&address(view));
+        found.ok_or_else(|| {
+            plan_datafusion_err!("view \"{}\" is not pinned", view.definition().name)
+        })
+    }
+
+    /// True if the pinned log still has all that the runs do not cover. It had when the runs were
+    /// looked at; a batch that was published and a trim right after may have come before the pin.
+    fn tail_is_there(&self, plan: &ViewPlan, runs: &RunSet) -> bool {
+        let log = self.streams.log();
+        let covers =
+            |stream: &Arc<Stream>| runs.covered.of(stream.id).covers(&log.start(stream.id));
+        plan.inputs.iter().all(covers)
+    }
+
+    /// The rows of a kept view; with a key, only those of the key.
+    pub async fn read(
+        &self,
+        view: &Arc<ServedView>,
+        key: Option<&[ArrayRef]>,
+        state: &SessionState,
+    ) -> Result<Answer> {
+        let runs = self.runs_of(view)?;
+        let heads = self.heads();
+        if !self.tail_is_there(view.plan(), runs) {
+            return self.read_from_history(view, state).await;
+        }
+        let answer = match key {
+            Some(key) => view.lookup(key, runs, &heads, self.tail.as_ref()).await,
+            None => view.read(runs, &heads, self.tail.as_ref()).await,
+        };
+        answer.map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+
+    async fn read_from_history(
+        &self,
+        view: &Arc<ServedView>,
+        state: &SessionState,
+    ) -> Result<Answer> {
+        let plan = view.plan();
+        let run = self.states_from_scratch(plan, state).await?;
+        let rows = plan.finish(vec![run.states], state.task_ctx()).await;
+        Ok(Answer {
+            batches: Arc::new(rows.map_err(view_error)?),
+            frontier: self.heads(),
+        })
+    }
+
+    /// All states of a kept view at the pin, merged; what audits of sketches compare.
+    pub async fn merged_states(&self, view: &Arc<ServedView>) -> Result<Run> {
+        let runs = self.runs_of(view)?;
+        let merged = view.merged(runs, &self.heads(), self.tail.as_ref()).await;
+        merged.map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+
+    /// States of every record up to the pin, computed from the records.
+    pub async fn states_from_scratch(&self, plan: &ViewPlan, state: &SessionState) -> Result<Run> {
+        let states = plan
+            .states_from(state, &|source| self.records(source))
+            .await;
+        let states = states.map_err(view_error)?;
+        let states = datafusion::physical_plan::collect(states, state.task_ctx()).await?;
+        let run = plan.sorted(states, Frontiers::default(), self.heads());
+        run.map_err(view_error)
+    }
+
+    /// The table of a stream, for plans that read nothing else.
+    pub fn records(&self, source: Source) -> Result<Arc<dyn TableProvider>> {
+        match source {
+            Source::Stream(stream) => Ok(Arc::new(self.streams.table(stream))),
+            Source::View(name) => Err(plan_datafusion_err!("view \"{name}\" is not a stream")),
+            Source::Part(index) => Err(plan_datafusion_err!("part {index} is not a stream")),
+        }
+    }
+
+    /// The view called `name` as a table.
+    pub fn view(self: &Arc<Self>, name: &str) -> Result<Arc<dyn TableProvider>> {
+        let served = self.views.get(name);
+        let served = served.ok_or_else(|| plan_datafusion_err!("table '{name}' not found"))?;
+        Ok(view_table(served, self))
+    }
+
+    /// What the rows of `view` would stand for.
+    pub fn standing(&self, view: &RecomputedView) -> Standing {
+        let heads = self.heads();
+        let mut frontier = Frontiers::default();
+        for stream in &view.plan().streams {
+            frontier.set(stream.id, heads.of(stream.id));
+        }
+        let mut views = Vec::new();
+        self.add_views_read(&view.plan().views, &mut views);
+        Standing { frontier, views }
+    }
+
+    fn add_views_read(&self, names: &[String], found: &mut Vec<String>) {
+        for served in names.iter().filter_map(|name| self.views.get(name)) {
+            found.push(served.definition().directory());
+            self.add_views_read(served.views_read(), found);
+        }
+    }
+}
+
+pub fn view_error(error: lambic_view::Error) -> DataFusionError {
+    match error {
+        lambic_view::Error::DataFusion(error) => error,
+        other => DataFusionError::External(Box::new(other)),
     }
 }

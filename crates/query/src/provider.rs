@@ -5,21 +5,34 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use arrow::{array::ArrayRef, datatypes::SchemaRef};
+use arrow::{array::ArrayRef, datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{SchemaProvider, Session, TableProvider},
-    common::{Column, Result, ScalarValue},
+    common::{Column, Result, ScalarValue, internal_datafusion_err},
     datasource::{TableType, memory::MemorySourceConfig},
-    error::DataFusionError,
+    execution::SessionState,
     logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown},
-    physical_plan::ExecutionPlan,
+    physical_expr::PhysicalExpr,
+    physical_plan::{
+        ExecutionPlan, execute_stream, execution_plan::reset_plan_states,
+        expressions::Column as PhysicalColumn, projection::ProjectionExec,
+    },
 };
-use lambic_dataset::Reader;
+use futures::TryStreamExt;
+use lambic_dataset::{Pin, Reader};
 use lambic_model::Stream;
-use lambic_serving::{ServedView, Serving};
+use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving};
+use lambic_view::{Source, tail::TailSource};
 
-use crate::{Catalog, pinned::Pinned, system::SystemTable};
+use crate::{
+    Catalog,
+    pinned::{Pinned, view_error},
+    system::SystemTable,
+};
+
+/// The log's newest records as a pin has them.
+pub type TailOf = Arc<dyn Fn(&Pin) -> Arc<dyn TailSource> + Send + Sync>;
 
 /// What tables need to know.
 #[derive(Clone)]
@@ -27,16 +40,21 @@ pub struct Sources {
     pub catalog: Arc<RwLock<Catalog>>,
     pub serving: Serving,
     pub reader: Reader,
+    pub tail_of: TailOf,
+    /// Views of the catalog that cannot be served, with the reason.
+    pub broken: Arc<RwLock<HashMap<String, String>>>,
 }
 
 impl Sources {
-    fn pinned(&self, state: &dyn Session) -> Arc<Pinned> {
-        let pinned = state.config().get_extension::<Pinned>();
-        pinned.unwrap_or_else(|| Arc::new(Pinned::take(&self.serving, &self.reader)))
-    }
-
     pub fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn broken(&self) -> HashMap<String, String> {
+        self.broken
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -45,6 +63,8 @@ pub struct Public {
     pub sources: Sources,
     /// Whether streams show their system columns.
     pub with_system: bool,
+    /// The statement's; without one, every table is pinned when it is asked for.
+    pub pinned: Option<Arc<Pinned>>,
 }
 
 impl std::fmt::Debug for Public {
@@ -67,21 +87,27 @@ impl SchemaProvider for Public {
         if let Some(table) = SystemTable::named(name, &self.sources) {
             return Ok(Some(Arc::new(table)));
         }
-        if let Some(view) = self.sources.serving.view(name) {
-            return Ok(Some(Arc::new(ViewTable {
-                view,
-                sources: self.sources.clone(),
-            })));
+        let pinned = match &self.pinned {
+            Some(pinned) => Arc::clone(pinned),
+            None => Arc::new(Pinned::take(&self.sources)),
+        };
+        if let Some(served) = pinned.views.get(name) {
+            return Ok(Some(view_table(served, &pinned)));
         }
         let stream = self.sources.catalog().stream(name).cloned();
-        Ok(stream.map(|stream| {
-            let with_system = self.with_system;
-            Arc::new(PinnedStream {
+        if let Some(stream) = stream {
+            return Ok(Some(Arc::new(PinnedStream {
                 stream,
-                with_system,
-                sources: self.sources.clone(),
-            }) as _
-        }))
+                with_system: self.with_system,
+                pinned,
+            })));
+        }
+        match self.sources.broken().get(name) {
+            Some(reason) => Err(datafusion::error::DataFusionError::External(Box::new(
+                crate::Error::broken_view(name, reason),
+            ))),
+            None => Ok(None),
+        }
     }
 
     fn table_exist(&self, name: &str) -> bool {
@@ -92,11 +118,40 @@ impl SchemaProvider for Public {
     }
 }
 
+/// A view as a table at `pinned`.
+pub fn view_table(served: &Served, pinned: &Arc<Pinned>) -> Arc<dyn TableProvider> {
+    let pinned = Arc::clone(pinned);
+    match served {
+        Served::Kept(view) => Arc::new(KeptTable {
+            view: Arc::clone(view),
+            pinned,
+        }),
+        Served::Recomputed(view) => Arc::new(RecomputedTable {
+            view: Arc::clone(view),
+            pinned,
+        }),
+    }
+}
+
+pub(crate) fn session_state(state: &dyn Session) -> Result<&SessionState> {
+    let state = state.as_any().downcast_ref::<SessionState>();
+    state.ok_or_else(|| internal_datafusion_err!("views are read in sessions of the database"))
+}
+
+fn in_memory(
+    batches: Vec<RecordBatch>,
+    schema: SchemaRef,
+    projection: Option<&Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let exec = MemorySourceConfig::try_new_exec(&[batches], schema, projection.cloned())?;
+    Ok(exec)
+}
+
 /// A stream, whole history to the pin.
 struct PinnedStream {
     stream: Arc<Stream>,
     with_system: bool,
-    sources: Sources,
+    pinned: Arc<Pinned>,
 }
 
 impl std::fmt::Debug for PinnedStream {
@@ -134,33 +189,29 @@ impl TableProvider for PinnedStream {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let pinned = self.sources.pinned(state);
         // The table has the system columns at its end: without a projection, hide them unless asked for.
         let visible: Vec<usize> = (0..self.schema().fields().len()).collect();
         let projection = projection.unwrap_or(&visible);
-        pinned
-            .streams
-            .table(&self.stream)
-            .scan(state, Some(projection), filters, limit)
-            .await
+        let table = self.pinned.streams.table(&self.stream);
+        table.scan(state, Some(projection), filters, limit).await
     }
 }
 
 /// A view, merged from batch and speed at the pin.
-struct ViewTable {
+struct KeptTable {
     view: Arc<ServedView>,
-    sources: Sources,
+    pinned: Arc<Pinned>,
 }
 
-impl std::fmt::Debug for ViewTable {
+impl std::fmt::Debug for KeptTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ViewTable")
+        f.debug_struct("KeptTable")
             .field("view", &self.view.definition().name)
             .finish_non_exhaustive()
     }
 }
 
-impl ViewTable {
+impl KeptTable {
     /// The whole key, if `filters` fix every column of it.
     fn full_key(&self, filters: &[Expr]) -> Result<Option<Vec<ArrayRef>>> {
         let plan = self.view.plan();
@@ -209,7 +260,7 @@ fn equality(filter: &Expr) -> Option<(&Column, &ScalarValue)> {
 }
 
 #[async_trait]
-impl TableProvider for ViewTable {
+impl TableProvider for KeptTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.view.plan().schema)
     }
@@ -236,24 +287,156 @@ impl TableProvider for ViewTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let pinned = self.sources.pinned(state);
-        let name = self.view.definition().name.as_str();
-        // A view that was replaced after the pin is read as the version that was planned.
-        let (view, runs) = match pinned.views.get(name) {
-            Some((view, runs)) if Arc::ptr_eq(view, &self.view) => {
-                (Arc::clone(view), Arc::clone(runs))
+        let key = self.full_key(filters)?;
+        let state = session_state(state)?;
+        let answer = self.pinned.read(&self.view, key.as_deref(), state).await?;
+        in_memory(answer.batches.as_ref().clone(), self.schema(), projection)
+    }
+}
+
+/// A view that is run now, over its parts, or whose rows of the last run still stand.
+struct RecomputedTable {
+    view: Arc<RecomputedView>,
+    pinned: Arc<Pinned>,
+}
+
+impl std::fmt::Debug for RecomputedTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecomputedTable")
+            .field("view", &self.view.definition().name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RecomputedTable {
+    /// The rows, if they are few enough to be kept.
+    async fn rows(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+    ) -> Result<Option<Vec<RecordBatch>>> {
+        let mut stream = execute_stream(plan, state.task_ctx())?;
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while let Some(batch) = stream.try_next().await? {
+            bytes += batch.get_array_memory_size();
+            if bytes > KEPT_BYTES_MAX {
+                return Ok(None);
             }
-            _ => (Arc::clone(&self.view), self.view.runs()),
+            rows.push(batch);
+        }
+        Ok(Some(self.view.plan().finished(rows).map_err(view_error)?))
+    }
+}
+
+#[async_trait]
+impl TableProvider for RecomputedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.view.plan().schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        Some(&self.view.definition().sql)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let standing = self.pinned.standing(&self.view);
+        if let Some(rows) = self.view.rows_at(&standing) {
+            return in_memory(rows.as_ref().clone(), self.schema(), projection);
+        }
+        let state = session_state(state)?;
+        let table = |source: Source| -> Result<Arc<dyn TableProvider>> {
+            match source {
+                Source::Part(index) => Ok(Arc::new(PartTable {
+                    view: Arc::clone(&self.view),
+                    index,
+                    pinned: Arc::clone(&self.pinned),
+                })),
+                Source::View(name) => self.pinned.view(name),
+                stream => self.pinned.records(stream),
+            }
         };
-        let heads = pinned.streams.heads();
-        let answer = match self.full_key(filters)? {
-            Some(key) => view.lookup(&key, &runs, &heads).await,
-            None => view.read(&runs, &heads).await,
-        };
-        let answer = answer.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let batches = answer.batches.as_ref().clone();
-        let exec =
-            MemorySourceConfig::try_new_exec(&[batches], self.schema(), projection.cloned())?;
-        Ok(exec)
+        let plan = self.view.plan().over_parts(&table)?;
+        let plan = state.create_physical_plan(&plan).await?;
+        match self.rows(Arc::clone(&plan), state).await? {
+            Some(rows) => {
+                let rows = Arc::new(rows);
+                self.view.keep(standing, Arc::clone(&rows));
+                in_memory(rows.as_ref().clone(), self.schema(), projection)
+            }
+            // Too many rows to keep: they are made again, as the reader takes them.
+            None => projected(reset_plan_states(plan)?, &self.schema(), projection),
+        }
+    }
+}
+
+/// The plan's columns that `projection` asks for, under the names of `schema`.
+fn projected(
+    plan: Arc<dyn ExecutionPlan>,
+    schema: &SchemaRef,
+    projection: Option<&Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let all: Vec<usize> = (0..schema.fields().len()).collect();
+    let own = plan.schema();
+    let columns = projection.unwrap_or(&all).iter().map(|&index| {
+        let column = PhysicalColumn::new(own.field(index).name(), index);
+        let column: Arc<dyn PhysicalExpr> = Arc::new(column);
+        (column, schema.field(index).name().clone())
+    });
+    let columns: Vec<_> = columns.collect();
+    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
+}
+
+/// An aggregation within a recomputed view, whose states are kept.
+struct PartTable {
+    view: Arc<RecomputedView>,
+    index: usize,
+    pinned: Arc<Pinned>,
+}
+
+impl std::fmt::Debug for PartTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartTable")
+            .field("view", &self.view.definition().name)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for PartTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.view.plan().part_schema(self.index))
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let part = &self.view.parts()[self.index];
+        let answer = self.pinned.read(part, None, session_state(state)?).await?;
+        let rows = answer.batches.as_ref().clone();
+        let rows = self
+            .view
+            .plan()
+            .part_rows(self.index, rows)
+            .map_err(view_error)?;
+        in_memory(rows, self.schema(), projection)
     }
 }

@@ -22,7 +22,16 @@ pub enum Statement {
         names: Vec<String>,
         if_exists: bool,
     },
-    RefreshView(String),
+    /// `full`: from the first record on.
+    RefreshView {
+        name: String,
+        full: bool,
+    },
+    /// `None`: the newest of the former versions.
+    RollbackView {
+        name: String,
+        version: Option<u32>,
+    },
     /// `None`: all views.
     Audit(Option<String>),
     ExplainView(String),
@@ -101,7 +110,7 @@ fn words(sql: &str) -> Vec<(usize, String)> {
             Token::Whitespace(_) => continue,
             _ => words.push((place(sql, token.span.start), token.token.to_string())),
         }
-        if words.len() == 8 {
+        if words.len() == 12 {
             break;
         }
     }
@@ -140,7 +149,13 @@ fn parse_one(session: &Session, sql: &str) -> Result<Statement, Error> {
         ["DROP", kind @ ("STREAM" | "TABLE" | "MATERIALIZED"), ..] => {
             drop_statement(sql, &words, kind)
         }
-        ["REFRESH", "MATERIALIZED", "VIEW", ..] => Ok(Statement::RefreshView(named(&words, 3)?)),
+        ["REFRESH", "MATERIALIZED", "VIEW", rest @ ..] => {
+            let full = rest.len() > 1 && rest.last() == Some(&"FULL");
+            let words = &words[..words.len() - usize::from(full)];
+            let name = named(words, 3)?;
+            Ok(Statement::RefreshView { name, full })
+        }
+        ["ALTER", "MATERIALIZED", "VIEW", ..] => alter_view(&words, &upper),
         ["REFRESH", ..] => Err(syntax("REFRESH MATERIALIZED VIEW name is expected", 1)),
         ["AUDIT", "ALL"] => Ok(Statement::Audit(None)),
         ["AUDIT", "MATERIALIZED", "VIEW", ..] => Ok(Statement::Audit(Some(named(&words, 3)?))),
@@ -216,6 +231,25 @@ fn drop_statement(sql: &str, words: &[(usize, String)], kind: &str) -> Result<St
             1,
         )),
     }
+}
+
+/// `ALTER MATERIALIZED VIEW name ROLLBACK [TO VERSION n]`.
+fn alter_view(words: &[(usize, String)], upper: &[&str]) -> Result<Statement, Error> {
+    let expected = "ALTER MATERIALIZED VIEW name ROLLBACK, or … ROLLBACK TO VERSION 3, is expected";
+    let at = upper.iter().position(|word| *word == "ROLLBACK");
+    let at = at.ok_or_else(|| syntax(expected, 1))?;
+    let name = named(&words[..at], 3)?;
+    let version = match &upper[at + 1..] {
+        [] => None,
+        ["TO", "VERSION", number] => {
+            let parsed = number.parse().ok();
+            Some(parsed.ok_or_else(|| {
+                syntax("the number of a version is expected", words[at + 3].0 + 1)
+            })?)
+        }
+        _ => return Err(syntax(expected, words[at].0 + 1)),
+    };
+    Ok(Statement::RollbackView { name, version })
 }
 
 /// The name that stands alone at the end of a statement of ours.

@@ -15,8 +15,9 @@ use datafusion::{
     logical_expr::Expr,
     physical_plan::ExecutionPlan,
 };
-use lambic_model::{Frontier, Frontiers};
-use lambic_serving::ServedView;
+use lambic_model::{Frontier, Frontiers, StreamId};
+use lambic_serving::Served;
+use lambic_view::Definition;
 
 use crate::{Catalog, ViewInfo, provider::Sources, types};
 
@@ -133,14 +134,7 @@ impl SystemTable {
     }
 
     fn views(&self) -> Vec<ArrayRef> {
-        let heads = self.sources.reader.pin().heads();
-        let views: Vec<ViewInfo> = self
-            .sources
-            .serving
-            .views()
-            .iter()
-            .map(|view| info(view, &heads))
-            .collect();
+        let views = views(&self.sources);
         vec![
             texts(views.iter().map(|v| Some(v.name.clone()))),
             numbers(views.iter().map(|v| u64::from(v.version))),
@@ -174,31 +168,80 @@ fn numbers(values: impl Iterator<Item = u64>) -> ArrayRef {
     )
 }
 
+/// How all views stand: those that are served, and those that cannot be.
+pub fn views(sources: &Sources) -> Vec<ViewInfo> {
+    let served = sources.serving.views();
+    let heads = sources.reader.pin().heads();
+    let mut views: Vec<ViewInfo> = served.values().map(|view| info(view, &heads)).collect();
+    let broken = sources.broken();
+    let catalog = sources.catalog();
+    views.extend(
+        catalog
+            .views()
+            .filter(|view| broken.contains_key(view.name.as_str()))
+            .map(broken_info),
+    );
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
 /// How a view stands at `heads`.
-pub fn info(view: &ServedView, heads: &Frontiers) -> ViewInfo {
-    let runs = view.runs();
-    let plan = view.plan();
-    let shown = |frontiers: &Frontiers| {
-        let each = plan
-            .inputs
+pub fn info(view: &Served, heads: &Frontiers) -> ViewInfo {
+    let shown = |frontiers: &dyn Fn(StreamId) -> Frontier| {
+        let each = view
+            .streams()
             .iter()
-            .map(|stream| format!("{}@{}", stream.name, frontiers.of(stream.id)));
+            .map(|stream| format!("{}@{}", stream.name, frontiers(stream.id)));
         each.collect::<Vec<_>>().join(" ")
     };
-    let definition = view.definition();
+    let info = ViewInfo {
+        class: view.class().name().to_owned(),
+        ..broken_info(view.definition())
+    };
+    match view {
+        Served::Kept(view) => {
+            let runs = view.runs();
+            let batch = runs.batch_frontier();
+            ViewInfo {
+                key: view.key_names().unwrap_or_default(),
+                batch_frontier: shown(&|stream| batch.of(stream)),
+                speed_frontier: shown(&|stream| runs.covered.of(stream)),
+                lag_records: view.lag(heads),
+                batch_runs: runs.batches,
+                state_rows: runs.state_rows() as u64,
+                state_bytes: runs.bytes() as u64,
+                ..info
+            }
+        }
+        Served::Recomputed(view) => {
+            let (rows, bytes) = view.kept();
+            let parts: Vec<_> = view.parts().iter().map(|part| part.runs()).collect();
+            ViewInfo {
+                batch_runs: parts.iter().map(|runs| runs.batches).sum(),
+                state_rows: (rows + parts.iter().map(|p| p.state_rows()).sum::<usize>()) as u64,
+                state_bytes: (bytes + parts.iter().map(|p| p.bytes()).sum::<usize>()) as u64,
+                speed_frontier: shown(&|stream| heads.of(stream)),
+                ..info
+            }
+        }
+    }
+}
+
+/// What the catalog alone tells.
+fn broken_info(definition: &Definition) -> ViewInfo {
     ViewInfo {
         name: definition.name.to_string(),
         version: definition.version.0,
-        class: plan.class.name().to_owned(),
+        class: "broken".to_owned(),
         sql: definition.sql.clone(),
         batch_every: Some(humantime::format_duration(definition.batch_every).to_string()),
-        key: view.key_names().unwrap_or_default(),
-        batch_frontier: shown(&runs.batch_frontier()),
-        speed_frontier: shown(&runs.covered),
-        lag_records: view.lag(heads),
-        batch_runs: runs.batches,
-        state_rows: runs.state_rows() as u64,
-        state_bytes: runs.bytes() as u64,
+        key: Vec::new(),
+        batch_frontier: String::new(),
+        speed_frontier: String::new(),
+        lag_records: 0,
+        batch_runs: 0,
+        state_rows: 0,
+        state_bytes: 0,
     }
 }
 

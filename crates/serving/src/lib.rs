@@ -6,10 +6,12 @@
 //! knows neither log nor dataset: new states come through [`TailSource`].
 
 mod error;
+mod recomputed;
 mod runs;
 mod view;
 
 pub use error::Error;
+pub use recomputed::{KEPT_BYTES_MAX, RecomputedView, Standing};
 pub use runs::RunSet;
 pub use view::{Answer, ServedView};
 
@@ -18,34 +20,105 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use lambic_model::Stream;
+use lambic_view::{Class, Definition, ViewSource};
+
+/// A view as readers find it.
+#[derive(Debug, Clone)]
+pub enum Served {
+    /// Its states are kept by batch and speed.
+    Kept(Arc<ServedView>),
+    /// Its `SELECT` is run when it is read.
+    Recomputed(Arc<RecomputedView>),
+}
+
+impl Served {
+    pub fn definition(&self) -> &Definition {
+        match self {
+            Served::Kept(view) => view.definition(),
+            Served::Recomputed(view) => view.definition(),
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        match self {
+            Served::Kept(view) => view.plan().class,
+            Served::Recomputed(_) => Class::Recompute,
+        }
+    }
+
+    /// All streams that its rows are made from.
+    pub fn streams(&self) -> &[Arc<Stream>] {
+        match self {
+            Served::Kept(view) => &view.plan().inputs,
+            Served::Recomputed(view) => &view.plan().streams,
+        }
+    }
+
+    /// What batch and speed keep of it: itself, or its parts.
+    pub fn kept(&self) -> Vec<Arc<ServedView>> {
+        match self {
+            Served::Kept(view) => vec![Arc::clone(view)],
+            Served::Recomputed(view) => view.parts().to_vec(),
+        }
+    }
+
+    /// The views that it selects from.
+    pub fn views_read(&self) -> &[String] {
+        match self {
+            Served::Kept(_) => &[],
+            Served::Recomputed(view) => &view.plan().views,
+        }
+    }
+
+    /// As other views may select from it.
+    pub fn as_source(&self) -> ViewSource {
+        let (schema, randomised) = match self {
+            Served::Kept(view) => (&view.plan().schema, &view.plan().randomised),
+            Served::Recomputed(view) => (&view.plan().schema, &view.plan().randomised),
+        };
+        ViewSource {
+            name: self.definition().name.to_string(),
+            schema: Arc::clone(schema),
+            streams: self.streams().to_vec(),
+            randomised: randomised.clone(),
+        }
+    }
+}
+
+/// All views at one moment, by name.
+pub type Views = Arc<BTreeMap<String, Served>>;
+
 /// All views that are served.
 #[derive(Debug, Default, Clone)]
-pub struct Serving(Arc<RwLock<BTreeMap<String, Arc<ServedView>>>>);
+pub struct Serving(Arc<RwLock<Views>>);
 
 impl Serving {
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<ServedView>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn views(&self) -> Views {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<ServedView>>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    pub fn view(&self, name: &str) -> Option<Served> {
+        self.views().get(name).cloned()
     }
 
-    pub fn view(&self, name: &str) -> Option<Arc<ServedView>> {
-        self.read().get(name).cloned()
+    /// Everything that batch and speed keep: views, and parts of views.
+    pub fn kept(&self) -> Vec<Arc<ServedView>> {
+        self.views().values().flat_map(Served::kept).collect()
     }
 
-    pub fn views(&self) -> Vec<Arc<ServedView>> {
-        self.read().values().cloned().collect()
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Served>) -> T) -> T {
+        let mut views = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // Who holds the former set goes on with it.
+        change(Arc::make_mut(&mut views))
     }
 
     /// Serves `view` from now on; a former version under the same name is replaced at once.
-    pub fn put(&self, view: Arc<ServedView>) -> Option<Arc<ServedView>> {
-        self.write()
-            .insert(view.definition().name.to_string(), view)
+    pub fn put(&self, view: Served) -> Option<Served> {
+        self.change(|views| views.insert(view.definition().name.to_string(), view))
     }
 
-    pub fn remove(&self, name: &str) -> Option<Arc<ServedView>> {
-        self.write().remove(name)
+    pub fn remove(&self, name: &str) -> Option<Served> {
+        self.change(|views| views.remove(name))
     }
 }

@@ -160,21 +160,31 @@ impl ServedView {
         self.ahead(heads, &self.runs().covered)
     }
 
-    /// The states of the records between `runs` and `heads`, for one reader.
-    async fn missing(&self, runs: &RunSet, heads: &Frontiers) -> Result<Option<Run>, Error> {
+    /// The states of the records between `runs` and `heads`, for one reader. `tail` is the reader's own:
+    /// it still has what the log has let go since the reader began.
+    async fn missing(
+        &self,
+        runs: &RunSet,
+        heads: &Frontiers,
+        tail: &dyn TailSource,
+    ) -> Result<Option<Run>, Error> {
         if self.ahead(heads, &runs.covered) == 0 {
             return Ok(None);
         }
-        let run = self
-            .tail
+        let run = tail
             .run_between(&self.plan, &runs.covered, heads, Arc::clone(&self.task))
             .await?;
         Ok(Some(run))
     }
 
     /// All rows at `heads`. `runs` was taken before `heads`, so it does not lie past it.
-    pub async fn read(&self, runs: &Arc<RunSet>, heads: &Frontiers) -> Result<Answer, Error> {
-        let missing = self.missing(runs, heads).await?;
+    pub async fn read(
+        &self,
+        runs: &Arc<RunSet>,
+        heads: &Frontiers,
+        tail: &dyn TailSource,
+    ) -> Result<Answer, Error> {
+        let missing = self.missing(runs, heads, tail).await?;
         if missing.is_none()
             && let Some((of, batches)) =
                 &*self.finished.lock().unwrap_or_else(PoisonError::into_inner)
@@ -200,8 +210,13 @@ impl ServedView {
     }
 
     /// All states at `heads` as one run; what an audit compares.
-    pub async fn merged(&self, runs: &Arc<RunSet>, heads: &Frontiers) -> Result<Run, Error> {
-        let missing = self.missing(runs, heads).await?.map(Arc::new);
+    pub async fn merged(
+        &self,
+        runs: &Arc<RunSet>,
+        heads: &Frontiers,
+        tail: &dyn TailSource,
+    ) -> Result<Run, Error> {
+        let missing = self.missing(runs, heads, tail).await?.map(Arc::new);
         let all: Vec<Arc<Run>> = runs.runs().cloned().chain(missing).collect();
         Ok(self.plan.merge(&all, Arc::clone(&self.task)).await?)
     }
@@ -212,11 +227,12 @@ impl ServedView {
         key: &[ArrayRef],
         runs: &Arc<RunSet>,
         heads: &Frontiers,
+        tail: &dyn TailSource,
     ) -> Result<Answer, Error> {
         let Some(key) = self.plan.encode_key(key)? else {
             return Err(self.no_key("it is not grouped"));
         };
-        let missing = self.missing(runs, heads).await?;
+        let missing = self.missing(runs, heads, tail).await?;
         let found: Vec<RecordBatch> = runs
             .runs()
             .map(AsRef::as_ref)

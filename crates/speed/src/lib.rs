@@ -25,46 +25,61 @@ impl Speed {
     pub fn new(log: Log) -> Speed {
         Speed { log }
     }
+}
 
-    /// Reads the ranges in chunks and folds each into the run, so that memory stays bounded.
-    async fn run(
+/// Reads the ranges in chunks and folds each into the run, so that memory stays bounded.
+async fn run(
+    log: &Snapshot,
+    plan: &ViewPlan,
+    from: &Frontiers,
+    to: &Frontiers,
+    task: Arc<TaskContext>,
+) -> Result<Run, Error> {
+    let mut runs: Vec<Arc<Run>> = Vec::new();
+    let mut records = Records::new();
+    let mut bytes = 0;
+    for stream in &plan.inputs {
+        for range in to.of(stream.id).ranges_since(&from.of(stream.id)) {
+            for chunk in log.read_chunks(stream.id, range, CHUNK_BYTES_MAX) {
+                let chunk = chunk.map_err(|error| Error::Records(error.to_string()))?;
+                for batch in chunk {
+                    bytes += batch.get_array_memory_size() as u64;
+                    records.entry(stream.id).or_default().push(batch);
+                }
+                if bytes >= CHUNK_BYTES_MAX {
+                    let taken = std::mem::take(&mut records);
+                    bytes = 0;
+                    let run = plan
+                        .run_over(&taken, from.clone(), to.clone(), Arc::clone(&task))
+                        .await?;
+                    runs.push(Arc::new(run));
+                }
+            }
+        }
+    }
+    let last = plan
+        .run_over(&records, from.clone(), to.clone(), Arc::clone(&task))
+        .await?;
+    if runs.is_empty() {
+        return Ok(last);
+    }
+    runs.push(Arc::new(last));
+    plan.merge(&runs, task).await
+}
+
+/// The log as it stood at one moment: what was trimmed since is still there.
+pub struct At(pub Snapshot);
+
+#[async_trait]
+impl TailSource for At {
+    async fn run_between(
         &self,
-        log: &Snapshot,
         plan: &ViewPlan,
         from: &Frontiers,
         to: &Frontiers,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
-        let mut runs: Vec<Arc<Run>> = Vec::new();
-        let mut records = Records::new();
-        let mut bytes = 0;
-        for stream in &plan.inputs {
-            for range in to.of(stream.id).ranges_since(&from.of(stream.id)) {
-                for chunk in log.read_chunks(stream.id, range, CHUNK_BYTES_MAX) {
-                    let chunk = chunk.map_err(|error| Error::Records(error.to_string()))?;
-                    for batch in chunk {
-                        bytes += batch.get_array_memory_size() as u64;
-                        records.entry(stream.id).or_default().push(batch);
-                    }
-                    if bytes >= CHUNK_BYTES_MAX {
-                        let taken = std::mem::take(&mut records);
-                        bytes = 0;
-                        let run = plan
-                            .run_over(&taken, from.clone(), to.clone(), Arc::clone(&task))
-                            .await?;
-                        runs.push(Arc::new(run));
-                    }
-                }
-            }
-        }
-        let last = plan
-            .run_over(&records, from.clone(), to.clone(), Arc::clone(&task))
-            .await?;
-        if runs.is_empty() {
-            return Ok(last);
-        }
-        runs.push(Arc::new(last));
-        plan.merge(&runs, task).await
+        run(&self.0, plan, from, to, task).await
     }
 }
 
@@ -77,7 +92,7 @@ impl TailSource for Speed {
         to: &Frontiers,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
-        self.run(&self.log.snapshot(), plan, from, to, task).await
+        run(&self.log.snapshot(), plan, from, to, task).await
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use arrow::{
     array::{Array, ArrayRef, AsArray},
     compute::concat_batches,
+    datatypes::SchemaRef,
     record_batch::RecordBatch,
     row::{RowConverter, SortField},
 };
@@ -56,29 +57,56 @@ pub fn compare(
             .sum(),
         ..Comparison::default()
     };
-    compare_rows(plan, served.0, recomputed.0, &mut comparison)?;
+    let columns = (&plan.schema, plan.randomised.as_slice());
+    compare_rows(columns, served.0, recomputed.0, &mut comparison)?;
+    compare_sketches(plan, served.1, recomputed.1, &mut comparison)?;
+    Ok(comparison)
+}
+
+/// Adds the percentile sketches that disagree, key by key.
+pub fn compare_sketches(
+    plan: &ViewPlan,
+    served: &Run,
+    recomputed: &Run,
+    comparison: &mut Comparison,
+) -> Result<(), Error> {
     for &column in &plan.percentile_states {
-        compare_sketches(plan, served.1, recomputed.1, column, &mut comparison)?;
+        compare_column(plan, served, recomputed, column, comparison)?;
     }
+    Ok(())
+}
+
+/// Compares finished rows as multisets. Columns that are `randomised` are left out.
+pub fn compare_finished(
+    schema: &SchemaRef,
+    randomised: &[bool],
+    served: &[RecordBatch],
+    recomputed: &[RecordBatch],
+) -> Result<Comparison, Error> {
+    let mut comparison = Comparison {
+        rows: recomputed.iter().map(|batch| batch.num_rows() as u64).sum(),
+        ..Comparison::default()
+    };
+    compare_rows((schema, randomised), served, recomputed, &mut comparison)?;
     Ok(comparison)
 }
 
 fn compare_rows(
-    plan: &ViewPlan,
+    (schema, randomised): (&SchemaRef, &[bool]),
     served: &[RecordBatch],
     recomputed: &[RecordBatch],
     comparison: &mut Comparison,
 ) -> Result<(), Error> {
-    let exact: Vec<usize> = (0..plan.schema.fields().len())
-        .filter(|index| !plan.randomised[*index])
+    let exact: Vec<usize> = (0..schema.fields().len())
+        .filter(|index| !randomised[*index])
         .collect();
     let fields = exact
         .iter()
-        .map(|index| SortField::new(plan.schema.field(*index).data_type().clone()));
+        .map(|index| SortField::new(schema.field(*index).data_type().clone()));
     let converter = RowConverter::new(fields.collect())?;
     let mut counts: BTreeMap<Vec<u8>, (i64, usize, bool)> = BTreeMap::new();
-    let served = concat_batches(&plan.schema, served)?;
-    let recomputed = concat_batches(&plan.schema, recomputed)?;
+    let served = concat_batches(schema, served)?;
+    let recomputed = concat_batches(schema, recomputed)?;
     for (batch, weight) in [(&served, 1), (&recomputed, -1)] {
         if exact.is_empty() {
             break;
@@ -109,7 +137,8 @@ fn compare_rows(
     Ok(())
 }
 
-fn compare_sketches(
+/// Adds the percentile sketches of column `column` that disagree.
+fn compare_column(
     plan: &ViewPlan,
     served: &Run,
     recomputed: &Run,

@@ -26,11 +26,26 @@ pub struct Definition {
     /// Functions that the `SELECT` calls, by SQL name, with the digest of the code: a view keeps the
     /// code that it was created with, so that recomputing gives the same answers.
     pub functions: BTreeMap<String, String>,
+    /// Set on a part of a recomputed view: which one, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<usize>,
 }
 
 impl Definition {
     /// Where the view's files live, unique among all versions.
     pub fn directory(&self) -> String {
-        format!("views/{}/v{}", self.name, self.version)
+        let own = format!("views/{}/v{}", self.name, self.version);
+        match self.part {
+            None => own,
+            Some(part) => format!("{own}/part{part}"),
+        }
+    }
+
+    /// The same view's part `index`, which is kept like a view of its own.
+    pub fn for_part(&self, index: usize) -> Definition {
+        Definition {
+            part: Some(index),
+            ..self.clone()
+        }
     }
 }

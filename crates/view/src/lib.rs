@@ -7,10 +7,13 @@
 //! provider.
 
 pub mod aggregate;
+mod aggregation;
 pub mod audit;
 pub mod definition;
 mod error;
 pub mod plan;
+mod planned;
+mod recompute;
 pub mod run;
 pub mod session;
 mod slot;
@@ -22,4 +25,7 @@ pub mod wildcard;
 pub use definition::{Definition, ViewVersion};
 pub use error::Error;
 pub use plan::{Class, ViewPlan};
+pub use planned::Planned;
+pub use recompute::{RecomputePlan, ViewSource};
 pub use run::Run;
+pub use slot::{Source, TableOf};

@@ -17,42 +17,27 @@ use arrow::{
     row::Rows,
 };
 use datafusion::{
-    catalog::{
-        CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-        MemorySchemaProvider, SchemaProvider, TableProvider,
-    },
-    common::{
-        DFSchema,
-        tree_node::{Transformed, TreeNode},
-    },
-    datasource::{memory::MemorySourceConfig, provider_as_source, source_as_provider},
-    execution::{SessionState, SessionStateBuilder, TaskContext},
+    common::{DFSchema, tree_node::TreeNode},
+    datasource::{memory::MemorySourceConfig, source_as_provider},
+    execution::{SessionState, TaskContext},
     logical_expr::physical_planning_context::PhysicalPlanningContext,
-    logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder},
-    physical_expr::{
-        PhysicalExpr,
-        aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder},
-        create_physical_expr,
-    },
+    logical_expr::{Aggregate, Expr, LogicalPlan},
+    physical_expr::{PhysicalExpr, create_physical_expr},
     physical_plan::{
-        ExecutionPlan, ExecutionPlanProperties, Partitioning,
-        aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy},
-        coalesce_partitions::CoalescePartitionsExec,
-        collect,
-        expressions::Column,
+        ExecutionPlan, ExecutionPlanProperties, Partitioning, aggregates::AggregateMode,
+        coalesce_partitions::CoalescePartitionsExec, collect, expressions::Column,
         repartition::RepartitionExec,
     },
-    sql::parser::Statement,
 };
-use lambic_model::{Frontiers, Stream, StreamId, SystemColumn};
+use lambic_model::{Frontiers, Stream, StreamId};
 
 use crate::{
-    Error, Run,
+    Error, Run, TableOf,
+    aggregation::Aggregation,
+    planned::analysed,
     run::KeyCodec,
-    session,
     slot::{self, SlotTable},
     split::{self, Split, Step, Steps},
-    wildcard,
 };
 
 /// How a view is kept up to date.
@@ -62,6 +47,8 @@ pub enum Class {
     Rows,
     /// Aggregates whose states merge.
     Mergeable,
+    /// Anything else: the `SELECT` is run when the view is read.
+    Recompute,
 }
 
 impl Class {
@@ -69,6 +56,7 @@ impl Class {
         match self {
             Class::Rows => "rows",
             Class::Mergeable => "mergeable",
+            Class::Recompute => "recompute",
         }
     }
 }
@@ -93,6 +81,8 @@ pub struct ViewPlan {
     pub percentile_states: Vec<usize>,
     pub key_codec: KeyCodec,
     key_columns: usize,
+    /// The `SELECT` as one logical plan over slots, not split.
+    whole: LogicalPlan,
     /// From streams to what is aggregated, as a logical plan over slots.
     row_work: LogicalPlan,
     /// The same, physical: cheap to fill with a few new records.
@@ -100,15 +90,6 @@ pub struct ViewPlan {
     record_schemas: HashMap<StreamId, SchemaRef>,
     aggregation: Option<Aggregation>,
     after: Vec<After>,
-}
-
-#[derive(Debug)]
-struct Aggregation {
-    groups: PhysicalGroupBy,
-    functions: Vec<Arc<AggregateFunctionExpr>>,
-    filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
-    /// The schema of what is aggregated.
-    raw: SchemaRef,
 }
 
 /// One step of the final row work, ready to run.
@@ -119,35 +100,26 @@ enum After {
 }
 
 impl ViewPlan {
-    /// Plans `sql`, one `SELECT`, over `streams`. `base` brings settings and functions.
+    /// Plans `sql`, one `SELECT`, over `streams`; refuses what has no incremental form.
     pub async fn new(
         sql: &str,
         base: &SessionState,
         streams: &[Arc<Stream>],
     ) -> Result<ViewPlan, Error> {
-        let names_system = SystemColumn::ALL
-            .iter()
-            .any(|column| mentions(sql, column.name()));
-        let state = planning_state(base, streams, names_system)?;
-        let mut statement =
-            state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
-        if names_system && let Statement::Statement(select) = &mut statement {
-            wildcard::spell_out(select, &|name| {
-                let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;
-                Some(stream.column_names())
-            });
-        }
-        let plan = state.statement_to_plan(statement).await?;
-        let plan = state
-            .analyzer()
-            .execute_and_check(plan, state.config_options(), |_, _| {})?;
-        match split::split(plan)? {
-            Split::Rows(plan) => ViewPlan::rows(plan, &state).await,
+        let (plan, state) = analysed(sql, base, streams, &[]).await?;
+        ViewPlan::of_split(split::split(plan)?, &state).await
+    }
+
+    /// Plans what was split already.
+    pub(crate) async fn of_split(split: Split, state: &SessionState) -> Result<ViewPlan, Error> {
+        match split {
+            Split::Rows(plan) => ViewPlan::rows(plan, state).await,
             Split::Mergeable {
                 aggregate,
                 above,
                 output,
-            } => ViewPlan::mergeable(aggregate, above, &output, &state).await,
+                whole,
+            } => ViewPlan::mergeable(aggregate, above, &output, whole, state).await,
         }
     }
 
@@ -164,6 +136,7 @@ impl ViewPlan {
             key_codec: KeyCodec::new(&schema, 0)?,
             key_columns: 0,
             row_template: state.create_physical_plan(&plan).await?,
+            whole: plan.clone(),
             row_work: plan,
             record_schemas,
             aggregation: None,
@@ -176,6 +149,7 @@ impl ViewPlan {
         aggregate: Aggregate,
         above: Steps,
         output: &DFSchema,
+        whole: LogicalPlan,
         state: &SessionState,
     ) -> Result<ViewPlan, Error> {
         let row_work = aggregate.input.as_ref().clone();
@@ -184,10 +158,7 @@ impl ViewPlan {
         let aggregation = Aggregation::new(&aggregate, row_template.schema(), state)?;
         let partial = aggregation.exec(AggregateMode::Partial, Arc::clone(&row_template))?;
         // DataFusion may turn functions around while it makes the first stage; the later ones follow it.
-        let aggregation = Aggregation {
-            functions: partial.aggr_expr().to_vec(),
-            ..aggregation
-        };
+        let aggregation = aggregation.with_functions(partial.aggr_expr().to_vec());
         let reduced = aggregation.exec(AggregateMode::PartialReduce, Arc::new(partial))?;
         let key_columns = aggregate.group_expr.len();
         let state_schema = renamed(&reduced.schema(), key_columns);
@@ -213,6 +184,7 @@ impl ViewPlan {
             state_schema,
             key_columns,
             row_work,
+            whole,
             row_template,
             record_schemas,
             after: after(above, state)?,
@@ -245,31 +217,19 @@ impl ViewPlan {
         self.sorted(states, from, to)
     }
 
-    /// A plan that computes states in parallel from tables; `table` gives each stream's records with
-    /// system columns. Its partitions hold distinct keys.
+    /// The `SELECT` as plain SQL, as if it were not a view: what audits compare with.
+    pub fn from_scratch(&self, table: TableOf) -> Result<LogicalPlan, Error> {
+        Ok(slot::filled(self.whole.clone(), table)?)
+    }
+
+    /// A plan that computes states in parallel from tables. Its partitions hold distinct keys.
     pub async fn states_from(
         &self,
         state: &SessionState,
-        table: &(dyn Fn(StreamId) -> Arc<dyn TableProvider> + Sync),
+        table: TableOf<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>, Error> {
-        let plan = self.row_work.clone().transform_up(|node| {
-            let LogicalPlan::TableScan(scan) = &node else {
-                return Ok(Transformed::no(node));
-            };
-            let provider = source_as_provider(&scan.source)?;
-            let Some(slot) = provider.downcast_ref::<SlotTable>() else {
-                return Ok(Transformed::no(node));
-            };
-            let projection = scan
-                .projection
-                .clone()
-                .unwrap_or_else(|| (0..slot.schema.fields().len()).collect());
-            let source = provider_as_source(table(slot.stream.id));
-            let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), source, Some(projection))?
-                .build()?;
-            Ok(Transformed::yes(scan))
-        })?;
-        let input = state.create_physical_plan(&plan.data).await?;
+        let plan = slot::filled(self.row_work.clone(), table)?;
+        let input = state.create_physical_plan(&plan).await?;
         let Some(aggregation) = &self.aggregation else {
             return Ok(input);
         };
@@ -355,16 +315,16 @@ impl ViewPlan {
                 .iter()
                 .try_fold(batch, |batch, step| step.apply(&batch))?;
             if batch.num_rows() > 0 {
-                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-                let (_, columns, _) = batch.into_parts();
-                finished.push(RecordBatch::try_new_with_options(
-                    Arc::clone(&self.schema),
-                    columns,
-                    &options,
-                )?);
+                finished.push(with_schema(batch, &self.schema)?);
             }
         }
         Ok(finished)
+    }
+
+    /// Rows of the plain `SELECT` as readers see them: every column may be NULL.
+    pub fn finished(&self, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Error> {
+        let rows = rows.into_iter().filter(|batch| batch.num_rows() > 0);
+        rows.map(|batch| with_schema(batch, &self.schema)).collect()
     }
 
     fn memory(&self, states: Vec<RecordBatch>) -> Result<Arc<dyn ExecutionPlan>, Error> {
@@ -396,87 +356,6 @@ impl ViewPlan {
     /// Encodes one key, its values in the order of the group expressions.
     pub fn encode_key(&self, values: &[arrow::array::ArrayRef]) -> Result<Option<Rows>, Error> {
         self.key_codec.encode(values)
-    }
-}
-
-impl Aggregation {
-    fn new(
-        aggregate: &Aggregate,
-        raw: SchemaRef,
-        state: &SessionState,
-    ) -> Result<Aggregation, Error> {
-        let logical = aggregate.input.schema();
-        let context = PhysicalPlanningContext::default();
-        let props = state.execution_props();
-        let mut groups = Vec::with_capacity(aggregate.group_expr.len());
-        for expr in &aggregate.group_expr {
-            let name = expr.schema_name().to_string();
-            groups.push((create_physical_expr(expr, logical, props, &context)?, name));
-        }
-        let mut functions = Vec::with_capacity(aggregate.aggr_expr.len());
-        let mut filters = Vec::with_capacity(aggregate.aggr_expr.len());
-        for expr in &aggregate.aggr_expr {
-            let lowered =
-                LoweredAggregateBuilder::new(expr, logical, &raw, props, &context).build()?;
-            functions.push(lowered.aggregate);
-            filters.push(lowered.filter);
-        }
-        Ok(Aggregation {
-            groups: PhysicalGroupBy::new_single(groups),
-            functions,
-            filters,
-            raw,
-        })
-    }
-
-    fn exec(
-        &self,
-        mode: AggregateMode,
-        input: Arc<dyn ExecutionPlan>,
-    ) -> Result<AggregateExec, Error> {
-        let (groups, filters) = match mode {
-            AggregateMode::Partial => (self.groups.clone(), self.filters.clone()),
-            _ => (
-                self.groups_of(&input.schema()),
-                vec![None; self.functions.len()],
-            ),
-        };
-        Ok(AggregateExec::try_new(
-            mode,
-            groups,
-            self.functions.clone(),
-            filters,
-            input,
-            Arc::clone(&self.raw),
-        )?)
-    }
-
-    /// The groups as the first columns of states, by the names that these have there: DataFusion
-    /// finds states by position but insists on the names of keys.
-    fn groups_of(&self, states: &SchemaRef) -> PhysicalGroupBy {
-        let named = self.groups.expr().iter().enumerate();
-        let groups = named.map(|(index, (_, name))| {
-            let column = Column::new(states.field(index).name(), index);
-            (Arc::new(column) as Arc<dyn PhysicalExpr>, name.clone())
-        });
-        PhysicalGroupBy::new_single(groups.collect())
-    }
-
-    /// Where the states of the aggregates `chosen` start.
-    fn state_columns(
-        &self,
-        key_columns: usize,
-        chosen: &HashSet<usize>,
-    ) -> Result<Vec<usize>, Error> {
-        let mut at = key_columns;
-        let mut found = Vec::new();
-        for (index, function) in self.functions.iter().enumerate() {
-            if chosen.contains(&index) {
-                found.push(at);
-            }
-            at += function.state_fields()?.len();
-        }
-        Ok(found)
     }
 }
 
@@ -529,33 +408,21 @@ fn after(above: Steps, state: &SessionState) -> Result<Vec<After>, Error> {
     Ok(steps)
 }
 
+/// The same columns under another schema.
+pub(crate) fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let (_, columns, _) = batch.into_parts();
+    let schema = Arc::clone(schema);
+    Ok(RecordBatch::try_new_with_options(
+        schema, columns, &options,
+    )?)
+}
+
 fn in_one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     match plan.output_partitioning().partition_count() {
         1 => plan,
         _ => Arc::new(CoalescePartitionsExec::new(plan)),
     }
-}
-
-/// The state for planning: the streams as slots, one partition, nothing else to select from.
-fn planning_state(
-    base: &SessionState,
-    streams: &[Arc<Stream>],
-    with_system: bool,
-) -> Result<SessionState, Error> {
-    let schema = MemorySchemaProvider::new();
-    for stream in streams {
-        let table = SlotTable::new(Arc::clone(stream), with_system);
-        schema.register_table(stream.name.to_string(), Arc::new(table))?;
-    }
-    let catalog = MemoryCatalogProvider::new();
-    catalog.register_schema(session::SCHEMA, Arc::new(schema))?;
-    let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog(session::CATALOG.to_owned(), Arc::new(catalog));
-    let config = base.config().clone().with_target_partitions(1);
-    Ok(SessionStateBuilder::new_from_existing(base.clone())
-        .with_config(config)
-        .with_catalog_list(Arc::new(catalogs))
-        .build())
 }
 
 /// The streams that a plan reads, each once, and the schemas of their records.
@@ -581,7 +448,7 @@ fn inputs(plan: &LogicalPlan) -> Result<Inputs, Error> {
 }
 
 /// Everything may be NULL: what an outer expression declares is not what a state can promise.
-fn unqualified(schema: &DFSchema) -> SchemaRef {
+pub(crate) fn unqualified(schema: &DFSchema) -> SchemaRef {
     let fields = schema
         .fields()
         .iter()
@@ -599,12 +466,6 @@ fn renamed(schema: &SchemaRef, key_columns: usize) -> SchemaRef {
         Field::new(name, field.data_type().clone(), true)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-/// True if `word` stands in `sql` outside of other words.
-fn mentions(sql: &str, word: &str) -> bool {
-    sql.split(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .any(|part| part.eq_ignore_ascii_case(word))
 }
 
 /// True for types whose values audits compare bit for bit.

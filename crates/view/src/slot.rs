@@ -13,9 +13,9 @@ use datafusion::{
         Result, internal_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
-    datasource::{TableType, memory::MemorySourceConfig},
+    datasource::{TableType, memory::MemorySourceConfig, provider_as_source, source_as_provider},
     execution::{SendableRecordBatchStream, TaskContext},
-    logical_expr::Expr,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
@@ -23,6 +23,8 @@ use datafusion::{
     },
 };
 use lambic_model::{Stream, StreamId};
+
+use crate::ViewSource;
 
 /// A stream as a table without records.
 #[derive(Debug)]
@@ -129,6 +131,48 @@ impl ExecutionPlan for SlotExec {
     }
 }
 
+/// Where rows of a view come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    Stream(&'a Arc<Stream>),
+    View(&'a str),
+    Part(usize),
+}
+
+/// The table of each source; those of streams have the system columns after the user's.
+pub type TableOf<'a> = &'a (dyn Fn(Source) -> Result<Arc<dyn TableProvider>> + Sync);
+
+/// Puts real tables in place of slots.
+pub(crate) fn filled(plan: LogicalPlan, table: TableOf) -> Result<LogicalPlan> {
+    let filled = plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::TableScan(scan) = &node else {
+            return Ok(Transformed::no(node));
+        };
+        let provider = source_as_provider(&scan.source)?;
+        let (real, columns) = if let Some(slot) = provider.downcast_ref::<SlotTable>() {
+            (
+                table(Source::Stream(&slot.stream))?,
+                slot.schema.fields().len(),
+            )
+        } else if let Some(source) = provider.downcast_ref::<SourceTable>() {
+            let real = match &source.kind {
+                Kind::View(name) => table(Source::View(name))?,
+                Kind::Part(index) => table(Source::Part(*index))?,
+            };
+            (real, source.schema.fields().len())
+        } else {
+            return Ok(Transformed::no(node));
+        };
+        let projection = scan.projection.clone();
+        let projection = projection.unwrap_or_else(|| (0..columns).collect());
+        let source = provider_as_source(real);
+        let scan =
+            LogicalPlanBuilder::scan(scan.table_name.clone(), source, Some(projection))?.build()?;
+        Ok(Transformed::yes(scan))
+    })?;
+    Ok(filled.data)
+}
+
 /// The plan over `records`, batches in the streams' schema with system columns. Streams that are not
 /// named have no records.
 pub fn fill(
@@ -147,4 +191,47 @@ pub fn fill(
         Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
     })?;
     Ok(filled.data)
+}
+
+/// A view or a part as a table without rows, in whose place a real one is put.
+#[derive(Debug)]
+pub(crate) struct SourceTable {
+    pub kind: Kind,
+    pub schema: SchemaRef,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    View(String),
+    Part(usize),
+}
+
+impl SourceTable {
+    pub(crate) fn of_view(view: &ViewSource) -> SourceTable {
+        SourceTable {
+            kind: Kind::View(view.name.clone()),
+            schema: Arc::clone(&view.schema),
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for SourceTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        _projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        internal_err!("a source is filled before its plan runs")
+    }
 }

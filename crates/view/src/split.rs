@@ -70,12 +70,15 @@ pub enum Split {
         aggregate: Aggregate,
         above: Steps,
         output: Arc<DFSchema>,
+        /// The plan before it was split, its aggregation in total order.
+        whole: LogicalPlan,
     },
 }
 
 /// `plan` is analysed (types coerced) but not optimised: optimising replaces aggregates by others.
 pub fn split(plan: LogicalPlan) -> Result<Split, Error> {
-    check_expressions(&plan)?;
+    check_deterministic(&plan)?;
+    check_self_contained(&plan)?;
     let output = Arc::clone(plan.schema());
     let mut above = Vec::new();
     let mut node = plan.clone();
@@ -100,7 +103,7 @@ pub fn split(plan: LogicalPlan) -> Result<Split, Error> {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => Arc::unwrap_or_clone(sort.input),
             LogicalPlan::Aggregate(aggregate) => {
                 above.reverse();
-                return mergeable(aggregate, above, output);
+                return mergeable(aggregate, above, output, plan);
             }
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 above.reverse();
@@ -114,6 +117,7 @@ pub fn split(plan: LogicalPlan) -> Result<Split, Error> {
                     Aggregate::try_new(input, columns, Vec::new())?,
                     above,
                     output,
+                    plan,
                 );
             }
             other => {
@@ -136,7 +140,12 @@ fn without_sort(plan: LogicalPlan) -> Result<LogicalPlan, Error> {
     Ok(unsorted.data)
 }
 
-fn mergeable(aggregate: Aggregate, above: Steps, output: Arc<DFSchema>) -> Result<Split, Error> {
+fn mergeable(
+    aggregate: Aggregate,
+    above: Steps,
+    output: Arc<DFSchema>,
+    plan: LogicalPlan,
+) -> Result<Split, Error> {
     check_row_work(&aggregate.input)?;
     let mut ordered = false;
     for expr in &aggregate.aggr_expr {
@@ -152,12 +161,15 @@ fn mergeable(aggregate: Aggregate, above: Steps, output: Arc<DFSchema>) -> Resul
             "create one view for each grouping",
         ));
     }
-    let aggregate = if ordered {
-        order_totally(aggregate)?
+    let (aggregate, whole) = if ordered {
+        let aggregate = order_totally(aggregate)?;
+        let whole = with_aggregate(plan, &aggregate)?;
+        (aggregate, whole)
     } else {
-        aggregate
+        (aggregate, plan)
     };
     Ok(Split::Mergeable {
+        whole,
         aggregate: only_needed_columns(aggregate)?,
         above,
         output,
@@ -245,38 +257,54 @@ fn check_row_work(plan: &LogicalPlan) -> Result<(), Error> {
     Err(Error::not_incremental(what, hint))
 }
 
-/// No subqueries, nothing that answers differently tomorrow.
-fn check_expressions(plan: &LogicalPlan) -> Result<(), Error> {
+/// Nothing that answers differently tomorrow.
+pub fn check_deterministic(plan: &LogicalPlan) -> Result<(), Error> {
+    check_each(plan, |part| match part {
+        Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable => {
+            Some(Error::NotDeterministic(format!("{}()", call.func.name())))
+        }
+        _ => None,
+    })
+}
+
+/// No subqueries, and nothing of a query around it.
+fn check_self_contained(plan: &LogicalPlan) -> Result<(), Error> {
+    check_each(plan, |part| match part {
+        Expr::Exists(_)
+        | Expr::InSubquery(_)
+        | Expr::ScalarSubquery(_)
+        | Expr::SetComparison(_) => Some(Error::not_incremental(
+            "it has a subquery",
+            "filter when you read the view",
+        )),
+        Expr::OuterReferenceColumn(..) => Some(Error::not_incremental(
+            "it depends on the query around it",
+            "join instead",
+        )),
+        _ => None,
+    })
+}
+
+fn check_each(
+    plan: &LogicalPlan,
+    problem_of: impl Fn(&Expr) -> Option<Error>,
+) -> Result<(), Error> {
     let mut problem = None;
+    let proceed = |problem: &Option<Error>| match problem {
+        Some(_) => TreeNodeRecursion::Stop,
+        None => TreeNodeRecursion::Continue,
+    };
     plan.apply_with_subqueries(|node| {
         for expr in node.expressions() {
             expr.apply(|part| {
-                problem = match part {
-                    Expr::ScalarFunction(call)
-                        if call.func.signature().volatility != Volatility::Immutable =>
-                    {
-                        Some(Error::NotDeterministic(format!("{}()", call.func.name())))
-                    }
-                    Expr::Exists(_)
-                    | Expr::InSubquery(_)
-                    | Expr::ScalarSubquery(_)
-                    | Expr::SetComparison(_) => Some(Error::not_incremental(
-                        "it has a subquery",
-                        "filter when you read the view",
-                    )),
-                    _ => None,
-                };
-                Ok(if problem.is_some() {
-                    TreeNodeRecursion::Stop
-                } else {
-                    TreeNodeRecursion::Continue
-                })
+                problem = problem_of(part);
+                Ok(proceed(&problem))
             })?;
             if problem.is_some() {
-                return Ok(TreeNodeRecursion::Stop);
+                break;
             }
         }
-        Ok(TreeNodeRecursion::Continue)
+        Ok(proceed(&problem))
     })?;
     problem.map_or(Ok(()), Err)
 }
@@ -310,6 +338,20 @@ fn order_totally(aggregate: Aggregate) -> Result<Aggregate, Error> {
         aggregate.group_expr,
         aggregates,
     )?)
+}
+
+/// `plan` with `aggregate` in place of its own aggregation, the first from the top.
+fn with_aggregate(plan: LogicalPlan, aggregate: &Aggregate) -> Result<LogicalPlan, Error> {
+    let replaced = plan.transform_down(|node| {
+        Ok(match node {
+            LogicalPlan::Aggregate(_) => {
+                let ordered = LogicalPlan::Aggregate(aggregate.clone());
+                Transformed::new(ordered, true, TreeNodeRecursion::Stop)
+            }
+            other => Transformed::no(other),
+        })
+    })?;
+    Ok(replaced.data)
 }
 
 const PLACE: [SystemColumn; 2] = [SystemColumn::Partition, SystemColumn::Offset];

@@ -1,5 +1,5 @@
 //! The merge law at its lowest level: whatever the split of the records, the merged states give the
-//! rows that one pass over all records gives.
+//! rows that the view's `SELECT` gives as plain SQL over all records.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,9 +10,13 @@ use arrow::{
     datatypes::{DataType, Field, Schema, TimeUnit},
     record_batch::RecordBatch,
 };
-use datafusion::execution::{SessionState, runtime_env::RuntimeEnv};
+use datafusion::{
+    catalog::{MemTable, TableProvider},
+    execution::{SessionState, runtime_env::RuntimeEnv},
+    physical_plan::collect,
+};
 use lambic_model::{Frontiers, Stream, StreamId, StreamName};
-use lambic_view::{Run, ViewPlan, audit, session};
+use lambic_view::{Planned, Run, ViewPlan, audit, session};
 use proptest::prelude::*;
 
 const VIEWS: [&str; 12] = [
@@ -106,9 +110,7 @@ async fn check(sql: &str, rows: &[Row], cuts: &[usize]) {
         .expect("states merge");
     let unmerged: Vec<RecordBatch> = parts.iter().map(|part| part.states.clone()).collect();
     let finish = |states| plan.finish(states, state.task_ctx());
-    let expected = finish(vec![whole.states.clone()])
-        .await
-        .expect("states finish");
+    let expected = plain_sql(&plan, &state, rows).await;
     for states in [vec![merged.states.clone()], unmerged] {
         let served = finish(states).await.expect("states finish");
         let compared =
@@ -119,6 +121,20 @@ async fn check(sql: &str, rows: &[Row], cuts: &[usize]) {
             compared.examples
         );
     }
+}
+
+/// The view's `SELECT`, not split, over a table of all records.
+async fn plain_sql(plan: &ViewPlan, state: &SessionState, rows: &[Row]) -> Vec<RecordBatch> {
+    let stream = stream();
+    let schema = stream.schema_with_system();
+    let table = MemTable::try_new(schema, vec![vec![batch(&stream, rows, 0)]]);
+    let table: Arc<dyn TableProvider> = Arc::new(table.expect("batches of the schema"));
+    let whole = plan.from_scratch(&|_| Ok(Arc::clone(&table)));
+    let whole = whole.expect("the plan takes a table");
+    let whole = state.create_physical_plan(&whole).await;
+    let found = collect(whole.expect("it plans"), state.task_ctx()).await;
+    let found = plan.finished(found.expect("it runs"));
+    found.expect("rows of the view")
 }
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
@@ -230,5 +246,44 @@ async fn a_key_is_found_in_its_run() {
             .expect("a text key")
             .expect("the view has a key");
         assert_eq!(run.find(&key).is_some(), found);
+    }
+}
+
+#[tokio::test]
+async fn aggregations_within_a_recomputed_view_become_parts() {
+    let state = state();
+    for (sql, parts, reason) in [
+        ("SELECT a.k FROM s a JOIN s b ON a.k = b.k", 0, "it joins"),
+        (
+            "SELECT max(n) FROM (SELECT k, count(*) AS n FROM s GROUP BY k) AS c",
+            1,
+            "it aggregates what is aggregated already",
+        ),
+        (
+            "SELECT c.k, c.n, d.v FROM (SELECT k, count(*) AS n FROM s GROUP BY k) AS c \
+             JOIN (SELECT DISTINCT k, v FROM s) AS d ON c.k = d.k",
+            2,
+            "it joins",
+        ),
+        (
+            "SELECT k, v FROM s AS o WHERE v = (SELECT max(v) FROM s AS i WHERE i.k = o.k)",
+            0,
+            "it has a subquery",
+        ),
+        (
+            "SELECT k, v FROM s WHERE v > (SELECT avg(v) FROM s)",
+            1,
+            "it has a subquery",
+        ),
+    ] {
+        let planned = Planned::new(sql, &state, &[stream()], &[]).await;
+        let Ok(Planned::Recomputed(plan)) = planned else {
+            panic!("{sql}: {planned:?}");
+        };
+        assert_eq!(
+            (plan.parts.len(), plan.reason.as_str()),
+            (parts, reason),
+            "{sql}"
+        );
     }
 }

@@ -79,9 +79,9 @@ pub async fn deploy(
         .map_err(|error| {
             Failure::new(StatusCode::BAD_REQUEST, "not_deployed", error.to_string())
         })?;
-    for scalar in services.functions.scalars() {
-        services.database.register_function(scalar).await?;
-    }
+    services
+        .database
+        .set_functions(services.functions.scalars());
     Ok(Json(info).into_response())
 }
 

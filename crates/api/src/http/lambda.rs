@@ -164,7 +164,11 @@ pub async fn configuration(
 
 pub async fn delete(State(app): Shared, Path(name): Path<String>) -> Result<Response, AwsError> {
     let function = find(&app, &name)?;
-    app.services.functions.remove(&function.name).await?;
+    let services = &app.services;
+    services.functions.remove(&function.name).await?;
+    services
+        .database
+        .set_functions(services.functions.scalars());
     Ok(answered(StatusCode::NO_CONTENT, ()))
 }
 

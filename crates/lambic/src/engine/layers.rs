@@ -5,14 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use lambic_batch::Batch;
-use lambic_dataset::{Dataset, Reader};
+use lambic_dataset::Dataset;
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
-use lambic_query::{AuditResult, BuiltView, Error, Lifecycle, sqlstate};
-use lambic_serving::{ServedView, Serving};
+use lambic_query::{BuiltView, Error, Lifecycle, sqlstate};
+use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
-use lambic_view::{Definition, Run, ViewPlan, audit};
+use lambic_view::{Definition, Planned, Run, ViewPlan};
 use tracing::{info, warn};
 
 use super::holds::{Hold, Holds};
@@ -20,7 +20,6 @@ use super::holds::{Hold, Holds};
 pub struct Parts {
     pub log: Log,
     pub dataset: Dataset,
-    pub reader: Reader,
     pub serving: Serving,
     pub batch: Batch,
     pub speed: Arc<Speed>,
@@ -38,6 +37,15 @@ impl Parts {
         let task = Arc::clone(&self.task);
         let speed = Arc::clone(&self.speed);
         Arc::new(ServedView::new(definition, plan, task, speed, Some(batch)))
+    }
+
+    fn sealed(&self, streams: &[Arc<Stream>]) -> Frontiers {
+        let mut sealed = Frontiers::default();
+        for stream in streams {
+            let manifest = self.dataset.manifest(stream.id);
+            sealed.set(stream.id, manifest.frontier.clone());
+        }
+        sealed
     }
 }
 
@@ -77,51 +85,97 @@ impl Layers {
         &self.parts.functions
     }
 
-    /// The code that a view was created with.
-    pub fn functions_of_view(
-        &self,
-        definition: &Definition,
-    ) -> anyhow::Result<Vec<Arc<dyn ScalarFunction>>> {
-        let each = definition.functions.iter().map(|(name, digest)| {
-            self.parts.functions.scalar_of(name, digest).ok_or_else(|| {
-                anyhow::anyhow!(
-                    "view {} needs function {name} with code {digest}, which is gone",
-                    definition.name
-                )
-            })
-        });
-        each.collect()
+    /// Serves a view of the catalog after a start.
+    pub async fn open_view(&self, definition: Definition, planned: Planned) -> anyhow::Result<()> {
+        let view = self.made(&definition, planned, Make::Open).await?;
+        self.parts.serving.put(view);
+        Ok(())
     }
 
-    /// Serves a view of the catalog after a start; its batch view is recomputed if it is lost.
-    pub async fn open_view(
+    /// The view with its batch views, or those of its parts.
+    async fn made(
         &self,
-        definition: Definition,
-        plan: Arc<ViewPlan>,
-    ) -> anyhow::Result<()> {
-        let loaded = match self.parts.batch.load(&definition, &plan).await {
-            Ok(loaded) => loaded,
-            Err(error @ lambic_batch::Error::Damaged { .. }) => {
-                warn!(view = %definition.name, %error, "batch view is damaged: recomputing it from the dataset");
-                None
+        definition: &Definition,
+        planned: Planned,
+        make: Make,
+    ) -> Result<Served, Error> {
+        match planned {
+            Planned::Kept(plan) => Ok(Served::Kept(self.made_one(definition, plan, make).await?)),
+            Planned::Recomputed(plan) => {
+                let mut parts = Vec::with_capacity(plan.parts.len());
+                for (index, part) in plan.parts.iter().enumerate() {
+                    let definition = definition.for_part(index);
+                    let made = self.made_one(&definition, Arc::clone(part), make);
+                    parts.push(made.await?);
+                }
+                let view = RecomputedView::new(definition.clone(), plan, parts);
+                Ok(Served::Recomputed(Arc::new(view)))
             }
-            Err(error) => return Err(error.into()),
+        }
+    }
+
+    async fn made_one(
+        &self,
+        definition: &Definition,
+        plan: Arc<ViewPlan>,
+        make: Make,
+    ) -> Result<Arc<ServedView>, Error> {
+        let loaded = match make {
+            Make::New => None,
+            Make::Open | Make::Reopen => self.loaded(definition, &plan).await?,
         };
-        // The log starts where a batch view ends, unless that batch view is lost.
+        // A batch view that the log does not reach is brought nearer from the dataset.
         let log = self.parts.log.snapshot();
-        let covers = |to: &Frontiers| {
+        let reaches = |run: &Run| {
             plan.inputs
                 .iter()
-                .all(|s| to.of(s.id).covers(&log.start(s.id)))
+                .all(|s| run.to.of(s.id).covers(&log.start(s.id)))
         };
         let batch = match loaded {
-            Some((run, number)) if covers(&run.to) => (run, number),
-            _ => self.compute(&definition, &plan).await?,
+            Some((run, number)) if reaches(&run) => (run, number),
+            Some((run, number)) => self.brought_up(definition, &plan, run, number).await?,
+            None => self.computed(definition, &plan).await?,
         };
-        self.parts
-            .serving
-            .put(self.parts.served(definition, plan, batch));
-        Ok(())
+        Ok(self.parts.served(definition.clone(), plan, batch))
+    }
+
+    /// The batch view that was kept; a damaged one is removed, because it can be computed again.
+    async fn loaded(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+    ) -> Result<Option<(Run, u64)>, Error> {
+        match self.parts.batch.load(definition, plan).await {
+            Ok(loaded) => Ok(loaded),
+            Err(error @ lambic_batch::Error::Damaged { .. }) => {
+                warn!(view = %definition.name, %error, "batch view is damaged: recomputing it from the dataset");
+                let forgotten = self.parts.batch.forget(definition).await;
+                forgotten.map_err(batch_error)?;
+                Ok(None)
+            }
+            Err(error) => Err(batch_error(error)),
+        }
+    }
+
+    /// Makes a view up to the head; the log keeps what it has yet to read meanwhile.
+    async fn built(
+        &self,
+        definition: &Definition,
+        planned: Planned,
+        make: Make,
+    ) -> Result<Box<dyn BuiltView>, Error> {
+        let hold = self.holds.take(self.parts.sealed(planned.streams()));
+        let view = self.made(definition, planned, make).await?;
+        // Caught up before it takes over, so that the first reader does not pay for it.
+        let heads = self.parts.log.snapshot().heads();
+        for kept in view.kept() {
+            kept.advance(&heads).await.map_err(Error::internal)?;
+        }
+        Ok(Box::new(Built {
+            view,
+            parts: Arc::clone(&self.parts),
+            _hold: hold,
+        }))
     }
 
     /// Seals a stream up to the head.
@@ -136,19 +190,50 @@ impl Layers {
             .clone())
     }
 
-    async fn compute(&self, definition: &Definition, plan: &ViewPlan) -> Result<(Run, u64), Error> {
+    /// A batch run over all records.
+    async fn computed(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+    ) -> Result<(Run, u64), Error> {
+        let computed = self.compute(definition, plan, None).await?;
+        Ok(computed.expect("without a base there is always a run"))
+    }
+
+    /// A batch run over what was sealed since `run`, merged into it.
+    async fn brought_up(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+        run: Run,
+        number: u64,
+    ) -> Result<(Run, u64), Error> {
+        let base = Arc::new(run);
+        if let Some(newer) = self.compute(definition, plan, Some(&base)).await? {
+            return Ok(newer);
+        }
+        let run = Arc::into_inner(base).expect("nobody else holds it");
+        Ok((run, number))
+    }
+
+    /// `None` if nothing was sealed since `base`.
+    async fn compute(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+        base: Option<&Arc<Run>>,
+    ) -> Result<Option<(Run, u64)>, Error> {
         let _turn = self.batching.lock().await;
         for stream in &plan.inputs {
             self.seal(stream.id).await.map_err(dataset_error)?;
         }
         let started = std::time::Instant::now();
-        let run = self.parts.batch.compute(plan).await.map_err(batch_error)?;
-        let number = self
-            .parts
-            .batch
-            .keep(definition, &run)
-            .await
-            .map_err(batch_error)?;
+        let run = self.parts.batch.compute(plan, base).await;
+        let Some(run) = run.map_err(batch_error)? else {
+            return Ok(None);
+        };
+        let kept = self.parts.batch.keep(definition, &run).await;
+        let number = kept.map_err(batch_error)?;
         info!(
             view = %definition.name,
             number,
@@ -156,22 +241,35 @@ impl Layers {
             seconds = started.elapsed().as_secs_f64(),
             "batch run published"
         );
-        Ok((run, number))
+        Ok(Some((run, number)))
     }
 
-    /// Recomputes a view from the dataset and lets the result take the place of the former batch view.
-    pub async fn run_batch(&self, name: &str) -> Result<(), Error> {
-        let Some(view) = self.parts.serving.view(name) else {
-            return Err(gone(name));
-        };
-        let (run, number) = self.compute(view.definition(), view.plan()).await?;
-        view.publish(run, number).await.map_err(Error::internal)
+    /// Runs a view's batch and lets the result take the place of the former batch view: over what was
+    /// sealed since, or `full`, over all records.
+    pub async fn run_batch(&self, view: &ServedView, full: bool) -> Result<(), Error> {
+        let base = view.runs().batch.clone().filter(|_| !full);
+        let computed = self.compute(view.definition(), view.plan(), base.as_ref());
+        match computed.await? {
+            Some((run, number)) => view.publish(run, number).await.map_err(Error::internal),
+            None => Ok(()),
+        }
     }
+}
+
+/// How a view comes to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Make {
+    /// From the records.
+    New,
+    /// From what is kept of it, at a start.
+    Open,
+    /// From what is kept of a former version.
+    Reopen,
 }
 
 /// A view with its batch view, not yet among those that are served.
 struct Built {
-    view: Arc<ServedView>,
+    view: Served,
     parts: Arc<Parts>,
     _hold: Hold,
 }
@@ -232,30 +330,38 @@ impl Lifecycle for Layers {
     async fn build_view(
         &self,
         definition: &Definition,
-        plan: Arc<ViewPlan>,
+        planned: Planned,
     ) -> Result<Box<dyn BuiltView>, Error> {
-        let mut sealed = Frontiers::default();
-        for stream in &plan.inputs {
-            let manifest = self.parts.dataset.manifest(stream.id);
-            sealed.set(stream.id, manifest.frontier.clone());
-        }
-        let hold = self.holds.take(sealed);
         // What a dropped view of the same name may have left is not this one's.
-        self.parts
-            .batch
-            .forget(definition)
-            .await
-            .map_err(batch_error)?;
-        let batch = self.compute(definition, &plan).await?;
-        let view = self.parts.served(definition.clone(), plan, batch);
-        // Caught up before it takes over, so that the first reader does not pay for it.
-        let heads = self.parts.log.snapshot().heads();
-        view.advance(&heads).await.map_err(Error::internal)?;
-        Ok(Box::new(Built {
-            view,
-            parts: Arc::clone(&self.parts),
-            _hold: hold,
-        }))
+        let forgotten = self.parts.batch.forget(definition).await;
+        forgotten.map_err(batch_error)?;
+        self.built(definition, planned, Make::New).await
+    }
+
+    async fn reopen_view(
+        &self,
+        definition: &Definition,
+        planned: Planned,
+    ) -> Result<Box<dyn BuiltView>, Error> {
+        self.built(definition, planned, Make::Reopen).await
+    }
+
+    fn functions_of_view(
+        &self,
+        definition: &Definition,
+    ) -> Result<Vec<Arc<dyn ScalarFunction>>, Error> {
+        let each = definition.functions.iter().map(|(name, digest)| {
+            self.parts.functions.scalar_of(name, digest).ok_or_else(|| {
+                let message = format!(
+                    "view \"{}\" needs function {name} with code {digest}, which is gone",
+                    definition.name
+                );
+                Error::new(sqlstate::UNDEFINED_FUNCTION, message).with_hint(
+                    "deploy that code again, or create the view anew over the present function",
+                )
+            })
+        });
+        each.collect()
     }
 
     async fn drop_view(&self, definition: &Definition) -> Result<(), Error> {
@@ -266,48 +372,12 @@ impl Lifecycle for Layers {
             .map_err(batch_error)
     }
 
-    async fn refresh_view(&self, name: &str) -> Result<(), Error> {
-        self.run_batch(name).await
-    }
-
-    async fn audit_view(&self, name: &str) -> Result<AuditResult, Error> {
-        let Some(view) = self.parts.serving.view(name) else {
-            return Err(gone(name));
-        };
-        // Runs first, head second: the runs do not lie past the head.
-        let runs = view.runs();
-        let pin = self.parts.reader.pin();
-        let heads = pin.heads();
-        let plan = view.plan();
-        let served = view.merged(&runs, &heads).await.map_err(Error::internal)?;
-        let recomputed = self
-            .parts
-            .batch
-            .recompute(plan, &pin)
-            .await
-            .map_err(batch_error)?;
-        let finish =
-            |run: &Run| plan.finish(vec![run.states.clone()], Arc::clone(&self.parts.task));
-        let served_rows = finish(&served).await.map_err(Error::internal)?;
-        let recomputed_rows = finish(&recomputed).await.map_err(Error::internal)?;
-        let compared = audit::compare(
-            plan,
-            (&served_rows, &served),
-            (&recomputed_rows, &recomputed),
-        );
-        let compared = compared.map_err(Error::internal)?;
-        let frontier = plan
-            .inputs
-            .iter()
-            .map(|stream| format!("{}@{}", stream.name, heads.of(stream.id)));
-        Ok(AuditResult {
-            view: name.to_owned(),
-            agrees: compared.agrees(),
-            rows: compared.rows,
-            differences: compared.differences,
-            detail: compared.examples.join("; "),
-            frontier: frontier.collect::<Vec<_>>().join(" "),
-        })
+    async fn refresh_view(&self, name: &str, full: bool) -> Result<(), Error> {
+        let view = self.parts.serving.view(name).ok_or_else(|| gone(name))?;
+        for kept in view.kept() {
+            self.run_batch(&kept, full).await?;
+        }
+        Ok(())
     }
 
     fn functions_of(&self, stream: &str) -> Vec<String> {

@@ -20,15 +20,16 @@ use datafusion::execution::{
 };
 use lambic_base::DirLock;
 use lambic_batch::Batch;
-use lambic_dataset::{Dataset, LocalStore, Reader};
+use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
 use lambic_model::StreamId;
 use lambic_query::{Catalog, Database, Lifecycle, Parts};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
-use lambic_view::session;
+use lambic_view::{Definition, session};
 use tokio::{sync::watch, task::JoinHandle};
+use tracing::error;
 
 use crate::settings::Settings;
 use layers::Layers;
@@ -95,34 +96,23 @@ impl Engine {
             catalog,
             serving: serving.clone(),
             reader: reader.clone(),
+            tail_of: Arc::new(|pin: &Pin| Arc::new(lambic_speed::At(pin.log().clone())) as _),
             appender: Arc::new(log.clone()),
             state: state.clone(),
         });
         let functions = open_functions(&data, &log, system, &database).await?;
-        for scalar in functions.scalars() {
-            database.register_function(scalar).await?;
-        }
+        database.set_functions(functions.scalars());
 
         let layers = Arc::new(Layers::new(layers::Parts {
             log: log.clone(),
             dataset,
-            reader: reader.clone(),
             serving,
             batch: Batch::new(reader, state.clone()),
             speed: Arc::new(Speed::new(log.clone())),
             task: state.task_ctx(),
             functions: functions.clone(),
         }));
-        for definition in views {
-            let name = definition.name.clone();
-            let pinned = layers.functions_of_view(&definition)?;
-            let plan = database.plan_view(&definition.sql, &pinned).await;
-            let plan = plan.with_context(|| format!("view {name} can no longer be planned"))?;
-            layers
-                .open_view(definition, Arc::new(plan))
-                .await
-                .with_context(|| format!("view {name} cannot be opened"))?;
-        }
+        open_views(&layers, &database, views).await;
         database.attach(Arc::clone(&layers) as Arc<dyn Lifecycle>);
 
         let (stop, stopping) = watch::channel(false);
@@ -161,7 +151,7 @@ impl Engine {
 
     /// Runs a view's batch from the first record on.
     pub async fn recompute(&self, view: &str) -> anyhow::Result<()> {
-        Ok(self.layers.run_batch(view).await?)
+        Ok(self.layers.refresh_view(view, true).await?)
     }
 
     /// Ends what runs, in the order in which it depends on one another.
@@ -175,6 +165,43 @@ impl Engine {
         self.database.detach();
         self.log.close().await;
     }
+}
+
+/// Serves the views of the catalog, those that others select from first. One that cannot be served is
+/// named with the reason and does not keep the others, or the streams, from being served.
+async fn open_views(layers: &Layers, database: &Database, views: Vec<Definition>) {
+    let mut waiting = views;
+    while !waiting.is_empty() {
+        let mut failed = Vec::new();
+        let count = waiting.len();
+        for definition in waiting {
+            if let Err(error) = open_view(layers, database, &definition).await {
+                failed.push((definition, error));
+            }
+        }
+        if failed.len() == count {
+            for (definition, error) in failed {
+                error!(view = %definition.name, error = format!("{error:#}"), "view cannot be served");
+                database.set_broken(definition.name.as_str(), format!("{error:#}"));
+            }
+            return;
+        }
+        waiting = failed
+            .into_iter()
+            .map(|(definition, _)| definition)
+            .collect();
+    }
+}
+
+async fn open_view(
+    layers: &Layers,
+    database: &Database,
+    definition: &Definition,
+) -> anyhow::Result<()> {
+    let functions = layers.functions_of_view(definition)?;
+    let planned = database.plan_view(&definition.sql, &functions).await;
+    let planned = planned.context("it can no longer be planned")?;
+    layers.open_view(definition.clone(), planned).await
 }
 
 fn log_options(data: &Path, settings: &Settings) -> lambic_log::Options {
@@ -192,6 +219,13 @@ fn runtime(
     settings: &Settings,
 ) -> anyhow::Result<Arc<datafusion::execution::runtime_env::RuntimeEnv>> {
     let spill = data.join("tmp");
+    // What a killed server had spilled is nobody's.
+    match std::fs::remove_dir_all(&spill) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot clear {}", spill.display()));
+        }
+        _ => {}
+    }
     std::fs::create_dir_all(&spill)
         .with_context(|| format!("cannot create {}", spill.display()))?;
     let pool = TrackConsumersPool::new(

@@ -2,7 +2,7 @@
 //! trimmed of what nothing needs any more.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +28,10 @@ pub fn start(
     settings: &Settings,
     stopping: watch::Receiver<bool>,
 ) -> Vec<JoinHandle<()>> {
-    let views = Arc::new(FollowingViews(Arc::clone(layers)));
+    let views = Arc::new(FollowingViews {
+        layers: Arc::clone(layers),
+        failing: tokio::sync::Mutex::default(),
+    });
     let speed =
         lambic_speed::keep_current(layers.log().clone(), views, SPEED_PAUSE, stopping.clone());
     let upkeep = Upkeep {
@@ -41,15 +44,66 @@ pub fn start(
     vec![tokio::spawn(speed), tokio::spawn(upkeep.run(stopping))]
 }
 
-struct FollowingViews(Arc<Layers>);
+/// The first wait before a view that failed is tried again; each further one is twice as long.
+const FAILING_PAUSE: Duration = Duration::from_secs(1);
+const FAILING_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+struct FollowingViews {
+    layers: Arc<Layers>,
+    /// By the folder of the view. One record can make a view fail for good: it is not computed over
+    /// and over, and said once.
+    failing: tokio::sync::Mutex<HashMap<String, Failing>>,
+}
+
+struct Failing {
+    error: String,
+    pause: Duration,
+    again_at: Instant,
+}
+
+impl Failing {
+    fn after(before: Option<&Failing>, error: String, now: Instant) -> Failing {
+        let pause = match before {
+            Some(before) => (before.pause * 2).min(FAILING_PAUSE_MAX),
+            None => FAILING_PAUSE,
+        };
+        Failing {
+            error,
+            pause,
+            again_at: now + pause,
+        }
+    }
+}
 
 #[async_trait]
 impl RealTime for FollowingViews {
     async fn advance(&self, heads: &Frontiers) {
-        for view in self.0.serving().views() {
-            if let Err(error) = view.advance(heads).await {
-                // Reads compute what is missing, or fail with the same error themselves.
-                error!(view = %view.definition().name, %error, "speed layer cannot follow");
+        let now = Instant::now();
+        let mut failing = self.failing.lock().await;
+        let kept = self.layers.serving().kept();
+        let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
+        failing.retain(|folder, _| folders.contains(folder));
+        for view in kept {
+            let folder = view.definition().directory();
+            if failing
+                .get(&folder)
+                .is_some_and(|failing| now < failing.again_at)
+            {
+                continue;
+            }
+            match view.advance(heads).await {
+                Ok(_) => {
+                    failing.remove(&folder);
+                }
+                Err(error) => {
+                    let before = failing.remove(&folder);
+                    let failure = Failing::after(before.as_ref(), error.to_string(), now);
+                    // Reads compute what is missing, or fail with the same error themselves.
+                    if before.is_none_or(|before| before.error != failure.error) {
+                        error!(view = %view.definition().name, %error, "speed layer cannot follow");
+                    }
+                    failing.insert(folder, failure);
+                }
             }
         }
     }
@@ -108,11 +162,14 @@ impl Upkeep {
 
     async fn batch(&mut self) {
         let heads = self.layers.log().snapshot().heads();
-        for view in self.layers.serving().views() {
-            let name = view.definition().name.to_string();
+        let kept = self.layers.serving().kept();
+        let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
+        self.batched_at.retain(|folder, _| folders.contains(folder));
+        for view in kept {
+            let folder = view.definition().directory();
             let last = *self
                 .batched_at
-                .entry(name.clone())
+                .entry(folder.clone())
                 .or_insert_with(Instant::now);
             let behind = behind_batch(&view, &heads);
             if behind == 0 {
@@ -122,9 +179,9 @@ impl Upkeep {
             {
                 continue;
             }
-            self.batched_at.insert(name.clone(), Instant::now());
-            if let Err(error) = self.layers.run_batch(&name).await {
-                error!(view = %name, %error, "batch run failed; the former batch view is still served");
+            self.batched_at.insert(folder, Instant::now());
+            if let Err(error) = self.layers.run_batch(&view, false).await {
+                error!(view = %view.definition().name, %error, "batch run failed; the former batch view is still served");
             }
         }
     }
@@ -135,12 +192,13 @@ impl Upkeep {
         let mut keep = Frontiers::default();
         for (stream, head) in self.layers.log().snapshot().heads().0 {
             let mut from = self.layers.dataset().manifest(stream).frontier.min(&head);
-            for view in self.layers.serving().views() {
+            // Held first: a view that is served in between is then seen among those that are.
+            from = self.layers.holds().earliest(stream, from);
+            for view in self.layers.serving().kept() {
                 if view.plan().inputs.iter().any(|input| input.id == stream) {
                     from = from.min(&view.runs().batch_frontier().of(stream));
                 }
             }
-            from = self.layers.holds().earliest(stream, from);
             if let Some(cursor) = cursors.0.get(&stream) {
                 from = from.min(cursor);
             }

@@ -126,7 +126,13 @@ impl Applier {
                 return;
             }
         };
-        match decide(&statement.sql, exists, self.applied.get(&key).map(String::as_str), &creates) {
+        let applied = self.applied.get(&key).map(String::as_str);
+        // A view that calls code which was deployed anew is another view, though its text is the same.
+        let applied = match &creates {
+            Some(Creates::View(name)) if engine.database.calls_former_code(name) => None,
+            _ => applied,
+        };
+        match decide(&statement.sql, exists, applied, &creates) {
             Decision::Keep => {}
             Decision::Refuse => problems.0.push(statement.place(None).render(
                 &format!("{key} exists with another definition, and what was appended does not change"),
@@ -192,13 +198,7 @@ impl Applier {
             .functions
             .deploy(deployment(name, function, &folder)?)
             .await?;
-        for scalar in engine.functions.scalars() {
-            engine
-                .database
-                .register_function(scalar)
-                .await
-                .map_err(|error| anyhow::anyhow!(error.message))?;
-        }
+        engine.database.set_functions(engine.functions.scalars());
         self.functions
             .insert(name.to_owned(), (function.clone(), print));
         Ok(true)

@@ -24,8 +24,12 @@ impl Database {
         let id = self.0.sources.catalog().next_stream();
         let stream = Arc::new(create::stream(table, sql, id)?);
         let lifecycle = self.lifecycle()?;
-        self.change(|catalog| catalog.add_stream(Arc::clone(&stream)))?;
-        lifecycle.add_stream(stream).await?;
+        // Ready before it is in the catalog: a stream that can be named takes records.
+        lifecycle.add_stream(Arc::clone(&stream)).await?;
+        if let Err(error) = self.change(|catalog| catalog.add_stream(Arc::clone(&stream))) {
+            lifecycle.remove_stream(stream).await?;
+            return Err(error);
+        }
         Ok(done("CREATE STREAM"))
     }
 }

@@ -6,21 +6,28 @@ use std::{
 };
 
 use datafusion::sql::sqlparser::ast::CreateView;
-use lambic_view::{Definition, ViewVersion};
+use lambic_model::ScalarFunction;
+use lambic_view::{Definition, Planned};
 
-use super::{Database, done, exists};
-use crate::{Error, Outcome, create, error::find_word};
+use super::{Database, building::Reserved, done, exists};
+use crate::{
+    BuiltView, Error, Outcome, create,
+    error::{find_word, undefined_table},
+    sqlstate,
+};
+
+const CREATED: &str = "CREATE MATERIALIZED VIEW";
 
 impl Database {
     pub(super) async fn create_view(&self, view: &CreateView, sql: &str) -> Result<Outcome, Error> {
-        let _one = self.0.changing.lock().await;
         let declared = create::view(view, sql)?;
         let name = declared.name.as_str();
+        let reserved = self.0.building.reserve(name)?;
         let former = self.0.sources.catalog().view(name).cloned();
         if self.names().iter().any(|known| known == name) {
             match &former {
                 Some(_) if view.or_replace => {}
-                Some(_) if view.if_not_exists => return Ok(done("CREATE MATERIALIZED VIEW")),
+                Some(_) if view.if_not_exists => return Ok(done(CREATED)),
                 _ => return Err(exists(name, sql)),
             }
         }
@@ -28,40 +35,168 @@ impl Database {
             .find(&declared.query)
             .map(|byte| sql[..byte].chars().count())
             .unwrap_or(0);
-        let plan = self
-            .plan_view(&declared.query, &[])
-            .await
-            .map_err(|mut error| {
-                error.position = error.position.map(|position| position + at);
-                error
-            })?;
+        let functions = self.functions_in(&declared.query);
+        let planned = self.plan_view(&declared.query, &functions).await;
+        let planned = planned.map_err(|mut error| {
+            error.position = error.position.map(|position| position + at);
+            error
+        })?;
+        let digests = |functions: &[Arc<dyn ScalarFunction>]| {
+            let each = functions.iter();
+            each.map(|function| (function.name().to_owned(), function.digest().to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let functions_now = digests(&self.functions_in(&declared.query));
+        if functions_now != digests(&functions) {
+            let message = "a function that the view calls was deployed meanwhile";
+            return Err(Error::new(sqlstate::SERIALIZATION_FAILURE, message).with_hint("try again"));
+        }
         let definition = Definition {
             name: declared.name.clone(),
-            version: ViewVersion(former.as_ref().map_or(1, |former| former.version.0 + 1)),
-            functions: self.functions_in(&declared.query),
+            version: self.0.sources.catalog().next_version(name),
+            functions: functions_now,
             sql: declared.query,
             batch_every: declared.batch_every,
+            part: None,
         };
+        let broken = self.0.sources.broken().contains_key(name);
         if let Some(former) = &former
             && former.sql == definition.sql
             && former.batch_every == definition.batch_every
             && former.functions == definition.functions
+            && !broken
         {
-            return Ok(done("CREATE MATERIALIZED VIEW"));
+            return Ok(done(CREATED));
         }
-        let lifecycle = self.lifecycle()?;
-        let plan = Arc::new(plan);
-        let built = lifecycle.build_view(&definition, plan).await?;
-        self.change(|catalog| catalog.put_view(definition.clone()))?;
-        built.serve();
-        if let Some(former) = former {
-            lifecycle.drop_view(&former).await?;
-        }
-        Ok(done("CREATE MATERIALIZED VIEW"))
+        self.check_readers(name, &planned)?;
+        self.reserve_inputs(&reserved, &planned, sql)?;
+        let built = self.lifecycle()?.build_view(&definition, planned).await?;
+        self.switch(definition, built, reserved).await?;
+        Ok(done(CREATED))
     }
 
-    /// The functions that `sql` calls, with the digest of their code.
-    fn functions_in(&self, sql: &str) -> BTreeMap<String, String> {
+    /// Makes what was built the view of its name, with the catalog, and keeps the former version.
+    pub(super) async fn switch(
+        &self,
+        definition: Definition,
+        built: Box<dyn BuiltView>,
+        reserved: Reserved,
+    ) -> Result<(), Error> {
+        let database = self.clone();
+        Database::to_the_end(async move {
+            let _one = database.0.changing.lock().await;
+            let lifecycle = database.lifecycle()?;
+            let name = definition.name.to_string();
+            let mut outdated = Vec::new();
+            database.change(|catalog| {
+                outdated = catalog.put_view(definition)?;
+                Ok(())
+            })?;
+            built.serve();
+            database.mend(&name);
+            drop(reserved);
+            for version in outdated {
+                lifecycle.drop_view(&version).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the view reads may not be dropped from here on, and was not dropped before.
+    pub(super) fn reserve_inputs(
+        &self,
+        reserved: &Reserved,
+        planned: &Planned,
+        sql: &str,
+    ) -> Result<(), Error> {
+        let views: &[String] = match planned {
+            Planned::Kept(_) => &[],
+            Planned::Recomputed(plan) => &plan.views,
+        };
+        reserved.reads(planned.streams(), views);
+        for stream in planned.streams() {
+            if self
+                .stream(stream.name.as_str())
+                .is_none_or(|now| now.id != stream.id)
+            {
+                return Err(undefined_table(stream.name.as_str(), sql, &self.names()));
+            }
+        }
+        for name in views {
+            self.served(name, sql)?;
+        }
+        Ok(())
+    }
+
+    /// Views that select from this one must find the columns that they were planned with.
+    pub(super) fn check_readers(&self, name: &str, planned: &Planned) -> Result<(), Error> {
+        let reads_itself = match planned {
+            Planned::Kept(_) => false,
+            Planned::Recomputed(plan) => self.reaches(&plan.views, name),
+        };
+        if reads_itself {
+            let message = format!("view \"{name}\" would select from itself");
+            return Err(Error::new(sqlstate::INVALID_RECURSION, message)
+                .with_hint("WITH RECURSIVE is for queries that select from themselves"));
+        }
+        let views = self.0.sources.serving.views();
+        let Some(former) = views.get(name) else {
+            return Ok(());
+        };
+        let readers: Vec<String> = views
+            .values()
+            .filter(|view| view.views_read().iter().any(|read| read == name))
+            .map(|view| view.definition().name.to_string())
+            .collect();
+        if readers.is_empty() {
+            return Ok(());
+        }
+        let former = former.as_source().schema;
+        let (old, new) = (former.fields(), planned.schema().fields());
+        let same = |a: &arrow::datatypes::FieldRef, b: &arrow::datatypes::FieldRef| {
+            a.name() == b.name() && a.data_type() == b.data_type()
+        };
+        if old.len() == new.len() && old.iter().zip(new).all(|(a, b)| same(a, b)) {
+            return Ok(());
+        }
+        let first = old.iter().zip(new).find(|(a, b)| !same(a, b));
+        let what = match first {
+            Some((a, b)) => format!(
+                "column \"{}\" would become \"{}\" {}",
+                a.name(),
+                b.name(),
+                b.data_type()
+            ),
+            None => format!(
+                "it would have {} columns instead of {}",
+                new.len(),
+                old.len()
+            ),
+        };
+        let message = format!(
+            "view \"{name}\" is read by {}, which could not follow: {what}",
+            readers.join(", ")
+        );
+        Err(Error::new(sqlstate::DEPENDENT_OBJECTS, message)
+            .with_hint("keep the columns as they are, or drop those views first"))
+    }
+
+    /// True if one of the views `from` is `name` or selects from it, however far.
+    fn reaches(&self, from: &[String], name: &str) -> bool {
+        from.iter().any(|view| {
+            view == name
+                || self
+                    .0
+                    .sources
+                    .serving
+                    .view(view)
+                    .is_some_and(|view| self.reaches(view.views_read(), name))
+        })
+    }
+
+    /// The functions that `sql` calls.
+    fn functions_in(&self, sql: &str) -> Vec<Arc<dyn ScalarFunction>> {
         let functions = self
             .0
             .functions
@@ -70,8 +205,6 @@ impl Database {
         let called = functions
             .values()
             .filter(|function| find_word(sql, function.name()).is_some());
-        called
-            .map(|function| (function.name().to_owned(), function.digest().to_owned()))
-            .collect()
+        called.map(Arc::clone).collect()
     }
 }

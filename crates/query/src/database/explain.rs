@@ -7,84 +7,46 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
+use lambic_serving::{RecomputedView, RunSet, Served, ServedView};
+use lambic_view::Class;
+
 use super::{Database, rows};
-use crate::{Error, Outcome, system};
+use crate::{Error, Outcome, ViewInfo, system};
 
 impl Database {
     pub(super) async fn explain_view(&self, name: &str, sql: &str) -> Result<Outcome, Error> {
         self.existing_view(name, sql)?;
-        let served = self
-            .0
-            .sources
-            .serving
-            .view(name)
-            .ok_or_else(|| self.no_view(name, sql))?;
+        let served = self.served(name, sql)?;
         let heads = self.0.sources.reader.pin().heads();
         let info = system::info(&served, &heads);
-        let plan = served.plan();
-        let runs = served.runs();
-        let why = match plan.class {
-            lambic_view::Class::Rows => "filter and project: every record becomes rows of its own",
-            lambic_view::Class::Mergeable => "aggregates whose states merge",
-        };
-        let states = plan
-            .state_schema
-            .fields()
-            .iter()
-            .map(|field| format!("{} {}", field.name(), field.data_type()));
-        let functions = served
-            .definition()
-            .functions
-            .iter()
-            .map(|(name, digest)| format!("{name} {}", &digest[..12.min(digest.len())]));
-        let functions: Vec<String> = functions.collect();
-        let speed: Vec<String> = runs
-            .speed
-            .iter()
-            .map(|run| run.rows().to_string())
-            .collect();
+        let definition = served.definition();
         let mut lines = vec![
             ("view", info.name.clone()),
             ("version", info.version.to_string()),
-            ("class", format!("{} ({why})", info.class)),
-            (
-                "key",
-                if info.key.is_empty() {
-                    "none".to_owned()
-                } else {
-                    info.key.join(", ")
-                },
-            ),
-            ("batch frontier", info.batch_frontier.clone()),
-            ("speed frontier", info.speed_frontier.clone()),
-            (
-                "lag",
-                format!("{} records, read on demand", info.lag_records),
-            ),
-            (
-                "batch run",
-                format!(
-                    "number {}, {} state rows",
-                    runs.batches,
-                    runs.batch.as_ref().map_or(0, |run| run.rows())
-                ),
-            ),
-            (
-                "real-time runs",
-                format!("{} ({} state rows)", speed.len(), speed.join(" + ")),
-            ),
-            (
-                "states",
-                format!(
-                    "{} rows, {} bytes in memory",
-                    info.state_rows, info.state_bytes
-                ),
-            ),
-            ("state columns", states.collect::<Vec<_>>().join(", ")),
-            ("batch every", info.batch_every.clone().unwrap_or_default()),
         ];
+        match &served {
+            Served::Kept(view) => kept(view, &info, &mut lines),
+            Served::Recomputed(view) => recomputed(view, &info, &mut lines),
+        }
+        lines.push(("batch every", info.batch_every.clone().unwrap_or_default()));
+        let functions: Vec<String> = definition
+            .functions
+            .iter()
+            .map(|(name, digest)| format!("{name} {}", &digest[..12.min(digest.len())]))
+            .collect();
         if !functions.is_empty() {
             lines.push(("functions", functions.join(", ")));
+        }
+        let former: Vec<String> = self
+            .0
+            .sources
+            .catalog()
+            .former_versions(name)
+            .iter()
+            .map(|version| version.version.to_string())
+            .collect();
+        if !former.is_empty() {
+            lines.push(("former versions", former.join(", ")));
         }
         lines.push(("select", info.sql.clone()));
         let (names, values): (Vec<&str>, Vec<String>) = lines.into_iter().unzip();
@@ -96,6 +58,96 @@ impl Database {
             ],
         )
     }
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn kept(view: &ServedView, info: &ViewInfo, lines: &mut Lines) {
+    let plan = view.plan();
+    let runs = view.runs();
+    let why = match plan.class {
+        Class::Rows => "filter and project: every record becomes rows of its own",
+        Class::Mergeable => "aggregates whose states merge",
+        Class::Recompute => unreachable!("a kept view has states"),
+    };
+    let states = plan
+        .state_schema
+        .fields()
+        .iter()
+        .map(|field| format!("{} {}", field.name(), field.data_type()));
+    let key = match info.key.is_empty() {
+        true => "none".to_owned(),
+        false => info.key.join(", "),
+    };
+    lines.extend([
+        ("class", format!("{} ({why})", info.class)),
+        ("key", key),
+        ("batch frontier", info.batch_frontier.clone()),
+        ("speed frontier", info.speed_frontier.clone()),
+        (
+            "lag",
+            format!("{} records, read on demand", info.lag_records),
+        ),
+        ("batch run", batch_run(&runs)),
+        ("real-time runs", real_time_runs(&runs)),
+        (
+            "states",
+            format!(
+                "{} rows, {} bytes in memory",
+                info.state_rows, info.state_bytes
+            ),
+        ),
+        ("state columns", states.collect::<Vec<_>>().join(", ")),
+    ]);
+}
+
+fn recomputed(view: &RecomputedView, info: &ViewInfo, lines: &mut Lines) {
+    let plan = view.plan();
+    lines.push((
+        "class",
+        format!(
+            "{} (it has no incremental form: {})",
+            info.class, plan.reason
+        ),
+    ));
+    lines.push(("frontier", info.speed_frontier.clone()));
+    if !plan.views.is_empty() {
+        lines.push(("views", plan.views.join(", ")));
+    }
+    let (rows, bytes) = view.kept();
+    let kept = match (rows, bytes) {
+        (0, 0) => "nothing: the next read runs the SELECT".to_owned(),
+        (rows, bytes) => {
+            format!("{rows} rows of the last run, {bytes} bytes, until an input changes")
+        }
+    };
+    lines.push(("kept", kept));
+    for part in view.parts() {
+        let runs = part.runs();
+        let states: usize = runs.state_rows();
+        lines.push((
+            "part",
+            format!(
+                "an aggregation whose states are kept: {states} rows; batch run {}; real-time runs {}",
+                batch_run(&runs),
+                real_time_runs(&runs)
+            ),
+        ));
+    }
+}
+
+fn batch_run(runs: &RunSet) -> String {
+    let rows = runs.batch.as_ref().map_or(0, |run| run.rows());
+    format!("number {}, {rows} state rows", runs.batches)
+}
+
+fn real_time_runs(runs: &RunSet) -> String {
+    let rows: Vec<String> = runs
+        .speed
+        .iter()
+        .map(|run| run.rows().to_string())
+        .collect();
+    format!("{} ({} state rows)", rows.len(), rows.join(" + "))
 }
 
 pub(super) fn schema() -> SchemaRef {

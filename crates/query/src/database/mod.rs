@@ -1,15 +1,18 @@
 //! Runs statements: one file for each that is ours, `select.rs` for plain SQL.
 
 mod audit;
+mod building;
 mod create_stream;
 mod create_view;
 mod drop;
 mod explain;
 mod insert;
+mod rollback;
 mod select;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    future::Future,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -33,15 +36,18 @@ use datafusion::{
 };
 use lambic_dataset::Reader;
 use lambic_model::{Appender, ScalarFunction, Stream, SystemColumn};
-use lambic_serving::Serving;
-use lambic_view::{Definition, ViewPlan, session, wildcard};
+use lambic_serving::{Served, Serving};
+use lambic_view::{Definition, Planned, session, wildcard};
+
+pub use audit::AuditResult;
+use building::Building;
 
 use crate::{
     Catalog, CatalogError, Error, Lifecycle, Lookup, Outcome, Prepared, Session, ViewInfo, closest,
     error::find_word,
     function::udf,
     pinned::Pinned,
-    provider::{Public, Sources},
+    provider::{Public, Sources, TailOf},
     sqlstate,
     statement::{self, Parsed, Statement},
     system::{self, SystemTable},
@@ -52,6 +58,7 @@ pub struct Parts {
     pub catalog: Catalog,
     pub serving: Serving,
     pub reader: Reader,
+    pub tail_of: TailOf,
     pub appender: Arc<dyn Appender>,
     /// Settings, aggregates and memory for statements.
     pub state: SessionState,
@@ -63,7 +70,6 @@ pub struct Database(Arc<Inner>);
 
 struct Inner {
     context: SessionContext,
-    with_system: Arc<dyn CatalogProviderList>,
     sources: Sources,
     appender: Arc<dyn Appender>,
     lifecycle: RwLock<Option<Arc<dyn Lifecycle>>>,
@@ -71,17 +77,24 @@ struct Inner {
     functions: RwLock<BTreeMap<String, Arc<dyn ScalarFunction>>>,
     /// One change of the catalog at a time.
     changing: tokio::sync::Mutex<()>,
+    building: Building,
 }
 
-fn catalogs(sources: &Sources, with_system: bool) -> Arc<dyn CatalogProviderList> {
+/// A list of catalogs whose schema `public` is this one; other schemas are those of `besides`.
+fn catalogs(public: Public, besides: Option<&dyn CatalogProvider>) -> Arc<dyn CatalogProviderList> {
     let catalog = MemoryCatalogProvider::new();
-    let public = Arc::new(Public {
-        sources: sources.clone(),
-        with_system,
-    });
-    catalog
-        .register_schema(session::SCHEMA, public)
-        .expect("a memory catalog takes schemas");
+    let register = |name: &str, schema| {
+        let registered = catalog.register_schema(name, schema);
+        registered.expect("a memory catalog takes schemas");
+    };
+    register(session::SCHEMA, Arc::new(public));
+    for name in besides.iter().flat_map(|catalog| catalog.schema_names()) {
+        if name != session::SCHEMA
+            && let Some(schema) = besides.and_then(|catalog| catalog.schema(&name))
+        {
+            register(&name, schema);
+        }
+    }
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog(session::CATALOG.to_owned(), Arc::new(catalog));
     Arc::new(catalogs)
@@ -93,18 +106,25 @@ impl Database {
             catalog: Arc::new(RwLock::new(parts.catalog)),
             serving: parts.serving,
             reader: parts.reader,
+            tail_of: parts.tail_of,
+            broken: Arc::default(),
+        };
+        let public = Public {
+            sources: sources.clone(),
+            with_system: false,
+            pinned: None,
         };
         let state = SessionStateBuilder::new_from_existing(parts.state)
-            .with_catalog_list(catalogs(&sources, false))
+            .with_catalog_list(catalogs(public, None))
             .build();
         Database(Arc::new(Inner {
             context: SessionContext::new_with_state(state),
-            with_system: catalogs(&sources, true),
             sources,
             appender: parts.appender,
             lifecycle: RwLock::new(None),
             functions: RwLock::new(BTreeMap::new()),
             changing: tokio::sync::Mutex::new(()),
+            building: Building::default(),
         }))
     }
 
@@ -159,13 +179,22 @@ impl Database {
     }
 
     pub fn views(&self) -> Vec<ViewInfo> {
-        let sources = &self.0.sources;
-        let views = sources.serving.views();
-        let heads = sources.reader.pin().heads();
-        views
-            .iter()
-            .map(|view| system::info(view, &heads))
-            .collect()
+        system::views(&self.0.sources)
+    }
+
+    /// Says of a view of the catalog that it cannot be served, and why; the rest goes on.
+    pub fn set_broken(&self, name: &str, reason: String) {
+        let mut broken = self.broken();
+        broken.insert(name.to_owned(), reason);
+    }
+
+    fn mend(&self, name: &str) {
+        self.broken().remove(name);
+    }
+
+    fn broken(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, String>> {
+        let broken = &self.0.sources.broken;
+        broken.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn names(&self) -> Vec<String> {
@@ -174,17 +203,29 @@ impl Database {
         names
     }
 
+    /// The view as it is served.
+    fn served(&self, name: &str, sql: &str) -> Result<Served, Error> {
+        if let Some(served) = self.0.sources.serving.view(name) {
+            return Ok(served);
+        }
+        match self.0.sources.broken().get(name) {
+            Some(reason) => Err(Error::broken_view(name, reason)),
+            None => Err(self.no_view(name, sql)),
+        }
+    }
+
     /// The rows of one key of a view, values as text by column name.
     pub async fn lookup(&self, view: &str, key: &[(String, String)]) -> Result<Lookup, Error> {
-        let serving = &self.0.sources.serving;
-        let served = serving.view(view).ok_or_else(|| self.no_view(view, ""))?;
-        let runs = served.runs();
-        let heads = self.0.sources.reader.pin().heads();
+        let Served::Kept(served) = self.served(view, "")? else {
+            let message = format!("view \"{view}\" is recomputed when it is read and has no key");
+            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, message)
+                .with_hint("select from it with WHERE"));
+        };
         let key = served.key_from_text(key).map_err(serving_error)?;
-        let answer = served
-            .lookup(&key, &runs, &heads)
-            .await
-            .map_err(serving_error)?;
+        let pinned = Pinned::of_view(&self.0.sources, &served);
+        let state = self.0.context.state();
+        let answer = pinned.read(&served, Some(&key), &state).await;
+        let answer = answer.map_err(|error| Error::from_datafusion(error, "", &[]))?;
         let inputs = served.plan().inputs.iter();
         let frontier =
             inputs.map(|stream| format!("{}@{}", stream.name, answer.frontier.of(stream.id)));
@@ -218,26 +259,39 @@ impl Database {
         }
     }
 
-    /// Makes a function callable from SQL; views created before keep the code that they were created with.
-    pub async fn register_function(&self, function: Arc<dyn ScalarFunction>) -> Result<(), Error> {
-        self.0.context.register_udf(udf(Arc::clone(&function)));
-        let mut functions = self
-            .0
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        functions.insert(function.name().to_owned(), function);
-        Ok(())
+    /// The functions that SQL may call from now on; views created before keep the code that they were
+    /// created with.
+    pub fn set_functions(&self, functions: Vec<Arc<dyn ScalarFunction>>) {
+        let mut known = self.functions_mut();
+        let now: BTreeMap<String, Arc<dyn ScalarFunction>> = functions
+            .into_iter()
+            .map(|function| (function.name().to_owned(), function))
+            .collect();
+        for gone in known.keys().filter(|name| !now.contains_key(*name)) {
+            self.0.context.deregister_udf(gone);
+        }
+        for function in now.values() {
+            self.0.context.register_udf(udf(Arc::clone(function)));
+        }
+        *known = now;
     }
 
-    /// Takes a function out of SQL.
-    pub fn forget_function(&self, name: &str) {
-        self.0.context.deregister_udf(name);
-        self.0
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+    /// True if a function that the view calls has other code by now, or is gone.
+    pub fn calls_former_code(&self, view: &str) -> bool {
+        let functions = self.functions_mut();
+        let catalog = self.0.sources.catalog();
+        catalog.view(view).is_some_and(|view| {
+            view.functions.iter().any(|(name, digest)| {
+                functions.get(name).map(|function| function.digest()) != Some(digest.as_str())
+            })
+        })
+    }
+
+    fn functions_mut(
+        &self,
+    ) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<dyn ScalarFunction>>> {
+        let functions = &self.0.functions;
+        functions.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Plans a view's `SELECT` with `functions` in place of those of the same name.
@@ -245,7 +299,7 @@ impl Database {
         &self,
         sql: &str,
         functions: &[Arc<dyn ScalarFunction>],
-    ) -> Result<ViewPlan, Error> {
+    ) -> Result<Planned, Error> {
         let mut state = self.0.context.state();
         for function in functions {
             use datafusion::logical_expr::registry::FunctionRegistry;
@@ -253,7 +307,9 @@ impl Database {
             registered.map_err(|error| Error::from_datafusion(error, sql, &[]))?;
         }
         let streams = self.streams();
-        ViewPlan::new(sql, &state, &streams)
+        let views = self.0.sources.serving.views();
+        let views: Vec<_> = views.values().map(Served::as_source).collect();
+        Planned::new(sql, &state, &streams, &views)
             .await
             .map_err(|error| self.view_error(error, sql))
     }
@@ -270,40 +326,42 @@ impl Database {
                     .with_hint("store the value with the record instead")
             }
             lambic_view::Error::DataFusion(error) => {
-                Error::from_datafusion(error, sql, &self.view_inputs())
+                Error::from_datafusion(error, sql, &self.0.sources.catalog().names())
             }
             other => Error::internal(other),
         }
     }
 
-    fn view_inputs(&self) -> Vec<String> {
-        self.0
-            .sources
-            .catalog()
-            .streams()
-            .map(|stream| stream.name.to_string())
-            .collect()
-    }
-
     /// A session state pinned to one frontier.
     fn pinned(&self) -> SessionState {
-        let sources = &self.0.sources;
-        let mut state = self.0.context.state();
-        state
-            .config_mut()
-            .set_extension(Arc::new(Pinned::take(&sources.serving, &sources.reader)));
-        state
+        self.pinned_to(Arc::new(Pinned::take(&self.0.sources)), false)
     }
 
     /// The same, in which streams show their system columns if `sql` names one.
     fn pinned_for(&self, sql: &str) -> SessionState {
-        let state = self.pinned();
-        match names_system_column(sql) {
-            false => state,
-            true => SessionStateBuilder::new_from_existing(state)
-                .with_catalog_list(Arc::clone(&self.0.with_system))
-                .build(),
-        }
+        let pinned = Arc::new(Pinned::take(&self.0.sources));
+        self.pinned_to(pinned, names_system_column(sql))
+    }
+
+    fn pinned_to(&self, pinned: Arc<Pinned>, with_system: bool) -> SessionState {
+        let public = Public {
+            sources: self.0.sources.clone(),
+            with_system,
+            pinned: Some(pinned),
+        };
+        let besides = self.0.context.catalog(session::CATALOG);
+        let mut state = self.0.context.state();
+        state.register_catalog_list(catalogs(public, besides.as_deref()));
+        state
+    }
+
+    /// Runs `work` to its end even if whoever asked for it has gone: the catalog and the layers
+    /// change together.
+    async fn to_the_end<T: Send + 'static>(
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = tokio::spawn(work).await;
+        done.unwrap_or_else(|error| Err(Error::internal(error)))
     }
 
     /// Runs one or many statements, in order; the first error ends it.
@@ -405,18 +463,35 @@ impl Database {
     ) -> Result<Outcome, Error> {
         match statement {
             Statement::Empty => Ok(done("")),
-            Statement::CreateStream(table) => self.create_stream(table, sql).await,
+            Statement::CreateStream(table) => {
+                let (database, table, sql) = (self.clone(), table.clone(), sql.to_owned());
+                Database::to_the_end(async move { database.create_stream(&table, &sql).await })
+                    .await
+            }
             Statement::CreateView(view) => self.create_view(view, sql).await,
             Statement::DropStream { names, if_exists } => {
-                self.drop_streams(names, *if_exists, sql).await
+                let (database, names, sql) = (self.clone(), names.clone(), sql.to_owned());
+                let if_exists = *if_exists;
+                Database::to_the_end(
+                    async move { database.drop_streams(&names, if_exists, &sql).await },
+                )
+                .await
             }
             Statement::DropView { names, if_exists } => {
-                self.drop_views(names, *if_exists, sql).await
+                let (database, names, sql) = (self.clone(), names.clone(), sql.to_owned());
+                let if_exists = *if_exists;
+                Database::to_the_end(
+                    async move { database.drop_views(&names, if_exists, &sql).await },
+                )
+                .await
             }
-            Statement::RefreshView(name) => {
-                self.existing_view(name, sql)?;
-                self.lifecycle()?.refresh_view(name).await?;
+            Statement::RefreshView { name, full } => {
+                self.served(name, sql)?;
+                self.lifecycle()?.refresh_view(name, *full).await?;
                 Ok(done("REFRESH MATERIALIZED VIEW"))
+            }
+            Statement::RollbackView { name, version } => {
+                self.rollback_view(name, *version, sql).await
             }
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,

@@ -1,0 +1,95 @@
+//! Views that are being built: building takes long, so the catalog is not locked meanwhile, but nobody
+//! may change what it depends on.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lambic_model::{Stream, StreamId};
+
+use crate::Error;
+
+/// Object in use (Postgres documentation, appendix A).
+const IN_USE: &str = "55006";
+
+#[derive(Debug, Default, Clone)]
+pub struct Building(Arc<Mutex<BTreeMap<String, Reads>>>);
+
+/// What a view that is being built reads.
+#[derive(Debug, Default, Clone)]
+struct Reads {
+    streams: Vec<StreamId>,
+    views: Vec<String>,
+}
+
+/// The name is taken until it is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    building: Building,
+    name: String,
+}
+
+impl Building {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Reads>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn reserve(&self, name: &str) -> Result<Reserved, Error> {
+        let mut building = self.lock();
+        if building.contains_key(name) {
+            return Err(in_use(format!(
+                "\"{name}\" is being created by another statement"
+            )));
+        }
+        building.insert(name.to_owned(), Reads::default());
+        Ok(Reserved {
+            building: self.clone(),
+            name: name.to_owned(),
+        })
+    }
+
+    pub fn check_stream(&self, stream: &Stream) -> Result<(), Error> {
+        self.check(stream.name.as_str(), |reads| {
+            reads.streams.contains(&stream.id)
+        })
+    }
+
+    pub fn check_view(&self, name: &str) -> Result<(), Error> {
+        if self.lock().contains_key(name) {
+            return Err(in_use(format!(
+                "\"{name}\" is being created by another statement"
+            )));
+        }
+        self.check(name, |reads| reads.views.iter().any(|read| read == name))
+    }
+
+    fn check(&self, name: &str, reads_it: impl Fn(&Reads) -> bool) -> Result<(), Error> {
+        match self.lock().iter().find(|(_, reads)| reads_it(reads)) {
+            Some((reader, _)) => Err(in_use(format!(
+                "\"{name}\" is read by view \"{reader}\", which is being created"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn in_use(message: String) -> Error {
+    Error::new(IN_USE, message).with_hint("try again when that is done, or cancel it")
+}
+
+impl Reserved {
+    pub fn reads(&self, streams: &[Arc<Stream>], views: &[String]) {
+        let reads = Reads {
+            streams: streams.iter().map(|stream| stream.id).collect(),
+            views: views.to_vec(),
+        };
+        self.building.lock().insert(self.name.clone(), reads);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.building.lock().remove(&self.name);
+    }
+}

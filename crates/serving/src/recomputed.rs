@@ -1,0 +1,87 @@
+//! A view that is run when it is read, as it is served: its parts, and the rows of the last run.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::record_batch::RecordBatch;
+use lambic_model::Frontiers;
+use lambic_view::{Definition, RecomputePlan};
+
+use crate::ServedView;
+
+/// Rows of at most this size are kept until an input changes.
+pub const KEPT_BYTES_MAX: usize = 64 << 20;
+
+pub struct RecomputedView {
+    definition: Definition,
+    plan: Arc<RecomputePlan>,
+    parts: Vec<Arc<ServedView>>,
+    kept: Mutex<Option<(Standing, Arc<Vec<RecordBatch>>)>>,
+}
+
+/// What rows stand for: the records and the definitions that they were made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub frontier: Frontiers,
+    /// Folders of the views that were read, which are unique among all versions.
+    pub views: Vec<String>,
+}
+
+impl std::fmt::Debug for RecomputedView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecomputedView")
+            .field("definition", &self.definition)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RecomputedView {
+    /// `parts` are in the order of the plan's.
+    pub fn new(
+        definition: Definition,
+        plan: Arc<RecomputePlan>,
+        parts: Vec<Arc<ServedView>>,
+    ) -> RecomputedView {
+        assert_eq!(parts.len(), plan.parts.len(), "every part is served");
+        RecomputedView {
+            definition,
+            plan,
+            parts,
+            kept: Mutex::new(None),
+        }
+    }
+
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    pub fn plan(&self) -> &Arc<RecomputePlan> {
+        &self.plan
+    }
+
+    pub fn parts(&self) -> &[Arc<ServedView>] {
+        &self.parts
+    }
+
+    /// The rows of an earlier run, if nothing that they were made from has changed.
+    pub fn rows_at(&self, standing: &Standing) -> Option<Arc<Vec<RecordBatch>>> {
+        match &*self.kept.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((of, rows)) if of == standing => Some(Arc::clone(rows)),
+            _ => None,
+        }
+    }
+
+    pub fn keep(&self, standing: Standing, rows: Arc<Vec<RecordBatch>>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((standing, rows));
+    }
+
+    /// Rows and bytes that are kept.
+    pub fn kept(&self) -> (usize, usize) {
+        match &*self.kept.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, rows)) => (
+                rows.iter().map(RecordBatch::num_rows).sum(),
+                rows.iter().map(RecordBatch::get_array_memory_size).sum(),
+            ),
+            None => (0, 0),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! From a view's text to its plan.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::{
+    catalog::{
+        CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+        MemorySchemaProvider, SchemaProvider,
+    },
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::LogicalPlan,
+    sql::parser::Statement,
+};
+use lambic_model::{Stream, SystemColumn};
+
+use crate::{
+    Class, Error, RecomputePlan, ViewPlan, ViewSource, session,
+    slot::{SlotTable, SourceTable},
+    split, wildcard,
+};
+
+/// A view's `SELECT`, planned: kept by batch and speed, or run when it is read.
+#[derive(Debug, Clone)]
+pub enum Planned {
+    Kept(Arc<ViewPlan>),
+    Recomputed(Arc<RecomputePlan>),
+}
+
+impl Planned {
+    /// Plans `sql`, one `SELECT`, over `streams` and `views`. `base` brings settings and functions.
+    pub async fn new(
+        sql: &str,
+        base: &SessionState,
+        streams: &[Arc<Stream>],
+        views: &[ViewSource],
+    ) -> Result<Planned, Error> {
+        let (plan, state) = analysed(sql, base, streams, views).await?;
+        match split::split(plan.clone()) {
+            Ok(split) => Ok(Planned::Kept(Arc::new(
+                ViewPlan::of_split(split, &state).await?,
+            ))),
+            Err(Error::NotIncremental { reason, .. }) => {
+                split::check_deterministic(&plan)?;
+                let plan = RecomputePlan::new(plan, reason, views, &state).await?;
+                Ok(Planned::Recomputed(Arc::new(plan)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The columns that readers see.
+    pub fn schema(&self) -> &SchemaRef {
+        match self {
+            Planned::Kept(plan) => &plan.schema,
+            Planned::Recomputed(plan) => &plan.schema,
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        match self {
+            Planned::Kept(plan) => plan.class,
+            Planned::Recomputed(_) => Class::Recompute,
+        }
+    }
+
+    /// All streams that the rows are made from.
+    pub fn streams(&self) -> &[Arc<Stream>] {
+        match self {
+            Planned::Kept(plan) => &plan.inputs,
+            Planned::Recomputed(plan) => &plan.streams,
+        }
+    }
+
+    /// By output column: true if it may come from a randomised sketch.
+    pub fn randomised(&self) -> &[bool] {
+        match self {
+            Planned::Kept(plan) => &plan.randomised,
+            Planned::Recomputed(plan) => &plan.randomised,
+        }
+    }
+}
+
+/// Parses, resolves and types `sql`, but optimises nothing: optimising replaces aggregates by others.
+pub(crate) async fn analysed(
+    sql: &str,
+    base: &SessionState,
+    streams: &[Arc<Stream>],
+    views: &[ViewSource],
+) -> Result<(LogicalPlan, SessionState), Error> {
+    let names_system = SystemColumn::ALL
+        .iter()
+        .any(|column| mentions(sql, column.name()));
+    let state = planning_state(base, streams, views, names_system)?;
+    let mut statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+    if names_system && let Statement::Statement(select) = &mut statement {
+        wildcard::spell_out(select, &|name| {
+            let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;
+            Some(stream.column_names())
+        });
+    }
+    let plan = state.statement_to_plan(statement).await?;
+    let plan = state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})?;
+    Ok((plan, state))
+}
+
+/// The state for planning: streams and views as slots, one partition, nothing else to select from.
+fn planning_state(
+    base: &SessionState,
+    streams: &[Arc<Stream>],
+    views: &[ViewSource],
+    with_system: bool,
+) -> Result<SessionState, Error> {
+    let schema = MemorySchemaProvider::new();
+    for view in views {
+        schema.register_table(view.name.clone(), Arc::new(SourceTable::of_view(view)))?;
+    }
+    for stream in streams {
+        let table = SlotTable::new(Arc::clone(stream), with_system);
+        schema.register_table(stream.name.to_string(), Arc::new(table))?;
+    }
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(session::SCHEMA, Arc::new(schema))?;
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(session::CATALOG.to_owned(), Arc::new(catalog));
+    let config = base.config().clone().with_target_partitions(1);
+    Ok(SessionStateBuilder::new_from_existing(base.clone())
+        .with_config(config)
+        .with_catalog_list(Arc::new(catalogs))
+        .build())
+}
+
+/// True if `word` stands in `sql` outside of other words.
+fn mentions(sql: &str, word: &str) -> bool {
+    sql.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .any(|part| part.eq_ignore_ascii_case(word))
+}
