@@ -4,12 +4,20 @@
 
 use lambic_model::{Stream, StreamName};
 
-use crate::{Deployment, Error, StreamLookup, Trigger};
+use crate::{Deployment, Error, FunctionInfo, StreamLookup, Trigger};
 
 /// Names that begin so belong to the house.
 const SYSTEM_PREFIX: &str = "lambic_";
 const MEMORY_MB_MAX: u32 = 10_240;
 const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
+/// AWS's: 15 minutes.
+const TIMEOUT_MS_MAX: u64 = 900_000;
+/// AWS's: 5 minutes.
+const WINDOW_MS_MAX: u64 = 300_000;
+/// What AWS gives to all functions of an account together.
+pub const CONCURRENCY_MAX: usize = 1_000;
+/// AWS's, of a stream's batches.
+const RETRIES_MAX: u32 = 10_000;
 
 /// The same deployment is refused for the same reason as long as the streams are the same.
 pub fn check(
@@ -24,8 +32,24 @@ pub fn check(
             reason,
         })
     };
-    if deployment.timeout.as_millis() == 0 {
-        return refuse("its timeout is 0; give it at least 1 ms".to_owned());
+    if !(1..=u128::from(TIMEOUT_MS_MAX)).contains(&deployment.timeout.as_millis()) {
+        return refuse(format!(
+            "its timeout must be 1 ms to {} seconds",
+            TIMEOUT_MS_MAX / 1_000
+        ));
+    }
+    if let Some(concurrency) = deployment.concurrency
+        && !(1..=CONCURRENCY_MAX).contains(&concurrency)
+    {
+        return refuse(format!(
+            "its concurrency must be 1 to {CONCURRENCY_MAX}, not {concurrency}"
+        ));
+    }
+    if deployment.retries > RETRIES_MAX {
+        return refuse(format!(
+            "its retries must be 0 to {RETRIES_MAX}, not {}",
+            deployment.retries
+        ));
     }
     if !(1..=MEMORY_MB_MAX).contains(&deployment.memory_mb) {
         return refuse(format!("its memory must be 1 to {MEMORY_MB_MAX} MB"));
@@ -84,6 +108,11 @@ pub fn check(
                 Trigger::BATCH_SIZE_MAX
             ));
         }
+        if trigger.window_ms > WINDOW_MS_MAX {
+            return refuse(format!(
+                "the window of its trigger must be 0 to {WINDOW_MS_MAX} ms"
+            ));
+        }
         find(&trigger.stream)?;
     }
     if let Some(output) = &deployment.output {
@@ -102,4 +131,18 @@ pub fn check(
         }
     }
     Ok(())
+}
+
+/// Brings what an older server took without these bounds within them, so that it runs.
+pub fn clamp(info: &mut FunctionInfo) {
+    info.timeout_ms = info.timeout_ms.clamp(1, TIMEOUT_MS_MAX);
+    info.memory_mb = info.memory_mb.clamp(1, MEMORY_MB_MAX);
+    info.retries = info.retries.min(RETRIES_MAX);
+    info.concurrency = info
+        .concurrency
+        .map(|concurrency| concurrency.clamp(1, CONCURRENCY_MAX));
+    for trigger in &mut info.triggers {
+        trigger.batch_size = trigger.batch_size.clamp(1, Trigger::BATCH_SIZE_MAX);
+        trigger.window_ms = trigger.window_ms.min(WINDOW_MS_MAX);
+    }
 }

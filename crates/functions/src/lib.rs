@@ -80,7 +80,8 @@ impl Functions {
             tasks: Mutex::default(),
             options,
         });
-        for Stored { info, mappings } in stored {
+        for Stored { mut info, mappings } in stored {
+            check::clamp(&mut info);
             let program = match inner.program(&info).await {
                 Ok(program) => program,
                 Err(error) => {

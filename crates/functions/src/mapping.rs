@@ -140,7 +140,7 @@ impl Worker {
         while let Some((part, retry)) = work.pop() {
             let entry = self.inner.entry(self.function.as_str()).ok_or(Stopped)?;
             let attempts_max = if retry || part.records() == 1 {
-                1 + entry.info.retries
+                entry.info.retries.saturating_add(1)
             } else {
                 1
             };
