@@ -4,6 +4,7 @@
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
 //! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
+mod append;
 mod check;
 mod deployment;
 mod entry;
@@ -16,6 +17,8 @@ mod recorder;
 mod records;
 mod registry;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod triggers;
 
 use std::{

@@ -17,8 +17,8 @@ use tracing::{error, warn};
 
 use crate::{
     Inner, Trigger,
+    append::{NotKept, append_patiently},
     entry::{Call, Entry, kind_name},
-    recorder::append_patiently,
     records::{self, DeadLetter, error_message},
     registry::Mapping,
 };
@@ -34,7 +34,8 @@ pub struct Worker {
     pub stop: watch::Receiver<bool>,
 }
 
-struct Stopped;
+/// Of a worker that was asked to stop.
+pub(crate) struct Stopped;
 
 enum Delivery {
     /// The cursor stands at the range's end.
@@ -190,7 +191,7 @@ impl Worker {
                         )),
                         error_type,
                         error_message: message,
-                        attempts: attempts as i32,
+                        attempts: i32::try_from(attempts).unwrap_or(i32::MAX),
                         event: of(part)[0].to_string(),
                     };
                     let stream = self.inner.dead_letter_stream(self.function.as_str());
@@ -312,7 +313,7 @@ impl Worker {
     }
 
     /// Appends and moves the cursor to `end` as one; the inner error says why the log refused it.
-    async fn commit(
+    pub(crate) async fn commit(
         &self,
         writes: Vec<Write>,
         range: OffsetRange,
@@ -334,28 +335,32 @@ impl Worker {
                 frontier: frontier.clone(),
             }],
         };
-        let appended = self
-            .wait(append_patiently(
-                &self.inner.options.log,
-                &append,
-                usize::MAX,
-            ))
-            .await?;
-        Ok(match appended {
+        // Not through `wait`: the worker that follows reads the cursor, so this append must have ended before.
+        let stopped = async { self.stopped().await };
+        let log = &self.inner.options.log;
+        match append_patiently(log, &append, usize::MAX, stopped).await {
             Ok(()) => {
                 *position = frontier;
-                Ok(())
+                Ok(Ok(()))
             }
-            Err(error) => Err(error.to_string()),
-        })
+            Err(NotKept::Refused(error)) => Ok(Err(error.to_string())),
+            Err(NotKept::GivenUp(_)) => Err(Stopped),
+        }
+    }
+
+    /// Ends when this worker is to stop.
+    async fn stopped(&self) {
+        let (mut stop, mut stop_all) = (self.stop.clone(), self.inner.stop.subscribe());
+        tokio::select! {
+            _ = stop.wait_for(|&stopped| stopped) => {}
+            _ = stop_all.wait_for(|&stopped| stopped) => {}
+        }
     }
 
     async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, Stopped> {
-        let (mut stop, mut stop_all) = (self.stop.clone(), self.inner.stop.subscribe());
         tokio::select! {
             biased;
-            _ = stop.wait_for(|&stopped| stopped) => Err(Stopped),
-            _ = stop_all.wait_for(|&stopped| stopped) => Err(Stopped),
+            () = self.stopped() => Err(Stopped),
             done = what => Ok(done),
         }
     }

@@ -19,8 +19,8 @@ use tracing::{error, warn};
 
 use crate::{
     Error, Inner,
+    append::{NotKept, append_patiently},
     entry::{Call, kind_name},
-    recorder::append_patiently,
     records::{self, DeadLetter, QueueRow, error_message},
 };
 
@@ -150,8 +150,15 @@ pub async fn run(inner: Arc<Inner>) {
                 sequence,
             },
         );
-        if let Err(error) = append_patiently(&log, &append, usize::MAX).await {
-            error!(%error, "the end of queued events was refused; they will run again after a restart");
+        let stopped = async {
+            let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
+        };
+        match append_patiently(&log, &append, usize::MAX, stopped).await {
+            Ok(()) => {}
+            Err(NotKept::GivenUp(_)) => return,
+            Err(NotKept::Refused(error)) => {
+                error!(%error, "the end of queued events was refused; they will run again after a restart");
+            }
         }
     }
 }
