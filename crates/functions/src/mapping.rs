@@ -198,7 +198,7 @@ impl Worker {
                     let write = Write {
                         stream: stream.id,
                         partition: None,
-                        batch: records::dead_letters(&stream, &[letter]),
+                        batch: records::dead_letters(&stream, &[&letter]),
                     };
                     if let Err(reason) = self.commit(vec![write], part, part.end, position).await? {
                         error!(function = %self.function, %reason, "a dead letter was refused; the trigger stops here");

@@ -5,7 +5,7 @@
 //! everything from there that has no end is run again: at least once, as in AWS.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -27,6 +27,8 @@ use crate::{
 pub const CURSOR: &str = "functions/async";
 /// Events in memory; more wait in the stream.
 const PENDING_MAX: usize = 1_000;
+/// Ends in one append, with the events of dead letters: well below what the log takes.
+const END_BYTES_MAX: usize = 8 << 20;
 const PARTITION: PartitionId = PartitionId(0);
 
 /// Appends the event durably; returns when it is on disk.
@@ -48,7 +50,7 @@ pub async fn enqueue(
         writes: vec![Write {
             stream: queue.id,
             partition: Some(PARTITION),
-            batch: records::queue(queue, &[row]),
+            batch: records::queue(queue, &[&row]),
         }],
         producer: None,
         cursors: Vec::new(),
@@ -61,6 +63,16 @@ struct Ended {
     offset: u64,
     row: QueueRow,
     dead_letter: Option<DeadLetter>,
+    /// Its dead letter goes to the house's stream, since its function's own refused it.
+    to_house: bool,
+}
+
+impl Ended {
+    /// About what it takes in an append.
+    fn bytes(&self) -> usize {
+        let letter = self.dead_letter.as_ref();
+        512 + letter.map_or(0, |letter| letter.event.len() + letter.error_message.len())
+    }
 }
 
 /// Runs until the service stops.
@@ -84,7 +96,7 @@ pub async fn run(inner: Arc<Inner>) {
     };
     let producer = format!("functions/async/{}", uuid::Uuid::now_v7());
     let mut sequence = 0;
-    let mut pending = BTreeMap::new();
+    let mut pending = BTreeSet::new();
     let turns = Arc::new(Semaphore::new(inner.options.async_max.max(1)));
     let (ends, mut ended) = mpsc::channel::<Ended>(PENDING_MAX);
     loop {
@@ -111,7 +123,7 @@ pub async fn run(inner: Arc<Inner>) {
             };
             for (offset, row) in (position.0..).zip(batches.iter().flat_map(records::queue_rows)) {
                 if row.state == "queued" && !known_ended.remove(&row.request_id) {
-                    pending.insert(offset, row.request_id.clone());
+                    pending.insert(offset);
                     tokio::spawn(work(
                         inner.clone(),
                         offset,
@@ -134,33 +146,65 @@ pub async fn run(inner: Arc<Inner>) {
             }
             _ = ended.recv_many(&mut batch, 256) => {}
         }
-        for end in &batch {
-            pending.remove(&end.offset);
-        }
-        let cursor = pending
-            .first_key_value()
-            .map_or(position, |(&offset, _)| Offset(offset));
-        sequence += 1;
-        let append = end_append(
-            &inner,
-            batch,
-            cursor,
-            Producer {
+        let mut parts = parts(batch, END_BYTES_MAX);
+        while let Some(part) = parts.pop() {
+            for end in &part {
+                pending.remove(&end.offset);
+            }
+            let cursor = pending.first().map_or(position, |&offset| Offset(offset));
+            sequence += 1;
+            let producer = Producer {
                 id: producer.clone(),
                 sequence,
-            },
-        );
-        let stopped = async {
-            let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
-        };
-        match append_patiently(&log, &append, usize::MAX, stopped).await {
-            Ok(()) => {}
-            Err(NotKept::GivenUp(_)) => return,
-            Err(NotKept::Refused(error)) => {
-                error!(%error, "the end of queued events was refused; they will run again after a restart");
+            };
+            let append = end_append(&inner, &part, cursor, producer);
+            let stopped = async {
+                let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
+            };
+            let refused = match append_patiently(&log, &append, usize::MAX, stopped).await {
+                Ok(()) => continue,
+                Err(NotKept::GivenUp(_)) => return,
+                Err(NotKept::Refused(error)) => error,
+            };
+            // Nothing of them is kept, so the cursor must not pass them.
+            pending.extend(part.iter().map(|end| end.offset));
+            match smaller(part) {
+                Ok(smaller) => parts.extend(smaller),
+                Err(end) => error!(request_id = end.row.request_id, error = %refused,
+                    "the end of a queued event was refused; it runs again after a restart"),
             }
         }
     }
+}
+
+/// Cuts ends into parts of about `bytes_max`, at least one each.
+fn parts(ended: Vec<Ended>, bytes_max: usize) -> Vec<Vec<Ended>> {
+    let mut parts = Vec::new();
+    let mut bytes = usize::MAX;
+    for end in ended {
+        bytes = bytes.saturating_add(end.bytes());
+        if bytes > bytes_max {
+            bytes = end.bytes();
+            parts.push(Vec::new());
+        }
+        parts.last_mut().expect("the first end opens one").push(end);
+    }
+    parts
+}
+
+/// What to try after the log refused `ended`: its halves; or, for one alone, the house's stream of dead letters
+/// instead of the function's own. If that was refused too, the end is given back.
+fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Ended> {
+    if ended.len() > 1 {
+        let second = ended.split_off(ended.len() / 2);
+        return Ok(vec![second, ended]);
+    }
+    let mut end = ended.pop().expect("no part is empty");
+    if end.dead_letter.is_none() || end.to_house {
+        return Err(end);
+    }
+    end.to_house = true;
+    Ok(vec![vec![end]])
 }
 
 /// Ids of events that ended at or after `position`.
@@ -185,20 +229,24 @@ fn ended_since(inner: &Inner, position: Offset) -> Result<HashSet<String>, lambi
     Ok(ended)
 }
 
-fn end_append(inner: &Inner, ended: Vec<Ended>, cursor: Offset, producer: Producer) -> Append {
+fn end_append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer) -> Append {
     let queue = &inner.options.streams.queue;
     let mut rows = Vec::new();
-    let mut letters: BTreeMap<_, (_, Vec<DeadLetter>)> = BTreeMap::new();
+    let mut letters: BTreeMap<_, (_, Vec<&DeadLetter>)> = BTreeMap::new();
     for end in ended {
-        if let Some(letter) = end.dead_letter {
-            let stream = inner.dead_letter_stream(&letter.function);
+        if let Some(letter) = &end.dead_letter {
+            let stream = if end.to_house {
+                inner.options.streams.dead_letters.clone()
+            } else {
+                inner.dead_letter_stream(&letter.function)
+            };
             letters
                 .entry(stream.id)
                 .or_insert_with(|| (stream, Vec::new()))
                 .1
                 .push(letter);
         }
-        rows.push(end.row);
+        rows.push(&end.row);
     }
     let mut writes = vec![Write {
         stream: queue.id,
@@ -283,6 +331,7 @@ async fn work(
     let state = if failure.is_some() { "dead" } else { "done" };
     let ended = Ended {
         offset,
+        to_house: false,
         dead_letter: failure.map(|(error_type, error_message)| DeadLetter {
             at_us,
             function: row.function.clone(),
@@ -291,7 +340,7 @@ async fn work(
             source: None,
             error_type,
             error_message,
-            attempts: attempt as i32,
+            attempts: i32::try_from(attempt).unwrap_or(i32::MAX),
             event,
         }),
         row: QueueRow {
@@ -303,4 +352,58 @@ async fn work(
     };
     // Fails only when the service has stopped: the event runs again.
     let _ = ends.send(ended).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(event_bytes: usize) -> Ended {
+        Ended {
+            offset: 0,
+            row: QueueRow {
+                at_us: 0,
+                request_id: String::new(),
+                function: String::new(),
+                state: "dead".to_owned(),
+                event: None,
+            },
+            dead_letter: Some(DeadLetter {
+                at_us: 0,
+                function: String::new(),
+                request_id: String::new(),
+                kind: "async",
+                source: None,
+                error_type: String::new(),
+                error_message: String::new(),
+                attempts: 1,
+                event: "x".repeat(event_bytes),
+            }),
+            to_house: false,
+        }
+    }
+
+    #[test]
+    fn ends_are_cut_by_bytes() {
+        for (events, expected) in [
+            (vec![], vec![]),
+            (vec![5_000], vec![1]),
+            (vec![100, 100, 100], vec![3]),
+            (vec![1_000, 1_000, 1_000], vec![2, 1]),
+            (vec![9_000, 10, 9_000, 10, 20], vec![1, 1, 1, 2]),
+        ] {
+            let parts = parts(events.iter().copied().map(ended).collect(), 4_000);
+            let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
+            assert_eq!(lengths, expected, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_tried_in_halves_then_in_the_house() {
+        let halves = smaller((0..3).map(ended).collect()).ok().unwrap();
+        assert_eq!(halves.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        let mut alone = smaller(vec![ended(0)]).ok().unwrap();
+        assert!(alone[0][0].to_house);
+        assert!(smaller(alone.remove(0)).is_err());
+    }
 }

@@ -15,6 +15,9 @@ use lambic_model::{OffsetRange, Stream, SystemColumn};
 use lambic_sandbox::LogLine;
 use serde_json::{Map, Value, json};
 
+/// Longer messages are cut.
+const ERROR_MESSAGE_BYTES_MAX: usize = 32 << 10;
+
 /// One element of an event's `Records` for each record, in order. `batches` have the system columns.
 pub fn to_events(
     stream: &Stream,
@@ -235,7 +238,7 @@ pub struct DeadLetter {
     pub event: String,
 }
 
-pub fn dead_letters(stream: &Stream, rows: &[DeadLetter]) -> RecordBatch {
+pub fn dead_letters(stream: &Stream, rows: &[&DeadLetter]) -> RecordBatch {
     batch(
         stream,
         vec![
@@ -264,7 +267,7 @@ pub struct QueueRow {
     pub event: Option<String>,
 }
 
-pub fn queue(stream: &Stream, rows: &[QueueRow]) -> RecordBatch {
+pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
     batch(
         stream,
         vec![
@@ -308,12 +311,23 @@ fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
 
-/// `errorMessage` of an error object.
+/// `errorMessage` of an error object, cut where it is longer than a message needs to be: hundreds of them stand in
+/// one append, and a function may answer megabytes.
 pub fn error_message(payload: &[u8]) -> String {
-    serde_json::from_slice::<Value>(payload)
+    let message = serde_json::from_slice::<Value>(payload)
         .ok()
         .and_then(|error| error.get("errorMessage")?.as_str().map(str::to_owned))
-        .unwrap_or_else(|| String::from_utf8_lossy(payload).into_owned())
+        .unwrap_or_else(|| String::from_utf8_lossy(payload).into_owned());
+    shortened(message, ERROR_MESSAGE_BYTES_MAX)
+}
+
+fn shortened(mut text: String, bytes_max: usize) -> String {
+    let bytes = text.len();
+    if bytes > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push_str(&format!("… ({bytes} bytes in all)"));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -378,6 +392,19 @@ mod tests {
                 .map(|answer| (answer.output.len(), answer.failed));
             assert_eq!(found, expected.map_err(str::to_owned), "{answer}");
         }
+    }
+
+    #[test]
+    fn long_messages_are_cut() {
+        assert_eq!(error_message(br#"{"errorMessage":"no"}"#), "no");
+        assert_eq!(error_message(b"plain"), "plain");
+        // `ä` has two bytes: the cut must not go through one.
+        let long = error_message(format!("x{}", "ä".repeat(1 << 20)).as_bytes());
+        assert_eq!(
+            long.len(),
+            ERROR_MESSAGE_BYTES_MAX - 1 + "… (2097153 bytes in all)".len()
+        );
+        assert!(long.ends_with("ä… (2097153 bytes in all)"));
     }
 
     #[test]

@@ -4,11 +4,18 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use lambic_base::{Clock, SystemClock};
 use lambic_log::Log;
-use lambic_model::{Frontier, FunctionName, Offset, OffsetRange, PartitionId, StreamId};
+use lambic_model::{
+    Append, Frontier, FunctionName, Offset, OffsetRange, PartitionId, Stream, StreamId, Write,
+};
 use tokio::sync::watch;
 
 use crate::{
-    Functions, Options, SystemStreams, Trigger, mapping::Worker, registry::Mapping, system_streams,
+    Functions, Options, SystemStreams, Trigger,
+    mapping::Worker,
+    queue,
+    records::{self, QueueRow},
+    registry::Mapping,
+    system_streams,
 };
 
 /// A clock of the log at which its writer waits while it is closed: every append asks for the time.
@@ -63,6 +70,56 @@ impl House {
         let options = Options::new(dir, self.log.clone(), self.system.clone(), lookup);
         Functions::open(options).await.unwrap()
     }
+
+    /// Queues an event of a function that does not exist: it becomes a dead letter at once.
+    async fn enqueue(&self, event: String) {
+        let row = QueueRow {
+            at_us: 0,
+            request_id: uuid::Uuid::new_v4().to_string(),
+            function: "gone".to_owned(),
+            state: "queued".to_owned(),
+            event: Some(event),
+        };
+        let queue = &self.system.queue;
+        let append = Append {
+            writes: vec![Write {
+                stream: queue.id,
+                partition: None,
+                batch: records::queue(queue, &[&row]),
+            }],
+            ..Append::default()
+        };
+        self.log.append(append).await.unwrap();
+    }
+
+    /// Waits until the stream holds `records`.
+    async fn wait_for(&self, stream: &Stream, records: u64) {
+        let mut commits = self.log.commits();
+        let all = async {
+            while self.log.snapshot().head(stream.id).records() < records {
+                commits.changed().await.unwrap();
+            }
+        };
+        let bound = std::time::Duration::from_secs(60);
+        let waited = tokio::time::timeout(bound, all).await;
+        waited.unwrap_or_else(|_| panic!("{} lacks records", stream.name));
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_that_do_not_fit_into_one_append_are_all_kept() {
+    let house = House::open(|log| log.append_bytes_max = 64 << 10);
+    for n in 0..8 {
+        house
+            .enqueue(format!("\"{n}{}\"", "x".repeat(20 << 10)))
+            .await;
+    }
+    let functions = house.functions().await;
+    house.wait_for(&house.system.dead_letters, 8).await;
+    house.wait_for(&house.system.queue, 16).await;
+    functions.close().await;
+    let cursor = house.log.cursor(queue::CURSOR).unwrap();
+    assert!(cursor.frontier.0[0] >= Offset(8), "{cursor:?}");
 }
 
 /// The worker that follows reads the cursor: it must not move after that.
