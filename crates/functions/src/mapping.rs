@@ -3,6 +3,9 @@
 //! The position is a cursor of the log. What the function returns for the output stream is appended in the same
 //! atomic append that moves the cursor: either both are kept or neither. A batch that keeps failing is cut in
 //! halves until the record that fails stands alone; it becomes a dead letter, and the cursor moves on.
+//!
+//! A partial batch response keeps nothing at or behind the first failure. Output does not say which record it
+//! comes from, so where a response has both, the records before the failure are delivered once more without it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,6 +45,9 @@ enum Delivery {
     Done,
     /// The cursor stands at this offset, the first that failed.
     Until(Offset),
+    /// Nothing is kept: there is output, and nobody can tell which of it belongs before this offset, the first
+    /// that failed. What stands before is delivered alone.
+    Apart(Offset),
     Failed {
         error_type: String,
         message: String,
@@ -157,6 +163,22 @@ impl Worker {
                     },
                     true,
                 )),
+                Delivery::Apart(failed) => {
+                    work.push((
+                        OffsetRange {
+                            first: failed,
+                            ..part
+                        },
+                        true,
+                    ));
+                    work.push((
+                        OffsetRange {
+                            end: failed,
+                            ..part
+                        },
+                        true,
+                    ));
+                }
                 Delivery::Failed { .. } if part.records() > 1 => {
                     let middle = part.first.plus(part.records() / 2);
                     work.push((
@@ -303,6 +325,11 @@ impl Worker {
                 }),
                 Err(reason) => return bad(reason),
             }
+        }
+        if let Some(failed) = answer.failed
+            && !writes.is_empty()
+        {
+            return Ok(Ok(Delivery::Apart(Offset(failed))));
         }
         let end = answer.failed.map_or(range.end, Offset);
         match self.commit(writes, range, end, position).await? {
