@@ -72,7 +72,7 @@ impl Functions {
         let stored = registry.load()?;
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
         let inner = Arc::new(Inner {
-            registry,
+            registry: registry.clone(),
             wasm,
             isolation: OnceCell::new(),
             entries: RwLock::default(),
@@ -85,6 +85,10 @@ impl Functions {
         });
         for Stored { mut info, mappings } in stored {
             check::clamp(&mut info);
+            // Servers before this one did not.
+            if !registry.has_limits(&info.digest) {
+                registry.keep_limits(&info)?;
+            }
             let program = match inner.program(&info).await {
                 Ok(program) => program,
                 Err(error) => {
@@ -167,7 +171,11 @@ impl Functions {
             mappings: mappings.clone(),
         };
         let registry = inner.registry.clone();
-        blocking(move || registry.save(&stored)).await?;
+        blocking(move || {
+            registry.keep_limits(&stored.info)?;
+            registry.save(&stored)
+        })
+        .await?;
         let entry = Arc::new(Entry::new(info.clone(), mappings, program, &inner.options));
         if let Some(environment) = warm {
             entry.keep_warm(environment);
@@ -272,16 +280,37 @@ impl Functions {
             .collect()
     }
 
+    /// Code that was deployed, with the limits that it had.
     fn module_of(&self, digest: &str) -> Option<wasm::Module> {
         if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
-        let path = self.0.registry.code_dir(digest).join("function.wasm");
-        let code = std::fs::read(path).ok()?;
-        self.0
+        let inner = &self.0;
+        let limits = inner.registry.limits(digest);
+        let limits = wasm_limits(
+            limits.timeout_ms,
+            limits.memory_mb,
+            inner.options.log_bytes_max,
+        );
+        let path = inner.registry.code_dir(digest).join("function.wasm");
+        let code = match std::fs::read(&path) {
+            Ok(code) => code,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::error!(digest, %error, "former code cannot be read");
+                return None;
+            }
+        };
+        // Before it is compiled, so that damaged code never gets into the cache of compiled code.
+        if registry::digest_of(&code) != digest {
+            tracing::error!(digest, path = %path.display(),
+                "former code is damaged: its content is not what was deployed; put the file back from a backup");
+            return None;
+        }
+        inner
             .wasm
-            .load(&code, limits(3_000, 128, self.0.options.log_bytes_max))
-            .inspect_err(|error| tracing::warn!(digest, %error, "former code does not load"))
+            .load(&code, limits)
+            .inspect_err(|error| tracing::error!(digest, %error, "former code does not load"))
             .ok()
     }
 
@@ -417,7 +446,7 @@ impl Inner {
         let log_bytes_max = self.options.log_bytes_max;
         match info.runtime {
             Runtime::Wasm => {
-                let limits = limits(info.timeout_ms, info.memory_mb, log_bytes_max);
+                let limits = wasm_limits(info.timeout_ms, info.memory_mb, log_bytes_max);
                 let (wasm, path) = (self.wasm.clone(), code_dir.join("function.wasm"));
                 let module = blocking(move || {
                     let code = std::fs::read(&path).map_err(Error::io("read", &path))?;
@@ -507,7 +536,7 @@ async fn reap(inner: Arc<Inner>) {
     }
 }
 
-fn limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::Limits {
+fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::Limits {
     wasm::Limits {
         timeout: Duration::from_millis(timeout_ms),
         memory_mb,
