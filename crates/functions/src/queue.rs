@@ -77,26 +77,15 @@ impl Ended {
 
 /// Runs until the service stops.
 pub async fn run(inner: Arc<Inner>) {
-    let queue = inner.options.streams.queue.clone();
     let log = inner.options.log.clone();
     let mut stop = inner.stop.subscribe();
     let mut commits = log.commits();
-    let start = log.snapshot().start(queue.id).offset(PARTITION);
-    let mut position = log
-        .cursor(CURSOR)
-        .filter(|cursor| cursor.stream == queue.id)
-        .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
-        .max(start);
-    let mut known_ended = match ended_since(&inner, position) {
-        Ok(ended) => ended,
-        Err(error) => {
-            error!(%error, "queued events cannot be read; they will be after a restart");
-            return;
-        }
-    };
+    let mut intake = Intake::new(&inner);
+    let wait_max = inner.options.retry_wait_max;
+    let mut waits = Backoff::new(inner.options.retry_wait, wait_max, 0);
+    let mut retry_at: Option<tokio::time::Instant> = None;
     let producer = format!("functions/async/{}", uuid::Uuid::now_v7());
     let mut sequence = 0;
-    let mut pending = BTreeSet::new();
     let turns = Arc::new(Semaphore::new(inner.options.async_max.max(1)));
     let (ends, mut ended) = mpsc::channel::<Ended>(PENDING_MAX);
     loop {
@@ -104,40 +93,32 @@ pub async fn run(inner: Arc<Inner>) {
             return;
         }
         commits.borrow_and_update();
-        let snapshot = log.snapshot();
-        let head = snapshot.head(queue.id).offset(PARTITION);
-        while position < head && pending.len() < PENDING_MAX {
-            let room = (PENDING_MAX - pending.len()) as u64;
-            let end = position.plus(room).min(head);
-            let range = OffsetRange {
-                partition: PARTITION,
-                first: position,
-                end,
+        if retry_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
+            let begin = |offset, row| {
+                let work = work(inner.clone(), offset, row, turns.clone(), ends.clone());
+                tokio::spawn(work);
             };
-            let batches = match snapshot.read(queue.id, range) {
-                Ok(batches) => batches,
+            retry_at = match intake.take(&inner, begin) {
+                Ok(()) => {
+                    waits.reset();
+                    None
+                }
                 Err(error) => {
-                    error!(%error, "queued events cannot be read; they will be after a restart");
-                    return;
+                    error!(%error, "queued events cannot be read; it is tried again");
+                    Some(tokio::time::Instant::now() + waits.next().unwrap_or(wait_max))
                 }
             };
-            for (offset, row) in (position.0..).zip(batches.iter().flat_map(records::queue_rows)) {
-                if row.state == "queued" && !known_ended.remove(&row.request_id) {
-                    pending.insert(offset);
-                    tokio::spawn(work(
-                        inner.clone(),
-                        offset,
-                        row,
-                        turns.clone(),
-                        ends.clone(),
-                    ));
-                }
-            }
-            position = end;
         }
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let mut batch = Vec::new();
         tokio::select! {
             _ = stop.changed() => return,
+            () = retry => continue,
             changed = commits.changed() => {
                 if changed.is_err() {
                     return;
@@ -148,31 +129,112 @@ pub async fn run(inner: Arc<Inner>) {
         }
         let mut parts = parts(batch, END_BYTES_MAX);
         while let Some(part) = parts.pop() {
-            for end in &part {
-                pending.remove(&end.offset);
-            }
-            let cursor = pending.first().map_or(position, |&offset| Offset(offset));
             sequence += 1;
             let producer = Producer {
                 id: producer.clone(),
                 sequence,
             };
-            let append = end_append(&inner, &part, cursor, producer);
+            let append = end_append(&inner, &part, intake.cursor_without(&part), producer);
             let stopped = async {
                 let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
             };
             let refused = match append_patiently(&log, &append, usize::MAX, stopped).await {
-                Ok(()) => continue,
+                Ok(()) => {
+                    intake.end(&part);
+                    continue;
+                }
                 Err(NotKept::GivenUp(_)) => return,
                 Err(NotKept::Refused(error)) => error,
             };
-            // Nothing of them is kept, so the cursor must not pass them.
-            pending.extend(part.iter().map(|end| end.offset));
+            // Nothing of them is kept: they stay pending, so the cursor does not pass them.
             match smaller(part) {
                 Ok(smaller) => parts.extend(smaller),
                 Err(end) => error!(request_id = end.row.request_id, error = %refused,
                     "the end of a queued event was refused; it runs again after a restart"),
             }
+        }
+    }
+}
+
+/// Which events of the stream were taken in, and have not ended.
+struct Intake {
+    /// The next record of the stream to look at.
+    position: Offset,
+    /// Events that ended before this start, from the cursor on; `None` until they could be read.
+    known_ended: Option<HashSet<String>>,
+    pending: BTreeSet<u64>,
+}
+
+impl Intake {
+    fn new(inner: &Inner) -> Intake {
+        let (log, queue) = (&inner.options.log, inner.options.streams.queue.id);
+        let start = log.snapshot().start(queue).offset(PARTITION);
+        Intake {
+            position: log
+                .cursor(CURSOR)
+                .filter(|cursor| cursor.stream == queue)
+                .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
+                .max(start),
+            known_ended: None,
+            pending: BTreeSet::new(),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.len() < PENDING_MAX
+    }
+
+    /// Begins events while there is room for them. After an error it goes on where it stopped.
+    fn take(
+        &mut self,
+        inner: &Inner,
+        mut begin: impl FnMut(u64, QueueRow),
+    ) -> Result<(), lambic_log::Error> {
+        let queue = inner.options.streams.queue.id;
+        if self.known_ended.is_none() {
+            self.known_ended = Some(ended_since(inner, self.position)?);
+        }
+        let snapshot = inner.options.log.snapshot();
+        let head = snapshot.head(queue).offset(PARTITION);
+        while self.has_room() && self.position < head {
+            let range = OffsetRange {
+                partition: PARTITION,
+                first: self.position,
+                end: self.position.plus(PENDING_MAX as u64).min(head),
+            };
+            for batches in snapshot.read_chunks(queue, range, 1) {
+                for row in batches?.iter().flat_map(records::queue_rows) {
+                    self.take_row(row, &mut begin);
+                }
+                if !self.has_room() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_row(&mut self, row: QueueRow, begin: &mut impl FnMut(u64, QueueRow)) {
+        let offset = self.position.0;
+        self.position = self.position.plus(1);
+        let known_ended = self.known_ended.get_or_insert_default();
+        if row.state == "queued" && !known_ended.remove(&row.request_id) {
+            self.pending.insert(offset);
+            begin(offset, row);
+        }
+    }
+
+    /// Where the cursor stands once `ended` are kept: at the oldest event that has not ended.
+    fn cursor_without(&self, ended: &[Ended]) -> Offset {
+        let ended: HashSet<u64> = ended.iter().map(|end| end.offset).collect();
+        let mut left = self.pending.iter();
+        left.find(|offset| !ended.contains(offset))
+            .map_or(self.position, |&offset| Offset(offset))
+    }
+
+    fn end(&mut self, ended: &[Ended]) {
+        for end in ended {
+            self.pending.remove(&end.offset);
         }
     }
 }

@@ -67,7 +67,8 @@ impl House {
     async fn functions(&self) -> Functions {
         let lookup = Arc::new(|_: &str| None);
         let dir = self.dir.path().join("functions");
-        let options = Options::new(dir, self.log.clone(), self.system.clone(), lookup);
+        let mut options = Options::new(dir, self.log.clone(), self.system.clone(), lookup);
+        options.retry_wait = std::time::Duration::from_millis(5);
         Functions::open(options).await.unwrap()
     }
 
@@ -120,6 +121,48 @@ async fn dead_letters_that_do_not_fit_into_one_append_are_all_kept() {
     functions.close().await;
     let cursor = house.log.cursor(queue::CURSOR).unwrap();
     assert!(cursor.frontier.0[0] >= Offset(8), "{cursor:?}");
+}
+
+/// A disk may fail for a moment: queued events wait for it, and need no restart.
+#[tokio::test]
+async fn the_queue_goes_on_after_it_could_not_be_read() {
+    let house = House::open(|log| log.cache_bytes_max = 0);
+    house.enqueue("\"event\"".to_owned()).await;
+    let segment = std::fs::read_dir(house.dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let whole = std::fs::read(&segment).unwrap();
+    // In place: the log holds the file open.
+    let write = |bytes: &[u8]| {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&segment)
+            .unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+    };
+    let at = whole
+        .windows(7)
+        .position(|bytes| bytes == b"\"event\"")
+        .unwrap();
+    let mut damaged = whole.clone();
+    damaged[at + 1] = b'E';
+    write(&damaged[..at + 2]);
+    let functions = house.functions().await;
+    // On this single thread the queue has its turn, and fails, before this goes on.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        house.log.snapshot().head(house.system.queue.id).records(),
+        1
+    );
+    write(&whole[..at + 2]);
+    house.wait_for(&house.system.dead_letters, 1).await;
+    functions.close().await;
 }
 
 /// The worker that follows reads the cursor: it must not move after that.
