@@ -14,7 +14,7 @@ use lambic_model::{
     Append, Cursor, Frontier, FunctionName, InvocationKind, Offset, OffsetRange, Outcome,
     PartitionId, Producer, Stream, Write,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
@@ -119,18 +119,22 @@ impl Worker {
         }
     }
 
-    /// Brings the cursor to the end of `range`, whatever the function does.
+    /// Brings the cursor to the end of `range`, or of what of it fits into one event, whatever the function does.
     async fn process(
         &self,
         snapshot: &lambic_log::Snapshot,
         range: OffsetRange,
         position: &mut Frontier,
     ) -> Result<(), Stopped> {
-        let events = match snapshot
-            .read(self.stream.id, range)
-            .map_err(|error| error.to_string())
-            .and_then(|batches| records::to_events(&self.stream, range, &batches))
-        {
+        // One batch at a time: ten thousand records may be any size.
+        let batches = snapshot
+            .read_chunks(self.stream.id, range, 1)
+            .flat_map(|batches| match batches {
+                Ok(batches) => batches.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error.to_string())],
+            });
+        let bytes_max = self.inner.options.payload_bytes_max;
+        let events = match records::to_events(&self.stream, range, batches, bytes_max) {
             Ok(events) => events,
             Err(reason) => {
                 error!(function = %self.function, stream = %self.stream.name, %reason,
@@ -139,6 +143,10 @@ impl Worker {
                     .wait(tokio::time::sleep(self.inner.options.retry_wait))
                     .await;
             }
+        };
+        let range = OffsetRange {
+            end: range.first.plus(events.len() as u64),
+            ..range
         };
         let of = |part: OffsetRange| {
             &events[part.first.since(range.first) as usize..part.end.since(range.first) as usize]
@@ -214,33 +222,63 @@ impl Worker {
                         error_type,
                         error_message: message,
                         attempts: i32::try_from(attempts).unwrap_or(i32::MAX),
-                        event: of(part)[0].to_string(),
+                        event: of(part)[0].clone(),
                     };
-                    let stream = self.inner.dead_letter_stream(self.function.as_str());
-                    let write = Write {
-                        stream: stream.id,
-                        partition: None,
-                        batch: records::dead_letters(&stream, &[&letter]),
-                    };
-                    if let Err(reason) = self.commit(vec![write], part, part.end, position).await? {
-                        error!(function = %self.function, %reason, "a dead letter was refused; the trigger stops here");
-                        return Err(Stopped);
-                    }
+                    self.keep_dead_letter(letter, part, position).await?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Appends the dead letter and moves the cursor behind its record.
+    async fn keep_dead_letter(
+        &self,
+        mut letter: DeadLetter,
+        part: OffsetRange,
+        position: &mut Frontier,
+    ) -> Result<(), Stopped> {
+        let own = self.inner.dead_letter_stream(self.function.as_str());
+        let house = &self.inner.options.streams.dead_letters;
+        let mut refused = String::new();
+        // What a stream of the user's refuses, the house's takes; and the record itself stays in its stream, so
+        // that a letter without it loses nothing.
+        for (stream, with_event) in [(&own, true), (house, true), (house, false)] {
+            if !with_event {
+                letter.event = json!({
+                    "eventSource": "lambic:stream",
+                    "stream": self.stream.name.as_str(),
+                    "partition": part.partition.0,
+                    "offset": part.first.0,
+                    "data": null,
+                    "leftOut": format!("{} bytes", letter.event.len()),
+                })
+                .to_string();
+            }
+            let write = Write {
+                stream: stream.id,
+                partition: None,
+                batch: records::dead_letters(stream, &[&letter]),
+            };
+            match self.commit(vec![write], part, part.end, position).await? {
+                Ok(()) => return Ok(()),
+                Err(reason) => refused = reason,
+            }
+        }
+        error!(function = %self.function, reason = refused,
+            "a dead letter was refused; the trigger stops here");
+        Err(Stopped)
+    }
+
     async fn deliver(
         &self,
         entry: &Entry,
         range: OffsetRange,
-        events: &[Value],
+        events: &[String],
         position: &mut Frontier,
         attempts_max: u32,
     ) -> Result<Delivery, Stopped> {
-        let payload = json!({ "Records": events }).to_string().into_bytes();
+        let payload = records::payload(events);
         let mut waits = Backoff::new(
             self.inner.options.retry_wait,
             self.inner.options.retry_wait_max,

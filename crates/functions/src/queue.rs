@@ -5,7 +5,7 @@
 //! everything from there that has no end is run again: at least once, as in AWS.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
@@ -27,6 +27,8 @@ use crate::{
 pub const CURSOR: &str = "functions/async";
 /// Events in memory; more wait in the stream.
 const PENDING_MAX: usize = 1_000;
+/// The same in bytes, passed by less than one event.
+const PENDING_BYTES_MAX: usize = 64 << 20;
 /// Ends in one append, with the events of dead letters: well below what the log takes.
 const END_BYTES_MAX: usize = 8 << 20;
 const PARTITION: PartitionId = PartitionId(0);
@@ -162,7 +164,9 @@ struct Intake {
     position: Offset,
     /// Events that ended before this start, from the cursor on; `None` until they could be read.
     known_ended: Option<HashSet<String>>,
-    pending: BTreeSet<u64>,
+    /// By offset, with about their bytes in memory.
+    pending: BTreeMap<u64, usize>,
+    pending_bytes: usize,
 }
 
 impl Intake {
@@ -176,12 +180,13 @@ impl Intake {
                 .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
                 .max(start),
             known_ended: None,
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
         }
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < PENDING_MAX
+        self.pending.len() < PENDING_MAX && self.pending_bytes < PENDING_BYTES_MAX
     }
 
     /// Begins events while there is room for them. After an error it goes on where it stopped.
@@ -202,6 +207,7 @@ impl Intake {
                 first: self.position,
                 end: self.position.plus(PENDING_MAX as u64).min(head),
             };
+            // One batch at a time, since events may be large; mostly it holds one.
             for batches in snapshot.read_chunks(queue, range, 1) {
                 for row in batches?.iter().flat_map(records::queue_rows) {
                     self.take_row(row, &mut begin);
@@ -219,7 +225,9 @@ impl Intake {
         self.position = self.position.plus(1);
         let known_ended = self.known_ended.get_or_insert_default();
         if row.state == "queued" && !known_ended.remove(&row.request_id) {
-            self.pending.insert(offset);
+            let bytes = row.event.as_ref().map_or(0, String::len);
+            self.pending.insert(offset, bytes);
+            self.pending_bytes += bytes;
             begin(offset, row);
         }
     }
@@ -227,14 +235,14 @@ impl Intake {
     /// Where the cursor stands once `ended` are kept: at the oldest event that has not ended.
     fn cursor_without(&self, ended: &[Ended]) -> Offset {
         let ended: HashSet<u64> = ended.iter().map(|end| end.offset).collect();
-        let mut left = self.pending.iter();
+        let mut left = self.pending.keys();
         left.find(|offset| !ended.contains(offset))
             .map_or(self.position, |&offset| Offset(offset))
     }
 
     fn end(&mut self, ended: &[Ended]) {
         for end in ended {
-            self.pending.remove(&end.offset);
+            self.pending_bytes -= self.pending.remove(&end.offset).unwrap_or(0);
         }
     }
 }
@@ -335,7 +343,7 @@ fn end_append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer
 async fn work(
     inner: Arc<Inner>,
     offset: u64,
-    row: QueueRow,
+    mut row: QueueRow,
     turns: Arc<Semaphore>,
     ends: mpsc::Sender<Ended>,
 ) {
@@ -343,7 +351,7 @@ async fn work(
         return;
     };
     let mut stop = inner.stop.subscribe();
-    let event = row.event.clone().unwrap_or_default();
+    let event = row.event.take().unwrap_or_default();
     let mut waits = Backoff::new(
         inner.options.retry_wait,
         inner.options.retry_wait_max,
@@ -443,6 +451,45 @@ mod tests {
             }),
             to_house: false,
         }
+    }
+
+    fn queued(request_id: &str, event_bytes: usize) -> QueueRow {
+        QueueRow {
+            request_id: request_id.to_owned(),
+            state: "queued".to_owned(),
+            event: Some("x".repeat(event_bytes)),
+            ..ended(0).row
+        }
+    }
+
+    #[test]
+    fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
+        let mut intake = Intake {
+            position: Offset(5),
+            known_ended: Some(["b".to_owned()].into()),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+        };
+        let mut begun = Vec::new();
+        let large = PENDING_BYTES_MAX / 2 - 1;
+        for (row, has_room) in [
+            (queued("a", large), true),
+            (queued("b", large), true),
+            (ended(0).row, true),
+            (queued("c", large), true),
+            (queued("d", 2), false),
+        ] {
+            intake.take_row(row, &mut |offset, _| begun.push(offset));
+            assert_eq!(intake.has_room(), has_room, "{begun:?}");
+        }
+        assert_eq!(begun, [5, 8, 9]);
+        let end = |offset| Ended { offset, ..ended(0) };
+        for (part, cursor) in [(vec![end(8)], 5), (vec![end(5)], 9), (vec![end(9)], 10)] {
+            assert_eq!(intake.cursor_without(&part), Offset(cursor));
+            intake.end(&part);
+            assert!(intake.has_room());
+        }
+        assert_eq!(intake.pending_bytes, 0);
     }
 
     #[test]
