@@ -3,6 +3,7 @@
 //! A component is one of two things. With the export `handle` (see `wit/lambic.wit`) it is invoked with events.
 //! Other plain functions that it exports are SQL functions; such a component may import WASI only, and its
 //! clocks, randomness and environment are fixed, so that equal arguments give equal answers for ever.
+//! Each row has an instance of its own, so that an answer depends on the arguments alone.
 //! Nothing is preopened and no network is reachable.
 
 mod cache;
@@ -39,7 +40,7 @@ pub struct Wasm {
     cache_dir: PathBuf,
 }
 
-/// Limits of one invocation, or of one batch of a SQL function.
+/// Limits of one invocation, or of one row of a SQL function.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub timeout: Duration,
@@ -87,7 +88,7 @@ impl Wasm {
     }
 
     /// Compiles `code` (a component, binary or text) or takes it from the cache, and checks that it fits.
-    /// `limits` hold for each batch of its SQL functions.
+    /// `limits` hold for each row of its SQL functions.
     pub fn load(&self, code: &[u8], limits: Limits) -> Result<Module, Error> {
         let digest = hex(&Sha256::digest(code));
         let component = cache::component(&self.engine, &self.cache_dir, &digest, code)?;
