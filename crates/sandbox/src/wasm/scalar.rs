@@ -18,7 +18,7 @@ use wasmtime::{
     },
 };
 
-use super::{Limits, TICK, host::Host, reason};
+use super::{Limits, TICK, host::Host, reason, slots::Slots};
 use crate::Error;
 
 /// A parameter or result: its SQL type, and whether it takes NULL.
@@ -143,6 +143,9 @@ pub struct Scalar {
     /// Without imports nothing can wait in the host: the code runs right here.
     pure: bool,
     limits: Limits,
+    slots: Slots,
+    /// By one instance.
+    slots_taken: u32,
 }
 
 impl fmt::Debug for Scalar {
@@ -158,6 +161,8 @@ impl Scalar {
         instance: InstancePre<Host>,
         pure: bool,
         limits: Limits,
+        slots: Slots,
+        slots_taken: u32,
     ) -> Scalar {
         let arguments = signature
             .parameters
@@ -171,6 +176,8 @@ impl Scalar {
             instance,
             pure,
             limits,
+            slots,
+            slots_taken,
         }
     }
 
@@ -243,6 +250,7 @@ impl Scalar {
             match self.arguments_of(columns, row) {
                 None => answers.push(None)?,
                 Some(arguments) => {
+                    let _slots = self.slots.for_scalar(self.slots_taken);
                     run(&arguments, &mut result)?;
                     answers.push(Some(&result[0]))?;
                 }
