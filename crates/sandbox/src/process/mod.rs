@@ -6,6 +6,7 @@
 mod capture;
 mod endpoint;
 mod isolation;
+mod tree;
 
 use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
@@ -23,6 +24,7 @@ use tokio::process::{Child, Command};
 use self::{
     capture::Capture,
     endpoint::{Endpoint, Event, Said},
+    tree::Process,
 };
 use crate::{
     Error, Execution, LogLine, execution, failure,
@@ -67,7 +69,7 @@ pub struct Environment {
     spec: Arc<Spec>,
     child: Child,
     /// The program itself; `child` may be a parent in between.
-    pid: i32,
+    process: Process,
     endpoint: Endpoint,
     captures: [Capture; 2],
     lines: Arc<Mutex<Lines>>,
@@ -105,7 +107,7 @@ impl Environment {
         let (stderr_in, stderr_out) = std::io::pipe().map_err(spawn_error)?;
         let mut command = command(&spec, dir.path(), &endpoint);
         command.stdout(stdout_out).stderr(stderr_out);
-        let (child, pid) = spec
+        let (child, process) = spec
             .isolation
             .spawn(command, spec.memory_mb)
             .await
@@ -121,7 +123,7 @@ impl Environment {
         let mut environment = Environment {
             spec: spec.clone(),
             child,
-            pid,
+            process,
             endpoint,
             captures,
             lines,
@@ -155,7 +157,10 @@ impl Environment {
 
     /// False if the process ended on its own while nobody looked.
     pub fn is_alive(&mut self) -> bool {
-        !self.has_ended && matches!(self.child.try_wait(), Ok(None))
+        if !self.has_ended && !matches!(self.child.try_wait(), Ok(None)) {
+            self.set_ended();
+        }
+        !self.has_ended
     }
 
     /// Where the environment lives; gone when it ends.
@@ -195,7 +200,7 @@ impl Environment {
             Word::Failed(outcome) => (outcome, false),
         };
         let duration = start.elapsed();
-        let memory_peak_bytes = isolation::memory_bytes(self.pid, "VmHWM");
+        let memory_peak_bytes = self.process.memory_bytes("VmHWM");
         if !answered {
             self.kill().await;
         }
@@ -214,9 +219,18 @@ impl Environment {
             return;
         }
         self.has_ended = true;
-        isolation::kill_tree(self.pid);
+        self.process.kill_all();
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
+        self.process.forget_number();
+    }
+
+    /// The child was waited for.
+    fn set_ended(&mut self) {
+        self.has_ended = true;
+        self.process.forget_number();
+        // Only what a pidfd still holds.
+        self.process.kill_all();
     }
 
     /// What the environment says next, or how it failed to.
@@ -233,10 +247,11 @@ impl Environment {
                     return Word::Failed(execution::timed_out(request_id, timeout));
                 }
                 status = self.child.wait() => {
+                    self.set_ended();
                     return Word::Failed(exited(request_id, status));
                 }
                 _ = watch.tick() => {
-                    if let Some(outcome) = self.over_limit(request_id) {
+                    if let Some(outcome) = self.over_limit(&self.process.below(), request_id) {
                         return Word::Failed(outcome);
                     }
                 }
@@ -245,20 +260,17 @@ impl Environment {
     }
 
     /// The limits that hold for all processes of an environment together.
-    fn over_limit(&self, request_id: &str) -> Option<Outcome> {
-        let all: Vec<i32> = isolation::descendants(self.pid)
-            .into_iter()
-            .chain([self.pid])
-            .collect();
-        if all.len() > PROCESSES_MAX {
+    fn over_limit(&self, below: &[Process], request_id: &str) -> Option<Outcome> {
+        if below.len() >= PROCESSES_MAX {
             return Some(failure(
                 "Runtime.TooManyProcesses",
                 &format!("RequestId: {request_id} Error: More than {PROCESSES_MAX} processes"),
             ));
         }
-        let used: u64 = all
-            .into_iter()
-            .map(|pid| isolation::memory_bytes(pid, "VmRSS"))
+        let used: u64 = below
+            .iter()
+            .chain([&self.process])
+            .map(|process| process.memory_bytes("VmRSS"))
             .sum();
         (used > u64::from(self.spec.memory_mb) << 20)
             .then(|| execution::out_of_memory(request_id, self.spec.memory_mb))
@@ -279,7 +291,7 @@ impl Drop for Environment {
     fn drop(&mut self) {
         if !self.has_ended {
             // The child itself is killed and reaped by `kill_on_drop`.
-            isolation::kill_tree(self.pid);
+            self.process.kill_all();
         }
     }
 }
