@@ -1,7 +1,8 @@
 //! A process that speaks AWS's Runtime API: one environment, one invocation at a time, kept warm in between.
 //!
 //! The process has a folder of its own (a read-only copy of the code, a `tmp`), a cleared environment, limits of
-//! [`isolation`], and a private [`endpoint`]. At the deadline it is killed with everything that it started.
+//! [`isolation`], and a private [`endpoint`]. At the deadline it is killed with everything that it started. Between
+//! two events all of it stands still, as in AWS: what a handler leaves running can do nothing while nobody looks.
 
 mod capture;
 mod endpoint;
@@ -70,6 +71,8 @@ pub struct Environment {
     child: Child,
     /// The program itself; `child` may be a parent in between.
     process: Process,
+    /// What stands still below it until the next event.
+    stopped: Vec<Process>,
     endpoint: Endpoint,
     captures: [Capture; 2],
     lines: Arc<Mutex<Lines>>,
@@ -124,6 +127,7 @@ impl Environment {
             spec: spec.clone(),
             child,
             process,
+            stopped: Vec::new(),
             endpoint,
             captures,
             lines,
@@ -134,7 +138,10 @@ impl Environment {
         let outcome = match environment.next_word("init", spec.init_timeout).await {
             Word::Said(Said::Ready) => {
                 environment.init = start.elapsed();
-                return Ok(Ok(environment));
+                match environment.stand_still("init").await {
+                    Ok(()) => return Ok(Ok(environment)),
+                    Err(outcome) => outcome,
+                }
             }
             Word::Said(Said::InitError(error)) => {
                 execution::reported(error.to_vec(), "Runtime.InitError")
@@ -181,6 +188,10 @@ impl Environment {
             deadline_ms: now_ms() + timeout.as_millis() as i64,
             function_arn: self.spec.function_arn(),
         });
+        for process in self.stopped.drain(..) {
+            process.go_on();
+        }
+        self.process.go_on();
         let (outcome, answered) = match self.next_word(request_id, timeout).await {
             Word::Said(Said::Response(answer)) => (answer_of(&answer), true),
             Word::Said(Said::Error(error)) => {
@@ -201,7 +212,9 @@ impl Environment {
         };
         let duration = start.elapsed();
         let memory_peak_bytes = self.process.memory_bytes("VmHWM");
-        if !answered {
+        // An answer that was given stands, whatever is found in the environment afterwards.
+        let reusable = answered && self.stand_still(request_id).await.is_ok();
+        if !reusable {
             self.kill().await;
         }
         Execution {
@@ -209,7 +222,7 @@ impl Environment {
             duration,
             memory_peak_bytes,
             lines: self.take_lines(),
-            reusable: answered,
+            reusable,
         }
     }
 
@@ -231,6 +244,20 @@ impl Environment {
         self.process.forget_number();
         // Only what a pidfd still holds.
         self.process.kill_all();
+    }
+
+    /// Stops everything until the next event, so that the limits hold in between; the error says which of them does
+    /// not hold.
+    async fn stand_still(&mut self, request_id: &str) -> Result<(), Outcome> {
+        let Some(stopped) = self.process.stop_all().await else {
+            return Err(failure(
+                "Runtime.ExitError",
+                &format!("RequestId: {request_id} Error: Runtime ended or could not be stopped"),
+            ));
+        };
+        self.stopped = stopped;
+        self.over_limit(&self.stopped, request_id)
+            .map_or(Ok(()), Err)
     }
 
     /// What the environment says next, or how it failed to.

@@ -1,4 +1,4 @@
-//! A process and everything below it: counted and killed.
+//! A process and everything below it: counted, stopped, continued, killed.
 //!
 //! A process is held by a pidfd, not by its number: the system gives the number of a process that has ended to
 //! another one, and a signal must never reach that. What is below a process is found through `/proc`.
@@ -6,9 +6,18 @@
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{libc, sys::signal::Signal, unistd::Pid};
+
+/// A tree comes to rest in less than a millisecond, unless the machine is very busy or the tree is hostile.
+const STOP_ROUNDS_MAX: usize = 1_000;
+/// The first looks follow each other at once, the rest at this distance.
+const STOP_ROUNDS_BUSY: usize = 10;
+const STOP_PAUSE: Duration = Duration::from_millis(1);
+/// From this round on a process that waits for its half-made child counts as at rest: it stops as soon as it wakes.
+const STOP_ROUNDS_PATIENT: usize = 50;
 
 #[derive(Debug)]
 pub struct Process {
@@ -92,6 +101,38 @@ impl Process {
         }
     }
 
+    /// Stops it and everything below, and returns all of that when none of it runs any more; `None` if it does
+    /// not come to rest.
+    pub async fn stop_all(&self) -> Option<Vec<Process>> {
+        let mut stopped: Vec<i32> = Vec::new();
+        for round in 0..STOP_ROUNDS_MAX {
+            if !self.signal(Some(Signal::SIGSTOP)) {
+                return None;
+            }
+            let below = self.below();
+            for process in &below {
+                process.signal(Some(Signal::SIGSTOP));
+            }
+            let pids: Vec<i32> = below.iter().map(Process::pid).collect();
+            let at_rest = |&pid: &i32| is_at_rest(pid, round >= STOP_ROUNDS_PATIENT);
+            // Whatever appeared since the last round may have been made by one that was not at rest yet.
+            if pids == stopped && pids.iter().chain([&self.pid]).all(at_rest) {
+                return Some(below);
+            }
+            stopped = pids;
+            if round < STOP_ROUNDS_BUSY {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(STOP_PAUSE).await;
+            }
+        }
+        None
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Some(Signal::SIGCONT));
+    }
+
     /// Memory in use (or its highest ever, for `VmHWM`), bytes.
     pub fn memory_bytes(&self, field: &str) -> u64 {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
@@ -132,6 +173,18 @@ fn stat(path: &std::path::Path) -> Option<String> {
 fn parent_of(pid: i32) -> Option<i32> {
     let stat = stat(format!("/proc/{pid}").as_ref())?;
     stat.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// True if none of its threads runs: stopped, traced, ended; `with_waiting`: or in a wait that no signal ends.
+fn is_at_rest(pid: i32, with_waiting: bool) -> bool {
+    tasks(pid).all(|task| {
+        let state = stat(&task).and_then(|stat| stat.chars().next());
+        match state {
+            Some('T' | 't' | 'Z' | 'X') | None => true,
+            Some('D') => with_waiting,
+            Some(_) => false,
+        }
+    })
 }
 
 #[allow(unsafe_code)]
@@ -215,5 +268,33 @@ mod tests {
         let status = child.wait().unwrap();
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         assert_eq!(signal, Some(libc::SIGKILL));
+    }
+
+    #[tokio::test]
+    async fn a_tree_stops_and_goes_on() {
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "sh -c 'sleep 1000 & sleep 1000 & wait' & read nothing",
+            ])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = open(&child);
+        let start = std::time::Instant::now();
+        while process.below().len() < 3 {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            tokio::time::sleep(STOP_PAUSE).await;
+        }
+        let below = process.stop_all().await.unwrap();
+        assert_eq!(below.len(), 3);
+        for stopped in below.iter().chain([&process]) {
+            assert!(is_at_rest(stopped.pid, false));
+            stopped.go_on();
+        }
+        assert!(process.stop_all().await.is_some());
+        process.kill_all();
+        child.wait().unwrap();
+        assert!(process.stop_all().await.is_none());
     }
 }
