@@ -232,7 +232,7 @@ impl Worker {
     }
 
     /// Appends the dead letter and moves the cursor behind its record.
-    async fn keep_dead_letter(
+    pub(crate) async fn keep_dead_letter(
         &self,
         mut letter: DeadLetter,
         part: OffsetRange,

@@ -13,7 +13,7 @@ use crate::{
     Functions, Options, SystemStreams, Trigger,
     mapping::Worker,
     queue,
-    records::{self, QueueRow},
+    records::{self, DeadLetter, QueueRow},
     registry::Mapping,
     system_streams,
 };
@@ -165,15 +165,8 @@ async fn the_queue_goes_on_after_it_could_not_be_read() {
     functions.close().await;
 }
 
-/// The worker that follows reads the cursor: it must not move after that.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_is_under_way_ends_before_its_worker_stops() {
-    let gate = Arc::new(Gate::default());
-    let house = House::open(|log| log.clock = gate.clone());
-    let functions = house.functions().await;
-    let stream = house.system.logs.clone();
-    let (stop, stopped) = watch::channel(false);
-    let worker = Worker {
+fn worker(functions: &Functions, stream: &Arc<Stream>, stop: watch::Receiver<bool>) -> Worker {
+    Worker {
         inner: functions.0.clone(),
         function: FunctionName::new("f").unwrap(),
         trigger: Trigger::new(stream.name.clone()),
@@ -182,9 +175,61 @@ async fn a_commit_that_is_under_way_ends_before_its_worker_stops() {
             stream_id: stream.id,
             cursor: "c".to_owned(),
         },
-        stream,
-        stop: stopped,
+        stream: stream.clone(),
+        stop,
+    }
+}
+
+/// A trigger does not stop at a record whose dead letter the log does not take.
+#[tokio::test]
+async fn a_record_too_large_for_a_dead_letter_is_told_without_its_data() {
+    let house = House::open(|log| log.append_bytes_max = 64 << 10);
+    let functions = house.functions().await;
+    let (_stop, stopped) = watch::channel(false);
+    let worker = worker(&functions, &house.system.logs, stopped);
+    let range = OffsetRange {
+        partition: PartitionId(0),
+        first: Offset(3),
+        end: Offset(4),
     };
+    let letter = DeadLetter {
+        at_us: 0,
+        function: "f".to_owned(),
+        request_id: "id".to_owned(),
+        kind: "stream",
+        source: None,
+        error_type: "E".to_owned(),
+        error_message: "no".to_owned(),
+        attempts: 1,
+        event: "x".repeat(100 << 10),
+    };
+    let mut position = Frontier::zero(1);
+    let kept = worker.keep_dead_letter(letter, range, &mut position).await;
+    assert!(kept.is_ok());
+    assert_eq!(house.log.cursor("c").unwrap().frontier.0, [Offset(4)]);
+    let letters = house.system.dead_letters.id;
+    let first = OffsetRange {
+        partition: PartitionId(0),
+        first: Offset(0),
+        end: Offset(1),
+    };
+    let read = house.log.snapshot().read(letters, first).unwrap();
+    let events = read[0].column_by_name("event").unwrap();
+    assert_eq!(
+        arrow::array::AsArray::as_string::<i32>(events).value(0),
+        r#"{"data":null,"eventSource":"lambic:stream","leftOut":"102400 bytes","offset":3,"partition":0,"stream":"lambic_logs"}"#
+    );
+    functions.close().await;
+}
+
+/// The worker that follows reads the cursor: it must not move after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_under_way_ends_before_its_worker_stops() {
+    let gate = Arc::new(Gate::default());
+    let house = House::open(|log| log.clock = gate.clone());
+    let functions = house.functions().await;
+    let (stop, stopped) = watch::channel(false);
+    let worker = worker(&functions, &house.system.logs, stopped);
     let mut waits = gate.waits.subscribe();
     gate.set_closed(true);
     let commit = tokio::spawn(async move {
