@@ -186,7 +186,8 @@ impl Scalar {
     }
 
     fn store(&self) -> Store<Host> {
-        let mut store = Store::new(self.instance.engine(), Host::fixed(self.limits.memory_mb));
+        let host = Host::fixed(self.limits.memory_mb, !self.pure);
+        let mut store = Store::new(self.instance.engine(), host);
         store.limiter(|host| &mut host.memory);
         store
     }

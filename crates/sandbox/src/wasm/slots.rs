@@ -15,8 +15,13 @@ pub struct Slots {
 }
 
 struct Scalars {
-    free: Mutex<u32>,
+    free: Mutex<Free>,
     given_back: Condvar,
+}
+
+struct Free {
+    slots: u32,
+    waiting: u32,
 }
 
 /// Slots of a SQL function, given back on drop.
@@ -30,7 +35,10 @@ impl Slots {
         Slots {
             handlers: Arc::new(Semaphore::new(handlers as usize)),
             scalars: Arc::new(Scalars {
-                free: Mutex::new(scalars),
+                free: Mutex::new(Free {
+                    slots: scalars,
+                    waiting: 0,
+                }),
                 given_back: Condvar::new(),
             }),
         }
@@ -45,20 +53,26 @@ impl Slots {
     /// For one row of a SQL function, whose callers are threads that may wait; `count` as above.
     pub fn for_scalar(&self, count: u32) -> ScalarSlots<'_> {
         let scalars = &*self.scalars;
-        let free = scalars.free.lock().expect("no panic while it is held");
+        let mut free = scalars.free.lock().expect("no panic while it is held");
+        free.waiting += 1;
         let mut free = scalars
             .given_back
-            .wait_while(free, |free| *free < count)
+            .wait_while(free, |free| free.slots < count)
             .expect("no panic while it is held");
-        *free -= count;
+        free.waiting -= 1;
+        free.slots -= count;
         ScalarSlots { scalars, count }
     }
 }
 
 impl Drop for ScalarSlots<'_> {
     fn drop(&mut self) {
-        *self.scalars.free.lock().expect("no panic while it is held") += self.count;
-        // All: the first may need more than there is now.
-        self.scalars.given_back.notify_all();
+        let scalars = self.scalars;
+        let mut free = scalars.free.lock().expect("no panic while it is held");
+        free.slots += self.count;
+        // Only if needed, since it is a system call for each row. All, since the first may need more than there is.
+        if free.waiting > 0 {
+            scalars.given_back.notify_all();
+        }
     }
 }
