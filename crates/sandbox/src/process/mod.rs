@@ -249,13 +249,18 @@ impl Environment {
     /// Stops everything until the next event, so that the limits hold in between; the error says which of them does
     /// not hold.
     async fn stand_still(&mut self, request_id: &str) -> Result<(), Outcome> {
-        let Some(stopped) = self.process.stop_all().await else {
-            return Err(failure(
-                "Runtime.ExitError",
-                &format!("RequestId: {request_id} Error: Runtime ended or could not be stopped"),
-            ));
-        };
-        self.stopped = stopped;
+        self.stopped = self
+            .process
+            .stop_all(PROCESSES_MAX)
+            .await
+            .map_err(|reason| {
+                failure(
+                    "Runtime.ExitError",
+                    &format!(
+                        "RequestId: {request_id} Error: Runtime does not stand still: {reason}"
+                    ),
+                )
+            })?;
         self.over_limit(&self.stopped, request_id)
             .map_or(Ok(()), Err)
     }

@@ -6,13 +6,13 @@
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{libc, sys::signal::Signal, unistd::Pid};
 
 /// A tree comes to rest in less than a millisecond, unless the machine is very busy or the tree is hostile.
-const STOP_ROUNDS_MAX: usize = 1_000;
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// The first looks follow each other at once, the rest at this distance.
 const STOP_ROUNDS_BUSY: usize = 10;
 const STOP_PAUSE: Duration = Duration::from_millis(1);
@@ -101,15 +101,19 @@ impl Process {
         }
     }
 
-    /// Stops it and everything below, and returns all of that when none of it runs any more; `None` if it does
-    /// not come to rest.
-    pub async fn stop_all(&self) -> Option<Vec<Process>> {
+    /// Stops it and everything below, and returns what is below when none of it runs any more. The error says why
+    /// that did not come about; more processes than `processes_max` are not waited for.
+    pub async fn stop_all(&self, processes_max: usize) -> Result<Vec<Process>, String> {
+        let start = Instant::now();
         let mut stopped: Vec<i32> = Vec::new();
-        for round in 0..STOP_ROUNDS_MAX {
+        for round in 0.. {
             if !self.signal(Some(Signal::SIGSTOP)) {
-                return None;
+                return Err("it ended".to_owned());
             }
             let below = self.below();
+            if below.len() >= processes_max {
+                return Err(format!("more than {processes_max} processes"));
+            }
             for process in &below {
                 process.signal(Some(Signal::SIGSTOP));
             }
@@ -117,7 +121,10 @@ impl Process {
             let at_rest = |&pid: &i32| is_at_rest(pid, round >= STOP_ROUNDS_PATIENT);
             // Whatever appeared since the last round may have been made by one that was not at rest yet.
             if pids == stopped && pids.iter().chain([&self.pid]).all(at_rest) {
-                return Some(below);
+                return Ok(below);
+            }
+            if start.elapsed() > STOP_TIME_MAX {
+                break;
             }
             stopped = pids;
             if round < STOP_ROUNDS_BUSY {
@@ -126,7 +133,7 @@ impl Process {
                 tokio::time::sleep(STOP_PAUSE).await;
             }
         }
-        None
+        Err("it could not be stopped".to_owned())
     }
 
     pub fn go_on(&self) {
@@ -286,15 +293,19 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(60));
             tokio::time::sleep(STOP_PAUSE).await;
         }
-        let below = process.stop_all().await.unwrap();
+        let below = process.stop_all(64).await.unwrap();
         assert_eq!(below.len(), 3);
         for stopped in below.iter().chain([&process]) {
             assert!(is_at_rest(stopped.pid, false));
             stopped.go_on();
         }
-        assert!(process.stop_all().await.is_some());
+        assert_eq!(
+            process.stop_all(2).await.unwrap_err(),
+            "more than 2 processes"
+        );
+        assert!(process.stop_all(64).await.is_ok());
         process.kill_all();
         child.wait().unwrap();
-        assert!(process.stop_all().await.is_none());
+        assert_eq!(process.stop_all(64).await.unwrap_err(), "it ended");
     }
 }
