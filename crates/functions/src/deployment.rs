@@ -65,7 +65,7 @@ pub struct Trigger {
     pub stream: StreamName,
     #[serde(default = "Trigger::default_batch_size")]
     pub batch_size: usize,
-    /// How long an incomplete batch may wait for more records, milliseconds.
+    /// How long an incomplete batch may wait for more records, milliseconds; at most 5 minutes.
     #[serde(default)]
     pub window_ms: u64,
     #[serde(default)]
@@ -97,18 +97,19 @@ pub struct Deployment {
     pub code: Code,
     /// Python: `file.function`, by default `handler.handler`. Wasm: the file's name in the folder.
     pub handler: Option<String>,
+    /// 1 ms to 15 minutes.
     pub timeout: Duration,
     pub memory_mb: u32,
     pub environment: BTreeMap<String, String>,
     pub triggers: Vec<Trigger>,
     /// Where the answers to a trigger's batches go.
     pub output: Option<StreamName>,
-    /// How often a failed event or batch is tried again.
+    /// How often a failed event or batch is tried again, up to 10,000 times.
     pub retries: u32,
     /// Where events and records that keep failing go; by default `lambic_dead_letters`. Another stream
     /// must have the columns of `lambic_dead_letters`.
     pub dead_letter: Option<StreamName>,
-    /// Invocations at one time; `None`: the server's default.
+    /// Invocations at one time, 1 to 1,000; `None`: the server's default.
     pub concurrency: Option<usize>,
     /// Start the code once before it takes over, so that code that cannot start is refused.
     pub trial: bool,

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Error, FunctionInfo, InvokeResult, Options,
+    check::CONCURRENCY_MAX,
     recorder::Recorder,
     records::{InvocationRow, error_message},
     registry::Mapping,
@@ -76,7 +77,8 @@ impl Entry {
         program: Program,
         options: &Options,
     ) -> Entry {
-        let concurrency = info.concurrency.unwrap_or(options.concurrency).max(1);
+        let concurrency = info.concurrency.unwrap_or(options.concurrency);
+        let concurrency = concurrency.clamp(1, CONCURRENCY_MAX);
         Entry {
             info,
             mappings,

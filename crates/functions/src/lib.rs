@@ -4,6 +4,8 @@
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
 //! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
+mod append;
+mod check;
 mod deployment;
 mod entry;
 mod error;
@@ -15,6 +17,9 @@ mod recorder;
 mod records;
 mod registry;
 mod streams;
+#[cfg(test)]
+mod tests;
+mod triggers;
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +30,7 @@ use std::{
 pub use deployment::{Code, Deployment, FunctionInfo, Runtime, Start, Trigger};
 pub use error::Error;
 pub use invoke::InvokeResult;
-use lambic_model::{
-    Append, Cursor, Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream,
-};
+use lambic_model::{Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream};
 use lambic_sandbox::{
     process::{Environment, Isolation, Spec},
     wasm,
@@ -38,15 +41,10 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::{
     entry::{Call, Entry, Program},
-    mapping::Worker,
     recorder::Recorder,
-    registry::{Mapping, Registry, Stored},
+    registry::{Registry, Stored},
+    triggers::Triggers,
 };
-
-/// Names that begin so belong to the house.
-const SYSTEM_PREFIX: &str = "lambic_";
-const MEMORY_MB_MAX: u32 = 10_240;
-const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
 
 /// The service; clones share it.
 #[derive(Clone)]
@@ -58,18 +56,12 @@ pub(crate) struct Inner {
     wasm: wasm::Wasm,
     isolation: OnceCell<Isolation>,
     entries: RwLock<BTreeMap<FunctionName, Arc<Entry>>>,
-    /// Switches that stop the triggers of a function.
-    triggers: Mutex<BTreeMap<FunctionName, Vec<Running>>>,
+    triggers: Triggers,
     recorder: Recorder,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
-}
-
-struct Running {
-    stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<()>,
 }
 
 impl Functions {
@@ -80,18 +72,23 @@ impl Functions {
         let stored = registry.load()?;
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
         let inner = Arc::new(Inner {
-            registry,
+            registry: registry.clone(),
             wasm,
             isolation: OnceCell::new(),
             entries: RwLock::default(),
-            triggers: Mutex::default(),
+            triggers: Triggers::default(),
             recorder,
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
             options,
         });
-        for Stored { info, mappings } in stored {
+        for Stored { mut info, mappings } in stored {
+            check::clamp(&mut info);
+            // Servers before this one did not.
+            if !registry.has_limits(&info.digest) {
+                registry.keep_limits(&info)?;
+            }
             let program = match inner.program(&info).await {
                 Ok(program) => program,
                 Err(error) => {
@@ -114,7 +111,11 @@ impl Functions {
     pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
         let inner = &self.0;
         let _one = inner.deploying.lock().await;
-        inner.check(&deployment)?;
+        check::check(
+            &deployment,
+            &inner.options.lookup,
+            &inner.options.streams.dead_letters,
+        )?;
         let former = inner.entry(deployment.name.as_str());
         let (deployment, code) = blocking(move || {
             let code = registry::read_code(&deployment)?;
@@ -170,7 +171,11 @@ impl Functions {
             mappings: mappings.clone(),
         };
         let registry = inner.registry.clone();
-        blocking(move || registry.save(&stored)).await?;
+        blocking(move || {
+            registry.keep_limits(&stored.info)?;
+            registry.save(&stored)
+        })
+        .await?;
         let entry = Arc::new(Entry::new(info.clone(), mappings, program, &inner.options));
         if let Some(environment) = warm {
             entry.keep_warm(environment);
@@ -275,16 +280,37 @@ impl Functions {
             .collect()
     }
 
+    /// Code that was deployed, with the limits that it had.
     fn module_of(&self, digest: &str) -> Option<wasm::Module> {
         if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
-        let path = self.0.registry.code_dir(digest).join("function.wasm");
-        let code = std::fs::read(path).ok()?;
-        self.0
+        let inner = &self.0;
+        let limits = inner.registry.limits(digest);
+        let limits = wasm_limits(
+            limits.timeout_ms,
+            limits.memory_mb,
+            inner.options.log_bytes_max,
+        );
+        let path = inner.registry.code_dir(digest).join("function.wasm");
+        let code = match std::fs::read(&path) {
+            Ok(code) => code,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::error!(digest, %error, "former code cannot be read");
+                return None;
+            }
+        };
+        // Before it is compiled, so that damaged code never gets into the cache of compiled code.
+        if registry::digest_of(&code) != digest {
+            tracing::error!(digest, path = %path.display(),
+                "former code is damaged: its content is not what was deployed; put the file back from a backup");
+            return None;
+        }
+        inner
             .wasm
-            .load(&code, limits(3_000, 128, self.0.options.log_bytes_max))
-            .inspect_err(|error| tracing::warn!(digest, %error, "former code does not load"))
+            .load(&code, limits)
+            .inspect_err(|error| tracing::error!(digest, %error, "former code does not load"))
             .ok()
     }
 
@@ -387,95 +413,6 @@ impl Inner {
             .unwrap_or_else(|| house.clone())
     }
 
-    fn check(&self, deployment: &Deployment) -> Result<(), Error> {
-        let name = deployment.name.to_string();
-        let refuse = |reason: String| {
-            Err(Error::BadDeployment {
-                name: name.clone(),
-                reason,
-            })
-        };
-        if deployment.timeout.as_millis() == 0 {
-            return refuse("its timeout is 0; give it at least 1 ms".to_owned());
-        }
-        if !(1..=MEMORY_MB_MAX).contains(&deployment.memory_mb) {
-            return refuse(format!("its memory must be 1 to {MEMORY_MB_MAX} MB"));
-        }
-        let environment_bytes: usize = deployment
-            .environment
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
-        if environment_bytes > ENVIRONMENT_BYTES_MAX {
-            return refuse(format!(
-                "its environment is {environment_bytes} bytes, over {ENVIRONMENT_BYTES_MAX}"
-            ));
-        }
-        let bad_variable = deployment.environment.iter().find(|(name, value)| {
-            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
-        });
-        if let Some((variable, _)) = bad_variable {
-            return refuse(format!("`{variable}` cannot be an environment variable"));
-        }
-        let lookup = |stream: &lambic_model::StreamName| {
-            (self.options.lookup)(stream.as_str()).ok_or_else(|| Error::UnknownStream {
-                name: name.clone(),
-                stream: stream.to_string(),
-            })
-        };
-        let looped = |stream: &lambic_model::StreamName, reason| {
-            Err(Error::TriggerLoop {
-                name: name.clone(),
-                stream: stream.to_string(),
-                reason,
-            })
-        };
-        for (index, trigger) in deployment.triggers.iter().enumerate() {
-            if trigger.stream.as_str().starts_with(SYSTEM_PREFIX) {
-                return looped(
-                    &trigger.stream,
-                    "its own invocations are recorded there, so it would trigger itself for ever",
-                );
-            }
-            if deployment.output.as_ref() == Some(&trigger.stream) {
-                return looped(
-                    &trigger.stream,
-                    "that is its output too, so it would trigger itself for ever",
-                );
-            }
-            if deployment.triggers[..index]
-                .iter()
-                .any(|other| other.stream == trigger.stream)
-            {
-                return refuse(format!("stream `{}` triggers it twice", trigger.stream));
-            }
-            if !(1..=Trigger::BATCH_SIZE_MAX).contains(&trigger.batch_size) {
-                return refuse(format!(
-                    "the batch size of its trigger must be 1 to {}",
-                    Trigger::BATCH_SIZE_MAX
-                ));
-            }
-            lookup(&trigger.stream)?;
-        }
-        if let Some(output) = &deployment.output {
-            if output.as_str().starts_with(SYSTEM_PREFIX) {
-                return refuse(format!("`{output}` is written by the system only"));
-            }
-            lookup(output)?;
-        }
-        if let Some(dead_letter) = &deployment.dead_letter {
-            let stream = lookup(dead_letter)?;
-            let house = &self.options.streams.dead_letters;
-            if stream.schema.fields() != house.schema.fields() {
-                return refuse(format!(
-                    "`{dead_letter}` does not have the columns of `{}`, so it cannot take dead letters",
-                    house.name
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// SQL has one function of a name.
     fn check_scalars(&self, info: &FunctionInfo, module: &wasm::Module) -> Result<(), Error> {
         let entries = self.entries.read().expect("held shortly");
@@ -509,7 +446,7 @@ impl Inner {
         let log_bytes_max = self.options.log_bytes_max;
         match info.runtime {
             Runtime::Wasm => {
-                let limits = limits(info.timeout_ms, info.memory_mb, log_bytes_max);
+                let limits = wasm_limits(info.timeout_ms, info.memory_mb, log_bytes_max);
                 let (wasm, path) = (self.wasm.clone(), code_dir.join("function.wasm"));
                 let module = blocking(move || {
                     let code = std::fs::read(&path).map_err(Error::io("read", &path))?;
@@ -577,118 +514,6 @@ impl Inner {
             }
         }
     }
-
-    /// The places of the triggers in the log: kept for streams that had one, new and durable for others.
-    async fn mappings(
-        &self,
-        info: &FunctionInfo,
-        former: Option<&Entry>,
-    ) -> Result<Vec<Mapping>, Error> {
-        let mut mappings = Vec::new();
-        let mut cursors = Vec::new();
-        let snapshot = self.options.log.snapshot();
-        for trigger in &info.triggers {
-            let stream = (self.options.lookup)(trigger.stream.as_str()).ok_or_else(|| {
-                Error::UnknownStream {
-                    name: info.name.to_string(),
-                    stream: trigger.stream.to_string(),
-                }
-            })?;
-            let kept = former
-                .into_iter()
-                .flat_map(|former| &former.mappings)
-                .find(|mapping| {
-                    mapping.stream_id == stream.id
-                        && self.options.log.cursor(&mapping.cursor).is_some()
-                });
-            if let Some(kept) = kept {
-                mappings.push(kept.clone());
-                continue;
-            }
-            let cursor = format!(
-                "functions/{}/{}/{}",
-                info.name,
-                stream.name,
-                uuid::Uuid::now_v7()
-            );
-            cursors.push(Cursor {
-                name: cursor.clone(),
-                stream: stream.id,
-                frontier: mapping::start_of(&snapshot, &stream, trigger.start),
-            });
-            mappings.push(Mapping {
-                stream: stream.name.clone(),
-                stream_id: stream.id,
-                cursor,
-            });
-        }
-        if !cursors.is_empty() {
-            let append = Append {
-                cursors,
-                ..Append::default()
-            };
-            self.options.log.append(append).await?;
-        }
-        Ok(mappings)
-    }
-
-    /// Lets an entry take over and starts its triggers where the former ones stopped.
-    async fn put(self: &Arc<Self>, entry: Arc<Entry>) {
-        let name = entry.info.name.clone();
-        self.stop_triggers(&name).await;
-        self.entries
-            .write()
-            .expect("held shortly")
-            .insert(name.clone(), entry.clone());
-        let mut running = Vec::new();
-        for mapping in &entry.mappings {
-            let trigger = entry
-                .info
-                .triggers
-                .iter()
-                .find(|trigger| trigger.stream == mapping.stream);
-            let stream = (self.options.lookup)(mapping.stream.as_str())
-                .filter(|stream| stream.id == mapping.stream_id);
-            let (Some(trigger), Some(stream)) = (trigger, stream) else {
-                tracing::warn!(function = %name, stream = %mapping.stream,
-                    "a trigger's stream does not exist any more; deploy the function again");
-                continue;
-            };
-            let (stop, stopped) = watch::channel(false);
-            let worker = Worker {
-                inner: self.clone(),
-                function: name.clone(),
-                trigger: trigger.clone(),
-                mapping: mapping.clone(),
-                stream,
-                stop: stopped,
-            };
-            running.push(Running {
-                stop,
-                task: tokio::spawn(worker.run()),
-            });
-        }
-        self.triggers
-            .lock()
-            .expect("held shortly")
-            .insert(name, running);
-    }
-
-    async fn stop_triggers(&self, name: &FunctionName) {
-        let running = self.triggers.lock().expect("held shortly").remove(name);
-        for Running { stop, task } in running.into_iter().flatten() {
-            stop.send_replace(true);
-            let _ = task.await;
-        }
-    }
-
-    async fn drop_cursors(&self, former: &[Mapping], kept: &[Mapping]) {
-        for mapping in former.iter().filter(|mapping| !kept.contains(mapping)) {
-            if let Err(error) = self.options.log.drop_cursor(&mapping.cursor).await {
-                tracing::warn!(%error, cursor = mapping.cursor, "a cursor nobody needs was not dropped");
-            }
-        }
-    }
 }
 
 /// Ends environments that nobody uses.
@@ -711,7 +536,7 @@ async fn reap(inner: Arc<Inner>) {
     }
 }
 
-fn limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::Limits {
+fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::Limits {
     wasm::Limits {
         timeout: Duration::from_millis(timeout_ms),
         memory_mb,

@@ -3,6 +3,9 @@
 //! The position is a cursor of the log. What the function returns for the output stream is appended in the same
 //! atomic append that moves the cursor: either both are kept or neither. A batch that keeps failing is cut in
 //! halves until the record that fails stands alone; it becomes a dead letter, and the cursor moves on.
+//!
+//! A partial batch response keeps nothing at or behind the first failure. Output does not say which record it
+//! comes from, so where a response has both, the records before the failure are delivered once more without it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,14 +14,14 @@ use lambic_model::{
     Append, Cursor, Frontier, FunctionName, InvocationKind, Offset, OffsetRange, Outcome,
     PartitionId, Producer, Stream, Write,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::{
     Inner, Trigger,
+    append::{NotKept, append_patiently},
     entry::{Call, Entry, kind_name},
-    recorder::append_patiently,
     records::{self, DeadLetter, error_message},
     registry::Mapping,
 };
@@ -34,13 +37,17 @@ pub struct Worker {
     pub stop: watch::Receiver<bool>,
 }
 
-struct Stopped;
+/// Of a worker that was asked to stop.
+pub(crate) struct Stopped;
 
 enum Delivery {
     /// The cursor stands at the range's end.
     Done,
     /// The cursor stands at this offset, the first that failed.
     Until(Offset),
+    /// Nothing is kept: there is output, and nobody can tell which of it belongs before this offset, the first
+    /// that failed. What stands before is delivered alone.
+    Apart(Offset),
     Failed {
         error_type: String,
         message: String,
@@ -112,18 +119,22 @@ impl Worker {
         }
     }
 
-    /// Brings the cursor to the end of `range`, whatever the function does.
+    /// Brings the cursor to the end of `range`, or of what of it fits into one event, whatever the function does.
     async fn process(
         &self,
         snapshot: &lambic_log::Snapshot,
         range: OffsetRange,
         position: &mut Frontier,
     ) -> Result<(), Stopped> {
-        let events = match snapshot
-            .read(self.stream.id, range)
-            .map_err(|error| error.to_string())
-            .and_then(|batches| records::to_events(&self.stream, range, &batches))
-        {
+        // One batch at a time: ten thousand records may be any size.
+        let batches = snapshot
+            .read_chunks(self.stream.id, range, 1)
+            .flat_map(|batches| match batches {
+                Ok(batches) => batches.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error.to_string())],
+            });
+        let bytes_max = self.inner.options.payload_bytes_max;
+        let events = match records::to_events(&self.stream, range, batches, bytes_max) {
             Ok(events) => events,
             Err(reason) => {
                 error!(function = %self.function, stream = %self.stream.name, %reason,
@@ -133,6 +144,10 @@ impl Worker {
                     .await;
             }
         };
+        let range = OffsetRange {
+            end: range.first.plus(events.len() as u64),
+            ..range
+        };
         let of = |part: OffsetRange| {
             &events[part.first.since(range.first) as usize..part.end.since(range.first) as usize]
         };
@@ -140,7 +155,7 @@ impl Worker {
         while let Some((part, retry)) = work.pop() {
             let entry = self.inner.entry(self.function.as_str()).ok_or(Stopped)?;
             let attempts_max = if retry || part.records() == 1 {
-                1 + entry.info.retries
+                entry.info.retries.saturating_add(1)
             } else {
                 1
             };
@@ -156,6 +171,22 @@ impl Worker {
                     },
                     true,
                 )),
+                Delivery::Apart(failed) => {
+                    work.push((
+                        OffsetRange {
+                            first: failed,
+                            ..part
+                        },
+                        true,
+                    ));
+                    work.push((
+                        OffsetRange {
+                            end: failed,
+                            ..part
+                        },
+                        true,
+                    ));
+                }
                 Delivery::Failed { .. } if part.records() > 1 => {
                     let middle = part.first.plus(part.records() / 2);
                     work.push((
@@ -190,34 +221,64 @@ impl Worker {
                         )),
                         error_type,
                         error_message: message,
-                        attempts: attempts as i32,
-                        event: of(part)[0].to_string(),
+                        attempts: i32::try_from(attempts).unwrap_or(i32::MAX),
+                        event: of(part)[0].clone(),
                     };
-                    let stream = self.inner.dead_letter_stream(self.function.as_str());
-                    let write = Write {
-                        stream: stream.id,
-                        partition: None,
-                        batch: records::dead_letters(&stream, &[letter]),
-                    };
-                    if let Err(reason) = self.commit(vec![write], part, part.end, position).await? {
-                        error!(function = %self.function, %reason, "a dead letter was refused; the trigger stops here");
-                        return Err(Stopped);
-                    }
+                    self.keep_dead_letter(letter, part, position).await?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Appends the dead letter and moves the cursor behind its record.
+    pub(crate) async fn keep_dead_letter(
+        &self,
+        mut letter: DeadLetter,
+        part: OffsetRange,
+        position: &mut Frontier,
+    ) -> Result<(), Stopped> {
+        let own = self.inner.dead_letter_stream(self.function.as_str());
+        let house = &self.inner.options.streams.dead_letters;
+        let mut refused = String::new();
+        // What a stream of the user's refuses, the house's takes; and the record itself stays in its stream, so
+        // that a letter without it loses nothing.
+        for (stream, with_event) in [(&own, true), (house, true), (house, false)] {
+            if !with_event {
+                letter.event = json!({
+                    "eventSource": "lambic:stream",
+                    "stream": self.stream.name.as_str(),
+                    "partition": part.partition.0,
+                    "offset": part.first.0,
+                    "data": null,
+                    "leftOut": format!("{} bytes", letter.event.len()),
+                })
+                .to_string();
+            }
+            let write = Write {
+                stream: stream.id,
+                partition: None,
+                batch: records::dead_letters(stream, &[&letter]),
+            };
+            match self.commit(vec![write], part, part.end, position).await? {
+                Ok(()) => return Ok(()),
+                Err(reason) => refused = reason,
+            }
+        }
+        error!(function = %self.function, reason = refused,
+            "a dead letter was refused; the trigger stops here");
+        Err(Stopped)
+    }
+
     async fn deliver(
         &self,
         entry: &Entry,
         range: OffsetRange,
-        events: &[Value],
+        events: &[String],
         position: &mut Frontier,
         attempts_max: u32,
     ) -> Result<Delivery, Stopped> {
-        let payload = json!({ "Records": events }).to_string().into_bytes();
+        let payload = records::payload(events);
         let mut waits = Backoff::new(
             self.inner.options.retry_wait,
             self.inner.options.retry_wait_max,
@@ -303,6 +364,11 @@ impl Worker {
                 Err(reason) => return bad(reason),
             }
         }
+        if let Some(failed) = answer.failed
+            && !writes.is_empty()
+        {
+            return Ok(Ok(Delivery::Apart(Offset(failed))));
+        }
         let end = answer.failed.map_or(range.end, Offset);
         match self.commit(writes, range, end, position).await? {
             Ok(()) if end < range.end => Ok(Ok(Delivery::Until(end))),
@@ -312,7 +378,7 @@ impl Worker {
     }
 
     /// Appends and moves the cursor to `end` as one; the inner error says why the log refused it.
-    async fn commit(
+    pub(crate) async fn commit(
         &self,
         writes: Vec<Write>,
         range: OffsetRange,
@@ -334,28 +400,32 @@ impl Worker {
                 frontier: frontier.clone(),
             }],
         };
-        let appended = self
-            .wait(append_patiently(
-                &self.inner.options.log,
-                &append,
-                usize::MAX,
-            ))
-            .await?;
-        Ok(match appended {
+        // Not through `wait`: the worker that follows reads the cursor, so this append must have ended before.
+        let stopped = async { self.stopped().await };
+        let log = &self.inner.options.log;
+        match append_patiently(log, &append, usize::MAX, stopped).await {
             Ok(()) => {
                 *position = frontier;
-                Ok(())
+                Ok(Ok(()))
             }
-            Err(error) => Err(error.to_string()),
-        })
+            Err(NotKept::Refused(error)) => Ok(Err(error.to_string())),
+            Err(NotKept::GivenUp(_)) => Err(Stopped),
+        }
+    }
+
+    /// Ends when this worker is to stop.
+    async fn stopped(&self) {
+        let (mut stop, mut stop_all) = (self.stop.clone(), self.inner.stop.subscribe());
+        tokio::select! {
+            _ = stop.wait_for(|&stopped| stopped) => {}
+            _ = stop_all.wait_for(|&stopped| stopped) => {}
+        }
     }
 
     async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, Stopped> {
-        let (mut stop, mut stop_all) = (self.stop.clone(), self.inner.stop.subscribe());
         tokio::select! {
             biased;
-            _ = stop.wait_for(|&stopped| stopped) => Err(Stopped),
-            _ = stop_all.wait_for(|&stopped| stopped) => Err(Stopped),
+            () = self.stopped() => Err(Stopped),
             done = what => Ok(done),
         }
     }

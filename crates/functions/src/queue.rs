@@ -19,14 +19,18 @@ use tracing::{error, warn};
 
 use crate::{
     Error, Inner,
+    append::{NotKept, append_patiently},
     entry::{Call, kind_name},
-    recorder::append_patiently,
     records::{self, DeadLetter, QueueRow, error_message},
 };
 
 pub const CURSOR: &str = "functions/async";
 /// Events in memory; more wait in the stream.
 const PENDING_MAX: usize = 1_000;
+/// The same in bytes, passed by less than one event.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Ends in one append, with the events of dead letters: well below what the log takes.
+const END_BYTES_MAX: usize = 8 << 20;
 const PARTITION: PartitionId = PartitionId(0);
 
 /// Appends the event durably; returns when it is on disk.
@@ -48,7 +52,7 @@ pub async fn enqueue(
         writes: vec![Write {
             stream: queue.id,
             partition: Some(PARTITION),
-            batch: records::queue(queue, &[row]),
+            batch: records::queue(queue, &[&row]),
         }],
         producer: None,
         cursors: Vec::new(),
@@ -61,30 +65,29 @@ struct Ended {
     offset: u64,
     row: QueueRow,
     dead_letter: Option<DeadLetter>,
+    /// Its dead letter goes to the house's stream, since its function's own refused it.
+    to_house: bool,
+}
+
+impl Ended {
+    /// About what it takes in an append.
+    fn bytes(&self) -> usize {
+        let letter = self.dead_letter.as_ref();
+        512 + letter.map_or(0, |letter| letter.event.len() + letter.error_message.len())
+    }
 }
 
 /// Runs until the service stops.
 pub async fn run(inner: Arc<Inner>) {
-    let queue = inner.options.streams.queue.clone();
     let log = inner.options.log.clone();
     let mut stop = inner.stop.subscribe();
     let mut commits = log.commits();
-    let start = log.snapshot().start(queue.id).offset(PARTITION);
-    let mut position = log
-        .cursor(CURSOR)
-        .filter(|cursor| cursor.stream == queue.id)
-        .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
-        .max(start);
-    let mut known_ended = match ended_since(&inner, position) {
-        Ok(ended) => ended,
-        Err(error) => {
-            error!(%error, "queued events cannot be read; they will be after a restart");
-            return;
-        }
-    };
+    let mut intake = Intake::new(&inner);
+    let wait_max = inner.options.retry_wait_max;
+    let mut waits = Backoff::new(inner.options.retry_wait, wait_max, 0);
+    let mut retry_at: Option<tokio::time::Instant> = None;
     let producer = format!("functions/async/{}", uuid::Uuid::now_v7());
     let mut sequence = 0;
-    let mut pending = BTreeMap::new();
     let turns = Arc::new(Semaphore::new(inner.options.async_max.max(1)));
     let (ends, mut ended) = mpsc::channel::<Ended>(PENDING_MAX);
     loop {
@@ -92,40 +95,32 @@ pub async fn run(inner: Arc<Inner>) {
             return;
         }
         commits.borrow_and_update();
-        let snapshot = log.snapshot();
-        let head = snapshot.head(queue.id).offset(PARTITION);
-        while position < head && pending.len() < PENDING_MAX {
-            let room = (PENDING_MAX - pending.len()) as u64;
-            let end = position.plus(room).min(head);
-            let range = OffsetRange {
-                partition: PARTITION,
-                first: position,
-                end,
+        if retry_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
+            let begin = |offset, row| {
+                let work = work(inner.clone(), offset, row, turns.clone(), ends.clone());
+                tokio::spawn(work);
             };
-            let batches = match snapshot.read(queue.id, range) {
-                Ok(batches) => batches,
+            retry_at = match intake.take(&inner, begin) {
+                Ok(()) => {
+                    waits.reset();
+                    None
+                }
                 Err(error) => {
-                    error!(%error, "queued events cannot be read; they will be after a restart");
-                    return;
+                    error!(%error, "queued events cannot be read; it is tried again");
+                    Some(tokio::time::Instant::now() + waits.next().unwrap_or(wait_max))
                 }
             };
-            for (offset, row) in (position.0..).zip(batches.iter().flat_map(records::queue_rows)) {
-                if row.state == "queued" && !known_ended.remove(&row.request_id) {
-                    pending.insert(offset, row.request_id.clone());
-                    tokio::spawn(work(
-                        inner.clone(),
-                        offset,
-                        row,
-                        turns.clone(),
-                        ends.clone(),
-                    ));
-                }
-            }
-            position = end;
         }
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let mut batch = Vec::new();
         tokio::select! {
             _ = stop.changed() => return,
+            () = retry => continue,
             changed = commits.changed() => {
                 if changed.is_err() {
                     return;
@@ -134,26 +129,152 @@ pub async fn run(inner: Arc<Inner>) {
             }
             _ = ended.recv_many(&mut batch, 256) => {}
         }
-        for end in &batch {
-            pending.remove(&end.offset);
-        }
-        let cursor = pending
-            .first_key_value()
-            .map_or(position, |(&offset, _)| Offset(offset));
-        sequence += 1;
-        let append = end_append(
-            &inner,
-            batch,
-            cursor,
-            Producer {
+        let mut parts = parts(batch, END_BYTES_MAX);
+        while let Some(part) = parts.pop() {
+            sequence += 1;
+            let producer = Producer {
                 id: producer.clone(),
                 sequence,
-            },
-        );
-        if let Err(error) = append_patiently(&log, &append, usize::MAX).await {
-            error!(%error, "the end of queued events was refused; they will run again after a restart");
+            };
+            let append = end_append(&inner, &part, intake.cursor_without(&part), producer);
+            let stopped = async {
+                let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
+            };
+            let refused = match append_patiently(&log, &append, usize::MAX, stopped).await {
+                Ok(()) => {
+                    intake.end(&part);
+                    continue;
+                }
+                Err(NotKept::GivenUp(_)) => return,
+                Err(NotKept::Refused(error)) => error,
+            };
+            // Nothing of them is kept: they stay pending, so the cursor does not pass them.
+            match smaller(part) {
+                Ok(smaller) => parts.extend(smaller),
+                Err(end) => error!(request_id = end.row.request_id, error = %refused,
+                    "the end of a queued event was refused; it runs again after a restart"),
+            }
         }
     }
+}
+
+/// Which events of the stream were taken in, and have not ended.
+struct Intake {
+    /// The next record of the stream to look at.
+    position: Offset,
+    /// Events that ended before this start, from the cursor on; `None` until they could be read.
+    known_ended: Option<HashSet<String>>,
+    /// By offset, with about their bytes in memory.
+    pending: BTreeMap<u64, usize>,
+    pending_bytes: usize,
+}
+
+impl Intake {
+    fn new(inner: &Inner) -> Intake {
+        let (log, queue) = (&inner.options.log, inner.options.streams.queue.id);
+        let start = log.snapshot().start(queue).offset(PARTITION);
+        Intake {
+            position: log
+                .cursor(CURSOR)
+                .filter(|cursor| cursor.stream == queue)
+                .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
+                .max(start),
+            known_ended: None,
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.len() < PENDING_MAX && self.pending_bytes < PENDING_BYTES_MAX
+    }
+
+    /// Begins events while there is room for them. After an error it goes on where it stopped.
+    fn take(
+        &mut self,
+        inner: &Inner,
+        mut begin: impl FnMut(u64, QueueRow),
+    ) -> Result<(), lambic_log::Error> {
+        let queue = inner.options.streams.queue.id;
+        if self.known_ended.is_none() {
+            self.known_ended = Some(ended_since(inner, self.position)?);
+        }
+        let snapshot = inner.options.log.snapshot();
+        let head = snapshot.head(queue).offset(PARTITION);
+        while self.has_room() && self.position < head {
+            let range = OffsetRange {
+                partition: PARTITION,
+                first: self.position,
+                end: self.position.plus(PENDING_MAX as u64).min(head),
+            };
+            // One batch at a time, since events may be large; mostly it holds one.
+            for batches in snapshot.read_chunks(queue, range, 1) {
+                for row in batches?.iter().flat_map(records::queue_rows) {
+                    self.take_row(row, &mut begin);
+                }
+                if !self.has_room() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_row(&mut self, row: QueueRow, begin: &mut impl FnMut(u64, QueueRow)) {
+        let offset = self.position.0;
+        self.position = self.position.plus(1);
+        let known_ended = self.known_ended.get_or_insert_default();
+        if row.state == "queued" && !known_ended.remove(&row.request_id) {
+            let bytes = row.event.as_ref().map_or(0, String::len);
+            self.pending.insert(offset, bytes);
+            self.pending_bytes += bytes;
+            begin(offset, row);
+        }
+    }
+
+    /// Where the cursor stands once `ended` are kept: at the oldest event that has not ended.
+    fn cursor_without(&self, ended: &[Ended]) -> Offset {
+        let ended: HashSet<u64> = ended.iter().map(|end| end.offset).collect();
+        let mut left = self.pending.keys();
+        left.find(|offset| !ended.contains(offset))
+            .map_or(self.position, |&offset| Offset(offset))
+    }
+
+    fn end(&mut self, ended: &[Ended]) {
+        for end in ended {
+            self.pending_bytes -= self.pending.remove(&end.offset).unwrap_or(0);
+        }
+    }
+}
+
+/// Cuts ends into parts of about `bytes_max`, at least one each.
+fn parts(ended: Vec<Ended>, bytes_max: usize) -> Vec<Vec<Ended>> {
+    let mut parts = Vec::new();
+    let mut bytes = usize::MAX;
+    for end in ended {
+        bytes = bytes.saturating_add(end.bytes());
+        if bytes > bytes_max {
+            bytes = end.bytes();
+            parts.push(Vec::new());
+        }
+        parts.last_mut().expect("the first end opens one").push(end);
+    }
+    parts
+}
+
+/// What to try after the log refused `ended`: its halves; or, for one alone, the house's stream of dead letters
+/// instead of the function's own. If that was refused too, the end is given back.
+fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Ended> {
+    if ended.len() > 1 {
+        let second = ended.split_off(ended.len() / 2);
+        return Ok(vec![second, ended]);
+    }
+    let mut end = ended.pop().expect("no part is empty");
+    if end.dead_letter.is_none() || end.to_house {
+        return Err(end);
+    }
+    end.to_house = true;
+    Ok(vec![vec![end]])
 }
 
 /// Ids of events that ended at or after `position`.
@@ -178,20 +299,24 @@ fn ended_since(inner: &Inner, position: Offset) -> Result<HashSet<String>, lambi
     Ok(ended)
 }
 
-fn end_append(inner: &Inner, ended: Vec<Ended>, cursor: Offset, producer: Producer) -> Append {
+fn end_append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer) -> Append {
     let queue = &inner.options.streams.queue;
     let mut rows = Vec::new();
-    let mut letters: BTreeMap<_, (_, Vec<DeadLetter>)> = BTreeMap::new();
+    let mut letters: BTreeMap<_, (_, Vec<&DeadLetter>)> = BTreeMap::new();
     for end in ended {
-        if let Some(letter) = end.dead_letter {
-            let stream = inner.dead_letter_stream(&letter.function);
+        if let Some(letter) = &end.dead_letter {
+            let stream = if end.to_house {
+                inner.options.streams.dead_letters.clone()
+            } else {
+                inner.dead_letter_stream(&letter.function)
+            };
             letters
                 .entry(stream.id)
                 .or_insert_with(|| (stream, Vec::new()))
                 .1
                 .push(letter);
         }
-        rows.push(end.row);
+        rows.push(&end.row);
     }
     let mut writes = vec![Write {
         stream: queue.id,
@@ -218,7 +343,7 @@ fn end_append(inner: &Inner, ended: Vec<Ended>, cursor: Offset, producer: Produc
 async fn work(
     inner: Arc<Inner>,
     offset: u64,
-    row: QueueRow,
+    mut row: QueueRow,
     turns: Arc<Semaphore>,
     ends: mpsc::Sender<Ended>,
 ) {
@@ -226,7 +351,7 @@ async fn work(
         return;
     };
     let mut stop = inner.stop.subscribe();
-    let event = row.event.clone().unwrap_or_default();
+    let event = row.event.take().unwrap_or_default();
     let mut waits = Backoff::new(
         inner.options.retry_wait,
         inner.options.retry_wait_max,
@@ -276,6 +401,7 @@ async fn work(
     let state = if failure.is_some() { "dead" } else { "done" };
     let ended = Ended {
         offset,
+        to_house: false,
         dead_letter: failure.map(|(error_type, error_message)| DeadLetter {
             at_us,
             function: row.function.clone(),
@@ -284,7 +410,7 @@ async fn work(
             source: None,
             error_type,
             error_message,
-            attempts: attempt as i32,
+            attempts: i32::try_from(attempt).unwrap_or(i32::MAX),
             event,
         }),
         row: QueueRow {
@@ -296,4 +422,97 @@ async fn work(
     };
     // Fails only when the service has stopped: the event runs again.
     let _ = ends.send(ended).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(event_bytes: usize) -> Ended {
+        Ended {
+            offset: 0,
+            row: QueueRow {
+                at_us: 0,
+                request_id: String::new(),
+                function: String::new(),
+                state: "dead".to_owned(),
+                event: None,
+            },
+            dead_letter: Some(DeadLetter {
+                at_us: 0,
+                function: String::new(),
+                request_id: String::new(),
+                kind: "async",
+                source: None,
+                error_type: String::new(),
+                error_message: String::new(),
+                attempts: 1,
+                event: "x".repeat(event_bytes),
+            }),
+            to_house: false,
+        }
+    }
+
+    fn queued(request_id: &str, event_bytes: usize) -> QueueRow {
+        QueueRow {
+            request_id: request_id.to_owned(),
+            state: "queued".to_owned(),
+            event: Some("x".repeat(event_bytes)),
+            ..ended(0).row
+        }
+    }
+
+    #[test]
+    fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
+        let mut intake = Intake {
+            position: Offset(5),
+            known_ended: Some(["b".to_owned()].into()),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+        };
+        let mut begun = Vec::new();
+        let large = PENDING_BYTES_MAX / 2 - 1;
+        for (row, has_room) in [
+            (queued("a", large), true),
+            (queued("b", large), true),
+            (ended(0).row, true),
+            (queued("c", large), true),
+            (queued("d", 2), false),
+        ] {
+            intake.take_row(row, &mut |offset, _| begun.push(offset));
+            assert_eq!(intake.has_room(), has_room, "{begun:?}");
+        }
+        assert_eq!(begun, [5, 8, 9]);
+        let end = |offset| Ended { offset, ..ended(0) };
+        for (part, cursor) in [(vec![end(8)], 5), (vec![end(5)], 9), (vec![end(9)], 10)] {
+            assert_eq!(intake.cursor_without(&part), Offset(cursor));
+            intake.end(&part);
+            assert!(intake.has_room());
+        }
+        assert_eq!(intake.pending_bytes, 0);
+    }
+
+    #[test]
+    fn ends_are_cut_by_bytes() {
+        for (events, expected) in [
+            (vec![], vec![]),
+            (vec![5_000], vec![1]),
+            (vec![100, 100, 100], vec![3]),
+            (vec![1_000, 1_000, 1_000], vec![2, 1]),
+            (vec![9_000, 10, 9_000, 10, 20], vec![1, 1, 1, 2]),
+        ] {
+            let parts = parts(events.iter().copied().map(ended).collect(), 4_000);
+            let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
+            assert_eq!(lengths, expected, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_tried_in_halves_then_in_the_house() {
+        let halves = smaller((0..3).map(ended).collect()).ok().unwrap();
+        assert_eq!(halves.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        let mut alone = smaller(vec![ended(0)]).ok().unwrap();
+        assert!(alone[0][0].to_house);
+        assert!(smaller(alone.remove(0)).is_err());
+    }
 }

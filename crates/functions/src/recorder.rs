@@ -1,22 +1,19 @@
 //! Writes what functions did into `lambic_invocations` and `lambic_logs`, many at once, beside the invocations.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use lambic_base::retry::Backoff;
 use lambic_log::Log;
 use lambic_model::{Append, Producer, Write};
 use lambic_sandbox::{LogLine, LogSource};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
     SystemStreams,
+    append::{NotKept, append_patiently},
     records::{self, InvocationRow, LogRow},
 };
 
@@ -126,7 +123,9 @@ async fn write(
                 }),
                 cursors: Vec::new(),
             };
-            if let Err(reason) = append_patiently(&log, &append, ATTEMPTS_MAX).await {
+            let never = std::future::pending();
+            let kept = append_patiently(&log, &append, ATTEMPTS_MAX, never).await;
+            if let Err(NotKept::Refused(reason) | NotKept::GivenUp(reason)) = kept {
                 error!(%reason, invocations = rows.len(), "invocations were not recorded");
             }
         }
@@ -134,31 +133,5 @@ async fn write(
         for done in flushes {
             let _ = done.send(());
         }
-    }
-}
-
-/// Repeats an append that has a producer until it is known to be kept or refused.
-pub async fn append_patiently(
-    log: &Log,
-    append: &Append,
-    attempts_max: usize,
-) -> Result<(), lambic_log::Error> {
-    let mut waits = Backoff::new(Duration::from_millis(20), Duration::from_secs(2), 1);
-    let mut attempts = 0;
-    loop {
-        let error = match log.append(append.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        attempts += 1;
-        let is_refused = matches!(
-            error,
-            lambic_log::Error::Refused(_) | lambic_log::Error::UnknownStream { .. }
-        );
-        if is_refused || attempts >= attempts_max {
-            return Err(error);
-        }
-        warn!(%error, "an append of functions is repeated");
-        tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
     }
 }

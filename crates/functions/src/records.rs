@@ -15,47 +15,81 @@ use lambic_model::{OffsetRange, Stream, SystemColumn};
 use lambic_sandbox::LogLine;
 use serde_json::{Map, Value, json};
 
-/// One element of an event's `Records` for each record, in order. `batches` have the system columns.
+/// Longer messages are cut.
+const ERROR_MESSAGE_BYTES_MAX: usize = 32 << 10;
+
+/// Records that become JSON at one time.
+const ROWS_AT_ONCE: usize = 64;
+
+/// The elements of an event's `Records`, JSON, for the first records of `range`: as many as fit into `bytes_max`, and
+/// at least one. `batches` have the system columns, and are read as far as they are needed.
 pub fn to_events(
     stream: &Stream,
     range: OffsetRange,
-    batches: &[RecordBatch],
-) -> Result<Vec<Value>, String> {
-    let columns = stream.schema.fields().len();
-    let mut events = Vec::with_capacity(range.records() as usize);
+    batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
+    bytes_max: usize,
+) -> Result<Vec<String>, String> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
     for batch in batches {
-        let user = batch
-            .project(&(0..columns).collect::<Vec<_>>())
-            .map_err(|error| error.to_string())?;
-        let mut writer = WriterBuilder::new()
-            .with_explicit_nulls(true)
-            .build::<_, JsonArray>(Vec::new());
-        writer.write(&user).map_err(|error| error.to_string())?;
-        writer.finish().map_err(|error| error.to_string())?;
-        let rows: Vec<Map<String, Value>> =
-            serde_json::from_slice(&writer.into_inner()).map_err(|error| error.to_string())?;
-        let offsets = batch
-            .column_by_name(SystemColumn::Offset.name())
-            .ok_or("records without offsets")?
-            .as_primitive::<Int64Type>();
-        let appended = batch
-            .column_by_name(SystemColumn::AppendedAt.name())
-            .ok_or("records without the time of their append")?
-            .as_primitive::<TimestampMicrosecondType>();
-        for (row, data) in rows.into_iter().enumerate() {
-            let offset = offsets.value(row);
-            events.push(json!({
-                "eventSource": "lambic:stream",
-                "eventID": item_identifier(stream, range, offset as u64),
-                "stream": stream.name.as_str(),
-                "partition": range.partition.0,
-                "offset": offset,
-                "approximateArrivalTimestamp": appended.value(row) as f64 / 1e6,
-                "data": data,
-            }));
+        let batch = batch?;
+        for first in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
+            let some = batch.slice(first, ROWS_AT_ONCE.min(batch.num_rows() - first));
+            for event in events_of(stream, range, &some)? {
+                bytes += event.len() + 1;
+                if bytes > bytes_max && !events.is_empty() {
+                    return Ok(events);
+                }
+                events.push(event);
+            }
         }
     }
     Ok(events)
+}
+
+fn events_of(
+    stream: &Stream,
+    range: OffsetRange,
+    batch: &RecordBatch,
+) -> Result<Vec<String>, String> {
+    let columns = stream.schema.fields().len();
+    let user = batch
+        .project(&(0..columns).collect::<Vec<_>>())
+        .map_err(|error| error.to_string())?;
+    let mut writer = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, JsonArray>(Vec::new());
+    writer.write(&user).map_err(|error| error.to_string())?;
+    writer.finish().map_err(|error| error.to_string())?;
+    let rows: Vec<Map<String, Value>> =
+        serde_json::from_slice(&writer.into_inner()).map_err(|error| error.to_string())?;
+    let offsets = batch
+        .column_by_name(SystemColumn::Offset.name())
+        .ok_or("records without offsets")?
+        .as_primitive::<Int64Type>();
+    let appended = batch
+        .column_by_name(SystemColumn::AppendedAt.name())
+        .ok_or("records without the time of their append")?
+        .as_primitive::<TimestampMicrosecondType>();
+    let event = |(row, data): (usize, Map<String, Value>)| {
+        let offset = offsets.value(row);
+        json!({
+            "eventSource": "lambic:stream",
+            "eventID": item_identifier(stream, range, offset as u64),
+            "stream": stream.name.as_str(),
+            "partition": range.partition.0,
+            "offset": offset,
+            "approximateArrivalTimestamp": appended.value(row) as f64 / 1e6,
+            "data": data,
+        })
+        .to_string()
+    };
+    Ok(rows.into_iter().enumerate().map(event).collect())
+}
+
+/// The event of a batch of records.
+pub fn payload(events: &[String]) -> Vec<u8> {
+    format!("{{\"Records\":[{}]}}", events.join(",")).into_bytes()
 }
 
 fn item_identifier(stream: &Stream, range: OffsetRange, offset: u64) -> String {
@@ -235,7 +269,7 @@ pub struct DeadLetter {
     pub event: String,
 }
 
-pub fn dead_letters(stream: &Stream, rows: &[DeadLetter]) -> RecordBatch {
+pub fn dead_letters(stream: &Stream, rows: &[&DeadLetter]) -> RecordBatch {
     batch(
         stream,
         vec![
@@ -264,7 +298,7 @@ pub struct QueueRow {
     pub event: Option<String>,
 }
 
-pub fn queue(stream: &Stream, rows: &[QueueRow]) -> RecordBatch {
+pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
     batch(
         stream,
         vec![
@@ -308,12 +342,23 @@ fn texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
 
-/// `errorMessage` of an error object.
+/// `errorMessage` of an error object, cut where it is longer than a message needs to be: hundreds of them stand in
+/// one append, and a function may answer megabytes.
 pub fn error_message(payload: &[u8]) -> String {
-    serde_json::from_slice::<Value>(payload)
+    let message = serde_json::from_slice::<Value>(payload)
         .ok()
         .and_then(|error| error.get("errorMessage")?.as_str().map(str::to_owned))
-        .unwrap_or_else(|| String::from_utf8_lossy(payload).into_owned())
+        .unwrap_or_else(|| String::from_utf8_lossy(payload).into_owned());
+    shortened(message, ERROR_MESSAGE_BYTES_MAX)
+}
+
+fn shortened(mut text: String, bytes_max: usize) -> String {
+    let bytes = text.len();
+    if bytes > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push_str(&format!("… ({bytes} bytes in all)"));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -378,6 +423,66 @@ mod tests {
                 .map(|answer| (answer.output.len(), answer.failed));
             assert_eq!(found, expected.map_err(str::to_owned), "{answer}");
         }
+    }
+
+    #[test]
+    fn a_batch_ends_where_its_bytes_do() {
+        let mut stream = stream();
+        stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Utf8, true)]));
+        let batch = |first: u64, texts: &[&str]| {
+            let fields = [
+                Field::new("b", DataType::Utf8, true),
+                SystemColumn::Offset.field(),
+                SystemColumn::AppendedAt.field(),
+            ];
+            let offsets = (first as i64..).take(texts.len());
+            RecordBatch::try_new(
+                Arc::new(Schema::new(fields.to_vec())),
+                vec![
+                    super::texts(texts.iter().copied().map(Some)),
+                    Arc::new(Int64Array::from_iter_values(offsets)),
+                    times(texts.iter().map(|_| 1_500_000)),
+                ],
+            )
+            .unwrap()
+        };
+        let long = "x".repeat(1_000);
+        let batches = || {
+            [
+                Ok(batch(5, &[&long, "y"])),
+                Ok(batch(7, &[&long])),
+                Err("not needed".to_owned()),
+            ]
+        };
+        let events = |bytes_max| to_events(&stream, RANGE, batches(), bytes_max);
+        let all = to_events(&stream, RANGE, batches().into_iter().take(2), 1 << 20).unwrap();
+        assert_eq!(all.len(), 3);
+        let second = concat!(
+            r#"{"approximateArrivalTimestamp":1.5,"data":{"b":"y"},"eventID":"s-0-6","#,
+            r#""eventSource":"lambic:stream","offset":6,"partition":0,"stream":"s"}"#
+        );
+        assert_eq!(all[1], second);
+        assert_eq!(
+            payload(&all[1..2]),
+            format!(r#"{{"Records":[{second}]}}"#).as_bytes()
+        );
+        for (bytes_max, expected) in [(0, 1), (1_200, 1), (1_500, 2), (2_000, 2)] {
+            assert_eq!(events(bytes_max).unwrap(), all[..expected], "{bytes_max}");
+        }
+        assert_eq!(events(1 << 20), Err("not needed".to_owned()));
+    }
+
+    #[test]
+    fn long_messages_are_cut() {
+        assert_eq!(error_message(br#"{"errorMessage":"no"}"#), "no");
+        assert_eq!(error_message(b"plain"), "plain");
+        // `ä` has two bytes: the cut must not go through one.
+        let long = error_message(format!("x{}", "ä".repeat(1 << 20)).as_bytes());
+        assert_eq!(
+            long.len(),
+            ERROR_MESSAGE_BYTES_MAX - 1 + "… (2097153 bytes in all)".len()
+        );
+        assert!(long.ends_with("ä… (2097153 bytes in all)"));
     }
 
     #[test]

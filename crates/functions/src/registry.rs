@@ -1,4 +1,4 @@
-//! What is deployed, on disk: `functions/<name>.json` and `code/<digest>/`.
+//! What is deployed, on disk: `functions/<name>.json`, `code/<digest>/` and its limits, `code/<digest>.json`.
 //!
 //! Code is addressed by its content and written before the file that names it; the file is swapped atomically.
 //! So a crash or a refused deployment leaves the former one whole.
@@ -33,6 +33,13 @@ pub struct Mapping {
     pub cursor: String,
 }
 
+/// What code may take; kept beside it, so that a view that was built with it runs it as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    pub timeout_ms: u64,
+    pub memory_mb: u32,
+}
+
 #[derive(Debug, Clone)]
 pub struct Registry {
     dir: PathBuf,
@@ -63,6 +70,35 @@ impl Registry {
 
     pub fn code_dir(&self, digest: &str) -> PathBuf {
         self.dir.join("code").join(digest)
+    }
+
+    fn limits_path(&self, digest: &str) -> PathBuf {
+        self.dir.join("code").join(format!("{digest}.json"))
+    }
+
+    /// Keeps what the code of this deployment may take; that of its latest deployment counts.
+    pub fn keep_limits(&self, info: &FunctionInfo) -> Result<(), Error> {
+        let limits = Limits {
+            timeout_ms: info.timeout_ms,
+            memory_mb: info.memory_mb,
+        };
+        let path = self.limits_path(&info.digest);
+        let bytes = serde_json::to_vec_pretty(&limits).expect("plain data serialises");
+        lambic_base::file::write_atomically(&path, &bytes).map_err(Error::io("write", &path))
+    }
+
+    pub fn has_limits(&self, digest: &str) -> bool {
+        self.limits_path(digest).exists()
+    }
+
+    /// Of code that an older server deployed and replaced they are not known: it gets the defaults.
+    pub fn limits(&self, digest: &str) -> Limits {
+        let kept = std::fs::read(self.limits_path(digest)).ok();
+        kept.and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or(Limits {
+                timeout_ms: 3_000,
+                memory_mb: 128,
+            })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -147,7 +183,7 @@ pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
                     )
                 }
             };
-            let digest = hex(&Sha256::digest(&bytes));
+            let digest = digest_of(&bytes);
             Ok(CodeFiles {
                 bytes: bytes.len() as u64,
                 files: [(PathBuf::from("function.wasm"), bytes)].into(),
@@ -267,6 +303,11 @@ fn read_folder(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, FolderError>
     Ok(files)
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+/// Of a component.
+pub fn digest_of(code: &[u8]) -> String {
+    hex(&Sha256::digest(code))
+}
+
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -9,7 +9,7 @@ use arrow::{
         ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, StringArray,
         TimestampMicrosecondArray,
     },
-    datatypes::{DataType, Field, Schema, TimeUnit},
+    datatypes::{DataType, Field, Int32Type, Schema, TimeUnit},
     record_batch::RecordBatch,
 };
 use common::{BOUND, House};
@@ -81,6 +81,48 @@ async fn geohash_is_a_sql_function() {
     assert!(house.functions.scalar("geohash").is_none());
     let former = house.functions.scalar_of("geohash", &info.digest).unwrap();
     assert_eq!(former.digest(), info.digest);
+
+    // Only if it is what was deployed.
+    let path = house
+        .dir
+        .path()
+        .join(format!("functions/code/{}/function.wasm", former.digest()));
+    let other = "(component
+        (core module $m (func (export \"f\") (param i32) (result i32) (local.get 0)))
+        (core instance $i (instantiate $m))
+        (func (export \"geohash\") (param \"a\" s32) (result s32) (canon lift (core func $i \"f\"))))";
+    std::fs::write(&path, other).unwrap();
+    assert!(house.functions.scalar_of("geohash", &info.digest).is_none());
+}
+
+/// Former code runs within its own limits, not those of a function without any.
+#[tokio::test(flavor = "multi_thread")]
+async fn former_code_keeps_its_limits() {
+    let house = House::open().await;
+    let name = FunctionName::new("f").unwrap();
+    // Takes 200 MB, over the default of 128.
+    let code = |answer: u32| {
+        let code = format!(
+            "(component
+                (core module $m
+                    (memory (export \"memory\") 1)
+                    (func (export \"f\") (param i32) (result i32)
+                        (drop (memory.grow (i32.const 3200)))
+                        (i32.const {answer})))
+                (core instance $i (instantiate $m))
+                (func (export \"f\") (param \"a\" s32) (result s32) (canon lift (core func $i \"f\"))))"
+        );
+        Code::Bytes(code.into_bytes())
+    };
+    let mut deployment = Deployment::new(name, Runtime::Wasm, code(1));
+    deployment.memory_mb = 256;
+    let info = house.functions.deploy(deployment.clone()).await.unwrap();
+    deployment.code = code(2);
+    house.functions.deploy(deployment).await.unwrap();
+    let column: ArrayRef = Arc::new(Int32Array::from(vec![0]));
+    let former = house.functions.scalar_of("f", &info.digest).unwrap();
+    let answer = former.call(&[column], 1).unwrap();
+    assert_eq!(answer.as_primitive::<Int32Type>().values(), &[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

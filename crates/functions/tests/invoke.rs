@@ -206,9 +206,39 @@ async fn a_refused_deployment_leaves_the_former_one_serving() {
             "does not have the columns of `lambic_dead_letters`",
         ),
         (
-            fine,
+            fine.clone(),
             Box::new(|d| d.memory_mb = 0),
             "its memory must be 1 to 10240 MB",
+        ),
+        (
+            fine.clone(),
+            Box::new(|d| d.concurrency = Some(usize::MAX)),
+            "its concurrency must be 1 to 1000, not 18446744073709551615",
+        ),
+        (
+            fine.clone(),
+            Box::new(|d| d.concurrency = Some(0)),
+            "its concurrency must be 1 to 1000, not 0",
+        ),
+        (
+            fine.clone(),
+            Box::new(|d| d.retries = u32::MAX),
+            "its retries must be 0 to 10000, not 4294967295",
+        ),
+        (
+            fine.clone(),
+            Box::new(|d| d.timeout = std::time::Duration::MAX),
+            "its timeout must be 1 ms to 900 seconds",
+        ),
+        (
+            fine,
+            Box::new(move |d| {
+                d.triggers = vec![Trigger {
+                    window_ms: u64::MAX,
+                    ..Trigger::new(stream("input"))
+                }];
+            }),
+            "the window of its trigger must be 0 to 300000 ms",
         ),
     ];
     for (code, change, reason) in cases {
@@ -278,4 +308,33 @@ async fn many_at_once_share_the_environments() {
     let environments: std::collections::BTreeSet<String> =
         running.join_all().await.into_iter().collect();
     assert!((1..=2).contains(&environments.len()), "{environments:?}");
+}
+
+/// What a server without bounds on these wrote; it panicked on it at each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_stored_without_bounds_is_brought_within_them() {
+    let house = House::open().await;
+    let mut deployment = house
+        .python("f", "def handler(event, context):\n    return 'runs'\n")
+        .await;
+    deployment.trial = false;
+    deployment.concurrency = Some(7);
+    deployment.triggers = vec![Trigger::new(StreamName::new("input").unwrap())];
+    house.functions.deploy(deployment).await.unwrap();
+    let stored = house.dir.path().join("functions/functions/f.json");
+    let mut content: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&stored).unwrap()).unwrap();
+    content["info"]["concurrency"] = json!(u64::MAX);
+    content["info"]["retries"] = json!(u32::MAX);
+    content["info"]["timeout_ms"] = json!(u64::MAX);
+    content["info"]["triggers"][0]["window_ms"] = json!(u64::MAX);
+    std::fs::write(&stored, content.to_string()).unwrap();
+    let house = house.restart().await;
+    let info = house.functions.get("f").unwrap();
+    assert_eq!(info.concurrency, Some(1_000));
+    assert_eq!(info.retries, 10_000);
+    assert_eq!(info.timeout_ms, 900_000);
+    assert_eq!(info.triggers[0].window_ms, 300_000);
+    house.append(&[1]).await;
+    assert_eq!(house.invoke("f", "").await.payload(), b"\"runs\"");
 }

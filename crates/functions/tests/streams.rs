@@ -133,6 +133,35 @@ def handler(event, context):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_behind_a_failure_is_not_kept_twice() {
+    let house = House::open().await;
+    // As above, but goes on behind the failure: AWS's example of a partial batch response.
+    let source = "\
+import os, tempfile
+def handler(event, context):
+    done, failed = [], []
+    for r in event['Records']:
+        n = r['data']['n']
+        mark = os.path.join(tempfile.gettempdir(), str(n))
+        if n % 3 == 0 and not os.path.exists(mark):
+            open(mark, 'w').close()
+            failed.append({'itemIdentifier': r['eventID']})
+        else:
+            done.append({'n': n})
+    return {'records': done, 'batchItemFailures': failed}
+";
+    let deployment = triggered(house.python("f", source).await, 100, Start::Earliest);
+    house.append(&(1..=20).collect::<Vec<_>>()).await;
+    house.functions.deploy(deployment).await.unwrap();
+    house.wait_until_read().await;
+    assert_eq!(
+        numbers(&house.rows("output")),
+        (1..=20).collect::<Vec<i64>>()
+    );
+    assert!(house.rows("lambic_dead_letters").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_that_does_not_fit_is_a_failure_that_says_why() {
     let house = House::open().await;
     let source = "def handler(event, context):\n    return [{'n': 1, 'colour': 'red'}]\n";

@@ -295,6 +295,69 @@ async fn a_dropped_environment_leaves_nothing_behind() {
     assert_gone(&mark).await;
 }
 
+/// The states of all processes that have `mark` in their command line.
+fn states(mark: &str) -> Vec<char> {
+    let mut states = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(mark) {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            states.extend(stat.rsplit(") ").next().unwrap().chars().next());
+        }
+    }
+    states
+}
+
+#[tokio::test]
+async fn what_a_handler_leaves_running_stands_still_until_the_next_event() {
+    let mut environment = start(
+        "import subprocess, sys, threading\n\
+         count, go = 0, threading.Event()\n\
+         def work():\n\
+         \x20   global count\n\
+         \x20   while True:\n\
+         \x20       count += 1\n\
+         \x20       go.set()\n\
+         def handler(event, context):\n\
+         \x20   if event:\n\
+         \x20       subprocess.Popen([sys.executable, '-c', 'while True: pass', event])\n\
+         \x20       threading.Thread(target=work, daemon=True).start()\n\
+         \x20   go.clear()\n\
+         \x20   go.wait()\n\
+         \x20   return count\n",
+    )
+    .await;
+    let mark = format!("lambic-mark-{}-still", std::process::id());
+    let event = serde_json::to_vec(&mark).unwrap();
+    let execution = environment.invoke("id", &event, LONG).await;
+    assert!(execution.reusable);
+    let first = answer(&execution).as_u64().unwrap();
+    assert_eq!(states(&mark), ['T']);
+    // It goes on with the next event, and stops again.
+    let execution = environment.invoke("id", b"null", LONG).await;
+    assert!(answer(&execution).as_u64().unwrap() > first);
+    assert_eq!(states(&mark), ['T']);
+    environment.kill().await;
+    assert_gone(&mark).await;
+}
+
+#[tokio::test]
+async fn an_environment_over_its_limits_is_not_kept() {
+    let mut environment = start(
+        "import os, time\n\
+         def handler(event, context):\n\
+         \x20   for _ in range(100):\n\
+         \x20       if os.fork() == 0:\n\
+         \x20           time.sleep(1000)\n\
+         \x20           os._exit(0)\n\
+         \x20   return 'fine'\n",
+    )
+    .await;
+    let execution = environment.invoke("id", b"{}", LONG).await;
+    // Seen during the invocation or after it, by chance.
+    assert!(!execution.reusable && !environment.is_alive());
+}
+
 #[tokio::test]
 async fn memory_has_a_limit_for_one_and_for_all() {
     let mut environment =

@@ -254,7 +254,7 @@ fn a_scalar_function_cannot_hang_or_eat_memory() {
     for (body, reason) in [
         (
             "(loop (br 0)) (unreachable)",
-            "function `try_it` ran longer than 0.20 seconds on one batch of rows",
+            "function `try_it` ran longer than 0.20 seconds on one row",
         ),
         (
             "(loop (drop (memory.grow (i32.const 16))) (br 0)) (unreachable)",
@@ -281,6 +281,52 @@ fn a_scalar_function_cannot_hang_or_eat_memory() {
                 .unwrap_err(),
             reason
         );
+    }
+}
+
+/// A row's answer and its time must not depend on the rows beside it: batch and speed cut them differently.
+#[test]
+fn rows_do_not_know_of_each_other() {
+    let code = r#"
+(component
+  (core module $m
+    (memory (export "memory") 1)
+    (global $calls (mut i32) (i32.const 0))
+    (func (export "f") (param i32) (result i32)
+      (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+      (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1)))
+      (i32.add (global.get $calls) (i32.load (i32.const 0)))))
+  (core instance $i (instantiate $m))
+  (func (export "f") (param "a" s32) (result s32) (canon lift (core func $i "f"))))
+"#;
+    let module = load(code, LIMITS).unwrap();
+    let column: ArrayRef = Arc::new(Int32Array::from(vec![0; 5]));
+    let answer = only(&module).call(&[column], 5).unwrap();
+    assert_eq!(answer.as_primitive::<Int32Type>().values(), &[2; 5]);
+
+    // Thousands of steps a row: none of them comes near the limit, all together pass it.
+    let code = scalar(
+        "(param \"a\" s32) (result s32)",
+        "(param i32) (result i32) (local i32)",
+        "(loop
+          (local.set 1 (i32.add (local.get 1) (i32.const 1)))
+          (br_if 0 (i32.lt_u (local.get 1) (i32.const 100000))))
+        (local.get 0)",
+    );
+    let limits = Limits {
+        timeout: Duration::from_secs(1),
+        ..LIMITS
+    };
+    let module = load(&code, limits).unwrap();
+    let mut rows = 64;
+    loop {
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![1; rows]));
+        let start = std::time::Instant::now();
+        only(&module).call(&[column], rows).unwrap();
+        if start.elapsed() > 2 * limits.timeout {
+            break;
+        }
+        rows *= 2;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | what | as root or with user namespaces | without |
 //! |---|---|---|
-//! | processes | own PID namespace: all end with the first | own session; found through `/proc` and killed |
+//! | processes | own PID namespace: all end with the first | own session; found through `/proc` and killed (`tree`) |
 //! | mounts, IPC, host name | own namespaces | shared |
 //! | user | `nobody` if started as root | the server's |
 //! | files, core dumps, data, open files | rlimits | rlimits |
@@ -21,14 +21,12 @@ use nix::{
     libc,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::{
-        resource::{Resource, setrlimit},
-        signal::{Signal, kill},
-    },
+    sys::resource::{Resource, setrlimit},
     unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid, setsid},
 };
 use tokio::process::{Child, Command};
 
+use super::tree::Process;
 use crate::Error;
 
 /// The user that root becomes: `nobody`.
@@ -100,9 +98,13 @@ impl Isolation {
         }
     }
 
-    /// Starts `command` shut in. Returns the child to wait for and the process id of the program itself,
-    /// which has a parent of ours in between if it has its own PID namespace.
-    pub async fn spawn(&self, mut command: Command, memory_mb: u32) -> io::Result<(Child, i32)> {
+    /// Starts `command` shut in. Returns the child to wait for and the program itself, which has a parent of ours
+    /// in between if it has its own PID namespace.
+    pub async fn spawn(
+        &self,
+        mut command: Command,
+        memory_mb: u32,
+    ) -> io::Result<(Child, Process)> {
         let (pid_in, pid_out) = io::pipe()?;
         let shut_in = ShutIn {
             namespaces: self.namespaces,
@@ -130,12 +132,19 @@ impl Isolation {
         .await?;
         let mut pid = [0; 4];
         let mut pid_in = pid_in;
-        tokio::task::spawn_blocking(move || {
+        let pid = tokio::task::spawn_blocking(move || {
             io::Read::read_exact(&mut pid_in, &mut pid).map(|()| i32::from_ne_bytes(pid))
         })
         .await
-        .map_err(io::Error::other)?
-        .map(|pid| (child, pid))
+        .map_err(io::Error::other)??;
+        // Known as long as nobody has waited for it.
+        let child_pid = child.id().map_or(0, |pid| pid as i32);
+        let parent = if pid == child_pid {
+            std::process::id() as i32
+        } else {
+            child_pid
+        };
+        Ok((child, Process::open(pid, parent)))
     }
 }
 
@@ -282,46 +291,6 @@ fn check(result: libc::c_int) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Kills the program and everything that it started.
-pub fn kill_tree(pid: i32) {
-    // Without a PID namespace, children may have left the session: they are looked up before their parent dies.
-    for pid in descendants(pid).into_iter().chain([pid]) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-}
-
-/// All processes below `pid`, by `/proc`.
-pub fn descendants(pid: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    let mut left = vec![pid];
-    while let Some(pid) = left.pop() {
-        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-            continue;
-        };
-        for thread in threads.flatten() {
-            let children =
-                std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            for child in children.split_ascii_whitespace().flat_map(str::parse) {
-                found.push(child);
-                left.push(child);
-            }
-        }
-    }
-    found
-}
-
-/// Memory of a process in use (or its highest ever, for `VmHWM`), bytes.
-pub fn memory_bytes(pid: i32, field: &str) -> u64 {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return 0;
-    };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-        .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map_or(0, |kilobytes| kilobytes << 10)
 }
 
 type Job = Box<dyn FnOnce() + Send>;

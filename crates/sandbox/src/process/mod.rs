@@ -1,11 +1,13 @@
 //! A process that speaks AWS's Runtime API: one environment, one invocation at a time, kept warm in between.
 //!
 //! The process has a folder of its own (a read-only copy of the code, a `tmp`), a cleared environment, limits of
-//! [`isolation`], and a private [`endpoint`]. At the deadline it is killed with everything that it started.
+//! [`isolation`], and a private [`endpoint`]. At the deadline it is killed with everything that it started. Between
+//! two events all of it stands still, as in AWS: what a handler leaves running can do nothing while nobody looks.
 
 mod capture;
 mod endpoint;
 mod isolation;
+mod tree;
 
 use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
@@ -23,6 +25,7 @@ use tokio::process::{Child, Command};
 use self::{
     capture::Capture,
     endpoint::{Endpoint, Event, Said},
+    tree::Process,
 };
 use crate::{
     Error, Execution, LogLine, execution, failure,
@@ -67,7 +70,9 @@ pub struct Environment {
     spec: Arc<Spec>,
     child: Child,
     /// The program itself; `child` may be a parent in between.
-    pid: i32,
+    process: Process,
+    /// What stands still below it until the next event.
+    stopped: Vec<Process>,
     endpoint: Endpoint,
     captures: [Capture; 2],
     lines: Arc<Mutex<Lines>>,
@@ -105,7 +110,7 @@ impl Environment {
         let (stderr_in, stderr_out) = std::io::pipe().map_err(spawn_error)?;
         let mut command = command(&spec, dir.path(), &endpoint);
         command.stdout(stdout_out).stderr(stderr_out);
-        let (child, pid) = spec
+        let (child, process) = spec
             .isolation
             .spawn(command, spec.memory_mb)
             .await
@@ -121,7 +126,8 @@ impl Environment {
         let mut environment = Environment {
             spec: spec.clone(),
             child,
-            pid,
+            process,
+            stopped: Vec::new(),
             endpoint,
             captures,
             lines,
@@ -132,7 +138,10 @@ impl Environment {
         let outcome = match environment.next_word("init", spec.init_timeout).await {
             Word::Said(Said::Ready) => {
                 environment.init = start.elapsed();
-                return Ok(Ok(environment));
+                match environment.stand_still("init").await {
+                    Ok(()) => return Ok(Ok(environment)),
+                    Err(outcome) => outcome,
+                }
             }
             Word::Said(Said::InitError(error)) => {
                 execution::reported(error.to_vec(), "Runtime.InitError")
@@ -155,7 +164,10 @@ impl Environment {
 
     /// False if the process ended on its own while nobody looked.
     pub fn is_alive(&mut self) -> bool {
-        !self.has_ended && matches!(self.child.try_wait(), Ok(None))
+        if !self.has_ended && !matches!(self.child.try_wait(), Ok(None)) {
+            self.set_ended();
+        }
+        !self.has_ended
     }
 
     /// Where the environment lives; gone when it ends.
@@ -176,6 +188,10 @@ impl Environment {
             deadline_ms: now_ms() + timeout.as_millis() as i64,
             function_arn: self.spec.function_arn(),
         });
+        for process in self.stopped.drain(..) {
+            process.go_on();
+        }
+        self.process.go_on();
         let (outcome, answered) = match self.next_word(request_id, timeout).await {
             Word::Said(Said::Response(answer)) => (answer_of(&answer), true),
             Word::Said(Said::Error(error)) => {
@@ -195,8 +211,10 @@ impl Environment {
             Word::Failed(outcome) => (outcome, false),
         };
         let duration = start.elapsed();
-        let memory_peak_bytes = isolation::memory_bytes(self.pid, "VmHWM");
-        if !answered {
+        let memory_peak_bytes = self.process.memory_bytes("VmHWM");
+        // An answer that was given stands, whatever is found in the environment afterwards.
+        let reusable = answered && self.stand_still(request_id).await.is_ok();
+        if !reusable {
             self.kill().await;
         }
         Execution {
@@ -204,7 +222,7 @@ impl Environment {
             duration,
             memory_peak_bytes,
             lines: self.take_lines(),
-            reusable: answered,
+            reusable,
         }
     }
 
@@ -214,9 +232,37 @@ impl Environment {
             return;
         }
         self.has_ended = true;
-        isolation::kill_tree(self.pid);
+        self.process.kill_all();
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
+        self.process.forget_number();
+    }
+
+    /// The child was waited for.
+    fn set_ended(&mut self) {
+        self.has_ended = true;
+        self.process.forget_number();
+        // Only what a pidfd still holds.
+        self.process.kill_all();
+    }
+
+    /// Stops everything until the next event, so that the limits hold in between; the error says which of them does
+    /// not hold.
+    async fn stand_still(&mut self, request_id: &str) -> Result<(), Outcome> {
+        self.stopped = self
+            .process
+            .stop_all(PROCESSES_MAX)
+            .await
+            .map_err(|reason| {
+                failure(
+                    "Runtime.ExitError",
+                    &format!(
+                        "RequestId: {request_id} Error: Runtime does not stand still: {reason}"
+                    ),
+                )
+            })?;
+        self.over_limit(&self.stopped, request_id)
+            .map_or(Ok(()), Err)
     }
 
     /// What the environment says next, or how it failed to.
@@ -233,10 +279,11 @@ impl Environment {
                     return Word::Failed(execution::timed_out(request_id, timeout));
                 }
                 status = self.child.wait() => {
+                    self.set_ended();
                     return Word::Failed(exited(request_id, status));
                 }
                 _ = watch.tick() => {
-                    if let Some(outcome) = self.over_limit(request_id) {
+                    if let Some(outcome) = self.over_limit(&self.process.below(), request_id) {
                         return Word::Failed(outcome);
                     }
                 }
@@ -245,20 +292,17 @@ impl Environment {
     }
 
     /// The limits that hold for all processes of an environment together.
-    fn over_limit(&self, request_id: &str) -> Option<Outcome> {
-        let all: Vec<i32> = isolation::descendants(self.pid)
-            .into_iter()
-            .chain([self.pid])
-            .collect();
-        if all.len() > PROCESSES_MAX {
+    fn over_limit(&self, below: &[Process], request_id: &str) -> Option<Outcome> {
+        if below.len() >= PROCESSES_MAX {
             return Some(failure(
                 "Runtime.TooManyProcesses",
                 &format!("RequestId: {request_id} Error: More than {PROCESSES_MAX} processes"),
             ));
         }
-        let used: u64 = all
-            .into_iter()
-            .map(|pid| isolation::memory_bytes(pid, "VmRSS"))
+        let used: u64 = below
+            .iter()
+            .chain([&self.process])
+            .map(|process| process.memory_bytes("VmRSS"))
             .sum();
         (used > u64::from(self.spec.memory_mb) << 20)
             .then(|| execution::out_of_memory(request_id, self.spec.memory_mb))
@@ -279,7 +323,7 @@ impl Drop for Environment {
     fn drop(&mut self) {
         if !self.has_ended {
             // The child itself is killed and reaped by `kill_on_drop`.
-            isolation::kill_tree(self.pid);
+            self.process.kill_all();
         }
     }
 }

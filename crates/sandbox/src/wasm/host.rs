@@ -23,7 +23,9 @@ use crate::{
 };
 
 pub struct Host {
-    wasi: WasiCtx,
+    /// `None` for a component without imports, which cannot ask for it: its rows come by the million, and each has a
+    /// host of its own.
+    wasi: Option<WasiCtx>,
     table: ResourceTable,
     pub(super) memory: Memory,
     lines: Option<Arc<Mutex<Lines>>>,
@@ -43,7 +45,10 @@ impl Host {
     }
 
     /// For SQL: time stands still and chance has one outcome.
-    pub fn fixed(memory_mb: u32) -> Host {
+    pub fn fixed(memory_mb: u32, has_imports: bool) -> Host {
+        if !has_imports {
+            return Host::of(None, memory_mb, None);
+        }
         let mut wasi = WasiCtxBuilder::new();
         wasi.wall_clock(Fixed)
             .monotonic_clock(Fixed)
@@ -57,8 +62,12 @@ impl Host {
         wasi.allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
+        Host::of(Some(wasi.build()), memory_mb, lines)
+    }
+
+    fn of(wasi: Option<WasiCtx>, memory_mb: u32, lines: Option<Arc<Mutex<Lines>>>) -> Host {
         Host {
-            wasi: wasi.build(),
+            wasi,
             table: ResourceTable::new(),
             memory: Memory {
                 limit: (memory_mb as usize) << 20,
@@ -74,7 +83,10 @@ impl Host {
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView {
-            ctx: &mut self.wasi,
+            ctx: self
+                .wasi
+                .as_mut()
+                .expect("only what is imported is called, and imports have a context"),
             table: &mut self.table,
         }
     }

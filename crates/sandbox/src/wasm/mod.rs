@@ -3,11 +3,13 @@
 //! A component is one of two things. With the export `handle` (see `wit/lambic.wit`) it is invoked with events.
 //! Other plain functions that it exports are SQL functions; such a component may import WASI only, and its
 //! clocks, randomness and environment are fixed, so that equal arguments give equal answers for ever.
+//! Each row has an instance of its own, so that an answer depends on the arguments alone.
 //! Nothing is preopened and no network is reachable.
 
 mod cache;
 mod host;
 mod scalar;
+mod slots;
 
 use std::{
     path::PathBuf,
@@ -22,13 +24,19 @@ use wasmtime::{
     component::{Component, InstancePre, Linker, types::ComponentItem},
 };
 
-use self::host::Host;
+use self::{host::Host, slots::Slots};
 use crate::{Error, Execution, execution, failure, lines::Lines};
 
 /// How often running code is looked at: a deadline is kept to this.
 const TICK: Duration = Duration::from_millis(10);
-/// Instances alive at one time.
-const INSTANCES_MAX: u32 = 100;
+/// Memories of handlers alive at one time; a component usually has one.
+const HANDLERS_MAX: u32 = 100;
+/// The same of SQL functions: they run on the threads of queries, of which there are few.
+const SCALARS_MAX: u32 = 32;
+/// Of one component.
+const MEMORIES_MAX: u32 = 8;
+const TABLES_MAX: u32 = 8;
+const CORE_INSTANCES_MAX: u32 = 20;
 /// No component may ask for more, whatever its own limit.
 const MEMORY_BYTES_MAX: usize = 4 << 30;
 
@@ -37,9 +45,10 @@ const MEMORY_BYTES_MAX: usize = 4 << 30;
 pub struct Wasm {
     engine: Engine,
     cache_dir: PathBuf,
+    slots: Slots,
 }
 
-/// Limits of one invocation, or of one batch of a SQL function.
+/// Limits of one invocation, or of one row of a SQL function.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub timeout: Duration,
@@ -52,20 +61,26 @@ pub struct Limits {
 pub struct Module {
     digest: String,
     handler: Option<InstancePre<Host>>,
+    slots: Slots,
+    /// By one instance.
+    slots_taken: u32,
     scalars: Vec<Arc<scalar::Scalar>>,
 }
 
 impl Wasm {
     /// Compiled code is kept in `cache_dir`, which must be written by nobody else.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Result<Wasm, Error> {
-        let cache_dir = cache_dir.into();
+        Wasm::with_slots(cache_dir.into(), HANDLERS_MAX, SCALARS_MAX)
+    }
+
+    fn with_slots(cache_dir: PathBuf, handlers: u32, scalars: u32) -> Result<Wasm, Error> {
         std::fs::create_dir_all(&cache_dir).map_err(Error::io("create", &cache_dir))?;
-        let engine = match Engine::new(&config(true)) {
+        let engine = match Engine::new(&config(Some(handlers + scalars))) {
             Ok(engine) => engine,
             Err(error) => {
                 // A machine with little address space (ulimit -v, small containers) cannot reserve the pool.
                 tracing::warn!(%error, "no pool of instances; each is allocated on demand");
-                Engine::new(&config(false)).map_err(|error| Error::Engine {
+                Engine::new(&config(None)).map_err(|error| Error::Engine {
                     reason: format!("{error:#}"),
                 })?
             }
@@ -83,11 +98,15 @@ impl Wasm {
             .map_err(|error| Error::Engine {
                 reason: error.to_string(),
             })?;
-        Ok(Wasm { engine, cache_dir })
+        Ok(Wasm {
+            engine,
+            cache_dir,
+            slots: Slots::new(handlers, scalars),
+        })
     }
 
     /// Compiles `code` (a component, binary or text) or takes it from the cache, and checks that it fits.
-    /// `limits` hold for each batch of its SQL functions.
+    /// `limits` hold for each row of its SQL functions.
     pub fn load(&self, code: &[u8], limits: Limits) -> Result<Module, Error> {
         let digest = hex(&Sha256::digest(code));
         let component = cache::component(&self.engine, &self.cache_dir, &digest, code)?;
@@ -134,6 +153,15 @@ impl Wasm {
                     .to_owned(),
             });
         }
+        let memories = component
+            .resources_required()
+            .map_or(1, |required| required.num_memories);
+        if memories > MEMORIES_MAX {
+            return Err(Error::WrongWorld {
+                reason: format!("it has {memories} memories, over the limit of {MEMORIES_MAX}"),
+            });
+        }
+        let slots_taken = memories.max(1);
         let mut linker = Linker::<Host>::new(&self.engine);
         host::link(&mut linker).map_err(wrong_world)?;
         let instance = linker.instantiate_pre(component).map_err(wrong_world)?;
@@ -146,12 +174,16 @@ impl Wasm {
                     instance.clone(),
                     imports.is_empty(),
                     limits,
+                    self.slots.clone(),
+                    slots_taken,
                 ))
             })
             .collect();
         Ok(Module {
             digest,
             handler: is_handler.then_some(instance),
+            slots: self.slots.clone(),
+            slots_taken,
             scalars,
         })
     }
@@ -183,7 +215,8 @@ impl Module {
             .collect()
     }
 
-    /// Runs `handle` on one event in an instance of its own.
+    /// Runs `handle` on one event in an instance of its own; waits while too many are alive, which does not count
+    /// as its time.
     pub async fn invoke(
         &self,
         request_id: &str,
@@ -207,10 +240,13 @@ impl Module {
             }
         };
         let (request_id, environment) = (request_id.to_owned(), environment.to_vec());
+        let slots = self.slots.for_handler(self.slots_taken).await;
         let runtime = tokio::runtime::Handle::current();
         // On a thread of its own: the code yields at each tick only, and ten milliseconds are long for
         // whoever else waits on this runtime.
         let run = tokio::task::spawn_blocking(move || {
+            // Given back when the instance is gone, also if the caller went away before.
+            let _slots = slots;
             runtime.block_on(run(&handler, &request_id, event, &environment, limits))
         });
         match run.await {
@@ -277,19 +313,24 @@ fn ended(outcome: lambic_model::Outcome) -> Execution {
     }
 }
 
-fn config(pooled: bool) -> Config {
+/// With a pool of that many memories, or without.
+fn config(pooled: Option<u32>) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     // The same bits on every machine, so that a view recomputed elsewhere is the same view.
     config.cranelift_nan_canonicalization(true);
     config.relaxed_simd_deterministic(true);
-    if pooled {
+    if let Some(memories) = pooled {
         let mut pool = PoolingAllocationConfig::new();
-        pool.total_component_instances(INSTANCES_MAX)
-            .total_core_instances(INSTANCES_MAX * 4)
-            .total_memories(INSTANCES_MAX)
-            .total_tables(INSTANCES_MAX * 4)
-            .total_stacks(INSTANCES_MAX * 2)
+        // Slots bound the memories, so whatever else an instance may need has to be there for each of them.
+        pool.total_component_instances(memories)
+            .total_core_instances(memories * CORE_INSTANCES_MAX)
+            .total_memories(memories)
+            .total_tables(memories * TABLES_MAX)
+            .total_stacks(memories)
+            .max_core_instances_per_component(CORE_INSTANCES_MAX)
+            .max_memories_per_component(MEMORIES_MAX)
+            .max_tables_per_component(TABLES_MAX)
             .max_memory_size(MEMORY_BYTES_MAX);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
@@ -309,4 +350,74 @@ fn reason(error: &wasmtime::Error) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        timeout: Duration::from_millis(100),
+        memory_mb: 16,
+        log_bytes_max: 1 << 10,
+    };
+
+    /// `handle` that never ends.
+    const ENDLESS: &str = r#"
+(component
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
+    (func (export "handle") (param i32 i32) (result i32) (loop (br 0)) (unreachable)))
+  (core instance $i (instantiate $m))
+  (func (export "handle") (param "event" string) (result (result string (error string)))
+    (canon lift (core func $i "handle") (memory (core memory $i "memory"))
+      (realloc (core func $i "realloc")))))
+"#;
+
+    /// A SQL function of several thousand steps.
+    const BUSY: &str = r#"
+(component
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "f") (param i32) (result i32) (local i32)
+      (loop
+        (local.set 1 (i32.add (local.get 1) (i32.const 1)))
+        (br_if 0 (i32.lt_u (local.get 1) (i32.const 10000))))
+      (local.get 0)))
+  (core instance $i (instantiate $m))
+  (func (export "f") (param "a" s32) (result s32) (canon lift (core func $i "f"))))
+"#;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_finds_no_free_instance_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let wasm = Wasm::with_slots(dir.path().to_owned(), 2, 1).unwrap();
+        let endless = wasm.load(ENDLESS.as_bytes(), LIMITS).unwrap();
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..9 {
+            let endless = endless.clone();
+            running.spawn(async move { endless.invoke("id", b"{}", &[], LIMITS).await.outcome });
+        }
+        for outcome in running.join_all().await {
+            assert_eq!(outcome, execution::timed_out("id", LIMITS.timeout));
+        }
+        let limits = Limits {
+            timeout: Duration::from_secs(60),
+            ..LIMITS
+        };
+        let busy = wasm.load(BUSY.as_bytes(), limits).unwrap();
+        let column: ArrayRef = Arc::new(Int32Array::from_iter_values(0..1_000));
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let busy = busy.scalars().next().unwrap();
+                    let answer = busy.call(std::slice::from_ref(&column), 1_000).unwrap();
+                    assert_eq!(&answer, &column);
+                });
+            }
+        });
+    }
 }

@@ -18,7 +18,7 @@ use wasmtime::{
     },
 };
 
-use super::{Limits, TICK, host::Host, reason};
+use super::{Limits, TICK, host::Host, reason, slots::Slots};
 use crate::Error;
 
 /// A parameter or result: its SQL type, and whether it takes NULL.
@@ -143,6 +143,9 @@ pub struct Scalar {
     /// Without imports nothing can wait in the host: the code runs right here.
     pure: bool,
     limits: Limits,
+    slots: Slots,
+    /// By one instance.
+    slots_taken: u32,
 }
 
 impl fmt::Debug for Scalar {
@@ -158,6 +161,8 @@ impl Scalar {
         instance: InstancePre<Host>,
         pure: bool,
         limits: Limits,
+        slots: Slots,
+        slots_taken: u32,
     ) -> Scalar {
         let arguments = signature
             .parameters
@@ -171,6 +176,8 @@ impl Scalar {
             instance,
             pure,
             limits,
+            slots,
+            slots_taken,
         }
     }
 
@@ -179,35 +186,29 @@ impl Scalar {
     }
 
     fn store(&self) -> Store<Host> {
-        let mut store = Store::new(self.instance.engine(), Host::fixed(self.limits.memory_mb));
+        let host = Host::fixed(self.limits.memory_mb, !self.pure);
+        let mut store = Store::new(self.instance.engine(), host);
         store.limiter(|host| &mut host.memory);
         store
     }
 
+    /// Every row has a fresh instance and the whole time limit: what a row gives must not depend on which rows the
+    /// engine happened to put into its batch.
     fn run_here(&self, columns: &[ArrayRef], rows: usize) -> Result<Answers, String> {
-        let mut store = self.store();
-        let ticks = self.limits.timeout.as_millis() / TICK.as_millis();
-        store.set_epoch_deadline(ticks.max(1) as u64);
-        store.epoch_deadline_trap();
-        let instance = self
-            .instance
-            .instantiate(&mut store)
-            .map_err(|error| self.explain(&store, &error))?;
-        let function = self.function(instance.get_func(&mut store, &self.signature.export))?;
-        let mut answers = Answers::new(&self.signature.result.data_type, rows);
-        let mut result = [Val::Bool(false)];
-        for row in 0..rows {
-            match self.arguments_of(columns, row) {
-                None => answers.push(None)?,
-                Some(arguments) => {
-                    function
-                        .call(&mut store, &arguments, &mut result)
-                        .map_err(|error| self.explain(&store, &error))?;
-                    answers.push(Some(&result[0]))?;
-                }
-            }
-        }
-        Ok(answers)
+        let ticks = self.limits.timeout.as_millis().div_ceil(TICK.as_millis());
+        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX).max(1);
+        self.run_rows(columns, rows, |arguments, result| {
+            let mut store = self.store();
+            store.set_epoch_deadline(ticks);
+            store.epoch_deadline_trap();
+            let instance = self
+                .instance
+                .instantiate(&mut store)
+                .map_err(|error| self.explain(&store, &error))?;
+            self.function(instance.get_func(&mut store, &self.signature.export))?
+                .call(&mut store, arguments, result)
+                .map_err(|error| self.explain(&store, &error))
+        })
     }
 
     /// WASI calls may wait in the host, where only an async call can be ended at the deadline. Called from a
@@ -217,35 +218,46 @@ impl Scalar {
             .enable_time()
             .build()
             .map_err(|error| format!("cannot start a runtime: {error}"))?;
-        let mut store = self.store();
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        let run = async {
-            let instance = self
-                .instance
-                .instantiate_async(&mut store)
-                .await
-                .map_err(|error| self.explain(&store, &error))?;
-            let function = self.function(instance.get_func(&mut store, &self.signature.export))?;
-            let mut answers = Answers::new(&self.signature.result.data_type, rows);
-            let mut result = [Val::Bool(false)];
-            for row in 0..rows {
-                match self.arguments_of(columns, row) {
-                    None => answers.push(None)?,
-                    Some(arguments) => {
-                        function
-                            .call_async(&mut store, &arguments, &mut result)
-                            .await
-                            .map_err(|error| self.explain(&store, &error))?;
-                        answers.push(Some(&result[0]))?;
-                    }
+        self.run_rows(columns, rows, |arguments, result| {
+            let mut store = self.store();
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_async_yield_and_update(1);
+            let run = async {
+                let instance = self
+                    .instance
+                    .instantiate_async(&mut store)
+                    .await
+                    .map_err(|error| self.explain(&store, &error))?;
+                self.function(instance.get_func(&mut store, &self.signature.export))?
+                    .call_async(&mut store, arguments, result)
+                    .await
+                    .map_err(|error| self.explain(&store, &error))
+            };
+            runtime
+                .block_on(async { tokio::time::timeout(self.limits.timeout, run).await })
+                .unwrap_or_else(|_| Err(self.too_long()))
+        })
+    }
+
+    fn run_rows(
+        &self,
+        columns: &[ArrayRef],
+        rows: usize,
+        mut run: impl FnMut(&[Val], &mut [Val]) -> Result<(), String>,
+    ) -> Result<Answers, String> {
+        let mut answers = Answers::new(&self.signature.result.data_type, rows);
+        let mut result = [Val::Bool(false)];
+        for row in 0..rows {
+            match self.arguments_of(columns, row) {
+                None => answers.push(None)?,
+                Some(arguments) => {
+                    let _slots = self.slots.for_scalar(self.slots_taken);
+                    run(&arguments, &mut result)?;
+                    answers.push(Some(&result[0]))?;
                 }
             }
-            Ok(answers)
-        };
-        runtime
-            .block_on(async { tokio::time::timeout(self.limits.timeout, run).await })
-            .unwrap_or_else(|_| Err(self.too_long()))
+        }
+        Ok(answers)
     }
 
     fn function(&self, found: Option<Func>) -> Result<Func, String> {
@@ -283,7 +295,7 @@ impl Scalar {
 
     fn too_long(&self) -> String {
         format!(
-            "function `{}` ran longer than {:.2} seconds on one batch of rows",
+            "function `{}` ran longer than {:.2} seconds on one row",
             self.signature.name,
             self.limits.timeout.as_secs_f64()
         )

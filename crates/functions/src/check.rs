@@ -1,0 +1,148 @@
+//! Whether a deployment can be taken, by what it says of itself and the streams that there are.
+//!
+//! Pure: code is looked at elsewhere, by reading and starting it.
+
+use lambic_model::{Stream, StreamName};
+
+use crate::{Deployment, Error, FunctionInfo, StreamLookup, Trigger};
+
+/// Names that begin so belong to the house.
+const SYSTEM_PREFIX: &str = "lambic_";
+const MEMORY_MB_MAX: u32 = 10_240;
+const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
+/// AWS's: 15 minutes.
+const TIMEOUT_MS_MAX: u64 = 900_000;
+/// AWS's: 5 minutes.
+const WINDOW_MS_MAX: u64 = 300_000;
+/// What AWS gives to all functions of an account together.
+pub const CONCURRENCY_MAX: usize = 1_000;
+/// AWS's, of a stream's batches.
+const RETRIES_MAX: u32 = 10_000;
+
+/// The same deployment is refused for the same reason as long as the streams are the same.
+pub fn check(
+    deployment: &Deployment,
+    lookup: &StreamLookup,
+    dead_letters: &Stream,
+) -> Result<(), Error> {
+    let name = deployment.name.to_string();
+    let refuse = |reason: String| {
+        Err(Error::BadDeployment {
+            name: name.clone(),
+            reason,
+        })
+    };
+    if !(1..=u128::from(TIMEOUT_MS_MAX)).contains(&deployment.timeout.as_millis()) {
+        return refuse(format!(
+            "its timeout must be 1 ms to {} seconds",
+            TIMEOUT_MS_MAX / 1_000
+        ));
+    }
+    if let Some(concurrency) = deployment.concurrency
+        && !(1..=CONCURRENCY_MAX).contains(&concurrency)
+    {
+        return refuse(format!(
+            "its concurrency must be 1 to {CONCURRENCY_MAX}, not {concurrency}"
+        ));
+    }
+    if deployment.retries > RETRIES_MAX {
+        return refuse(format!(
+            "its retries must be 0 to {RETRIES_MAX}, not {}",
+            deployment.retries
+        ));
+    }
+    if !(1..=MEMORY_MB_MAX).contains(&deployment.memory_mb) {
+        return refuse(format!("its memory must be 1 to {MEMORY_MB_MAX} MB"));
+    }
+    let environment_bytes: usize = deployment
+        .environment
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if environment_bytes > ENVIRONMENT_BYTES_MAX {
+        return refuse(format!(
+            "its environment is {environment_bytes} bytes, over {ENVIRONMENT_BYTES_MAX}"
+        ));
+    }
+    let bad_variable = deployment.environment.iter().find(|(name, value)| {
+        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+    });
+    if let Some((variable, _)) = bad_variable {
+        return refuse(format!("`{variable}` cannot be an environment variable"));
+    }
+    let find = |stream: &StreamName| {
+        lookup(stream.as_str()).ok_or_else(|| Error::UnknownStream {
+            name: name.clone(),
+            stream: stream.to_string(),
+        })
+    };
+    let looped = |stream: &StreamName, reason| {
+        Err(Error::TriggerLoop {
+            name: name.clone(),
+            stream: stream.to_string(),
+            reason,
+        })
+    };
+    for (index, trigger) in deployment.triggers.iter().enumerate() {
+        if trigger.stream.as_str().starts_with(SYSTEM_PREFIX) {
+            return looped(
+                &trigger.stream,
+                "its own invocations are recorded there, so it would trigger itself for ever",
+            );
+        }
+        if deployment.output.as_ref() == Some(&trigger.stream) {
+            return looped(
+                &trigger.stream,
+                "that is its output too, so it would trigger itself for ever",
+            );
+        }
+        if deployment.triggers[..index]
+            .iter()
+            .any(|other| other.stream == trigger.stream)
+        {
+            return refuse(format!("stream `{}` triggers it twice", trigger.stream));
+        }
+        if !(1..=Trigger::BATCH_SIZE_MAX).contains(&trigger.batch_size) {
+            return refuse(format!(
+                "the batch size of its trigger must be 1 to {}",
+                Trigger::BATCH_SIZE_MAX
+            ));
+        }
+        if trigger.window_ms > WINDOW_MS_MAX {
+            return refuse(format!(
+                "the window of its trigger must be 0 to {WINDOW_MS_MAX} ms"
+            ));
+        }
+        find(&trigger.stream)?;
+    }
+    if let Some(output) = &deployment.output {
+        if output.as_str().starts_with(SYSTEM_PREFIX) {
+            return refuse(format!("`{output}` is written by the system only"));
+        }
+        find(output)?;
+    }
+    if let Some(dead_letter) = &deployment.dead_letter {
+        let stream = find(dead_letter)?;
+        if stream.schema.fields() != dead_letters.schema.fields() {
+            return refuse(format!(
+                "`{dead_letter}` does not have the columns of `{}`, so it cannot take dead letters",
+                dead_letters.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Brings what an older server took without these bounds within them, so that it runs.
+pub fn clamp(info: &mut FunctionInfo) {
+    info.timeout_ms = info.timeout_ms.clamp(1, TIMEOUT_MS_MAX);
+    info.memory_mb = info.memory_mb.clamp(1, MEMORY_MB_MAX);
+    info.retries = info.retries.min(RETRIES_MAX);
+    info.concurrency = info
+        .concurrency
+        .map(|concurrency| concurrency.clamp(1, CONCURRENCY_MAX));
+    for trigger in &mut info.triggers {
+        trigger.batch_size = trigger.batch_size.clamp(1, Trigger::BATCH_SIZE_MAX);
+        trigger.window_ms = trigger.window_ms.min(WINDOW_MS_MAX);
+    }
+}

@@ -1,0 +1,142 @@
+//! The triggers that run: started with a deployment, stopped before the next one takes over.
+//!
+//! A trigger's place in the log outlives its deployment, so that the next one goes on where it stopped.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use lambic_model::{Append, Cursor, FunctionName};
+use tokio::sync::watch;
+
+use crate::{
+    Error, FunctionInfo, Inner,
+    entry::Entry,
+    mapping::{self, Worker},
+    registry::Mapping,
+};
+
+/// Of every function, how to stop its triggers.
+#[derive(Default)]
+pub struct Triggers(Mutex<BTreeMap<FunctionName, Vec<Running>>>);
+
+struct Running {
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Inner {
+    /// The places of the triggers in the log: kept for streams that had one, new and durable for others.
+    pub(crate) async fn mappings(
+        &self,
+        info: &FunctionInfo,
+        former: Option<&Entry>,
+    ) -> Result<Vec<Mapping>, Error> {
+        let mut mappings = Vec::new();
+        let mut cursors = Vec::new();
+        let snapshot = self.options.log.snapshot();
+        for trigger in &info.triggers {
+            let stream = (self.options.lookup)(trigger.stream.as_str()).ok_or_else(|| {
+                Error::UnknownStream {
+                    name: info.name.to_string(),
+                    stream: trigger.stream.to_string(),
+                }
+            })?;
+            let kept = former
+                .into_iter()
+                .flat_map(|former| &former.mappings)
+                .find(|mapping| {
+                    mapping.stream_id == stream.id
+                        && self.options.log.cursor(&mapping.cursor).is_some()
+                });
+            if let Some(kept) = kept {
+                mappings.push(kept.clone());
+                continue;
+            }
+            let cursor = format!(
+                "functions/{}/{}/{}",
+                info.name,
+                stream.name,
+                uuid::Uuid::now_v7()
+            );
+            cursors.push(Cursor {
+                name: cursor.clone(),
+                stream: stream.id,
+                frontier: mapping::start_of(&snapshot, &stream, trigger.start),
+            });
+            mappings.push(Mapping {
+                stream: stream.name.clone(),
+                stream_id: stream.id,
+                cursor,
+            });
+        }
+        if !cursors.is_empty() {
+            let append = Append {
+                cursors,
+                ..Append::default()
+            };
+            self.options.log.append(append).await?;
+        }
+        Ok(mappings)
+    }
+
+    /// Lets an entry take over and starts its triggers where the former ones stopped.
+    pub(crate) async fn put(self: &Arc<Self>, entry: Arc<Entry>) {
+        let name = entry.info.name.clone();
+        self.stop_triggers(&name).await;
+        self.entries
+            .write()
+            .expect("held shortly")
+            .insert(name.clone(), entry.clone());
+        let mut running = Vec::new();
+        for mapping in &entry.mappings {
+            let trigger = entry
+                .info
+                .triggers
+                .iter()
+                .find(|trigger| trigger.stream == mapping.stream);
+            let stream = (self.options.lookup)(mapping.stream.as_str())
+                .filter(|stream| stream.id == mapping.stream_id);
+            let (Some(trigger), Some(stream)) = (trigger, stream) else {
+                tracing::warn!(function = %name, stream = %mapping.stream,
+                    "a trigger's stream does not exist any more; deploy the function again");
+                continue;
+            };
+            let (stop, stopped) = watch::channel(false);
+            let worker = Worker {
+                inner: self.clone(),
+                function: name.clone(),
+                trigger: trigger.clone(),
+                mapping: mapping.clone(),
+                stream,
+                stop: stopped,
+            };
+            running.push(Running {
+                stop,
+                task: tokio::spawn(worker.run()),
+            });
+        }
+        self.triggers
+            .0
+            .lock()
+            .expect("held shortly")
+            .insert(name, running);
+    }
+
+    pub(crate) async fn stop_triggers(&self, name: &FunctionName) {
+        let running = self.triggers.0.lock().expect("held shortly").remove(name);
+        for Running { stop, task } in running.into_iter().flatten() {
+            stop.send_replace(true);
+            let _ = task.await;
+        }
+    }
+
+    pub(crate) async fn drop_cursors(&self, former: &[Mapping], kept: &[Mapping]) {
+        for mapping in former.iter().filter(|mapping| !kept.contains(mapping)) {
+            if let Err(error) = self.options.log.drop_cursor(&mapping.cursor).await {
+                tracing::warn!(%error, cursor = mapping.cursor, "a cursor nobody needs was not dropped");
+            }
+        }
+    }
+}
