@@ -136,16 +136,29 @@ impl Log {
         shared.streams_mut().insert(stream.id, stream);
     }
 
-    /// The stream takes no more records, and those in the log hold no segment any longer.
-    pub fn remove_stream(&self, id: StreamId) {
-        let shared = &self.0.shared;
+    /// The stream takes no more records, and those in the log hold no segment any longer. Appends to it that
+    /// wait in the queue are refused. Resolves when it is in no snapshot any more.
+    pub async fn remove_stream(&self, id: StreamId) -> Result<(), Error> {
+        let shared = self.0.shared.clone();
         shared.streams_mut().remove(&id);
-        shared.change_view(|view| {
-            view.heads.0.remove(&id);
-        });
-        if let Err(error) = shared.ids.forget(id) {
-            tracing::warn!(stream = %id, %error, "the record ids of a dropped stream stay in the index");
+        let (done, removed) = oneshot::channel();
+        let sent = self.0.commands.send(Command::RemoveStream { id, done });
+        sent.map_err(|_| closed())?;
+        removed.await.map_err(|_| closed())?;
+        // The writer inserts no id of the stream any more.
+        let forget = move || {
+            if let Err(error) = shared.ids.forget(id) {
+                tracing::warn!(stream = %id, %error, "the record ids of a dropped stream stay in the index");
+            }
+        };
+        match Handle::try_current() {
+            Ok(runtime) => {
+                // It only deletes what nothing reads; a panic has been reported by its thread.
+                let _ = runtime.spawn_blocking(forget).await;
+            }
+            Err(_) => forget(),
         }
+        Ok(())
     }
 
     /// Resolves when the records are durable and visible in [`Log::snapshot`]. Waits while the queue is full.
@@ -196,9 +209,6 @@ impl Log {
     }
 
     async fn submit(&self, prepared: Prepared, waiting: Waiting) -> Result<Appended, Error> {
-        let closed = || Error::Unavailable {
-            reason: "it was closed".to_owned(),
-        };
         let (reply, answer) = oneshot::channel();
         let job = Job {
             prepared,
@@ -368,6 +378,15 @@ impl Shared {
         }
     }
 
+    /// The first stream written to that is not declared.
+    pub(crate) fn undeclared(&self, prepared: &Prepared) -> Option<StreamId> {
+        let streams = self.streams.read().expect("no panic while streams change");
+        let written = prepared.writes.iter().map(|write| write.stream.id);
+        written
+            .into_iter()
+            .find(|stream| !streams.contains_key(stream))
+    }
+
     fn streams_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamId, Arc<Stream>>> {
         self.streams.write().expect("no panic while streams change")
     }
@@ -412,6 +431,12 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.queued_bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+fn closed() -> Error {
+    Error::Unavailable {
+        reason: "it was closed".to_owned(),
     }
 }
 

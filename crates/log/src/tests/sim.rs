@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Barrier, Mutex},
 };
 
 use crate::disk::{Disk, File};
@@ -26,6 +26,8 @@ pub(crate) struct Faults {
     pub room: Option<usize>,
     pub sync_fails: bool,
     pub write_fails: bool,
+    /// The next sync of a file waits here twice: when it arrives, and until it may go on.
+    pub gate: Option<Arc<Barrier>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -180,6 +182,11 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let gate = self.disk.0.lock().unwrap().faults.gate.take();
+        if let Some(gate) = gate {
+            gate.wait();
+            gate.wait();
+        }
         if self.disk.0.lock().unwrap().faults.sync_fails {
             return Err(io::Error::other("simulated sync failure"));
         }

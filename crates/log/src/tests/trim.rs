@@ -84,7 +84,7 @@ async fn a_dropped_stream_holds_no_segment() {
     log.append(write(PLAIN, &[0])).await.unwrap();
     log.append(write(PLAIN, &[1])).await.unwrap();
     assert_eq!(log.trim(&frontiers(2, 0)).unwrap(), 0);
-    log.remove_stream(WITH_ID);
+    log.remove_stream(WITH_ID).await.unwrap();
     assert!(log.trim(&frontiers(2, 0)).unwrap() > 0);
     let refused = log.append(write(WITH_ID, &[1])).await;
     assert!(matches!(refused, Err(Error::UnknownStream { .. })));
