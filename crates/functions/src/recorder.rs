@@ -153,7 +153,9 @@ pub async fn append_patiently(
         attempts += 1;
         let is_refused = matches!(
             error,
-            lambic_log::Error::Refused(_) | lambic_log::Error::UnknownStream { .. }
+            lambic_log::Error::Refused(_)
+                | lambic_log::Error::UnknownStream { .. }
+                | lambic_log::Error::SequenceForgotten { .. }
         );
         if is_refused || attempts >= attempts_max {
             return Err(error);

@@ -30,6 +30,11 @@ pub enum Error {
         reason: String,
         advice: &'static str,
     },
+    /// Whether the append was kept before cannot be told; the same append fails again. Nothing of it was kept now.
+    #[error(
+        "sequence {sequence} is older than what is remembered of its producer (those after {forgotten}), so whether it was kept before is not known; nothing was kept now; look for its records in the stream and append what is missing with a sequence that was not used"
+    )]
+    SequenceForgotten { sequence: u64, forgotten: u64 },
     #[error("stream {stream} is not declared to the log")]
     UnknownStream { stream: StreamId },
     /// The records are no longer (or not yet) in the log.
@@ -71,6 +76,7 @@ impl From<Error> for AppendError {
             Error::Refused(_) | Error::UnknownStream { .. } | Error::OutOfRange { .. } => {
                 AppendError::Refused(text)
             }
+            Error::SequenceForgotten { .. } => AppendError::SequenceForgotten(text),
             Error::Busy { .. } => AppendError::Busy(text),
             Error::DiskFull { .. }
             | Error::Unavailable { .. }

@@ -21,8 +21,8 @@ pub struct Options {
     pub append_bytes_max: u64,
     /// Appends wait while this much is queued; `Busy` when several times as much waits ([`QUEUE_FACTOR_MAX`]).
     pub queue_bytes_max: u64,
-    /// Producers whose last sequence is remembered; the least recently used is forgotten first, after
-    /// which a repetition of its last append counts as new.
+    /// Producers whose sequences are remembered; the least recently used is forgotten first, after which a
+    /// repetition of one of its appends counts as new.
     pub producers_max: usize,
     /// Decoded batches of recent frames kept in memory for readers.
     pub cache_bytes_max: u64,

@@ -26,7 +26,7 @@ async fn trimming_keeps_heads_producers_cursors_ids_and_open_snapshots() {
         stream: PLAIN,
         frontier: Frontier(vec![Offset(1)]),
     });
-    let acknowledged = log.append(first).await.unwrap();
+    log.append(first).await.unwrap();
     log.append(write(WITH_ID, &[0, 1])).await.unwrap();
     log.append(write(PLAIN, &[1])).await.unwrap();
     log.append(write(PLAIN, &[2])).await.unwrap();
@@ -63,7 +63,7 @@ async fn trimming_keeps_heads_producers_cursors_ids_and_open_snapshots() {
     check(&log);
     let again = log.append(by("a", 1, write(PLAIN, &[0]))).await.unwrap();
     assert!(again.duplicate);
-    assert_eq!(again.writes, acknowledged.writes);
+    assert_eq!(again.writes[0].frontier, Frontier(vec![Offset(3)]));
     let known = log.append(write(WITH_ID, &[0, 1])).await.unwrap();
     assert_eq!(known.writes[0].records_known, 2);
     log.close().await;
