@@ -65,7 +65,7 @@ pub(crate) struct Shared {
 impl Log {
     /// Recovers exactly what was acknowledged. Takes no lock on the folder: the binary holds it.
     ///
-    /// Streams may be declared later, but before the first [`Log::trim`].
+    /// `streams` are all that there are: what the log holds of others belongs to dropped ones, and is given up.
     pub fn open(options: Options, streams: &[Arc<Stream>]) -> Result<Log, Error> {
         Log::open_on(Box::new(RealDisk), options, streams)
     }
@@ -81,7 +81,10 @@ impl Log {
             segments,
             active,
             mark,
-        } = recover::recover(&*disk, &options, &ids)?;
+        } = {
+            let declared = streams.iter().map(|stream| stream.id).collect();
+            recover::recover(&*disk, &options, &ids, &declared)?
+        };
         let view = View {
             commit: state.commit,
             heads: state.heads.clone(),
@@ -126,7 +129,7 @@ impl Log {
         Ok(log)
     }
 
-    /// From now on the stream can be appended to; its head is known from before, or zero.
+    /// From now on the stream, a new one, can be appended to.
     pub fn add_stream(&self, stream: Arc<Stream>) {
         let shared = &self.0.shared;
         shared.change_view(|view| {

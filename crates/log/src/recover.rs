@@ -6,11 +6,13 @@
 //! A whole frame behind the mark is kept: its append was never answered, so both outcomes are right.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     hash::{BuildHasher, Hasher, RandomState},
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use lambic_model::{Offset, StreamId};
 
 use crate::{
     Error, Options,
@@ -51,7 +53,13 @@ pub(crate) struct Recovered {
     pub mark: MarkFile,
 }
 
-pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<Recovered, Error> {
+/// Streams that are not `declared` were dropped: nothing of them is kept in the state.
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    options: &Options,
+    ids: &Ids,
+    declared: &HashSet<StreamId>,
+) -> Result<Recovered, Error> {
     let dir = &options.dir;
     let paths = list(disk, dir)?;
     let mark = MarkFile::read(disk, dir)?;
@@ -71,6 +79,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<R
         disk,
         options,
         ids,
+        declared,
         mark,
         watermark: None,
         state: None,
@@ -83,9 +92,10 @@ pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<R
         segments.push(Arc::new(segment));
         position = end;
     }
-    let state = reading
+    let mut state = reading
         .state
         .expect("every segment starts with a checkpoint");
+    state.heads.0.retain(|stream, _| declared.contains(stream));
     let active = Active {
         segment: segments.last().expect("there is an oldest segment").clone(),
         position,
@@ -214,6 +224,7 @@ struct Reading<'a> {
     disk: &'a dyn Disk,
     options: &'a Options,
     ids: &'a Ids,
+    declared: &'a HashSet<StreamId>,
     mark: Option<Mark>,
     /// Of the index of record ids; read on first need.
     watermark: Option<u64>,
@@ -354,6 +365,17 @@ impl Reading<'_> {
     fn append(&mut self, segment: &Segment, at: usize, frame: &Frame) -> Result<(), String> {
         let (header, piece_at) = AppendHeader::decode(frame.payload)?;
         let state = self.state.as_mut().expect("a checkpoint comes first");
+        for write in &header.writes {
+            if self.declared.contains(&write.stream) {
+                continue;
+            }
+            // The first version could leave the head of a dropped stream out of a checkpoint and append to it
+            // once more. Nobody reads it, so it may start anywhere.
+            let head = state.heads.0.entry(write.stream).or_default();
+            for piece in &write.pieces {
+                head.set(piece.partition, Offset(piece.first));
+            }
+        }
         state.apply(frame.commit, &header)?;
         let piece_at = FRAME_HEADER_BYTES + piece_at;
         let entries = stage::entries(&header, at as u64, frame.bytes() as u32, piece_at);
