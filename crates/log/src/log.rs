@@ -27,7 +27,7 @@ use crate::{
     ids::Ids,
     options::{INLINE_BYTES_MAX, QUEUE_FACTOR_MAX},
     prepare::{self, Prepared},
-    recover::{self, Recovered},
+    recover::{self, Known, Recovered},
     segment::Segment,
     snapshot::View,
     state::widen,
@@ -67,13 +67,24 @@ impl Log {
     ///
     /// `streams` are all that there are: what the log holds of others belongs to dropped ones, and is given up.
     pub fn open(options: Options, streams: &[Arc<Stream>]) -> Result<Log, Error> {
-        Log::open_on(Box::new(RealDisk), options, streams)
+        Log::open_after(options, streams, Frontiers::default())
+    }
+
+    /// As [`Log::open`], where the dataset holds everything below `sealed`: a new log begins there, and one that
+    /// ends before it is refused, since it would give the same offsets to other records.
+    pub fn open_after(
+        options: Options,
+        streams: &[Arc<Stream>],
+        sealed: Frontiers,
+    ) -> Result<Log, Error> {
+        Log::open_on(Box::new(RealDisk), options, streams, sealed)
     }
 
     pub(crate) fn open_on(
         disk: Box<dyn Disk>,
         options: Options,
         streams: &[Arc<Stream>],
+        sealed: Frontiers,
     ) -> Result<Log, Error> {
         let ids = Ids::new(&options.dir);
         let Recovered {
@@ -83,7 +94,8 @@ impl Log {
             mark,
         } = {
             let declared = streams.iter().map(|stream| stream.id).collect();
-            recover::recover(&*disk, &options, &ids, &declared)?
+            let known = Known { declared, sealed };
+            recover::recover(&*disk, &options, &ids, &known)?
         };
         let view = View {
             commit: state.commit,

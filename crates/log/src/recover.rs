@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use lambic_model::{Offset, StreamId};
+use lambic_model::{Frontiers, Offset, StreamId};
 
 use crate::{
     Error, Options,
@@ -53,18 +53,26 @@ pub(crate) struct Recovered {
     pub mark: MarkFile,
 }
 
-/// Streams that are not `declared` were dropped: nothing of them is kept in the state.
+/// What the rest of the data folder says.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// All streams that there are: others were dropped, and nothing of them is kept in the state.
+    pub declared: HashSet<StreamId>,
+    /// What the dataset holds.
+    pub sealed: Frontiers,
+}
+
 pub(crate) fn recover(
     disk: &dyn Disk,
     options: &Options,
     ids: &Ids,
-    declared: &HashSet<StreamId>,
+    known: &Known,
 ) -> Result<Recovered, Error> {
     let dir = &options.dir;
     let paths = list(disk, dir)?;
     let mark = MarkFile::read(disk, dir)?;
     let Some(&oldest) = paths.keys().next() else {
-        return create(disk, options, mark, ids);
+        return create(disk, options, mark, ids, &known.sealed);
     };
     for (&sequence, expected) in paths.keys().zip(oldest..) {
         if sequence != expected {
@@ -79,7 +87,7 @@ pub(crate) fn recover(
         disk,
         options,
         ids,
-        declared,
+        declared: &known.declared,
         mark,
         watermark: None,
         state: None,
@@ -95,7 +103,19 @@ pub(crate) fn recover(
     let mut state = reading
         .state
         .expect("every segment starts with a checkpoint");
-    state.heads.0.retain(|stream, _| declared.contains(stream));
+    let heads = &mut state.heads;
+    heads.0.retain(|stream, _| known.declared.contains(stream));
+    for (&stream, sealed) in &known.sealed.0 {
+        let head = heads.of(stream);
+        if !head.covers(sealed) {
+            return Err(Error::BehindDataset {
+                dir: dir.clone(),
+                stream,
+                head,
+                sealed: sealed.clone(),
+            });
+        }
+    }
     let active = Active {
         segment: segments.last().expect("there is an oldest segment").clone(),
         position,
@@ -138,6 +158,7 @@ fn create(
     options: &Options,
     mark: Option<Mark>,
     ids: &Ids,
+    sealed: &Frontiers,
 ) -> Result<Recovered, Error> {
     if let Some(mark) = mark {
         return Err(missing(segment::path(&options.dir, mark.sequence)));
@@ -145,7 +166,11 @@ fn create(
     if disk.exists(&mark::path(&options.dir)).unwrap_or(true) || ids.exists() {
         return Err(missing(segment::path(&options.dir, 1)));
     }
-    let state = State::from_checkpoint(Checkpoint::default(), options.producers_max);
+    let mut state = State::from_checkpoint(Checkpoint::default(), options.producers_max);
+    if sealed.0.values().any(|frontier| frontier.records() > 0) {
+        tracing::warn!(dir = %options.dir.display(), "the log is new, the dataset is not: going on where the dataset ends");
+        state.heads = sealed.clone();
+    }
     let active = begin(disk, options, 1, 0, &state.checkpoint(&state.heads))?;
     let mark = MarkFile::create(disk, &options.dir, active.mark(0))?;
     Ok(Recovered {
@@ -209,7 +234,7 @@ pub(crate) fn begin(
             reason: format!("segment `{}` could not be begun: {error}", path.display()),
         })?;
     let position = bytes.len() as u64;
-    let start = lambic_model::Frontiers(checkpoint.heads.iter().cloned().collect());
+    let start = Frontiers(checkpoint.heads.iter().cloned().collect());
     Ok(Active {
         segment: Arc::new(Segment::new(
             sequence, salt, path, file, commit, start, position,
@@ -330,7 +355,7 @@ impl Reading<'_> {
         Ok((segment, position as u64))
     }
 
-    fn checkpoint(&mut self, frame: &Frame) -> Result<lambic_model::Frontiers, String> {
+    fn checkpoint(&mut self, frame: &Frame) -> Result<Frontiers, String> {
         let checkpoint: Checkpoint =
             serde_json::from_slice(frame.payload).map_err(|e| format!("the checkpoint: {e}"))?;
         if let Some(state) = &self.state {
@@ -354,7 +379,7 @@ impl Reading<'_> {
                 ));
             }
         }
-        let start = lambic_model::Frontiers(checkpoint.heads.iter().cloned().collect());
+        let start = Frontiers(checkpoint.heads.iter().cloned().collect());
         self.state = Some(State::from_checkpoint(
             checkpoint,
             self.options.producers_max,

@@ -15,7 +15,7 @@ use lambic_model::{Frontiers, OffsetRange, PartitionId, StreamId};
 use crate::{Error, disk::File, frame, payload};
 
 const EXTENSION: &str = "segment";
-pub(crate) const RESTORE: &str = "restore this file from a copy, or move the whole log folder away and append again what the dataset does not hold; nothing was changed";
+pub(crate) const RESTORE: &str = "restore this file from a copy, or move the whole log folder away: a new log goes on where the dataset ends, without the records not sealed yet, the positions of triggers, and the record ids and producer sequences known so far; nothing was changed";
 
 /// The records of one append in one partition.
 #[derive(Debug, Clone, Copy)]

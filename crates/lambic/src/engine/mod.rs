@@ -23,7 +23,7 @@ use lambic_batch::Batch;
 use lambic_dataset::{Dataset, LocalStore, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
-use lambic_model::StreamId;
+use lambic_model::{Frontiers, StreamId};
 use lambic_query::{Catalog, Database, Lifecycle, Parts};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
@@ -79,12 +79,17 @@ impl Engine {
         let streams: Vec<_> = catalog.streams().cloned().collect();
         let views: Vec<_> = catalog.views().cloned().collect();
 
-        let log = Log::open(log_options(&data, &settings), &streams)?;
         let store = LocalStore::open(&data)?;
         let dataset = Dataset::open(Arc::new(store), lambic_dataset::Options::default()).await?;
         for stream in &streams {
             dataset.add_stream(Arc::clone(stream)).await?;
         }
+        // A log that was moved away, or an older one, must not give offsets again that sealed records have.
+        let mut sealed = Frontiers::default();
+        for stream in &streams {
+            sealed.set(stream.id, dataset.manifest(stream.id).frontier.clone());
+        }
+        let log = Log::open_after(log_options(&data, &settings), &streams, sealed)?;
 
         let runtime = runtime(&data, &settings)?;
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime)?;

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use lambic_model::Frontiers;
 use proptest::prelude::*;
 
 use super::{sim::*, *};
@@ -152,7 +153,13 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let scratch = tempfile::tempdir().unwrap();
     let disk = SimDisk::default();
     let open = |disk: &SimDisk| {
-        Log::open_on(Box::new(disk.clone()), options(scratch.path()), &streams()).unwrap()
+        Log::open_on(
+            Box::new(disk.clone()),
+            options(scratch.path()),
+            &streams(),
+            Frontiers::default(),
+        )
+        .unwrap()
     };
     let runtime = runtime();
     let log = open(&disk);
@@ -189,8 +196,13 @@ fn after_a_failed_sync_or_write_the_log_is_read_only() {
     ] {
         let scratch = tempfile::tempdir().unwrap();
         let disk = SimDisk::default();
-        let log =
-            Log::open_on(Box::new(disk.clone()), options(scratch.path()), &streams()).unwrap();
+        let log = Log::open_on(
+            Box::new(disk.clone()),
+            options(scratch.path()),
+            &streams(),
+            Frontiers::default(),
+        )
+        .unwrap();
         let runtime = runtime();
         runtime.block_on(log.append(write(PLAIN, &[1]))).unwrap();
         disk.set(faults);
@@ -230,7 +242,7 @@ proptest! {
         let mut options = options(scratch.path());
         options.segment_bytes = segment_bytes;
         let open = |disk: &SimDisk| {
-            Log::open_on(Box::new(disk.clone()), options.clone(), &streams())
+            Log::open_on(Box::new(disk.clone()), options.clone(), &streams(), Frontiers::default())
         };
         let runtime = runtime();
         let log = open(&disk).unwrap();

@@ -8,7 +8,7 @@ use std::{
     task::Poll,
 };
 
-use lambic_model::{Frontier, Offset};
+use lambic_model::{Frontier, Frontiers, Offset};
 
 use super::{sim::*, *};
 use crate::{Error, ids::Ids, prepare, recover, stage::Stage};
@@ -30,7 +30,13 @@ async fn dropping_a_stream_while_its_append_waits_leaves_a_log_that_opens() {
     // A segment, and with it a checkpoint, for every append.
     options.segment_bytes = 1;
     let open = |streams: &[Arc<Stream>]| {
-        Log::open_on(Box::new(disk.clone()), options.clone(), streams).unwrap()
+        Log::open_on(
+            Box::new(disk.clone()),
+            options.clone(),
+            streams,
+            Frontiers::default(),
+        )
+        .unwrap()
     };
     let log = open(&streams());
     log.append(write(WITH_ID, &[0])).await.unwrap();
@@ -78,7 +84,7 @@ async fn a_dropped_stream_does_not_come_back_after_a_restart() {
     log.close().await;
 
     let log = Log::open(options.clone(), &[Arc::new(stream(PLAIN, 1))]).unwrap();
-    let known = |heads: &lambic_model::Frontiers| heads.0.keys().copied().collect::<Vec<_>>();
+    let known = |heads: &Frontiers| heads.0.keys().copied().collect::<Vec<_>>();
     assert_eq!(known(&log.snapshot().heads()), [PLAIN]);
     log.append(write(PLAIN, &[1])).await.unwrap();
     let checkpointed = log.snapshot().0.segments.last().unwrap().start.clone();
@@ -91,10 +97,13 @@ async fn a_log_of_the_first_version_with_such_an_append_opens() {
     let scratch = tempfile::tempdir().unwrap();
     let options = options(scratch.path());
     open(&options).close().await;
-    let declared: HashSet<StreamId> = HashSet::from([PLAIN]);
+    let known = recover::Known {
+        declared: HashSet::from([PLAIN]),
+        ..recover::Known::default()
+    };
     let ids = Ids::new(&options.dir);
     let disk = crate::disk::RealDisk;
-    let mut found = recover::recover(&disk, &options, &ids, &declared).unwrap();
+    let mut found = recover::recover(&disk, &options, &ids, &known).unwrap();
     found.state.heads.set(WITH_ID, Frontier(vec![Offset(7)]));
     let active = found.active;
     let (position, salt) = (active.position, active.segment.salt);

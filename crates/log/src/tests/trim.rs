@@ -89,3 +89,30 @@ async fn a_dropped_stream_holds_no_segment() {
     let refused = log.append(write(WITH_ID, &[1])).await;
     assert!(matches!(refused, Err(Error::UnknownStream { .. })));
 }
+
+#[tokio::test]
+async fn a_new_log_goes_on_where_the_dataset_ends_and_an_older_one_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = options(scratch.path());
+    let sealed = frontiers(3, 0);
+    let open = || Log::open_after(options.clone(), &streams(), sealed.clone());
+    let check = |log: &Log, head| {
+        let snapshot = log.snapshot();
+        assert_eq!(snapshot.start(PLAIN), Frontier(vec![Offset(3)]));
+        assert_eq!(snapshot.head(PLAIN), Frontier(vec![Offset(head)]));
+    };
+    let log = open().unwrap();
+    check(&log, 3);
+    let appended = log.append(write(PLAIN, &[3])).await.unwrap();
+    assert_eq!(appended.writes[0].ranges, [range(3, 4)]);
+    log.close().await;
+    check(&open().unwrap(), 4);
+
+    let further = frontiers(5, 0);
+    let older = Log::open_after(options.clone(), &streams(), further);
+    assert!(
+        matches!(older, Err(Error::BehindDataset { stream: PLAIN, .. })),
+        "{older:?}"
+    );
+    check(&open().unwrap(), 4);
+}
