@@ -311,6 +311,11 @@ impl Log {
         self.0.shared.broken()
     }
 
+    #[cfg(test)]
+    pub(crate) fn ids(&self) -> &Ids {
+        &self.0.shared.ids
+    }
+
     /// Finishes what is queued and ends the writer; other handles can read on, and append no more.
     pub async fn close(self) {
         let inner = self.0.clone();

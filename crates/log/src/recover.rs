@@ -440,7 +440,9 @@ impl Reading<'_> {
                 value::visit(column, |_, id| {
                     keys.push(crate::ids::key(write.stream, id.unwrap_or_default()));
                 })?;
-                self.ids.insert(keys).map_err(|error| error.to_string())?;
+                self.ids
+                    .insert(frame.commit, keys)
+                    .map_err(|error| error.to_string())?;
             }
         }
         Ok(())

@@ -61,6 +61,10 @@ impl Stage {
         }
     }
 
+    pub(crate) fn first_commit(&self) -> u64 {
+        self.group
+    }
+
     /// Takes one append in and says what its acknowledgement will be. On an error nothing of it is taken in.
     pub(crate) fn take(
         &mut self,

@@ -174,7 +174,7 @@ impl Writer {
                 .apply(*commit, header)
                 .expect("the stage gives the offsets that the state expects");
         }
-        if let Err(error) = self.shared.ids.insert(stage.ids) {
+        if let Err(error) = self.shared.ids.insert(stage.first_commit(), stage.ids) {
             // The records are durable, and their ids are fed again from the segments on the next open.
             self.shared.break_down(error.to_string());
         }

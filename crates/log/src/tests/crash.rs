@@ -1,6 +1,6 @@
 //! Kills, power cuts, damage and failing disks: exactly the acknowledged prefix, or a named error.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::atomic::Ordering};
 
 use lambic_model::Frontiers;
 use proptest::prelude::*;
@@ -224,6 +224,34 @@ fn after_a_failed_sync_or_write_the_log_is_read_only() {
         );
         assert!(log.read_only().is_some());
     }
+}
+
+#[test]
+fn ids_that_did_not_go_into_the_index_are_fed_again_on_the_next_open() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let runtime = runtime();
+    let log = open(&options);
+    runtime.block_on(log.append(write(WITH_ID, &[1]))).unwrap();
+    runtime.block_on(log.append(write(PLAIN, &[1]))).unwrap();
+    log.ids().insert_fails.store(true, Ordering::SeqCst);
+    // Durable, and acknowledged; nothing is taken after it.
+    runtime.block_on(log.append(write(WITH_ID, &[2]))).unwrap();
+    assert!(log.read_only().is_some());
+    // The disk has room again: trimming and closing write the watermark.
+    log.ids().insert_fails.store(false, Ordering::SeqCst);
+    let mut sealed = Frontiers::default();
+    for stream in [PLAIN, WITH_ID] {
+        sealed.set(stream, log.snapshot().head(stream));
+    }
+    assert!(log.trim(&sealed).unwrap() > 0);
+    runtime.block_on(log.close());
+
+    let log = open(&options);
+    let again = runtime.block_on(log.append(write(WITH_ID, &[1, 2, 3])));
+    assert_eq!(again.unwrap().writes[0].records_known, 2);
+    assert_eq!(log.snapshot().head(WITH_ID).records(), 3);
 }
 
 proptest! {
