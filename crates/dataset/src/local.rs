@@ -41,7 +41,7 @@ impl LocalStore {
     /// folders is removed: the caller holds the data folder's lock.
     pub fn open(root: impl AsRef<FsPath>) -> Result<LocalStore> {
         let root = root.as_ref();
-        fs::create_dir_all(root).map_err(|source| failed(root, source))?;
+        create_dirs(root)?;
         let root = fs::canonicalize(root).map_err(|source| failed(root, source))?;
         for folder in FOLDERS.map(|folder| root.join(folder)) {
             match remove_staged(&folder) {
@@ -111,27 +111,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn sync_dir(dir: &FsPath) -> Result<()> {
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|source| failed(dir, source))
+    lambic_base::file::sync_dir(dir).map_err(|source| failed(dir, source))
 }
 
-/// Creates `dir` and its missing parents, and makes every new directory entry durable.
 fn create_dirs(dir: &FsPath) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = dir.parent().ok_or_else(|| {
-        failed(
-            dir,
-            io::Error::new(io::ErrorKind::NotFound, "it has no parent directory"),
-        )
-    })?;
-    create_dirs(parent)?;
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(dir, error)),
-        _ => sync_dir(parent),
-    }
+    lambic_base::file::create_dirs(dir).map_err(|source| failed(dir, source))
 }
 
 fn parent_of(path: &FsPath) -> &FsPath {
@@ -141,7 +125,9 @@ fn parent_of(path: &FsPath) -> &FsPath {
 /// Writes `payload` to `path` as a whole, durably.
 fn put(path: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
     let parent = parent_of(path);
-    create_dirs(parent)?;
+    if !parent.is_dir() {
+        create_dirs(parent)?;
+    }
     let mut staged = path.as_os_str().to_owned();
     staged.push(format!(
         "{STAGED_SUFFIX}#{}{}",

@@ -13,6 +13,7 @@ use std::{
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use lambic_base::file;
 use lambic_model::StreamId;
 use sha2::{Digest, Sha256};
 
@@ -169,6 +170,8 @@ impl Ids {
             .open()
             .and_then(|database| {
                 let keys = database.keyspace("ids", KeyspaceCreateOptions::default)?;
+                // The folder's own entry: a trimmed log cannot do without what is in it.
+                self.path.parent().map_or(Ok(()), file::sync_dir)?;
                 Ok(Open { database, keys })
             })
             .map_err(|e| self.failed(&e))?;

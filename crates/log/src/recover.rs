@@ -69,6 +69,10 @@ pub(crate) fn recover(
     known: &Known,
 ) -> Result<Recovered, Error> {
     let dir = &options.dir;
+    // Each time: a killed process may have made the folder without coming to the sync.
+    disk.create_dir(dir)
+        .and_then(|()| disk.sync_dir(dir.parent().unwrap_or(dir)))
+        .map_err(|error| Error::io("create", dir, &error))?;
     let paths = list(disk, dir)?;
     let mark = MarkFile::read(disk, dir)?;
     let Some(&oldest) = paths.keys().next() else {

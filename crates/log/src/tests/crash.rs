@@ -6,7 +6,7 @@ use lambic_model::Frontiers;
 use proptest::prelude::*;
 
 use super::{sim::*, *};
-use crate::{Error, segment};
+use crate::{Error, disk::Disk, segment};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -254,6 +254,57 @@ fn ids_that_did_not_go_into_the_index_are_fed_again_on_the_next_open() {
     assert_eq!(log.snapshot().head(WITH_ID).records(), 3);
 }
 
+/// xorshift64
+fn chance(mut seed: u64) -> impl FnMut() -> u64 {
+    move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    }
+}
+
+#[test]
+fn a_power_cut_while_segments_come_and_go_loses_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let runtime = runtime();
+    for seed in 1..60 {
+        let disk = SimDisk::default();
+        let open = |disk: &SimDisk| {
+            let disk = Box::new(disk.clone());
+            Log::open_on(disk, options.clone(), &streams(), Frontiers::default()).unwrap()
+        };
+        let log = open(&disk);
+        let mark = crate::mark::path(scratch.path());
+        assert!(disk.power_cut(chance(seed)).exists(&mark).unwrap());
+        for n in 0..4 {
+            runtime.block_on(log.append(write(PLAIN, &[n]))).unwrap();
+        }
+        disk.set(Faults {
+            dir_sync_fails: true,
+            ..Faults::default()
+        });
+        let mut sealed = Frontiers::default();
+        for stream in [PLAIN, WITH_ID] {
+            sealed.set(stream, log.snapshot().head(stream));
+        }
+        assert!(log.trim(&sealed).is_err(), "a removal is not yet durable");
+        let begun = runtime.block_on(log.append(write(PLAIN, &[4])));
+        assert!(matches!(begun, Err(Error::Unavailable { .. })), "{begun:?}");
+        let after = disk.power_cut(chance(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15)));
+        let log = open(&after);
+        let found = all(&log.snapshot(), PLAIN);
+        assert!(
+            found == [0, 1, 2, 3] || found == [1, 2, 3],
+            "seed {seed}: {found:?}"
+        );
+        let next = runtime.block_on(log.append(write(PLAIN, &[4]))).unwrap();
+        assert_eq!(next.writes[0].ranges, [range(4, 5)]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -289,14 +340,7 @@ proptest! {
             let (first, second) = tokio::join!(log.append(first), log.append(second));
             assert!(first.is_err() && second.is_err());
         });
-        let mut chance = seed;
-        let after = disk.power_cut(|| {
-            // xorshift64
-            chance ^= chance << 13;
-            chance ^= chance >> 7;
-            chance ^= chance << 17;
-            chance
-        });
+        let after = disk.power_cut(chance(seed));
         let log = open(&after).unwrap();
         let found = all(&log.snapshot(), PLAIN);
         prop_assert_eq!(&found[..expected.len()], &expected);
