@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use lambic_model::Producer;
 use serde::{Deserialize, Serialize};
 
+use crate::options::PRODUCERS_BYTES_MAX;
+
 /// Runs kept of each producer.
 const RUNS_MAX: usize = 64;
 
@@ -83,6 +85,12 @@ impl Remembered {
         }
     }
 
+    /// About what it takes in a checkpoint, at most.
+    fn bytes(&self) -> usize {
+        // Names and punctuation with three numbers of 20 digits; two more for each run.
+        2 * self.producer.id.len() + 128 + 43 * self.runs.len()
+    }
+
     /// Of a checkpoint of the first version only the highest sequence is known.
     fn upgraded(mut self) -> Remembered {
         let highest = self.producer.sequence;
@@ -94,10 +102,12 @@ impl Remembered {
     }
 }
 
-/// All producers, bounded; the least recently used leaves first.
+/// All producers, bounded in number and bytes; the least recently used leaves first.
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     max: usize,
+    /// About what they take in a checkpoint.
+    bytes: usize,
     by_id: HashMap<String, Remembered>,
     by_commit: BTreeMap<u64, String>,
 }
@@ -129,6 +139,7 @@ impl Producers {
         let remembered = match self.by_id.remove(&producer.id) {
             Some(mut known) => {
                 self.by_commit.remove(&known.commit);
+                self.bytes -= known.bytes();
                 known.add(producer.sequence, commit);
                 known
             }
@@ -139,13 +150,16 @@ impl Producers {
 
     fn keep(&mut self, remembered: Remembered) {
         let id = remembered.producer.id.clone();
+        self.bytes += remembered.bytes();
         self.by_commit.insert(remembered.commit, id.clone());
         self.by_id.insert(id, remembered);
-        while self.by_id.len() > self.max {
+        while self.by_id.len() > self.max || self.bytes > PRODUCERS_BYTES_MAX {
             let Some((_, oldest)) = self.by_commit.pop_first() else {
                 break;
             };
-            self.by_id.remove(&oldest);
+            if let Some(forgotten) = self.by_id.remove(&oldest) {
+                self.bytes -= forgotten.bytes();
+            }
         }
     }
 
@@ -216,6 +230,33 @@ mod tests {
         assert_eq!(remembered.seen(10), Seen::Forgotten(10));
         assert_eq!(remembered.seen(11), Seen::New);
         assert_eq!(remembered.seen(12), Seen::Duplicate);
+    }
+
+    #[test]
+    fn a_checkpoint_of_producers_is_bounded_by_bytes() {
+        let mut producers = Producers::new(usize::MAX);
+        let producer = |number: u64, sequence| Producer {
+            id: format!("{number:0200}"),
+            sequence,
+        };
+        for number in 0..30_000 {
+            for gap in 0..8 {
+                let sequence = u64::MAX - 2 * gap;
+                producers.remember(&producer(number, sequence), 8 * number + gap);
+            }
+        }
+        let encoded = |remembered| serde_json::to_vec(remembered).unwrap().len();
+        let bytes: usize = producers.oldest_first().map(encoded).sum();
+        assert!(bytes <= PRODUCERS_BYTES_MAX && bytes > PRODUCERS_BYTES_MAX / 4);
+        assert_eq!(
+            producers
+                .oldest_first()
+                .map(Remembered::bytes)
+                .sum::<usize>(),
+            producers.bytes
+        );
+        assert!(producers.get(&producer(29_999, 0).id).is_some());
+        assert!(producers.get(&producer(0, 0).id).is_none());
     }
 
     #[test]

@@ -240,9 +240,7 @@ pub(crate) fn begin(
     let position = bytes.len() as u64;
     let start = Frontiers(checkpoint.heads.iter().cloned().collect());
     Ok(Active {
-        segment: Arc::new(Segment::new(
-            sequence, salt, path, file, commit, start, position,
-        )),
+        segment: Arc::new(Segment::new(sequence, salt, path, file, start, position)),
         position,
         chain,
     })
@@ -306,15 +304,14 @@ impl Reading<'_> {
             let taken = match (&mut *begun, frame.kind) {
                 (None, Kind::Checkpoint) => self.checkpoint(&frame).map(|start| {
                     let file = self.disk.open(&path)?;
-                    let (path, bytes) = (path.clone(), bytes.len() as u64);
+                    let checkpoint_end = (position + frame.bytes()) as u64;
                     *begun = Some(Segment::new(
                         sequence,
                         header.salt,
-                        path,
+                        path.clone(),
                         file,
-                        frame.commit,
                         start,
-                        bytes,
+                        checkpoint_end,
                     ));
                     Ok(())
                 }),

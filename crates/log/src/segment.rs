@@ -36,10 +36,10 @@ pub(crate) struct Segment {
     pub salt: u64,
     pub path: PathBuf,
     pub file: Box<dyn File>,
-    /// The last append before it.
-    pub commit: u64,
     /// The heads when it was begun.
     pub start: Frontiers,
+    /// Where its checkpoint ends.
+    pub checkpoint_end: u64,
     pub bytes: AtomicU64,
     entries: RwLock<HashMap<(StreamId, PartitionId), Vec<Entry>>>,
 }
@@ -50,18 +50,17 @@ impl Segment {
         salt: u64,
         path: PathBuf,
         file: Box<dyn File>,
-        commit: u64,
         start: Frontiers,
-        bytes: u64,
+        checkpoint_end: u64,
     ) -> Segment {
         Segment {
             sequence,
             salt,
             path,
             file,
-            commit,
             start,
-            bytes: AtomicU64::new(bytes),
+            checkpoint_end,
+            bytes: AtomicU64::new(checkpoint_end),
             entries: RwLock::default(),
         }
     }

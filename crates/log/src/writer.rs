@@ -91,9 +91,11 @@ impl Writer {
         if let Some(reason) = self.shared.broken() {
             return refuse(group, &Error::Unavailable { reason });
         }
-        // A segment without appends is never followed, however large its checkpoint is.
-        if self.active.position >= self.shared.options.segment_bytes
-            && self.state.commit > self.active.segment.commit
+        // However large a checkpoint is, at least as much follows it: they never take more than half of the disk's
+        // work, and a segment without appends is never followed.
+        let checkpoint_end = self.active.segment.checkpoint_end;
+        let segment_bytes = self.shared.options.segment_bytes.max(2 * checkpoint_end);
+        if self.active.position >= segment_bytes
             && let Err(error) = self.begin_segment()
         {
             if let Error::Unavailable { reason } = &error {

@@ -223,3 +223,19 @@ async fn open_functions(
         lambic_functions::Options::new(data.join("functions"), log.clone(), system, lookup);
     Ok(Functions::open(options).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_and_the_settings_have_the_same_defaults() {
+        let data = Path::new("data");
+        let ours = log_options(data, &Settings::default());
+        let of_the_log = lambic_log::Options::new(data.join("log"));
+        assert_eq!(ours.segment_bytes, of_the_log.segment_bytes);
+        assert_eq!(ours.append_bytes_max, of_the_log.append_bytes_max);
+        assert_eq!(ours.queue_bytes_max, of_the_log.queue_bytes_max);
+        assert_eq!(ours.producers_max, of_the_log.producers_max);
+    }
+}

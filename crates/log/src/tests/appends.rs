@@ -108,6 +108,33 @@ async fn a_sequence_that_was_never_kept_is_taken_whenever_it_comes() {
 }
 
 #[tokio::test]
+async fn a_large_checkpoint_is_not_written_with_every_append() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let log = open(&options);
+    let mut segments = Vec::new();
+    for n in 0..400 {
+        let producer = format!("{n:0100}");
+        log.append(by(&producer, 1, write(PLAIN, &[n])))
+            .await
+            .unwrap();
+        segments.push(log.snapshot().0.segments.len());
+    }
+    // A checkpoint is some tens of kilobytes by now, an append one.
+    let begun = segments[399] - segments[299];
+    assert!((1..20).contains(&begun), "{segments:?}");
+    log.close().await;
+    let log = open(&options);
+    let before = log.snapshot().0.segments.len();
+    log.append(by("last", 1, write(PLAIN, &[400])))
+        .await
+        .unwrap();
+    assert!(log.snapshot().0.segments.len() <= before + 1);
+    assert_eq!(all(&log.snapshot(), PLAIN).len(), 401);
+}
+
+#[tokio::test]
 async fn a_sequence_that_is_no_longer_remembered_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let options = options(scratch.path());
