@@ -41,6 +41,30 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
+/// Creates `dir` and its missing parents, and makes their entries in the folders above durable.
+///
+/// The entry of a folder that exists is made durable too: a killed process may have made it and not come to
+/// this.
+pub fn create_dirs(dir: &Path) -> io::Result<()> {
+    let above = parent(dir);
+    match fs::create_dir(dir) {
+        Ok(()) => sync_dir(above),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && above != dir => {
+            create_dirs(above)?;
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => sync_dir(above),
+            }
+        }
+        Err(_) if dir.is_dir() => match sync_dir(above) {
+            // What we may not even read, we did not make.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        },
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes creations, renames and removals in `dir` durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -72,6 +96,20 @@ mod tests {
         write_atomically(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn folders_are_made_with_their_parents() {
+        let dir = scratch("folders");
+        for _ in 0..2 {
+            create_dirs(&dir.join("a").join("b").join("c")).unwrap();
+        }
+        assert!(dir.join("a/b/c").is_dir());
+        fs::write(dir.join("file"), "x").unwrap();
+        assert!(create_dirs(&dir.join("file")).is_err());
+        assert!(create_dirs(&dir.join("file").join("a")).is_err());
+        create_dirs(Path::new("/")).unwrap();
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -3,10 +3,12 @@
 //! It holds against other Lambic processes, not against other programs.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
 };
+
+use crate::file;
 
 const LOCK_FILE: &str = "LOCK";
 
@@ -36,7 +38,8 @@ impl DirLock {
             dir: dir.to_owned(),
             source,
         };
-        fs::create_dir_all(dir).map_err(failed)?;
+        // What is acknowledged below it must not vanish with its own entry when the power is cut.
+        file::create_dirs(dir).map_err(failed)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -68,6 +71,8 @@ impl DirLock {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -28,17 +28,29 @@ pub struct LocalStore {
     root: PathBuf,
 }
 
-/// Staging files end in `#` and digits: `LocalFileSystem` leaves such names out of every listing.
+/// The folders below the root that are the store's own; everything else there belongs to other rooms.
+const FOLDERS: [&str; 2] = ["dataset", "views"];
+/// Staging files end in this, `#` and digits: `LocalFileSystem` leaves such names out of every listing.
+const STAGED_SUFFIX: &str = ".lambic-staged";
+/// What is stored here ends in one of these; the first version named staging files after it alone.
+const OBJECT_SUFFIXES: [&str; 2] = [".parquet", ".json"];
 static STAGED: AtomicU64 = AtomicU64::new(0);
 
 impl LocalStore {
-    /// The directory is created if it is not there, and what a killed process was still writing is removed: the
-    /// caller holds the data folder's lock.
+    /// The directory is created if it is not there, and what a killed process was still writing to the store's own
+    /// folders is removed: the caller holds the data folder's lock.
     pub fn open(root: impl AsRef<FsPath>) -> Result<LocalStore> {
         let root = root.as_ref();
-        fs::create_dir_all(root).map_err(|source| failed(root, source))?;
+        create_dirs(root)?;
         let root = fs::canonicalize(root).map_err(|source| failed(root, source))?;
-        remove_staged(&root).map_err(|source| failed(&root, source))?;
+        for folder in FOLDERS.map(|folder| root.join(folder)) {
+            match remove_staged(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(&folder, error));
+                }
+                _ => {}
+            }
+        }
         Ok(LocalStore {
             inner: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
             root,
@@ -69,8 +81,11 @@ fn failed(path: &FsPath, source: io::Error) -> Error {
 }
 
 fn is_staged(name: &str) -> bool {
-    name.rsplit_once('#').is_some_and(|(_, digits)| {
-        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    name.rsplit_once('#').is_some_and(|(object, digits)| {
+        let is_ours = |suffix: &&str| object.ends_with(*suffix);
+        !digits.is_empty()
+            && digits.bytes().all(|byte| byte.is_ascii_digit())
+            && OBJECT_SUFFIXES.iter().chain([&STAGED_SUFFIX]).any(is_ours)
     })
 }
 
@@ -96,27 +111,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn sync_dir(dir: &FsPath) -> Result<()> {
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|source| failed(dir, source))
+    lambic_base::file::sync_dir(dir).map_err(|source| failed(dir, source))
 }
 
-/// Creates `dir` and its missing parents, and makes every new directory entry durable.
 fn create_dirs(dir: &FsPath) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = dir.parent().ok_or_else(|| {
-        failed(
-            dir,
-            io::Error::new(io::ErrorKind::NotFound, "it has no parent directory"),
-        )
-    })?;
-    create_dirs(parent)?;
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(dir, error)),
-        _ => sync_dir(parent),
-    }
+    lambic_base::file::create_dirs(dir).map_err(|source| failed(dir, source))
 }
 
 fn parent_of(path: &FsPath) -> &FsPath {
@@ -126,10 +125,12 @@ fn parent_of(path: &FsPath) -> &FsPath {
 /// Writes `payload` to `path` as a whole, durably.
 fn put(path: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
     let parent = parent_of(path);
-    create_dirs(parent)?;
+    if !parent.is_dir() {
+        create_dirs(parent)?;
+    }
     let mut staged = path.as_os_str().to_owned();
     staged.push(format!(
-        "#{}{}",
+        "{STAGED_SUFFIX}#{}{}",
         std::process::id(),
         STAGED.fetch_add(1, Ordering::Relaxed)
     ));
@@ -256,5 +257,54 @@ impl MultipartUpload for Upload {
 
     async fn abort(&mut self) -> Result<()> {
         self.upload.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_a_killed_put_left_is_removed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let left = [
+            "dataset/7-s/p0/0-1.parquet.lambic-staged#12",
+            "views/v/v1/manifest-1.json.lambic-staged#3",
+            // As the first version named them.
+            "dataset/7-s/p0/0-1.parquet#12",
+        ];
+        let kept = [
+            "functions/code/abc/data#1",
+            "functions/code/abc/a.parquet#1",
+            "log/x.lambic-staged#1",
+            "notes#2",
+            "dataset/7-s/p0/0-1.parquet",
+            "dataset/7-s/notes#1",
+        ];
+        for path in left.iter().chain(&kept) {
+            let path = scratch.path().join(path);
+            fs::create_dir_all(parent_of(&path)).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        LocalStore::open(scratch.path()).unwrap();
+        let there = |path: &&str| scratch.path().join(path).exists();
+        assert!(!left.iter().any(there));
+        assert!(kept.iter().all(there));
+    }
+
+    #[tokio::test]
+    async fn what_is_being_written_is_not_listed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(scratch.path()).unwrap();
+        let object = Path::from("dataset/a.parquet");
+        store.put(&object, "x".into()).await.unwrap();
+        let staged = format!("dataset/b.parquet{STAGED_SUFFIX}#1");
+        fs::write(scratch.path().join(staged), "x").unwrap();
+        let listed = store
+            .list_with_delimiter(Some(&Path::from("dataset")))
+            .await;
+        let listed: Vec<_> = listed.unwrap().objects;
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].location, object);
     }
 }

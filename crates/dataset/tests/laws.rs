@@ -332,6 +332,66 @@ async fn a_real_log_is_sealed_and_can_be_read_back() {
     log.close().await;
 }
 
+fn rows(stream: &Stream, values: std::ops::Range<i64>) -> lambic_model::Append {
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(values.clone())),
+        Arc::new(StringArray::from_iter_values(values.map(|n| n.to_string()))),
+    ];
+    lambic_model::Append {
+        writes: vec![lambic_model::Write {
+            stream: stream.id,
+            partition: Some(PartitionId(0)),
+            batch: RecordBatch::try_new(stream.schema.clone(), columns).unwrap(),
+        }],
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_hides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = stream(2);
+    let context = datafusion::prelude::SessionContext::new();
+    let folder = dir.path().join("log");
+    let open = async || {
+        let dataset = open(dir.path(), &stream).await.unwrap();
+        let mut sealed = lambic_model::Frontiers::default();
+        sealed.set(STREAM, dataset.manifest(STREAM).frontier.clone());
+        let options = lambic_log::Options::new(&folder);
+        let log = lambic_log::Log::open_after(options, std::slice::from_ref(&stream), sealed);
+        (dataset, log.unwrap())
+    };
+    let found = async |dataset: &Dataset, log: &lambic_log::Log| {
+        let runtime = context.runtime_env();
+        let reader = lambic_dataset::Reader::new(dataset.clone(), log.clone(), &runtime).unwrap();
+        let table = Arc::new(reader.pin().table(&stream));
+        let mut values = Vec::new();
+        for batch in context.read_table(table).unwrap().collect().await.unwrap() {
+            values.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+        }
+        values.sort_unstable();
+        values
+    };
+    let (dataset, log) = open().await;
+    log.append(rows(&stream, 0..10)).await.unwrap();
+    dataset.seal(STREAM, &log.snapshot()).await.unwrap();
+    // Not sealed: it goes away with the log.
+    log.append(rows(&stream, 100..110)).await.unwrap();
+    log.close().await;
+    std::fs::rename(&folder, dir.path().join("away")).unwrap();
+
+    let (dataset, log) = open().await;
+    assert_eq!(found(&dataset, &log).await, (0..10).collect::<Vec<_>>());
+    log.append(rows(&stream, 10..15)).await.unwrap();
+    assert_eq!(found(&dataset, &log).await, (0..15).collect::<Vec<_>>());
+    dataset.seal(STREAM, &log.snapshot()).await.unwrap();
+    log.append(rows(&stream, 15..20)).await.unwrap();
+    log.close().await;
+
+    let (dataset, log) = open().await;
+    assert_eq!(found(&dataset, &log).await, (0..20).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn every_flipped_bit_and_every_cut_of_a_file_is_named() {
     let dir = tempfile::tempdir().unwrap();

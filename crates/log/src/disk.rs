@@ -14,8 +14,11 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     fn exists(&self, path: &Path) -> io::Result<bool>;
-    /// The files of `dir`, which is created if missing.
+    /// With its missing parents; nothing happens if it is there.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// What is in `dir`.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Returns when creations, renames and removals in `dir` are durable; of files, only their entries.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
@@ -56,8 +59,11 @@ impl Disk for RealDisk {
         fs::exists(path)
     }
 
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        lambic_base::file::create_dirs(dir)
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        fs::create_dir_all(dir)?;
         fs::read_dir(dir)?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect()

@@ -30,6 +30,22 @@ pub enum Error {
         reason: String,
         advice: &'static str,
     },
+    /// Whether the append was kept before cannot be told; the same append fails again. Nothing of it was kept now.
+    #[error(
+        "sequence {sequence} is older than what is remembered of its producer (those after {forgotten}), so whether it was kept before is not known; nothing was kept now; look for its records in the stream and append what is missing with a sequence that was not used"
+    )]
+    SequenceForgotten { sequence: u64, forgotten: u64 },
+    /// The log ends before the dataset does: it is an older copy.
+    #[error(
+        "the log in `{}` is older than the dataset: of stream {stream} it ends at {head}, the dataset holds {sealed}; restore log and dataset from copies of the same moment, or move the whole log folder away: a new log goes on where the dataset ends, without the records not sealed yet, the positions of triggers, and the record ids and producer sequences known so far",
+        dir.display()
+    )]
+    BehindDataset {
+        dir: PathBuf,
+        stream: StreamId,
+        head: Frontier,
+        sealed: Frontier,
+    },
     #[error("stream {stream} is not declared to the log")]
     UnknownStream { stream: StreamId },
     /// The records are no longer (or not yet) in the log.
@@ -50,7 +66,10 @@ pub enum Error {
         reason: String,
     },
     /// The index of record ids.
-    #[error("the index of record ids in `{}` failed: {reason}; move the folder away to have it built again from the log", path.display())]
+    #[error(
+        "the index of record ids in `{}` failed: {reason}; check the disk and start again; if it fails again, restore the whole log folder from a copy (the records' own segments are not enough once old ones were trimmed)",
+        path.display()
+    )]
     Ids { path: PathBuf, reason: String },
 }
 
@@ -71,9 +90,11 @@ impl From<Error> for AppendError {
             Error::Refused(_) | Error::UnknownStream { .. } | Error::OutOfRange { .. } => {
                 AppendError::Refused(text)
             }
+            Error::SequenceForgotten { .. } => AppendError::SequenceForgotten(text),
             Error::Busy { .. } => AppendError::Busy(text),
             Error::DiskFull { .. }
             | Error::Unavailable { .. }
+            | Error::BehindDataset { .. }
             | Error::Damaged { .. }
             | Error::Io { .. }
             | Error::Ids { .. } => AppendError::Unavailable(text),

@@ -6,10 +6,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use lambic_base::file;
 use lambic_model::StreamId;
 use sha2::{Digest, Sha256};
 
@@ -43,6 +47,11 @@ pub(crate) fn key(stream: StreamId, id: &[u8]) -> Key {
 pub(crate) struct Ids {
     path: PathBuf,
     open: Mutex<Option<Open>>,
+    /// The last commit before the first one whose ids did not go in. The watermark never passes it, so the
+    /// next open feeds them again.
+    complete_to: AtomicU64,
+    #[cfg(test)]
+    pub(crate) insert_fails: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Clone)]
@@ -56,6 +65,9 @@ impl Ids {
         Ids {
             path: dir.join("ids"),
             open: Mutex::new(None),
+            complete_to: AtomicU64::new(u64::MAX),
+            #[cfg(test)]
+            insert_fails: Default::default(),
         }
     }
 
@@ -74,7 +86,28 @@ impl Ids {
             .map_err(|e| self.failed(&e))
     }
 
-    pub(crate) fn insert(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), Error> {
+    /// The ids of commits from `first` on; those of earlier ones are in.
+    pub(crate) fn insert(
+        &self,
+        first: u64,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Result<(), Error> {
+        let inserted = self.insert_all(keys);
+        if inserted.is_err() {
+            self.complete_to
+                .fetch_min(first.saturating_sub(1), Ordering::SeqCst);
+        }
+        inserted
+    }
+
+    fn insert_all(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), Error> {
+        #[cfg(test)]
+        if self.insert_fails.load(Ordering::SeqCst) {
+            return Err(Error::Ids {
+                path: self.path.clone(),
+                reason: "simulated failure".to_owned(),
+            });
+        }
         let mut keys = keys.into_iter().peekable();
         if keys.peek().is_none() {
             return Ok(());
@@ -99,11 +132,12 @@ impl Ids {
             .map_or(0, u64::from_be_bytes))
     }
 
-    /// Makes all ids of commits up to `commit` durable, then says so.
+    /// Makes all ids of commits up to `commit` durable, as far as they went in, then says so.
     pub(crate) fn persist(&self, commit: u64) -> Result<(), Error> {
         if !self.exists() {
             return Ok(());
         }
+        let commit = commit.min(self.complete_to.load(Ordering::SeqCst));
         let open = self.open()?;
         let persist = || open.database.persist(PersistMode::SyncAll);
         persist()
@@ -136,6 +170,8 @@ impl Ids {
             .open()
             .and_then(|database| {
                 let keys = database.keyspace("ids", KeyspaceCreateOptions::default)?;
+                // The folder's own entry: a trimmed log cannot do without what is in it.
+                self.path.parent().map_or(Ok(()), file::sync_dir)?;
                 Ok(Open { database, keys })
             })
             .map_err(|e| self.failed(&e))?;

@@ -26,6 +26,7 @@ mod mark;
 mod options;
 mod payload;
 mod prepare;
+mod producers;
 mod recover;
 mod segment;
 mod snapshot;

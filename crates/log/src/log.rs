@@ -27,7 +27,7 @@ use crate::{
     ids::Ids,
     options::{INLINE_BYTES_MAX, QUEUE_FACTOR_MAX},
     prepare::{self, Prepared},
-    recover::{self, Recovered},
+    recover::{self, Known, Recovered},
     segment::Segment,
     snapshot::View,
     state::widen,
@@ -65,15 +65,26 @@ pub(crate) struct Shared {
 impl Log {
     /// Recovers exactly what was acknowledged. Takes no lock on the folder: the binary holds it.
     ///
-    /// Streams may be declared later, but before the first [`Log::trim`].
+    /// `streams` are all that there are: what the log holds of others belongs to dropped ones, and is given up.
     pub fn open(options: Options, streams: &[Arc<Stream>]) -> Result<Log, Error> {
-        Log::open_on(Box::new(RealDisk), options, streams)
+        Log::open_after(options, streams, Frontiers::default())
+    }
+
+    /// As [`Log::open`], where the dataset holds everything below `sealed`: a new log begins there, and one that
+    /// ends before it is refused, since it would give the same offsets to other records.
+    pub fn open_after(
+        options: Options,
+        streams: &[Arc<Stream>],
+        sealed: Frontiers,
+    ) -> Result<Log, Error> {
+        Log::open_on(Box::new(RealDisk), options, streams, sealed)
     }
 
     pub(crate) fn open_on(
         disk: Box<dyn Disk>,
         options: Options,
         streams: &[Arc<Stream>],
+        sealed: Frontiers,
     ) -> Result<Log, Error> {
         let ids = Ids::new(&options.dir);
         let Recovered {
@@ -81,7 +92,11 @@ impl Log {
             segments,
             active,
             mark,
-        } = recover::recover(&*disk, &options, &ids)?;
+        } = {
+            let declared = streams.iter().map(|stream| stream.id).collect();
+            let known = Known { declared, sealed };
+            recover::recover(&*disk, &options, &ids, &known)?
+        };
         let view = View {
             commit: state.commit,
             heads: state.heads.clone(),
@@ -126,7 +141,7 @@ impl Log {
         Ok(log)
     }
 
-    /// From now on the stream can be appended to; its head is known from before, or zero.
+    /// From now on the stream, a new one, can be appended to.
     pub fn add_stream(&self, stream: Arc<Stream>) {
         let shared = &self.0.shared;
         shared.change_view(|view| {
@@ -136,16 +151,29 @@ impl Log {
         shared.streams_mut().insert(stream.id, stream);
     }
 
-    /// The stream takes no more records, and those in the log hold no segment any longer.
-    pub fn remove_stream(&self, id: StreamId) {
-        let shared = &self.0.shared;
+    /// The stream takes no more records, and those in the log hold no segment any longer. Appends to it that
+    /// wait in the queue are refused. Resolves when it is in no snapshot any more.
+    pub async fn remove_stream(&self, id: StreamId) -> Result<(), Error> {
+        let shared = self.0.shared.clone();
         shared.streams_mut().remove(&id);
-        shared.change_view(|view| {
-            view.heads.0.remove(&id);
-        });
-        if let Err(error) = shared.ids.forget(id) {
-            tracing::warn!(stream = %id, %error, "the record ids of a dropped stream stay in the index");
+        let (done, removed) = oneshot::channel();
+        let sent = self.0.commands.send(Command::RemoveStream { id, done });
+        sent.map_err(|_| closed())?;
+        removed.await.map_err(|_| closed())?;
+        // The writer inserts no id of the stream any more.
+        let forget = move || {
+            if let Err(error) = shared.ids.forget(id) {
+                tracing::warn!(stream = %id, %error, "the record ids of a dropped stream stay in the index");
+            }
+        };
+        match Handle::try_current() {
+            Ok(runtime) => {
+                // It only deletes what nothing reads; a panic has been reported by its thread.
+                let _ = runtime.spawn_blocking(forget).await;
+            }
+            Err(_) => forget(),
         }
+        Ok(())
     }
 
     /// Resolves when the records are durable and visible in [`Log::snapshot`]. Waits while the queue is full.
@@ -196,9 +224,6 @@ impl Log {
     }
 
     async fn submit(&self, prepared: Prepared, waiting: Waiting) -> Result<Appended, Error> {
-        let closed = || Error::Unavailable {
-            reason: "it was closed".to_owned(),
-        };
         let (reply, answer) = oneshot::channel();
         let job = Job {
             prepared,
@@ -286,6 +311,11 @@ impl Log {
         self.0.shared.broken()
     }
 
+    #[cfg(test)]
+    pub(crate) fn ids(&self) -> &Ids {
+        &self.0.shared.ids
+    }
+
     /// Finishes what is queued and ends the writer; other handles can read on, and append no more.
     pub async fn close(self) {
         let inner = self.0.clone();
@@ -368,6 +398,15 @@ impl Shared {
         }
     }
 
+    /// The first stream written to that is not declared.
+    pub(crate) fn undeclared(&self, prepared: &Prepared) -> Option<StreamId> {
+        let streams = self.streams.read().expect("no panic while streams change");
+        let written = prepared.writes.iter().map(|write| write.stream.id);
+        written
+            .into_iter()
+            .find(|stream| !streams.contains_key(stream))
+    }
+
     fn streams_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamId, Arc<Stream>>> {
         self.streams.write().expect("no panic while streams change")
     }
@@ -412,6 +451,12 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.queued_bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+fn closed() -> Error {
+    Error::Unavailable {
+        reason: "it was closed".to_owned(),
     }
 }
 

@@ -15,7 +15,7 @@ use lambic_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::frame::u32_at;
+use crate::{frame::u32_at, producers::Remembered};
 
 /// The small part of an append.
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,15 +110,6 @@ pub(crate) struct Checkpoint {
     pub cursors: Vec<Cursor>,
     /// Records with a record id ever committed: tells whether the index may be missing.
     pub record_ids: u64,
-}
-
-/// The last append of a producer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Remembered {
-    pub producer: Producer,
-    pub appended: Appended,
-    /// The commit that it came with.
-    pub commit: u64,
 }
 
 pub(crate) fn encode_batch(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {

@@ -6,11 +6,13 @@
 //! A whole frame behind the mark is kept: its append was never answered, so both outcomes are right.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     hash::{BuildHasher, Hasher, RandomState},
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use lambic_model::{Frontiers, Offset, StreamId};
 
 use crate::{
     Error, Options,
@@ -51,12 +53,30 @@ pub(crate) struct Recovered {
     pub mark: MarkFile,
 }
 
-pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<Recovered, Error> {
+/// What the rest of the data folder says.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// All streams that there are: others were dropped, and nothing of them is kept in the state.
+    pub declared: HashSet<StreamId>,
+    /// What the dataset holds.
+    pub sealed: Frontiers,
+}
+
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    options: &Options,
+    ids: &Ids,
+    known: &Known,
+) -> Result<Recovered, Error> {
     let dir = &options.dir;
+    // Each time: a killed process may have made the folder without coming to the sync.
+    disk.create_dir(dir)
+        .and_then(|()| disk.sync_dir(dir.parent().unwrap_or(dir)))
+        .map_err(|error| Error::io("create", dir, &error))?;
     let paths = list(disk, dir)?;
     let mark = MarkFile::read(disk, dir)?;
     let Some(&oldest) = paths.keys().next() else {
-        return create(disk, options, mark, ids);
+        return create(disk, options, mark, ids, &known.sealed);
     };
     for (&sequence, expected) in paths.keys().zip(oldest..) {
         if sequence != expected {
@@ -71,6 +91,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<R
         disk,
         options,
         ids,
+        declared: &known.declared,
         mark,
         watermark: None,
         state: None,
@@ -83,9 +104,22 @@ pub(crate) fn recover(disk: &dyn Disk, options: &Options, ids: &Ids) -> Result<R
         segments.push(Arc::new(segment));
         position = end;
     }
-    let state = reading
+    let mut state = reading
         .state
         .expect("every segment starts with a checkpoint");
+    let heads = &mut state.heads;
+    heads.0.retain(|stream, _| known.declared.contains(stream));
+    for (&stream, sealed) in &known.sealed.0 {
+        let head = heads.of(stream);
+        if !head.covers(sealed) {
+            return Err(Error::BehindDataset {
+                dir: dir.clone(),
+                stream,
+                head,
+                sealed: sealed.clone(),
+            });
+        }
+    }
     let active = Active {
         segment: segments.last().expect("there is an oldest segment").clone(),
         position,
@@ -128,6 +162,7 @@ fn create(
     options: &Options,
     mark: Option<Mark>,
     ids: &Ids,
+    sealed: &Frontiers,
 ) -> Result<Recovered, Error> {
     if let Some(mark) = mark {
         return Err(missing(segment::path(&options.dir, mark.sequence)));
@@ -135,7 +170,11 @@ fn create(
     if disk.exists(&mark::path(&options.dir)).unwrap_or(true) || ids.exists() {
         return Err(missing(segment::path(&options.dir, 1)));
     }
-    let state = State::from_checkpoint(Checkpoint::default(), options.producers_max);
+    let mut state = State::from_checkpoint(Checkpoint::default(), options.producers_max);
+    if sealed.0.values().any(|frontier| frontier.records() > 0) {
+        tracing::warn!(dir = %options.dir.display(), "the log is new, the dataset is not: going on where the dataset ends");
+        state.heads = sealed.clone();
+    }
     let active = begin(disk, options, 1, 0, &state.checkpoint(&state.heads))?;
     let mark = MarkFile::create(disk, &options.dir, active.mark(0))?;
     Ok(Recovered {
@@ -199,11 +238,9 @@ pub(crate) fn begin(
             reason: format!("segment `{}` could not be begun: {error}", path.display()),
         })?;
     let position = bytes.len() as u64;
-    let start = lambic_model::Frontiers(checkpoint.heads.iter().cloned().collect());
+    let start = Frontiers(checkpoint.heads.iter().cloned().collect());
     Ok(Active {
-        segment: Arc::new(Segment::new(
-            sequence, salt, path, file, commit, start, position,
-        )),
+        segment: Arc::new(Segment::new(sequence, salt, path, file, start, position)),
         position,
         chain,
     })
@@ -214,6 +251,7 @@ struct Reading<'a> {
     disk: &'a dyn Disk,
     options: &'a Options,
     ids: &'a Ids,
+    declared: &'a HashSet<StreamId>,
     mark: Option<Mark>,
     /// Of the index of record ids; read on first need.
     watermark: Option<u64>,
@@ -266,15 +304,14 @@ impl Reading<'_> {
             let taken = match (&mut *begun, frame.kind) {
                 (None, Kind::Checkpoint) => self.checkpoint(&frame).map(|start| {
                     let file = self.disk.open(&path)?;
-                    let (path, bytes) = (path.clone(), bytes.len() as u64);
+                    let checkpoint_end = (position + frame.bytes()) as u64;
                     *begun = Some(Segment::new(
                         sequence,
                         header.salt,
-                        path,
+                        path.clone(),
                         file,
-                        frame.commit,
                         start,
-                        bytes,
+                        checkpoint_end,
                     ));
                     Ok(())
                 }),
@@ -319,7 +356,7 @@ impl Reading<'_> {
         Ok((segment, position as u64))
     }
 
-    fn checkpoint(&mut self, frame: &Frame) -> Result<lambic_model::Frontiers, String> {
+    fn checkpoint(&mut self, frame: &Frame) -> Result<Frontiers, String> {
         let checkpoint: Checkpoint =
             serde_json::from_slice(frame.payload).map_err(|e| format!("the checkpoint: {e}"))?;
         if let Some(state) = &self.state {
@@ -343,7 +380,7 @@ impl Reading<'_> {
                 ));
             }
         }
-        let start = lambic_model::Frontiers(checkpoint.heads.iter().cloned().collect());
+        let start = Frontiers(checkpoint.heads.iter().cloned().collect());
         self.state = Some(State::from_checkpoint(
             checkpoint,
             self.options.producers_max,
@@ -354,6 +391,17 @@ impl Reading<'_> {
     fn append(&mut self, segment: &Segment, at: usize, frame: &Frame) -> Result<(), String> {
         let (header, piece_at) = AppendHeader::decode(frame.payload)?;
         let state = self.state.as_mut().expect("a checkpoint comes first");
+        for write in &header.writes {
+            if self.declared.contains(&write.stream) {
+                continue;
+            }
+            // The first version could leave the head of a dropped stream out of a checkpoint and append to it
+            // once more. Nobody reads it, so it may start anywhere.
+            let head = state.heads.0.entry(write.stream).or_default();
+            for piece in &write.pieces {
+                head.set(piece.partition, Offset(piece.first));
+            }
+        }
         state.apply(frame.commit, &header)?;
         let piece_at = FRAME_HEADER_BYTES + piece_at;
         let entries = stage::entries(&header, at as u64, frame.bytes() as u32, piece_at);
@@ -393,7 +441,9 @@ impl Reading<'_> {
                 value::visit(column, |_, id| {
                     keys.push(crate::ids::key(write.stream, id.unwrap_or_default()));
                 })?;
-                self.ids.insert(keys).map_err(|error| error.to_string())?;
+                self.ids
+                    .insert(frame.commit, keys)
+                    .map_err(|error| error.to_string())?;
             }
         }
         Ok(())

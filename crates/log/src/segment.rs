@@ -15,7 +15,7 @@ use lambic_model::{Frontiers, OffsetRange, PartitionId, StreamId};
 use crate::{Error, disk::File, frame, payload};
 
 const EXTENSION: &str = "segment";
-pub(crate) const RESTORE: &str = "restore this file from a copy, or move the whole log folder away and append again what the dataset does not hold; nothing was changed";
+pub(crate) const RESTORE: &str = "restore this file from a copy, or move the whole log folder away: a new log goes on where the dataset ends, without the records not sealed yet, the positions of triggers, and the record ids and producer sequences known so far; nothing was changed";
 
 /// The records of one append in one partition.
 #[derive(Debug, Clone, Copy)]
@@ -36,10 +36,10 @@ pub(crate) struct Segment {
     pub salt: u64,
     pub path: PathBuf,
     pub file: Box<dyn File>,
-    /// The last append before it.
-    pub commit: u64,
     /// The heads when it was begun.
     pub start: Frontiers,
+    /// Where its checkpoint ends.
+    pub checkpoint_end: u64,
     pub bytes: AtomicU64,
     entries: RwLock<HashMap<(StreamId, PartitionId), Vec<Entry>>>,
 }
@@ -50,18 +50,17 @@ impl Segment {
         salt: u64,
         path: PathBuf,
         file: Box<dyn File>,
-        commit: u64,
         start: Frontiers,
-        bytes: u64,
+        checkpoint_end: u64,
     ) -> Segment {
         Segment {
             sequence,
             salt,
             path,
             file,
-            commit,
             start,
-            bytes: AtomicU64::new(bytes),
+            checkpoint_end,
+            bytes: AtomicU64::new(checkpoint_end),
             entries: RwLock::default(),
         }
     }

@@ -5,14 +5,15 @@
 use std::collections::{HashMap, HashSet};
 
 use arrow::{array::BooleanArray, compute::filter_record_batch, record_batch::RecordBatch};
-use lambic_model::{Appended, Frontiers, PartitionId, StreamId, Written};
+use lambic_model::{Appended, Frontier, Frontiers, PartitionId, Producer, StreamId, Written};
 
 use crate::{
     Error,
     frame::{self, FRAME_HEADER_BYTES, Kind},
     ids::{Ids, Key},
-    payload::{self, AppendHeader, PieceHeader, Remembered, WriteHeader},
+    payload::{self, AppendHeader, PieceHeader, WriteHeader},
     prepare::{Piece, Prepared, PreparedWrite},
+    producers::{Remembered, Seen},
     segment::Entry,
     state::{State, widen},
 };
@@ -60,6 +61,10 @@ impl Stage {
         }
     }
 
+    pub(crate) fn first_commit(&self) -> u64 {
+        self.group
+    }
+
     /// Takes one append in and says what its acknowledgement will be. On an error nothing of it is taken in.
     pub(crate) fn take(
         &mut self,
@@ -67,7 +72,7 @@ impl Stage {
         state: &State,
         ids: &Ids,
     ) -> Result<Appended, Error> {
-        if let Some(appended) = self.repeated(&prepared, state) {
+        if let Some(appended) = self.repeated(&prepared, state)? {
             return Ok(appended);
         }
         let mut ids_new = HashSet::new();
@@ -81,7 +86,7 @@ impl Stage {
                 let staged = self.heads.0.get(&stream);
                 staged.cloned().unwrap_or_else(|| state.heads.of(stream))
             });
-            let partitions = lambic_model::Frontier::zero(write.stream.partitions);
+            let partitions = Frontier::zero(write.stream.partitions);
             widen(head, &partitions);
             let mut placed = Vec::with_capacity(write.pieces.len());
             for piece in write.pieces {
@@ -123,10 +128,13 @@ impl Stage {
         }
         self.commit += 1;
         if let Some(producer) = &header.producer {
-            let remembered = Remembered {
-                producer: producer.clone(),
-                appended: appended.clone(),
-                commit: self.commit,
+            let remembered = match self.remembered(producer, state) {
+                Some(known) => {
+                    let mut known = known.clone();
+                    known.add(producer.sequence, self.commit);
+                    known
+                }
+                None => Remembered::new(producer.clone(), self.commit),
             };
             self.producers.insert(producer.id.clone(), remembered);
         }
@@ -136,35 +144,45 @@ impl Stage {
         Ok(appended)
     }
 
-    /// The acknowledgement of an append that was taken before.
-    fn repeated(&self, prepared: &Prepared, state: &State) -> Option<Appended> {
-        let producer = prepared.producer.as_ref()?;
-        let last = self.producers.get(&producer.id);
-        let last = last.or_else(|| state.producers.last(producer))?;
-        if producer.sequence > last.producer.sequence {
-            return None;
+    fn remembered<'a>(&'a self, producer: &Producer, state: &'a State) -> Option<&'a Remembered> {
+        let staged = self.producers.get(&producer.id);
+        staged.or_else(|| state.producers.get(&producer.id))
+    }
+
+    /// The acknowledgement of an append that was taken before; an error if that is not known any more.
+    fn repeated(&self, prepared: &Prepared, state: &State) -> Result<Option<Appended>, Error> {
+        let Some(producer) = &prepared.producer else {
+            return Ok(None);
+        };
+        let sequence = producer.sequence;
+        let known = self.remembered(producer, state);
+        match known.map_or(Seen::New, |known| known.seen(sequence)) {
+            Seen::New => return Ok(None),
+            Seen::Duplicate => {}
+            Seen::Forgotten(forgotten) => {
+                return Err(Error::SequenceForgotten {
+                    sequence,
+                    forgotten,
+                });
+            }
         }
-        if producer.sequence == last.producer.sequence {
-            return Some(Appended {
-                duplicate: true,
-                ..last.appended.clone()
-            });
-        }
-        // Only the last acknowledgement is kept; of older ones we know that they are below the head.
+        // Where its records went is not kept; they are below the head.
         let written = |write: &PreparedWrite| {
             let stream = write.stream.id;
             let head = self.heads.0.get(&stream).cloned();
+            let mut frontier = head.unwrap_or_else(|| state.heads.of(stream));
+            widen(&mut frontier, &Frontier::zero(write.stream.partitions));
             Written {
                 stream,
                 ranges: Vec::new(),
                 records_known: write.pieces.iter().map(|p| p.batch.num_rows() as u64).sum(),
-                frontier: head.unwrap_or_else(|| state.heads.of(stream)),
+                frontier,
             }
         };
-        Some(Appended {
+        Ok(Some(Appended {
             writes: prepared.writes.iter().map(written).collect(),
             duplicate: true,
-        })
+        }))
     }
 
     /// Drops the records whose id is in the log, in this group, or earlier in this append; returns how many.

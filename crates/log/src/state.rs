@@ -1,10 +1,13 @@
 //! What the log remembers beside the records: heads, producers, cursors. Rebuilt from checkpoint and frames.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use lambic_model::{Cursor, Frontier, Frontiers, Offset, Producer, StreamId};
+use lambic_model::{Cursor, Frontier, Frontiers, Offset, StreamId};
 
-use crate::payload::{AppendHeader, Checkpoint, Remembered};
+use crate::{
+    payload::{AppendHeader, Checkpoint},
+    producers::Producers,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -18,10 +21,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn from_checkpoint(checkpoint: Checkpoint, producers_max: usize) -> State {
-        let mut producers = Producers::new(producers_max);
-        for remembered in checkpoint.producers {
-            producers.remember(remembered);
-        }
+        let producers = Producers::from_checkpoint(producers_max, checkpoint.producers);
         let cursors = checkpoint.cursors.into_iter();
         State {
             commit: checkpoint.commit,
@@ -77,11 +77,7 @@ impl State {
             self.cursors.remove(name);
         }
         if let Some(producer) = &header.producer {
-            self.producers.remember(Remembered {
-                producer: producer.clone(),
-                appended: header.appended(),
-                commit,
-            });
+            self.producers.remember(producer, commit);
         }
         self.commit = commit;
         Ok(())
@@ -104,44 +100,5 @@ impl State {
 pub(crate) fn widen(frontier: &mut Frontier, like: &Frontier) {
     if frontier.0.len() < like.0.len() {
         frontier.0.resize(like.0.len(), Offset::ZERO);
-    }
-}
-
-/// The last append of each producer, bounded; the least recently used leaves first.
-#[derive(Debug, Default)]
-pub(crate) struct Producers {
-    max: usize,
-    by_id: HashMap<String, Remembered>,
-    by_commit: BTreeMap<u64, String>,
-}
-
-impl Producers {
-    pub(crate) fn new(max: usize) -> Producers {
-        Producers {
-            max,
-            ..Producers::default()
-        }
-    }
-
-    pub(crate) fn last(&self, producer: &Producer) -> Option<&Remembered> {
-        self.by_id.get(&producer.id)
-    }
-
-    fn remember(&mut self, remembered: Remembered) {
-        let (id, commit) = (remembered.producer.id.clone(), remembered.commit);
-        if let Some(earlier) = self.by_id.insert(id.clone(), remembered) {
-            self.by_commit.remove(&earlier.commit);
-        }
-        self.by_commit.insert(commit, id);
-        while self.by_id.len() > self.max {
-            let Some((_, oldest)) = self.by_commit.pop_first() else {
-                break;
-            };
-            self.by_id.remove(&oldest);
-        }
-    }
-
-    fn oldest_first(&self) -> impl Iterator<Item = &Remembered> {
-        self.by_commit.values().filter_map(|id| self.by_id.get(id))
     }
 }

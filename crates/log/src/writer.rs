@@ -7,7 +7,7 @@
 
 use std::{io, sync::Arc};
 
-use lambic_model::Appended;
+use lambic_model::{Appended, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -24,6 +24,11 @@ use crate::{
 
 pub(crate) enum Command {
     Append(Job),
+    /// Forget the stream; what came before for it is committed or was refused, what comes after is refused.
+    RemoveStream {
+        id: StreamId,
+        done: oneshot::Sender<()>,
+    },
     /// Finish what came before, then end.
     Close,
 }
@@ -44,31 +49,29 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut open = true;
-        while open {
+        loop {
             let mut group = Vec::new();
             let mut bytes = 0;
-            let mut next = commands.blocking_recv();
-            loop {
-                match next {
-                    Some(Command::Append(job)) => {
-                        bytes += job.waiting.bytes();
-                        group.push(job);
-                    }
-                    Some(Command::Close) | None => {
-                        open = false;
-                        break;
-                    }
-                }
-                if bytes >= GROUP_BYTES_MAX {
-                    break;
-                }
-                next = match commands.try_recv() {
-                    Ok(command) => Some(command),
-                    Err(_) => break,
+            let mut next = Some(commands.blocking_recv().unwrap_or(Command::Close));
+            while let Some(Command::Append(job)) = next {
+                bytes += job.waiting.bytes();
+                group.push(job);
+                next = match bytes < GROUP_BYTES_MAX {
+                    true => commands.try_recv().ok(),
+                    false => None,
                 };
             }
+            // Whatever ended the group was queued behind it.
             self.commit(group);
+            match next {
+                Some(Command::RemoveStream { id, done }) => {
+                    self.remove_stream(id);
+                    // Whoever asked may have gone away.
+                    let _ = done.send(());
+                }
+                Some(Command::Close) => break,
+                Some(Command::Append(_)) | None => {}
+            }
         }
         // Only speeds up the next open and sharpens its judgement; the segments are durable already.
         let ended = self.shared.ids.persist(self.state.commit);
@@ -88,9 +91,11 @@ impl Writer {
         if let Some(reason) = self.shared.broken() {
             return refuse(group, &Error::Unavailable { reason });
         }
-        // A segment without appends is never followed, however large its checkpoint is.
-        if self.active.position >= self.shared.options.segment_bytes
-            && self.state.commit > self.active.segment.commit
+        // However large a checkpoint is, at least as much follows it: they never take more than half of the disk's
+        // work, and a segment without appends is never followed.
+        let checkpoint_end = self.active.segment.checkpoint_end;
+        let segment_bytes = self.shared.options.segment_bytes.max(2 * checkpoint_end);
+        if self.active.position >= segment_bytes
             && let Err(error) = self.begin_segment()
         {
             if let Error::Unavailable { reason } = &error {
@@ -107,6 +112,11 @@ impl Writer {
         let mut stage = Stage::new(&self.state, *position, *chain, segment.salt, now_us);
         let mut taken = Vec::with_capacity(group.len());
         for job in group {
+            if let Some(stream) = self.shared.undeclared(&job.prepared) {
+                // It was dropped while the append waited.
+                answer(job.reply, Err(Error::UnknownStream { stream }));
+                continue;
+            }
             match stage.take(job.prepared, &self.state, &self.shared.ids) {
                 Ok(appended) => taken.push((job.reply, job.waiting, appended)),
                 Err(error) => answer(job.reply, Err(error)),
@@ -166,7 +176,7 @@ impl Writer {
                 .apply(*commit, header)
                 .expect("the stage gives the offsets that the state expects");
         }
-        if let Err(error) = self.shared.ids.insert(stage.ids) {
+        if let Err(error) = self.shared.ids.insert(stage.first_commit(), stage.ids) {
             // The records are durable, and their ids are fed again from the segments on the next open.
             self.shared.break_down(error.to_string());
         }
@@ -194,6 +204,15 @@ impl Writer {
             }
         });
         self.shared.commits.send_replace(self.state.commit);
+    }
+
+    /// Here, between two groups, and not in the caller's task: a checkpoint written in between would lack the
+    /// head that a later append of the stream starts from.
+    fn remove_stream(&mut self, id: StreamId) {
+        self.state.heads.0.remove(&id);
+        self.shared.change_view(|view| {
+            view.heads.0.remove(&id);
+        });
     }
 
     fn begin_segment(&mut self) -> Result<(), Error> {

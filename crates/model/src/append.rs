@@ -26,7 +26,10 @@ pub struct Write {
     pub batch: RecordBatch,
 }
 
-/// An append with the same id and a sequence not above the last acknowledged one has no second effect.
+/// An append with the same id and sequence as one that was acknowledged has no second effect.
+///
+/// Sequences may arrive in any order and with gaps. Of a producer that leaves many gaps only the newer
+/// sequences are remembered; an older one is refused ([`AppendError::SequenceForgotten`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Producer {
     pub id: String,
@@ -46,6 +49,7 @@ pub struct Cursor {
 pub struct Appended {
     pub writes: Vec<Written>,
     /// True if the append had been acknowledged before (by producer and sequence): nothing was written now.
+    /// The writes' frontiers are then the present heads, and their ranges empty.
     pub duplicate: bool,
 }
 
@@ -66,6 +70,10 @@ pub enum AppendError {
     /// The caller's mistake; repeating it unchanged fails again.
     #[error("{0}")]
     Refused(String),
+    /// The sequence is older than what is remembered of its producer: whether the append was kept before is
+    /// not known. Repeating it fails again.
+    #[error("{0}")]
+    SequenceForgotten(String),
     /// Too much is waiting; repeat it later.
     #[error("{0}")]
     Busy(String),

@@ -72,6 +72,7 @@ pub async fn append(
     let producer = producer(&headers)?;
     let format = format(&headers)?;
     let stream = find(&app, &name)?;
+    let producer = producer.map(|producer| within(&stream, producer));
     let body = read(body, &headers, app.options.append_bytes_max).await?;
     let bytes = body.len();
     let result = work(&app, stream, format, on_error, producer, body)
@@ -240,6 +241,14 @@ fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Failure> {
     }
 }
 
+/// A producer counts for each stream on its own, and apart from the producers of other doors.
+fn within(stream: &Stream, producer: Producer) -> Producer {
+    Producer {
+        id: format!("http/{}/{}", stream.id, producer.id),
+        ..producer
+    }
+}
+
 fn one_without_the_other(given: &str, missing: &str) -> Failure {
     Failure::bad_request(format!("{given} came without {missing}"))
         .with_hint("send both, and repetitions have no second effect; or neither")
@@ -368,6 +377,27 @@ mod tests {
                 StatusCode::BAD_REQUEST
             );
         }
+    }
+
+    #[test]
+    fn a_producer_counts_for_each_stream() {
+        let stream = |id| Stream {
+            id: lambic_model::StreamId(id),
+            name: lambic_model::StreamName::new("s").unwrap(),
+            schema: Arc::new(arrow::datatypes::Schema::empty()),
+            partitions: 1,
+            event_time: None,
+            record_id: None,
+            partition_by: None,
+        };
+        let producer = Producer {
+            id: "p".to_owned(),
+            sequence: 1,
+        };
+        let of = |id| within(&stream(id), producer.clone());
+        assert_ne!(of(100), of(101));
+        assert_eq!(of(100), of(100));
+        assert_eq!(of(100).sequence, 1);
     }
 
     #[test]

@@ -176,6 +176,9 @@ impl From<AppendError> for Failure {
             AppendError::Refused(message) => {
                 Failure::new(StatusCode::BAD_REQUEST, "refused", message)
             }
+            AppendError::SequenceForgotten(message) => {
+                Failure::new(StatusCode::CONFLICT, "sequence_forgotten", message)
+            }
             AppendError::Busy(message) => {
                 let failure =
                     Failure::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).with_retry();
@@ -200,6 +203,13 @@ impl From<AppendError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_forgotten_sequence_is_a_conflict_that_a_repetition_does_not_mend() {
+        let failure = Failure::from(AppendError::SequenceForgotten("why".to_owned()));
+        assert_eq!(failure.status, StatusCode::CONFLICT);
+        assert!(!failure.retry);
+    }
 
     #[test]
     fn a_sqlstate_tells_whose_turn_it_is() {

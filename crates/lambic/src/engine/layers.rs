@@ -318,7 +318,8 @@ impl Lifecycle for Layers {
     }
 
     async fn remove_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
-        self.parts.log.remove_stream(stream.id);
+        let removed = self.parts.log.remove_stream(stream.id).await;
+        removed.map_err(|error| Error::new(sqlstate::UNAVAILABLE, error.to_string()))?;
         self.parts.dataset.remove_stream(stream.id);
         self.parts
             .dataset

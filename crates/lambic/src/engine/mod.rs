@@ -23,7 +23,7 @@ use lambic_batch::Batch;
 use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
-use lambic_model::StreamId;
+use lambic_model::{Frontiers, StreamId};
 use lambic_query::{Catalog, Database, Lifecycle, Parts};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
@@ -80,12 +80,17 @@ impl Engine {
         let streams: Vec<_> = catalog.streams().cloned().collect();
         let views: Vec<_> = catalog.views().cloned().collect();
 
-        let log = Log::open(log_options(&data, &settings), &streams)?;
         let store = LocalStore::open(&data)?;
         let dataset = Dataset::open(Arc::new(store), lambic_dataset::Options::default()).await?;
         for stream in &streams {
             dataset.add_stream(Arc::clone(stream)).await?;
         }
+        // A log that was moved away, or an older one, must not give offsets again that sealed records have.
+        let mut sealed = Frontiers::default();
+        for stream in &streams {
+            sealed.set(stream.id, dataset.manifest(stream.id).frontier.clone());
+        }
+        let log = Log::open_after(log_options(&data, &settings), &streams, sealed)?;
 
         let runtime = runtime(&data, &settings)?;
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime)?;
@@ -251,4 +256,20 @@ async fn open_functions(
     let options =
         lambic_functions::Options::new(data.join("functions"), log.clone(), system, lookup);
     Ok(Functions::open(options).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_and_the_settings_have_the_same_defaults() {
+        let data = Path::new("data");
+        let ours = log_options(data, &Settings::default());
+        let of_the_log = lambic_log::Options::new(data.join("log"));
+        assert_eq!(ours.segment_bytes, of_the_log.segment_bytes);
+        assert_eq!(ours.append_bytes_max, of_the_log.append_bytes_max);
+        assert_eq!(ours.queue_bytes_max, of_the_log.queue_bytes_max);
+        assert_eq!(ours.producers_max, of_the_log.producers_max);
+    }
 }

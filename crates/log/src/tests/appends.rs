@@ -58,7 +58,7 @@ async fn a_repeated_sequence_has_no_second_effect_across_restarts_and_segments()
         });
         let again = log.append(by("a", 2, write(PLAIN, &[2, 3]))).await.unwrap();
         assert!(again.duplicate);
-        assert_eq!(again.writes, second.writes);
+        assert_eq!(again.writes[0].frontier, second.writes[0].frontier);
         let older = log.append(by("a", 1, write(PLAIN, &[1]))).await.unwrap();
         assert!(older.duplicate);
         assert_eq!(older.writes[0].frontier, Frontier(vec![Offset(3)]));
@@ -73,6 +73,87 @@ async fn a_repeated_sequence_has_no_second_effect_across_restarts_and_segments()
             .unwrap()
             .duplicate
     );
+}
+
+#[tokio::test]
+async fn a_sequence_that_was_never_kept_is_taken_whenever_it_comes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let log = open(&options);
+    // 7 was refused, or overtaken on its way.
+    let mut bad = by("p", 7, write(PLAIN, &[7]));
+    bad.writes[0].partition = Some(PartitionId(9));
+    assert!(matches!(log.append(bad).await, Err(Error::Refused(_))));
+    log.append(by("p", 8, write(PLAIN, &[8]))).await.unwrap();
+    let late = log.append(by("p", 7, write(PLAIN, &[7]))).await.unwrap();
+    assert!(!late.duplicate);
+    assert_eq!(late.writes[0].ranges, [range(1, 2)]);
+    // All in one group, most likely; right in any case.
+    let (a, b, c) = tokio::join!(
+        log.append(by("p", 12, write(PLAIN, &[12]))),
+        log.append(by("p", 11, write(PLAIN, &[11]))),
+        log.append(by("p", 12, write(PLAIN, &[12])))
+    );
+    let duplicates = [a, b, c].map(|appended| appended.unwrap().duplicate);
+    assert_eq!(duplicates, [false, false, true]);
+    log.close().await;
+
+    let log = open(&options);
+    for (sequence, is_known) in [(12, true), (11, true), (10, false), (7, true), (6, false)] {
+        let append = by("p", sequence, write(PLAIN, &[sequence as i64]));
+        assert_eq!(log.append(append).await.unwrap().duplicate, is_known);
+    }
+    assert_eq!(all(&log.snapshot(), PLAIN), [8, 7, 12, 11, 10, 6]);
+}
+
+#[tokio::test]
+async fn a_large_checkpoint_is_not_written_with_every_append() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let log = open(&options);
+    let mut segments = Vec::new();
+    for n in 0..400 {
+        let producer = format!("{n:0100}");
+        log.append(by(&producer, 1, write(PLAIN, &[n])))
+            .await
+            .unwrap();
+        segments.push(log.snapshot().0.segments.len());
+    }
+    // A checkpoint is some tens of kilobytes by now, an append one.
+    let begun = segments[399] - segments[299];
+    assert!((1..20).contains(&begun), "{segments:?}");
+    log.close().await;
+    let log = open(&options);
+    let before = log.snapshot().0.segments.len();
+    log.append(by("last", 1, write(PLAIN, &[400])))
+        .await
+        .unwrap();
+    assert!(log.snapshot().0.segments.len() <= before + 1);
+    assert_eq!(all(&log.snapshot(), PLAIN).len(), 401);
+}
+
+#[tokio::test]
+async fn a_sequence_that_is_no_longer_remembered_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = options(scratch.path());
+    let log = open(&options);
+    for n in 0..100 {
+        log.append(by("p", 2 * n, write(PLAIN, &[n as i64])))
+            .await
+            .unwrap();
+    }
+    log.close().await;
+    let log = open(&options);
+    let refused = log.append(by("p", 0, write(PLAIN, &[0]))).await;
+    assert!(
+        matches!(refused, Err(Error::SequenceForgotten { sequence: 0, .. })),
+        "{refused:?}"
+    );
+    let known = log.append(by("p", 198, write(PLAIN, &[99]))).await.unwrap();
+    assert!(known.duplicate);
+    assert_eq!(all(&log.snapshot(), PLAIN).len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,11 +1,12 @@
 //! Kills, power cuts, damage and failing disks: exactly the acknowledged prefix, or a named error.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::atomic::Ordering};
 
+use lambic_model::Frontiers;
 use proptest::prelude::*;
 
 use super::{sim::*, *};
-use crate::{Error, segment};
+use crate::{Error, disk::Disk, segment};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -152,7 +153,13 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let scratch = tempfile::tempdir().unwrap();
     let disk = SimDisk::default();
     let open = |disk: &SimDisk| {
-        Log::open_on(Box::new(disk.clone()), options(scratch.path()), &streams()).unwrap()
+        Log::open_on(
+            Box::new(disk.clone()),
+            options(scratch.path()),
+            &streams(),
+            Frontiers::default(),
+        )
+        .unwrap()
     };
     let runtime = runtime();
     let log = open(&disk);
@@ -189,8 +196,13 @@ fn after_a_failed_sync_or_write_the_log_is_read_only() {
     ] {
         let scratch = tempfile::tempdir().unwrap();
         let disk = SimDisk::default();
-        let log =
-            Log::open_on(Box::new(disk.clone()), options(scratch.path()), &streams()).unwrap();
+        let log = Log::open_on(
+            Box::new(disk.clone()),
+            options(scratch.path()),
+            &streams(),
+            Frontiers::default(),
+        )
+        .unwrap();
         let runtime = runtime();
         runtime.block_on(log.append(write(PLAIN, &[1]))).unwrap();
         disk.set(faults);
@@ -214,6 +226,85 @@ fn after_a_failed_sync_or_write_the_log_is_read_only() {
     }
 }
 
+#[test]
+fn ids_that_did_not_go_into_the_index_are_fed_again_on_the_next_open() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let runtime = runtime();
+    let log = open(&options);
+    runtime.block_on(log.append(write(WITH_ID, &[1]))).unwrap();
+    runtime.block_on(log.append(write(PLAIN, &[1]))).unwrap();
+    log.ids().insert_fails.store(true, Ordering::SeqCst);
+    // Durable, and acknowledged; nothing is taken after it.
+    runtime.block_on(log.append(write(WITH_ID, &[2]))).unwrap();
+    assert!(log.read_only().is_some());
+    // The disk has room again: trimming and closing write the watermark.
+    log.ids().insert_fails.store(false, Ordering::SeqCst);
+    let mut sealed = Frontiers::default();
+    for stream in [PLAIN, WITH_ID] {
+        sealed.set(stream, log.snapshot().head(stream));
+    }
+    assert!(log.trim(&sealed).unwrap() > 0);
+    runtime.block_on(log.close());
+
+    let log = open(&options);
+    let again = runtime.block_on(log.append(write(WITH_ID, &[1, 2, 3])));
+    assert_eq!(again.unwrap().writes[0].records_known, 2);
+    assert_eq!(log.snapshot().head(WITH_ID).records(), 3);
+}
+
+/// xorshift64
+fn chance(mut seed: u64) -> impl FnMut() -> u64 {
+    move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    }
+}
+
+#[test]
+fn a_power_cut_while_segments_come_and_go_loses_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut options = options(scratch.path());
+    options.segment_bytes = 1;
+    let runtime = runtime();
+    for seed in 1..60 {
+        let disk = SimDisk::default();
+        let open = |disk: &SimDisk| {
+            let disk = Box::new(disk.clone());
+            Log::open_on(disk, options.clone(), &streams(), Frontiers::default()).unwrap()
+        };
+        let log = open(&disk);
+        let mark = crate::mark::path(scratch.path());
+        assert!(disk.power_cut(chance(seed)).exists(&mark).unwrap());
+        for n in 0..4 {
+            runtime.block_on(log.append(write(PLAIN, &[n]))).unwrap();
+        }
+        disk.set(Faults {
+            dir_sync_fails: true,
+            ..Faults::default()
+        });
+        let mut sealed = Frontiers::default();
+        for stream in [PLAIN, WITH_ID] {
+            sealed.set(stream, log.snapshot().head(stream));
+        }
+        assert!(log.trim(&sealed).is_err(), "a removal is not yet durable");
+        let begun = runtime.block_on(log.append(write(PLAIN, &[4])));
+        assert!(matches!(begun, Err(Error::Unavailable { .. })), "{begun:?}");
+        let after = disk.power_cut(chance(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15)));
+        let log = open(&after);
+        let found = all(&log.snapshot(), PLAIN);
+        assert!(
+            found == [0, 1, 2, 3] || found == [1, 2, 3],
+            "seed {seed}: {found:?}"
+        );
+        let next = runtime.block_on(log.append(write(PLAIN, &[4]))).unwrap();
+        assert_eq!(next.writes[0].ranges, [range(4, 5)]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -230,7 +321,7 @@ proptest! {
         let mut options = options(scratch.path());
         options.segment_bytes = segment_bytes;
         let open = |disk: &SimDisk| {
-            Log::open_on(Box::new(disk.clone()), options.clone(), &streams())
+            Log::open_on(Box::new(disk.clone()), options.clone(), &streams(), Frontiers::default())
         };
         let runtime = runtime();
         let log = open(&disk).unwrap();
@@ -249,14 +340,7 @@ proptest! {
             let (first, second) = tokio::join!(log.append(first), log.append(second));
             assert!(first.is_err() && second.is_err());
         });
-        let mut chance = seed;
-        let after = disk.power_cut(|| {
-            // xorshift64
-            chance ^= chance << 13;
-            chance ^= chance >> 7;
-            chance ^= chance << 17;
-            chance
-        });
+        let after = disk.power_cut(chance(seed));
         let log = open(&after).unwrap();
         let found = all(&log.snapshot(), PLAIN);
         prop_assert_eq!(&found[..expected.len()], &expected);

@@ -2,6 +2,7 @@
 
 mod appends;
 mod crash;
+mod drop;
 mod sim;
 mod trim;
 

@@ -1,10 +1,10 @@
 //! A disk in memory that can be full, fail, and lose what was not synced when the power is cut.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Barrier, Mutex},
 };
 
 use crate::disk::{Disk, File};
@@ -16,16 +16,50 @@ pub(crate) struct SimDisk(Arc<Mutex<Sim>>);
 
 #[derive(Debug, Default)]
 struct Sim {
-    files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    now: Entries,
+    /// What `sync_dir` made durable.
+    synced: Entries,
     faults: Faults,
+}
+
+/// The names in all folders, and what they stand for.
+#[derive(Debug, Clone, Default)]
+struct Entries(BTreeMap<PathBuf, Entry>);
+
+#[derive(Debug, Clone)]
+enum Entry {
+    Dir,
+    File(Arc<Mutex<Content>>),
+}
+
+impl Entry {
+    fn is_same(&self, other: &Entry) -> bool {
+        match (self, other) {
+            (Entry::Dir, Entry::Dir) => true,
+            (Entry::File(one), Entry::File(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Entries {
+    fn of<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a Entry)> {
+        self.0
+            .iter()
+            .filter(move |(path, _)| path.parent() == Some(dir))
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     /// Bytes that can be written before the disk is full.
     pub room: Option<usize>,
+    /// Of files.
     pub sync_fails: bool,
+    pub dir_sync_fails: bool,
     pub write_fails: bool,
+    /// The next sync of a file waits here twice: when it arrives, and until it may go on.
+    pub gate: Option<Arc<Barrier>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -45,55 +79,84 @@ impl SimDisk {
         self.0.lock().unwrap().faults = faults;
     }
 
-    /// The disk after a power cut: of what was not synced, `chance` decides sector by sector.
+    /// The disk after a power cut: of what was not synced, `chance` decides entry by entry and sector by sector.
     pub(crate) fn power_cut(&self, mut chance: impl FnMut() -> u64) -> SimDisk {
         let sim = self.0.lock().unwrap();
-        let mut files = BTreeMap::new();
-        for (path, content) in &sim.files {
-            let Content { synced, now } = content.lock().unwrap().clone();
-            let (short, long) = (synced.len().min(now.len()), synced.len().max(now.len()));
-            let length = short + (chance() as usize) % (long - short + 1);
-            let mut after = vec![0; length];
-            for start in (0..length).step_by(SECTOR) {
-                let source = if chance().is_multiple_of(2) {
-                    &synced
-                } else {
-                    &now
-                };
-                let sector = after.iter_mut().skip(start).take(SECTOR);
-                for (byte, from) in sector.zip(source.iter().skip(start)) {
-                    *byte = *from;
+        let mut after = Entries::default();
+        let names: BTreeSet<&PathBuf> = sim.now.0.keys().chain(sim.synced.0.keys()).collect();
+        // A folder comes before what is in it.
+        for path in names {
+            let (now, synced) = (sim.now.0.get(path), sim.synced.0.get(path));
+            let is_lost = |dir: &Path| sim.now.0.contains_key(dir) && !after.0.contains_key(dir);
+            if path.parent().is_some_and(is_lost) {
+                continue;
+            }
+            let is_durable =
+                matches!((now, synced), (Some(now), Some(synced)) if now.is_same(synced));
+            let entry = match is_durable || chance().is_multiple_of(2) {
+                true => now,
+                false => synced,
+            };
+            match entry {
+                None => {}
+                Some(Entry::Dir) => {
+                    after.0.insert(path.clone(), Entry::Dir);
+                }
+                Some(Entry::File(content)) => {
+                    let content = content.lock().unwrap().after_power_cut(&mut chance);
+                    let content = Entry::File(Arc::new(Mutex::new(content)));
+                    after.0.insert(path.clone(), content);
                 }
             }
-            let content = Content {
-                synced: after.clone(),
-                now: after,
-            };
-            files.insert(path.clone(), Arc::new(Mutex::new(content)));
         }
         SimDisk(Arc::new(Mutex::new(Sim {
-            files,
+            now: after.clone(),
+            synced: after,
             faults: Faults::default(),
         })))
     }
 
     fn file(&self, path: &Path) -> io::Result<Arc<Mutex<Content>>> {
-        let sim = self.0.lock().unwrap();
-        sim.files
-            .get(path)
-            .cloned()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        match self.0.lock().unwrap().now.0.get(path) {
+            Some(Entry::File(content)) => Ok(content.clone()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl Content {
+    fn after_power_cut(&self, chance: &mut impl FnMut() -> u64) -> Content {
+        let Content { synced, now } = self;
+        let (short, long) = (synced.len().min(now.len()), synced.len().max(now.len()));
+        let length = short + (chance() as usize) % (long - short + 1);
+        let mut after = vec![0; length];
+        for start in (0..length).step_by(SECTOR) {
+            let source = if chance().is_multiple_of(2) {
+                synced
+            } else {
+                now
+            };
+            let sector = after.iter_mut().skip(start).take(SECTOR);
+            for (byte, from) in sector.zip(source.iter().skip(start)) {
+                *byte = *from;
+            }
+        }
+        Content {
+            synced: after.clone(),
+            now: after,
+        }
     }
 }
 
 impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        let mut sim = self.0.lock().unwrap();
+        if !sim.now.0.contains_key(path.parent().unwrap()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let content = Arc::new(Mutex::new(Content::default()));
-        self.0
-            .lock()
-            .unwrap()
-            .files
-            .insert(path.to_owned(), content.clone());
+        let entry = Entry::File(content.clone());
+        sim.now.0.insert(path.to_owned(), entry);
         Ok(Box::new(SimFile {
             disk: self.clone(),
             content,
@@ -108,33 +171,46 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let content = self.file(from)?;
         let mut sim = self.0.lock().unwrap();
-        sim.files.remove(from);
-        sim.files.insert(to.to_owned(), content);
+        let entry = sim.now.0.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        sim.now.0.insert(to.to_owned(), entry);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.file(path)?;
-        self.0.lock().unwrap().files.remove(path);
-        Ok(())
+        let removed = self.0.lock().unwrap().now.0.remove(path);
+        removed
+            .map(|_| ())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        Ok(self.0.lock().unwrap().files.contains_key(path))
+        Ok(self.0.lock().unwrap().now.0.contains_key(path))
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        // The folders above were there before, and durable.
+        let mut sim = self.0.lock().unwrap();
+        sim.now.0.entry(dir.to_owned()).or_insert(Entry::Dir);
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let sim = self.0.lock().unwrap();
-        let paths = sim.files.keys();
-        Ok(paths
-            .filter(|path| path.parent() == Some(dir))
-            .cloned()
-            .collect())
+        Ok(sim.now.of(dir).map(|(path, _)| path.clone()).collect())
     }
 
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut sim = self.0.lock().unwrap();
+        if sim.faults.dir_sync_fails {
+            return Err(io::Error::other("simulated sync failure"));
+        }
+        let Sim { now, synced, .. } = &mut *sim;
+        synced.0.retain(|path, _| path.parent() != Some(dir));
+        synced.0.extend(
+            now.of(dir)
+                .map(|(path, entry)| (path.clone(), entry.clone())),
+        );
         Ok(())
     }
 }
@@ -180,6 +256,11 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let gate = self.disk.0.lock().unwrap().faults.gate.take();
+        if let Some(gate) = gate {
+            gate.wait();
+            gate.wait();
+        }
         if self.disk.0.lock().unwrap().faults.sync_fails {
             return Err(io::Error::other("simulated sync failure"));
         }

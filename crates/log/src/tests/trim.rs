@@ -26,7 +26,7 @@ async fn trimming_keeps_heads_producers_cursors_ids_and_open_snapshots() {
         stream: PLAIN,
         frontier: Frontier(vec![Offset(1)]),
     });
-    let acknowledged = log.append(first).await.unwrap();
+    log.append(first).await.unwrap();
     log.append(write(WITH_ID, &[0, 1])).await.unwrap();
     log.append(write(PLAIN, &[1])).await.unwrap();
     log.append(write(PLAIN, &[2])).await.unwrap();
@@ -63,7 +63,7 @@ async fn trimming_keeps_heads_producers_cursors_ids_and_open_snapshots() {
     check(&log);
     let again = log.append(by("a", 1, write(PLAIN, &[0]))).await.unwrap();
     assert!(again.duplicate);
-    assert_eq!(again.writes, acknowledged.writes);
+    assert_eq!(again.writes[0].frontier, Frontier(vec![Offset(3)]));
     let known = log.append(write(WITH_ID, &[0, 1])).await.unwrap();
     assert_eq!(known.writes[0].records_known, 2);
     log.close().await;
@@ -84,8 +84,35 @@ async fn a_dropped_stream_holds_no_segment() {
     log.append(write(PLAIN, &[0])).await.unwrap();
     log.append(write(PLAIN, &[1])).await.unwrap();
     assert_eq!(log.trim(&frontiers(2, 0)).unwrap(), 0);
-    log.remove_stream(WITH_ID);
+    log.remove_stream(WITH_ID).await.unwrap();
     assert!(log.trim(&frontiers(2, 0)).unwrap() > 0);
     let refused = log.append(write(WITH_ID, &[1])).await;
     assert!(matches!(refused, Err(Error::UnknownStream { .. })));
+}
+
+#[tokio::test]
+async fn a_new_log_goes_on_where_the_dataset_ends_and_an_older_one_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = options(scratch.path());
+    let sealed = frontiers(3, 0);
+    let open = || Log::open_after(options.clone(), &streams(), sealed.clone());
+    let check = |log: &Log, head| {
+        let snapshot = log.snapshot();
+        assert_eq!(snapshot.start(PLAIN), Frontier(vec![Offset(3)]));
+        assert_eq!(snapshot.head(PLAIN), Frontier(vec![Offset(head)]));
+    };
+    let log = open().unwrap();
+    check(&log, 3);
+    let appended = log.append(write(PLAIN, &[3])).await.unwrap();
+    assert_eq!(appended.writes[0].ranges, [range(3, 4)]);
+    log.close().await;
+    check(&open().unwrap(), 4);
+
+    let further = frontiers(5, 0);
+    let older = Log::open_after(options.clone(), &streams(), further);
+    assert!(
+        matches!(older, Err(Error::BehindDataset { stream: PLAIN, .. })),
+        "{older:?}"
+    );
+    check(&open().unwrap(), 4);
 }

@@ -116,7 +116,9 @@ fn in_schema(batch: &RecordBatch, stream: &Stream) -> Result<RecordBatch, Error>
 
 fn append_error(error: AppendError) -> Error {
     match error {
-        AppendError::Refused(message) => Error::new("23000", message),
+        AppendError::Refused(message) | AppendError::SequenceForgotten(message) => {
+            Error::new("23000", message)
+        }
         AppendError::Busy(message) => {
             Error::new(sqlstate::TOO_BUSY, message).with_hint("try again")
         }
