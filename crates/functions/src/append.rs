@@ -36,7 +36,11 @@ pub async fn append_patiently(
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        if matches!(AppendError::from(error.clone()), AppendError::Refused(_)) {
+        let refused = AppendError::from(error.clone());
+        if matches!(
+            refused,
+            AppendError::Refused(_) | AppendError::SequenceForgotten(_)
+        ) {
             return Err(NotKept::Refused(error));
         }
         attempts += 1;
