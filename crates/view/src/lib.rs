@@ -11,6 +11,7 @@ pub mod audit;
 pub mod definition;
 mod error;
 pub mod plan;
+pub mod postgres;
 pub mod run;
 pub mod session;
 mod slot;

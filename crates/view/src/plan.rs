@@ -47,7 +47,7 @@ use datafusion::{
 use lambic_model::{Frontiers, Stream, StreamId, SystemColumn};
 
 use crate::{
-    Error, Run,
+    Error, Run, postgres,
     run::KeyCodec,
     session,
     slot::{self, SlotTable},
@@ -131,6 +131,7 @@ impl ViewPlan {
         let state = planning_state(base, streams, names_system)?;
         let mut statement =
             state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+        postgres::adapt_planned(&mut statement);
         if names_system && let Statement::Statement(select) = &mut statement {
             wildcard::spell_out(select, &|name| {
                 let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;
