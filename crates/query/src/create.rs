@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::{
     common::config::ConfigOptions,
+    logical_expr::planner::TypePlanner,
     sql::{
         planner::{ContextProvider, SqlToRel},
         sqlparser::ast::{
-            ColumnOption, CreateTable, CreateTableOptions, CreateView, Expr, SqlOption, Value,
+            CharacterLength, ColumnOption, CreateTable, CreateTableOptions, CreateView,
+            DataType as SqlType, Expr, SqlOption, Value,
         },
     },
 };
@@ -50,6 +52,9 @@ impl ContextProvider for Types {
     }
     fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
         None
+    }
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(lambic_view::postgres::Types))
     }
     fn options(&self) -> &ConfigOptions {
         &self.0
@@ -126,6 +131,18 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
                 format!("column \"{declared_name}\" is declared twice"),
             )
             .with_position(at));
+        }
+        if let Some(length) = length_of(&column.data_type) {
+            return Err(Error::new(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                format!(
+                    "column \"{declared_name}\": texts have no limit of {length} characters here"
+                ),
+            )
+            .with_position(at)
+            .with_hint(
+                "declare it as text; a view may select what is too long: WHERE length(x) > n",
+            ));
         }
         let declared = planner
             .build_schema(vec![column.clone()])
@@ -207,6 +224,18 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
         }
     }
     Ok(stream)
+}
+
+/// The length that a type limits its texts to. Appends do not check it, so it must not be promised.
+fn length_of(data_type: &SqlType) -> Option<u64> {
+    match data_type {
+        SqlType::Varchar(Some(CharacterLength::IntegerLength { length, .. }))
+        | SqlType::CharacterVarying(Some(CharacterLength::IntegerLength { length, .. }))
+        | SqlType::Char(Some(CharacterLength::IntegerLength { length, .. }))
+        | SqlType::Character(Some(CharacterLength::IntegerLength { length, .. })) => Some(*length),
+        SqlType::Char(None) | SqlType::Character(None) => Some(1),
+        _ => None,
+    }
 }
 
 fn column(stream: &Stream, name: &str, sql: &str) -> Result<String, Error> {

@@ -1,6 +1,10 @@
 //! Errors of SQL as a Postgres client sees them: SQLSTATE, message, hint, position.
 
+use arrow::{datatypes::Schema, error::ArrowError};
 use datafusion::{common::Span, error::DataFusionError, sql::sqlparser::parser::ParserError};
+use lambic_view::postgres::ValueError;
+
+use crate::message;
 
 /// A mistake in a statement, or what went wrong while it ran.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -21,6 +25,8 @@ pub mod sqlstate {
     pub const UNDEFINED_TABLE: &str = "42P01";
     pub const UNDEFINED_COLUMN: &str = "42703";
     pub const UNDEFINED_FUNCTION: &str = "42883";
+    pub const UNDEFINED_OBJECT: &str = "42704";
+    pub const GROUPING_ERROR: &str = "42803";
     pub const DUPLICATE_TABLE: &str = "42P07";
     pub const DUPLICATE_COLUMN: &str = "42701";
     pub const WRONG_OBJECT_TYPE: &str = "42809";
@@ -28,6 +34,10 @@ pub mod sqlstate {
     pub const INVALID_NAME: &str = "42602";
     pub const INVALID_PARAMETER: &str = "22023";
     pub const INVALID_TEXT: &str = "22P02";
+    pub const INVALID_DATETIME: &str = "22007";
+    pub const NUMERIC_OUT_OF_RANGE: &str = "22003";
+    pub const DIVISION_BY_ZERO: &str = "22012";
+    pub const DATA_EXCEPTION: &str = "22000";
     pub const NOT_NULL_VIOLATION: &str = "23502";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const DEPENDENT_OBJECTS: &str = "2BP01";
@@ -80,7 +90,10 @@ impl Error {
     /// tables that exist, for suggestions.
     pub fn from_datafusion(error: DataFusionError, sql: &str, names: &[String]) -> Error {
         let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
-        let position = span.map(|span: Span| position_of(sql, span.start.line, span.start.column));
+        // Expressions that no text stands for have a place of their own: line 0.
+        let position = span
+            .filter(|span: &Span| span.start.line > 0)
+            .map(|span| position_of(sql, span.start.line, span.start.column));
         match error.find_root() {
             DataFusionError::SQL(parser, _) => Error::from_parser(parser, sql),
             DataFusionError::SchemaError(schema, _) => {
@@ -105,24 +118,78 @@ impl Error {
                     other => Error::new(sqlstate::DATATYPE_MISMATCH, other.to_string()).with_position(position),
                 }
             }
-            DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
-                Some(ours) => ours.clone(),
-                None => Error::new(sqlstate::INTERNAL, inner.to_string()),
-            },
+            DataFusionError::External(inner) => Error::from_source(inner.as_ref(), sql),
             DataFusionError::ResourcesExhausted(message) => Error::new("53200", message.clone())
                 .with_hint("the statement needs more memory than it may use; select less or raise the limit"),
-            DataFusionError::Execution(message) => Error::new("22000", message.clone()).with_position(position),
-            DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-                arrow::error::ArrowError::DivideByZero => Error::new("22012", "division by zero"),
-                arrow::error::ArrowError::CastError(message) => Error::new(sqlstate::INVALID_TEXT, message.clone()),
-                other => Error::new("22000", other.to_string()),
-            },
+            DataFusionError::Execution(message) => message::of_value(message).with_position(position),
+            DataFusionError::ArrowError(arrow, _) => Error::from_arrow(arrow),
             DataFusionError::NotImplemented(message) => {
                 Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message.clone()).with_position(position)
             }
             DataFusionError::Plan(message) => from_plan(message, sql, names).with_position(position),
-            other => Error::new(sqlstate::INTERNAL, other.strip_backtrace()),
+            other => Error::new(sqlstate::INTERNAL, message::without_internals(&other.strip_backtrace())),
         }
+    }
+
+    /// Translates an error that came through other rooms: what went wrong first counts.
+    pub fn from_source(error: &(dyn std::error::Error + 'static), sql: &str) -> Error {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(ours) = error.downcast_ref::<Error>() {
+                return ours.clone();
+            }
+            if let Some(value) = error.downcast_ref::<ValueError>() {
+                return message::of_postgres(value, sql);
+            }
+            if let Some(arrow) = error.downcast_ref::<ArrowError>() {
+                return Error::from_arrow(arrow);
+            }
+            match error.downcast_ref::<DataFusionError>() {
+                Some(DataFusionError::Execution(text)) => return message::of_value(text),
+                Some(DataFusionError::External(inner)) => next = Some(inner.as_ref()),
+                _ => next = error.source(),
+            }
+        }
+        Error::new(
+            sqlstate::INTERNAL,
+            message::without_internals(&error.to_string()),
+        )
+    }
+
+    fn from_arrow(error: &ArrowError) -> Error {
+        match error {
+            ArrowError::DivideByZero => Error::new(sqlstate::DIVISION_BY_ZERO, "division by zero"),
+            ArrowError::ArithmeticOverflow(_) => {
+                Error::new(sqlstate::NUMERIC_OUT_OF_RANGE, "value out of range")
+            }
+            ArrowError::CastError(text)
+            | ArrowError::ParseError(text)
+            | ArrowError::ComputeError(text)
+            | ArrowError::InvalidArgumentError(text) => message::of_value(text),
+            ArrowError::ExternalError(inner) => Error::from_source(inner.as_ref(), ""),
+            other => message::of_value(&other.to_string()),
+        }
+    }
+
+    /// Says which column it is about.
+    pub fn in_column(mut self, name: &str) -> Error {
+        self.message = format!("column \"{name}\": {}", self.message);
+        self
+    }
+
+    /// Columns that were counted (`column2`), as `VALUES` does, by their names in `schema`.
+    pub fn with_columns_of(mut self, schema: &Schema) -> Error {
+        if let Some(number) = self.message.split("\"column").nth(1)
+            && let Some((number, _)) = number.split_once('"')
+            && let Some(index) = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1))
+            && let Some(field) = schema.fields().get(index)
+        {
+            let counted = format!("\"column{number}\"");
+            self.message = self
+                .message
+                .replace(&counted, &format!("\"{}\"", field.name()));
+        }
+        self
     }
 
     pub fn from_parser(error: &ParserError, sql: &str) -> Error {
@@ -171,9 +238,7 @@ fn from_plan(message: &str, sql: &str, names: &[String]) -> Error {
         return undefined_table(name, sql, names);
     }
     if message.starts_with("Invalid function") {
-        let hint = message
-            .split_once("Did you mean '")
-            .and_then(|(_, rest)| rest.split('\'').next());
+        let hint = message::function_like(quoted, message);
         let found = Error::new(
             sqlstate::UNDEFINED_FUNCTION,
             format!("function \"{quoted}\" does not exist"),
@@ -184,13 +249,7 @@ fn from_plan(message: &str, sql: &str, names: &[String]) -> Error {
             None => found,
         };
     }
-    if message.contains("Failed to coerce")
-        || message.contains("No function matches")
-        || message.contains("coerc")
-    {
-        return Error::new(sqlstate::UNDEFINED_FUNCTION, lower_first(message));
-    }
-    Error::new(sqlstate::SYNTAX_ERROR, lower_first(message))
+    message::of_plan(message, sql)
 }
 
 pub fn undefined_table(name: &str, sql: &str, names: &[String]) -> Error {
@@ -252,7 +311,7 @@ pub fn find_word(sql: &str, word: &str) -> Option<usize> {
     None
 }
 
-fn lower_first(text: &str) -> String {
+pub fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         Some(first) if !chars.as_str().starts_with(char::is_uppercase) => {

@@ -12,6 +12,8 @@ mod error;
 mod function;
 mod keyword;
 mod lifecycle;
+mod message;
+mod names;
 mod pinned;
 mod provider;
 mod session;

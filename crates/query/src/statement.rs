@@ -7,7 +7,9 @@ use datafusion::sql::sqlparser::{
     tokenizer::{Location, Token, Tokenizer},
 };
 
-use crate::{Error, Session, error::position_of};
+use lambic_view::postgres;
+
+use crate::{Error, Session, error::position_of, names};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -164,7 +166,11 @@ fn parse_one(session: &Session, sql: &str) -> Result<Statement, Error> {
             1,
         )),
         ["EXPLAIN", "MATERIALIZED", "VIEW", ..] => Ok(Statement::ExplainView(named(&words, 3)?)),
-        ["INSERT", ..] => Ok(Statement::Insert(Box::new(plain(sql, sql)?))),
+        ["INSERT", ..] => {
+            let mut insert = plain(sql, sql)?;
+            postgres::adapt(&mut insert);
+            Ok(Statement::Insert(Box::new(insert)))
+        }
         ["UPDATE" | "DELETE" | "TRUNCATE", ..] => Err(Error::new(
             crate::sqlstate::FEATURE_NOT_SUPPORTED,
             "records are immutable: streams are only appended to",
@@ -178,7 +184,12 @@ fn parse_one(session: &Session, sql: &str) -> Result<Statement, Error> {
             let mut statements = parsed.map_err(|error| Error::from_parser(&error, sql))?;
             match statements.len() {
                 0 => Ok(Statement::Empty),
-                _ => Ok(Statement::Sql(Box::new(statements.swap_remove(0)))),
+                _ => {
+                    let mut statement = statements.swap_remove(0);
+                    postgres::adapt(&mut statement);
+                    names::tell_apart(&mut statement);
+                    Ok(Statement::Sql(Box::new(statement)))
+                }
             }
         }
     }

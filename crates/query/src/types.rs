@@ -63,6 +63,28 @@ pub fn of_sql_name(name: &str) -> Option<DataType> {
     })
 }
 
+/// The names that declarations and casts use, for suggestions.
+pub const NAMES: [&str; 18] = [
+    "smallint",
+    "int",
+    "integer",
+    "bigint",
+    "real",
+    "float",
+    "double precision",
+    "numeric",
+    "decimal",
+    "boolean",
+    "text",
+    "varchar",
+    "date",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "interval",
+    "bytea",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ pub mod definition;
 mod error;
 pub mod plan;
 mod planned;
+pub mod postgres;
 mod recompute;
 pub mod run;
 pub mod session;

@@ -15,7 +15,7 @@ use datafusion::{
 use lambic_model::{Stream, SystemColumn};
 
 use crate::{
-    Class, Error, RecomputePlan, ViewPlan, ViewSource, session,
+    Class, Error, RecomputePlan, ViewPlan, ViewSource, postgres, session,
     slot::{SlotTable, SourceTable},
     split, wildcard,
 };
@@ -93,6 +93,7 @@ pub(crate) async fn analysed(
         .any(|column| mentions(sql, column.name()));
     let state = planning_state(base, streams, views, names_system)?;
     let mut statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+    postgres::adapt_planned(&mut statement);
     if names_system && let Statement::Statement(select) = &mut statement {
         wildcard::spell_out(select, &|name| {
             let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;

@@ -9,7 +9,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 
-use crate::{aggregate, timestamp::ShortTimestamps};
+use crate::{aggregate, postgres};
 
 pub const CATALOG: &str = "lambic";
 pub const SCHEMA: &str = "public";
@@ -26,7 +26,7 @@ pub fn config(partitions: usize) -> SessionConfig {
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
-    options.sql_parser.parse_float_as_decimal = false;
+    options.sql_parser.parse_float_as_decimal = true;
     // Without it `timestamptz` would be planned as a timestamp without a zone.
     options.execution.time_zone = Some("UTC".to_owned());
     options.execution.parquet.schema_force_view_types = false;
@@ -39,13 +39,13 @@ pub fn config(partitions: usize) -> SessionConfig {
 }
 
 pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
-    let mut state = SessionStateBuilder::new()
+    let builder = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
-        .with_analyzer_rule(Arc::new(ShortTimestamps))
-        .build();
+        .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
+    let mut state = postgres::builder(builder).build();
+    postgres::register(&mut state);
     for function in aggregate::all() {
         use datafusion::logical_expr::registry::FunctionRegistry;
         state

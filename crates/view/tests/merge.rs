@@ -19,7 +19,7 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Planned, Run, ViewPlan, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 12] = [
+const VIEWS: [&str; 17] = [
     "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
     "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",
     "SELECT k, stddev(f), var_pop(f), stddev(v), variance(v) FROM s GROUP BY k HAVING count(*) > 1",
@@ -32,6 +32,11 @@ const VIEWS: [&str; 12] = [
     "SELECT date_trunc('minute', t) AS m, sum(v) FILTER (WHERE v > 10) AS s FROM s GROUP BY date_trunc('minute', t)",
     "SELECT k, v + 1 AS w, f FROM s WHERE v > 50",
     "SELECT k, approx_percentile_cont(f, 0.5) AS p, count(*) AS n FROM s GROUP BY k",
+    "SELECT k, min(f), max(f), count(DISTINCT f), count(DISTINCT v) FROM s GROUP BY k",
+    "SELECT min(f::real), max(f::real), count(DISTINCT f::real) FROM s",
+    "SELECT f, f - f AS z, count(*) AS n FROM s GROUP BY f, f - f",
+    "SELECT k, sum(v * 1.25) AS s, avg(v * 1.25) AS a, sum(v::numeric(38, 18)) AS w FROM s GROUP BY k",
+    "SELECT DISTINCT f, v / 4.0 AS q, f > 5 AS b FROM s",
 ];
 
 fn stream() -> Arc<Stream> {
@@ -137,6 +142,15 @@ async fn plain_sql(plan: &ViewPlan, state: &SessionState, rows: &[Row]) -> Vec<R
     found.expect("rows of the view")
 }
 
+const SPECIAL: [f64; 6] = [
+    f64::NAN,
+    -f64::NAN,
+    f64::INFINITY,
+    f64::NEG_INFINITY,
+    0.0,
+    -0.0,
+];
+
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     let row = (
         prop::option::weighted(0.9, 0u8..5),
@@ -144,7 +158,14 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
             0.9,
             prop_oneof![0i64..100, any::<i32>().prop_map(i64::from)],
         ),
-        prop::option::weighted(0.9, prop_oneof![-1e3..1e3f64, -1e18..1e18f64]),
+        prop::option::weighted(
+            0.9,
+            prop_oneof![
+                4 => -1e3..1e3f64,
+                4 => -1e18..1e18f64,
+                1 => prop::sample::select(SPECIAL.to_vec()),
+            ],
+        ),
         0i64..200,
     );
     prop::collection::vec(row, 0..60)
@@ -171,7 +192,7 @@ async fn every_view_at_every_split_of_a_small_input() {
             (
                 Some((i % 3) as u8),
                 (i != 4).then_some(i * 13 % 97),
-                Some(0.1 * i as f64),
+                Some(SPECIAL.get(i as usize).copied().unwrap_or(0.1 * i as f64)),
                 i * 7 % 5,
             )
         })

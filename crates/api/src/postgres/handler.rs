@@ -326,13 +326,23 @@ impl Handler {
                     .connection
                     .settings()
                     .set(name, value.as_deref())
-                    .map_err(|error| match error {
+                    .map_err(|wrong| match wrong {
                         SetError::Unknown => wire(
                             "42704",
                             format!("unrecognized configuration parameter \"{name}\""),
                         ),
                         SetError::Fixed => {
                             wire("55P02", format!("parameter \"{name}\" cannot be changed"))
+                        }
+                        SetError::Invalid if name.eq_ignore_ascii_case("timezone") => {
+                            error::with_hint(
+                                "22023",
+                                format!(
+                                    "the time zone of a session is always UTC, not \"{}\"",
+                                    value.as_deref().unwrap_or_default()
+                                ),
+                                "turn the clock where you need it: ts AT TIME ZONE 'Europe/Berlin'",
+                            )
                         }
                         SetError::Invalid => wire(
                             "22023",

@@ -141,10 +141,11 @@ impl Settings {
 
     fn keep_initial(&mut self, name: &str, value: &str) {
         // Only UTF-8 is spoken; clients that ask for it under other names get its usual one.
-        let value = if name == "client_encoding" {
-            "UTF8"
-        } else {
-            value
+        // Drivers send the zone of the machine that they run on; the answer tells them which it is here.
+        let value = match name {
+            "client_encoding" => "UTF8",
+            "timezone" => "UTC",
+            _ => value,
         };
         self.initial.insert(name.to_owned(), value.to_owned());
     }
@@ -248,6 +249,8 @@ fn checked(name: &str, value: &str) -> Option<String> {
                 .any(|known| plain.eq_ignore_ascii_case(known))
                 .then(|| "UTF8".to_owned())
         }
+        // Timestamps are read and written in UTC only.
+        "timezone" => is_utc(value).then(|| "UTC".to_owned()),
         "statement_timeout" => duration(value).map(|_| value.to_owned()),
         "bytea_output" => ["hex", "escape"]
             .iter()
@@ -270,6 +273,24 @@ fn checked(name: &str, value: &str) -> Option<String> {
         }
         _ => Some(value.to_owned()),
     }
+}
+
+fn is_utc(zone: &str) -> bool {
+    let zone = zone.trim().to_ascii_lowercase();
+    matches!(
+        zone.as_str(),
+        "utc"
+            | "etc/utc"
+            | "gmt"
+            | "etc/gmt"
+            | "zulu"
+            | "z"
+            | "universal"
+            | "0"
+            | "+00"
+            | "+00:00"
+            | "-00"
+    )
 }
 
 /// `5000`, `5000ms`, `5s`, `2min`, `1h`: Postgres's units of time, milliseconds if there is none.
@@ -296,10 +317,14 @@ mod tests {
 
     #[test]
     fn settings_are_shown_as_postgres_names_them() {
-        let mut settings = Settings::at_startup([("user", "ada"), ("timezone", "Europe/Berlin")]);
+        let mut settings = Settings::at_startup([("user", "ada"), ("TimeZone", "Europe/Berlin")]);
         assert_eq!(
             settings.get("timezone"),
-            Some(("TimeZone".into(), "Europe/Berlin".into()))
+            Some(("TimeZone".into(), "UTC".into()))
+        );
+        assert_eq!(
+            settings.set("timezone", Some("Europe/Berlin")),
+            Err(SetError::Invalid)
         );
         assert_eq!(settings.value("session_authorization"), "ada");
         assert_eq!(
@@ -307,7 +332,7 @@ mod tests {
             Ok(Some(("TimeZone".into(), "UTC".into())))
         );
         settings.set("timezone", None).unwrap();
-        assert_eq!(settings.value("TimeZone"), "Europe/Berlin");
+        assert_eq!(settings.value("TimeZone"), "UTC");
     }
 
     #[test]

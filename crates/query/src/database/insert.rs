@@ -65,7 +65,10 @@ impl Database {
             ));
         }
         let frame = DataFrame::new(state, dml.input.as_ref().clone());
-        let batches = frame.collect().await.map_err(wrong)?;
+        let batches = frame
+            .collect()
+            .await
+            .map_err(|error| wrong(error).with_columns_of(&stream.schema))?;
         let mut append = Append::default();
         let mut rows = 0;
         for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
@@ -92,12 +95,8 @@ fn in_schema(batch: &RecordBatch, stream: &Stream) -> Result<RecordBatch, Error>
     };
     let mut columns = Vec::with_capacity(stream.schema.fields().len());
     for (field, column) in stream.schema.fields().iter().zip(batch.columns()) {
-        let column = cast_with_options(column, field.data_type(), &strict).map_err(|error| {
-            Error::new(
-                sqlstate::INVALID_TEXT,
-                format!("column \"{}\": {error}", field.name()),
-            )
-        })?;
+        let column = cast_with_options(column, field.data_type(), &strict)
+            .map_err(|error| Error::from_source(&error, "").in_column(field.name()))?;
         if !field.is_nullable() && column.null_count() > 0 {
             let message = format!(
                 "null value in column \"{}\" of stream \"{}\"",

@@ -409,7 +409,7 @@ impl Database {
                     (1..=count).map(|n: usize| types.get(&format!("${n}")).cloned().flatten());
                 let is_query = matches!(parsed.statement, Statement::Sql(_)) && returns_rows(&plan);
                 let schema = if is_query {
-                    Arc::clone(plan.schema().inner())
+                    crate::names::shown_schema(plan.schema().inner())
                 } else {
                     Arc::new(Schema::empty())
                 };
@@ -583,6 +583,6 @@ fn serving_error(error: lambic_serving::Error) -> Error {
         }
         lambic_serving::Error::Key(message) => Error::new(sqlstate::INVALID_TEXT, message),
         lambic_serving::Error::Tail(message) => Error::new(sqlstate::UNAVAILABLE, message),
-        lambic_serving::Error::View(error) => Error::internal(error),
+        lambic_serving::Error::View(error) => Error::from_source(&error, ""),
     }
 }

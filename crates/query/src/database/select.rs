@@ -8,7 +8,7 @@ use datafusion::{
 };
 
 use super::{Database, returns_rows, with_parameters};
-use crate::{Error, Outcome, sqlstate};
+use crate::{Error, Outcome, names, sqlstate};
 
 impl Database {
     pub(super) async fn query(
@@ -30,6 +30,7 @@ impl Database {
         }
         let frame = DataFrame::new(state, plan);
         let rows = frame.execute_stream().await.map_err(wrong)?;
+        let rows = names::shown(rows);
         let schema = rows.schema();
         let sql = sql.to_owned();
         let rows = futures::TryStreamExt::map_err(rows, move |error| {

@@ -141,19 +141,11 @@ impl ExactSum {
         let zeros = self.limbs.iter().take_while(|limb| **limb == 0).count();
         self.limbs.drain(..zeros);
         self.base += zeros as u32;
-        // One form for one value: a limb of sign bits over a limb that can hold them is folded in.
-        while let [.., below, top] = self.limbs[..] {
-            let folded = (top << LIMB_BITS) + below;
-            if (top == 0 || top == -1)
-                && folded >> LIMB_BITS == top
-                && i64::from(folded as i32) == folded
-            {
-                self.limbs.pop();
-                if let Some(last) = self.limbs.last_mut() {
-                    *last = folded;
-                }
-            } else {
-                break;
+        // One form for one value: a limb of nothing but sign is folded into the one below.
+        while let [.., below, top @ (0 | -1)] = self.limbs[..] {
+            self.limbs.pop();
+            if let Some(last) = self.limbs.last_mut() {
+                *last = (top << LIMB_BITS) + below;
             }
         }
         if self.limbs.is_empty() {
@@ -406,6 +398,15 @@ mod tests {
         }
         assert!(sum(&[f64::INFINITY, f64::NEG_INFINITY]).value().is_nan());
         assert!(sum(&[f64::NAN]).value().is_nan());
+    }
+
+    #[test]
+    fn one_value_has_one_state() {
+        // The highest of 32 bits is set, once with and once without a limb for the sign above it.
+        let (large, small) = (3.7833661054521337e167, 3.07921977269199e167);
+        let mut merged = sum(&[large]);
+        merged.merge(&sum(&[small]));
+        assert_eq!(merged.to_bytes(), sum(&[large, small]).to_bytes());
     }
 
     #[test]

@@ -2,32 +2,43 @@
 //!
 //! DataFusion's own sums of doubles depend on the order of the rows, and the bytes of its sketches are
 //! internal to one version of it. Both would break the merge law: what was merged from batch and speed
-//! must equal what is recomputed from scratch, bit for bit, and states must stay readable. All other
-//! aggregates (count, min, max, …) are DataFusion's.
+//! must equal what is recomputed from scratch, bit for bit, and states must stay readable. Its sums of
+//! decimals wrap around, and its grouped `min` and `max` of doubles invent values where there are infinities
+//! and NaN. All other aggregates (count, `min` and `max` of other types, …) are DataFusion's.
 
+mod distinct;
 pub mod exact_sum;
+mod extreme;
 pub mod summary;
 
 use std::{hash::Hash, sync::Arc};
 
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::{
+    datatypes::{DECIMAL128_MAX_PRECISION, DataType, FieldRef, Schema},
+    record_batch::RecordBatch,
+};
 use datafusion::{
     common::{Result, exec_err, plan_err},
     functions_aggregate,
+    logical_expr::ColumnarValue,
     logical_expr::{
         Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, ReversedUDAF, Signature,
         Volatility,
         function::{AccumulatorArgs, StateFieldsArgs},
         utils::AggregateOrderSensitivity,
     },
-    physical_expr::expressions::Literal,
     scalar::ScalarValue,
 };
 
+use distinct::{DistinctValues, distinct_state};
+use extreme::Extreme;
 use summary::{Grouped, Kind, Single};
 
 /// The states written by these aggregates; raise it when their bytes change, so that views recompute.
-pub const STATE_ENCODING: u32 = 1;
+pub const STATE_ENCODING: u32 = 2;
+
+/// Digits after the point of an average of decimals.
+const AVERAGE_SCALE: i8 = 16;
 
 /// Our aggregates, under the names of those that they stand in for.
 pub fn all() -> Vec<AggregateUDF> {
@@ -88,6 +99,10 @@ pub fn all() -> Vec<AggregateUDF> {
             functions_aggregate::approx_percentile_cont::approx_percentile_cont_udaf(),
         ),
     ];
+    let extremes = [
+        Extreme::least(functions_aggregate::min_max::min_udaf()),
+        Extreme::greatest(functions_aggregate::min_max::max_udaf()),
+    ];
     names
         .into_iter()
         .map(|(name, aliases, which, stand_in)| {
@@ -101,6 +116,7 @@ pub fn all() -> Vec<AggregateUDF> {
                 signature,
             })
         })
+        .chain(extremes.map(AggregateUDF::from))
         .collect()
 }
 
@@ -113,7 +129,7 @@ enum Which {
     Percentile,
 }
 
-/// One of our aggregates. Types that DataFusion's own sums exactly (decimals) stay with it.
+/// One of our aggregates. Types that are no numbers (intervals) stay with DataFusion's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Exact {
     name: &'static str,
@@ -125,15 +141,27 @@ struct Exact {
 
 impl Exact {
     /// `None`: DataFusion's own does it.
-    fn kind(&self, argument: &DataType, distinct: bool, percentile: f64) -> Option<Kind> {
+    fn kind(&self, argument: &DataType, percentile: f64) -> Option<Kind> {
         let integer = argument.is_signed_integer()
             || matches!(
                 argument,
                 DataType::UInt8 | DataType::UInt16 | DataType::UInt32
             );
         let float = argument.is_floating();
-        if distinct && self.which != Which::DistinctCount {
-            return None;
+        match (self.which, argument) {
+            (Which::Sum, DataType::Decimal128(precision, scale)) => {
+                return Some(Kind::SumDecimal {
+                    precision: (precision + 10).min(DECIMAL128_MAX_PRECISION),
+                    scale: *scale,
+                });
+            }
+            (Which::Average, DataType::Decimal128(precision, scale)) => {
+                return Some(Kind::AverageDecimal {
+                    scale: *scale,
+                    answer_scale: average_scale(*precision, *scale),
+                });
+            }
+            _ => {}
         }
         match self.which {
             Which::Sum if integer => Some(Kind::SumInteger),
@@ -152,27 +180,35 @@ impl Exact {
             Which::Percentile => percentile_argument(args)?,
             _ => 0.0,
         };
-        Ok(self.kind(
-            args.expr_fields[0].data_type(),
-            args.is_distinct,
-            percentile,
-        ))
+        Ok(self.kind(args.expr_fields[0].data_type(), percentile))
+    }
+
+    /// Whether only one of several equal values counts; for these, all that is kept are the values.
+    fn of_distinct(&self, distinct: bool) -> bool {
+        distinct && self.which != Which::DistinctCount
     }
 }
 
+/// Averages of decimals have at least 16 digits after the point, as in Postgres, if there is room for them.
+fn average_scale(precision: u8, scale: i8) -> i8 {
+    let digits_before = precision as i8 - scale;
+    let room = DECIMAL128_MAX_PRECISION as i8 - digits_before;
+    scale.max(AVERAGE_SCALE).min(room).max(scale)
+}
+
 fn percentile_argument(args: &AccumulatorArgs) -> Result<f64> {
+    let nothing = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    // A literal, perhaps in a cast: it is the same without any row.
     let literal = args
         .exprs
         .get(1)
-        .and_then(|expr| expr.downcast_ref::<Literal>())
-        .map(Literal::value);
+        .and_then(|expr| expr.evaluate(&nothing).ok());
     let share = match literal {
-        Some(ScalarValue::Float64(Some(share))) => *share,
-        Some(other) => match other.cast_to(&DataType::Float64)? {
+        Some(ColumnarValue::Scalar(share)) => match share.cast_to(&DataType::Float64)? {
             ScalarValue::Float64(Some(share)) => share,
             _ => return exec_err!("the percentile must be a number from 0 to 1"),
         },
-        None => return exec_err!("the percentile must be a literal number from 0 to 1"),
+        _ => return exec_err!("the percentile must be a literal number from 0 to 1"),
     };
     if !(0.0..=1.0).contains(&share) {
         return exec_err!("the percentile must be from 0 to 1, not {share}");
@@ -201,10 +237,8 @@ impl AggregateUDFImpl for Exact {
         let Some(argument) = arguments.first() else {
             return plan_err!("{} takes an argument", self.name);
         };
-        match self.kind(argument, false, 0.0) {
-            Some(Kind::SumInteger | Kind::DistinctCount) => Ok(DataType::Int64),
-            Some(Kind::Percentile(_, data_type)) => Ok(data_type),
-            Some(_) => Ok(DataType::Float64),
+        match self.kind(argument, 0.0) {
+            Some(kind) => Ok(kind.answer_type()),
             None => self.stand_in.return_type(arguments),
         }
     }
@@ -265,6 +299,10 @@ impl AggregateUDFImpl for Exact {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         match self.kind_of(&args)? {
+            Some(kind) if self.of_distinct(args.is_distinct) => {
+                let data_type = args.expr_fields[0].data_type();
+                Ok(Box::new(DistinctValues::new(kind, data_type)))
+            }
             Some(kind) => {
                 let summary = kind.empty();
                 Ok(Box::new(Single { kind, summary }))
@@ -274,7 +312,11 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        match self.kind(args.input_fields[0].data_type(), args.is_distinct, 0.0) {
+        let argument = args.input_fields[0].data_type();
+        match self.kind(argument, 0.0) {
+            Some(_) if self.of_distinct(args.is_distinct) => {
+                Ok(vec![distinct_state(args.name, argument)])
+            }
             Some(kind) => Ok(kind.state_fields(args.name)),
             None => self.stand_in.state_fields(args),
         }
@@ -282,7 +324,7 @@ impl AggregateUDFImpl for Exact {
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
         match self.kind_of(&args) {
-            Ok(Some(_)) => true,
+            Ok(Some(_)) => !self.of_distinct(args.is_distinct),
             Ok(None) => self.stand_in.groups_accumulator_supported(args),
             Err(_) => false,
         }

@@ -4,11 +4,14 @@ use std::{fmt::Debug, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float64Array,
-        Int64Array,
+        Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array,
+        Float64Array, Int64Array,
     },
     compute::cast,
-    datatypes::{DataType, Decimal128Type, Field, FieldRef, Float64Type, Int64Type},
+    datatypes::{
+        DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal128Type,
+        Decimal256Type, Field, FieldRef, Float64Type, Int64Type, i256,
+    },
 };
 use datafusion::{
     common::{Result, exec_err},
@@ -23,6 +26,7 @@ use datasketches::{
 };
 
 use super::exact_sum::{ExactSum, squared_distances};
+use crate::postgres::{ValueError, decimal};
 
 /// HyperLogLog with 2^12 registers: relative standard error 1.6 %.
 const HLL_LG_K: u8 = 12;
@@ -36,8 +40,17 @@ const INTEGER_SUM: DataType = DataType::Decimal128(38, 0);
 pub enum Kind {
     SumInteger,
     SumFloat,
+    /// Precision of the answer, scale of argument and answer.
+    SumDecimal {
+        precision: u8,
+        scale: i8,
+    },
     AverageInteger,
     AverageFloat,
+    AverageDecimal {
+        scale: i8,
+        answer_scale: i8,
+    },
     Spread {
         sample: bool,
         root: bool,
@@ -58,6 +71,12 @@ pub enum Summary {
         sum: ExactSum,
         count: i64,
     },
+    /// The sum is `high + low`: 256 bits cannot overflow before 2^128 records, 128 bits are faster.
+    Decimal {
+        high: i256,
+        low: i128,
+        count: i64,
+    },
     Spread {
         sum: ExactSum,
         squares: ExactSum,
@@ -75,6 +94,11 @@ impl Kind {
                 sum: ExactSum::default(),
                 count: 0,
             },
+            Kind::SumDecimal { .. } | Kind::AverageDecimal { .. } => Summary::Decimal {
+                high: i256::ZERO,
+                low: 0,
+                count: 0,
+            },
             Kind::Spread { .. } => Summary::Spread {
                 sum: ExactSum::default(),
                 squares: ExactSum::default(),
@@ -82,6 +106,18 @@ impl Kind {
             },
             Kind::DistinctCount => Summary::Distinct(None),
             Kind::Percentile(..) => Summary::Percentile(None),
+        }
+    }
+
+    pub fn answer_type(&self) -> DataType {
+        match self {
+            Kind::SumInteger | Kind::DistinctCount => DataType::Int64,
+            Kind::SumDecimal { precision, scale } => DataType::Decimal128(*precision, *scale),
+            Kind::AverageDecimal { answer_scale, .. } => {
+                DataType::Decimal128(DECIMAL128_MAX_PRECISION, *answer_scale)
+            }
+            Kind::Percentile(_, data_type) => data_type.clone(),
+            _ => DataType::Float64,
         }
     }
 
@@ -100,6 +136,10 @@ impl Kind {
                     field("count", DataType::Int64),
                 ]
             }
+            Kind::SumDecimal { scale, .. } | Kind::AverageDecimal { scale, .. } => vec![
+                field("sum", decimal_sum(*scale)),
+                field("count", DataType::Int64),
+            ],
             Kind::Spread { .. } => vec![
                 field("exact_sum", DataType::Binary),
                 field("exact_squares", DataType::Binary),
@@ -140,6 +180,16 @@ impl Kind {
                 }),
                 counts(),
             ],
+            Kind::SumDecimal { scale, .. } | Kind::AverageDecimal { scale, .. } => {
+                let sums = groups.iter().map(|g| match g {
+                    Summary::Decimal { high, low, .. } => Some(total(*high, *low)),
+                    _ => None,
+                });
+                let sums = sums
+                    .collect::<Decimal256Array>()
+                    .with_data_type(decimal_sum(*scale));
+                vec![Arc::new(sums), counts()]
+            }
             Kind::Spread { .. } => vec![
                 bytes(&|g| match g {
                     Summary::Spread { sum, .. } => Some(sum.to_bytes()),
@@ -173,9 +223,10 @@ impl Kind {
                         Summary::Integer { sum, count } if *count > 0 => match i64::try_from(*sum) {
                             Ok(sum) => Some(sum),
                             Err(_) => {
-                                return exec_err!(
+                                return Err(ValueError::out_of_range(format!(
                                     "bigint out of range: the sum is {sum}; sum a numeric instead: sum(x::numeric(38, 0))"
-                                );
+                                ))
+                                .into());
                             }
                         },
                         _ => None,
@@ -187,6 +238,35 @@ impl Kind {
                 Summary::Float { sum, count } if *count > 0 => Some(sum.value()),
                 _ => None,
             })),
+            Kind::SumDecimal { precision, scale } => {
+                let sums = groups.iter().map(|group| match group {
+                    Summary::Decimal { high, low, count } if *count > 0 => {
+                        decimal::fitting(total(*high, *low), *precision, *scale).map(Some)
+                    }
+                    _ => Ok(None),
+                });
+                let sums = sums.collect::<Result<Decimal128Array, ValueError>>()?;
+                Arc::new(sums.with_data_type(self.answer_type()))
+            }
+            Kind::AverageDecimal {
+                scale,
+                answer_scale,
+            } => {
+                let averages = groups.iter().map(|group| match group {
+                    Summary::Decimal { high, low, count } if *count > 0 => {
+                        let quotient = decimal::quotient(
+                            (total(*high, *low), *scale),
+                            (i256::from_i128(i128::from(*count)), 0),
+                            *answer_scale,
+                        )?;
+                        decimal::fitting(quotient, DECIMAL128_MAX_PRECISION, *answer_scale)
+                            .map(Some)
+                    }
+                    _ => Ok(None),
+                });
+                let averages = averages.collect::<Result<Decimal128Array, ValueError>>()?;
+                Arc::new(averages.with_data_type(self.answer_type()))
+            }
             Kind::AverageInteger => Arc::new(floats(&|g| match g {
                 Summary::Integer { sum, count } if *count > 0 => Some(*sum as f64 / *count as f64),
                 _ => None,
@@ -241,6 +321,7 @@ impl Kind {
 enum Input {
     Integers(Int64Array),
     Floats(Float64Array),
+    Decimals(Decimal128Array),
     Any(ArrayRef),
 }
 
@@ -252,6 +333,9 @@ impl Input {
                     .as_primitive::<Int64Type>()
                     .clone(),
             ),
+            Kind::SumDecimal { .. } | Kind::AverageDecimal { .. } => {
+                Input::Decimals(values.as_primitive::<Decimal128Type>().clone())
+            }
             Kind::DistinctCount => Input::Any(match values.data_type() {
                 // Strings of every layout and integers of every width count as equal when their values are.
                 DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => {
@@ -280,6 +364,7 @@ impl Input {
         match self {
             Input::Integers(values) => values.is_null(row),
             Input::Floats(values) => values.is_null(row),
+            Input::Decimals(values) => values.is_null(row),
             Input::Any(values) => values.is_null(row),
         }
     }
@@ -298,6 +383,7 @@ impl Summary {
         match self {
             Summary::Integer { count, .. }
             | Summary::Float { count, .. }
+            | Summary::Decimal { count, .. }
             | Summary::Spread { count, .. } => *count,
             _ => 0,
         }
@@ -316,6 +402,11 @@ impl Summary {
                 } else {
                     sum.subtract(values.value(row));
                 }
+                *count += times;
+            }
+            (Summary::Decimal { high, low, count }, Input::Decimals(values)) => {
+                // Decimals have at most 38 digits: turning the sign cannot overflow.
+                add_decimal(high, low, values.value(row) * i128::from(times));
                 *count += times;
             }
             (
@@ -371,6 +462,11 @@ impl Summary {
                 sum.merge(&exact(&states[0])?);
                 *count += counted(&states[1]);
             }
+            Summary::Decimal { high, count, .. } => {
+                let other = states[0].as_primitive::<Decimal256Type>().value(row);
+                *high = high.wrapping_add(other);
+                *count += counted(&states[1]);
+            }
             Summary::Spread {
                 sum,
                 squares,
@@ -408,7 +504,7 @@ impl Summary {
 
     fn bytes_held(&self) -> usize {
         let apart = match self {
-            Summary::Integer { .. } => 0,
+            Summary::Integer { .. } | Summary::Decimal { .. } => 0,
             Summary::Float { sum, .. } => sum.bytes_held(),
             Summary::Spread { sum, squares, .. } => sum.bytes_held() + squares.bytes_held(),
             Summary::Distinct(sketch) => {
@@ -419,6 +515,26 @@ impl Summary {
                 .map_or(0, |sketch| sketch.num_retained() * 8 + 64),
         };
         size_of::<Summary>() + apart
+    }
+}
+
+/// Sums of decimals in 256 bits, of which 128 bits are spare.
+fn decimal_sum(scale: i8) -> DataType {
+    DataType::Decimal256(DECIMAL256_MAX_PRECISION, scale)
+}
+
+fn total(high: i256, low: i128) -> i256 {
+    high.wrapping_add(i256::from_i128(low))
+}
+
+#[inline]
+fn add_decimal(high: &mut i256, low: &mut i128, value: i128) {
+    match low.checked_add(value) {
+        Some(sum) => *low = sum,
+        None => {
+            *high = total(*high, *low);
+            *low = value;
+        }
     }
 }
 
@@ -490,7 +606,7 @@ impl Accumulator for Single {
     fn supports_retract_batch(&self) -> bool {
         matches!(
             self.summary,
-            Summary::Integer { .. } | Summary::Float { .. }
+            Summary::Integer { .. } | Summary::Float { .. } | Summary::Decimal { .. }
         )
     }
 

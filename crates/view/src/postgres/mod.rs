@@ -1,0 +1,64 @@
+//! What SQL means here where DataFusion's meaning differs from Postgres's.
+//!
+//! A statement goes through two rules: `operands`, before types are coerced, decides in which type
+//! something is computed; `meaning`, after it, replaces what would give a wrong value by functions that
+//! give Postgres's value or its error. Views and queries share both.
+
+mod arithmetic;
+mod calendar;
+mod cast;
+pub mod decimal;
+mod error;
+pub mod float;
+mod function;
+mod meaning;
+mod operands;
+mod ranking;
+mod statement;
+mod time;
+mod to_char;
+mod types;
+
+use std::sync::Arc;
+
+use datafusion::{
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::registry::FunctionRegistry,
+    optimizer::Analyzer,
+    sql::parser::Statement,
+};
+
+pub use error::ValueError;
+pub use statement::adapt;
+pub use types::{Types, name as type_name};
+
+use crate::timestamp::ShortTimestamps;
+
+/// Makes a session that understands SQL as Postgres does.
+pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(operands::PostgresOperands));
+    rules.push(Arc::new(ShortTimestamps));
+    rules.push(Arc::new(meaning::PostgresMeaning));
+    builder
+        .with_analyzer_rules(rules)
+        .with_type_planner(Arc::new(Types))
+}
+
+/// [`adapt`] for what DataFusion parsed.
+pub fn adapt_planned(statement: &mut Statement) {
+    if let Statement::Statement(statement) = statement {
+        adapt(statement);
+    }
+}
+
+/// Registers Postgres's functions over DataFusion's of the same name.
+pub fn register(state: &mut SessionState) {
+    const TAKEN: &str = "functions can always be registered";
+    for function in time::functions().into_iter().chain([to_char::function()]) {
+        state.register_udf(Arc::new(function)).expect(TAKEN);
+    }
+    for function in ranking::functions() {
+        state.register_udwf(Arc::new(function)).expect(TAKEN);
+    }
+}

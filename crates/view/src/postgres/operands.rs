@@ -1,0 +1,277 @@
+//! The rule before types are coerced: in which type values meet.
+//!
+//! DataFusion brings a double and a decimal together as a decimal of 15 places, and a timestamp and a
+//! text in nanoseconds, which end in the year 2262. In Postgres doubles and microseconds win. Decimals
+//! are divided here, because the type of the quotient is part of the answer.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::{
+    common::{
+        DFSchema, Result,
+        config::ConfigOptions,
+        tree_node::{Transformed, TreeNode},
+    },
+    logical_expr::{
+        BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, Projection, Union,
+        expr::InSubquery, expr_rewriter::NamePreserver,
+    },
+    optimizer::AnalyzerRule,
+    scalar::ScalarValue,
+};
+
+use super::{
+    arithmetic::DecimalDivide,
+    function,
+    meaning::{compares, schema_of_inputs},
+};
+
+#[derive(Debug)]
+pub struct PostgresOperands;
+
+impl AnalyzerRule for PostgresOperands {
+    fn name(&self) -> &str {
+        "postgres_operands"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        Ok(plan.transform_up_with_subqueries(rewritten)?.data)
+    }
+}
+
+fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let schema = schema_of_inputs(&node)?;
+    let names = NamePreserver::new(&node);
+    let node = node.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let rewritten = expr.transform_up(|part| rewritten_expr(part, &schema))?;
+        Ok(rewritten.update_data(|expr| name.restore(expr)))
+    })?;
+    let changed = node.transformed;
+    let node = match node.data {
+        LogicalPlan::Union(union) => aligned_union(union)?,
+        LogicalPlan::Join(mut join) => {
+            let mut changed = false;
+            for (left, right) in &mut join.on {
+                let types = [
+                    left.get_type(join.left.schema()).ok(),
+                    right.get_type(join.right.schema()).ok(),
+                ];
+                changed |= align_known(&mut [left, right], &types);
+            }
+            Transformed::new_transformed(LogicalPlan::Join(join), changed)
+        }
+        other => Transformed::no(other),
+    };
+    let changed = changed || node.transformed;
+    if !changed {
+        return Ok(Transformed::no(node.data));
+    }
+    Ok(Transformed::yes(node.data.recompute_schema()?))
+}
+
+fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::BinaryExpr(mut binary) => {
+            let types = [
+                binary.left.get_type(schema).ok(),
+                binary.right.get_type(schema).ok(),
+            ];
+            if let (Operator::Divide, [Some(left), Some(right)]) = (binary.op, &types)
+                && DecimalDivide::of(left, right)
+            {
+                let operands = vec![*binary.left, *binary.right];
+                return Ok(Transformed::yes(function::call(DecimalDivide, operands)));
+            }
+            let BinaryExpr { left, op, right } = &mut binary;
+            let arithmetic = matches!(op, Operator::Plus | Operator::Minus);
+            let changed = if compares(*op) {
+                align_known(&mut [left, right], &types)
+            } else if arithmetic && types.iter().flatten().all(is_temporal) {
+                align_known(&mut [left, right], &types)
+            } else {
+                false
+            };
+            Transformed::new_transformed(Expr::BinaryExpr(binary), changed)
+        }
+        Expr::Between(mut between) => {
+            let mut parts = [
+                between.expr.as_mut(),
+                between.low.as_mut(),
+                between.high.as_mut(),
+            ];
+            let changed = align(&mut parts, schema);
+            Transformed::new_transformed(Expr::Between(between), changed)
+        }
+        Expr::InList(mut list) => {
+            let mut parts = vec![list.expr.as_mut()];
+            parts.extend(&mut list.list);
+            let changed = align(&mut parts, schema);
+            Transformed::new_transformed(Expr::InList(list), changed)
+        }
+        Expr::InSubquery(mut within) => {
+            let changed = align_subquery(&mut within, schema)?;
+            Transformed::new_transformed(Expr::InSubquery(within), changed)
+        }
+        Expr::Case(mut case) => {
+            let mut whens: Vec<&mut Expr> = Vec::new();
+            let mut thens: Vec<&mut Expr> = Vec::new();
+            for (when, then) in &mut case.when_then_expr {
+                whens.push(when);
+                thens.push(then);
+            }
+            thens.extend(case.else_expr.as_deref_mut());
+            let mut changed = align(&mut thens, schema);
+            if let Some(operand) = case.expr.as_deref_mut() {
+                whens.push(operand);
+                changed |= align(&mut whens, schema);
+            }
+            Transformed::new_transformed(Expr::Case(case), changed)
+        }
+        Expr::ScalarFunction(mut call)
+            if matches!(
+                call.func.name(),
+                "coalesce" | "nullif" | "greatest" | "least" | "nvl" | "nvl2"
+            ) =>
+        {
+            let mut parts: Vec<&mut Expr> = call.args.iter_mut().collect();
+            let changed = align(&mut parts, schema);
+            Transformed::new_transformed(Expr::ScalarFunction(call), changed)
+        }
+        other => Transformed::no(other),
+    })
+}
+
+fn is_temporal(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Timestamp(..) | DataType::Date32)
+}
+
+fn align(parts: &mut [&mut Expr], schema: &DFSchema) -> bool {
+    let types: Vec<_> = parts
+        .iter()
+        .map(|part| part.get_type(schema).ok())
+        .collect();
+    align_known(parts, &types)
+}
+
+/// Casts those whose type would not be the one in which all meet. Where a type is not known yet, it is
+/// left to DataFusion.
+fn align_known(parts: &mut [&mut Expr], types: &[Option<DataType>]) -> bool {
+    let mut changed = false;
+    for (part, data_type) in parts.iter_mut().zip(types) {
+        let Some(data_type) = data_type else { continue };
+        if let Some(meeting) = meeting_type(data_type, types.iter().flatten()) {
+            let expr = std::mem::take(*part);
+            **part = cast(expr, meeting);
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// The type to cast to, if a value of type `own` meets the others in another than DataFusion thinks.
+fn meeting_type<'a>(
+    own: &DataType,
+    mut others: impl Iterator<Item = &'a DataType>,
+) -> Option<DataType> {
+    match own {
+        data_type if data_type.is_decimal() => others
+            .any(DataType::is_floating)
+            .then_some(DataType::Float64),
+        DataType::Utf8 | DataType::Date32 | DataType::Timestamp(TimeUnit::Nanosecond, _) => others
+            .filter(|other| match (own, other) {
+                (_, DataType::Timestamp(TimeUnit::Nanosecond, _)) => false,
+                (DataType::Timestamp(_, own), DataType::Timestamp(_, other)) => {
+                    own.is_some() == other.is_some()
+                }
+                (_, other) => matches!(other, DataType::Timestamp(..)),
+            })
+            .next()
+            .cloned(),
+        _ => None,
+    }
+}
+
+fn cast(expr: Expr, to: DataType) -> Expr {
+    if let Expr::Literal(value, metadata) = &expr
+        && value.data_type().is_decimal()
+        && let Ok(value @ ScalarValue::Float64(_)) = value.cast_to(&to)
+    {
+        return Expr::Literal(value, metadata.clone());
+    }
+    Expr::Cast(Cast::new(Box::new(expr), to))
+}
+
+fn align_subquery(within: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
+    let inner = within.subquery.subquery.schema();
+    let (Ok(own), Some(field)) = (within.expr.get_type(schema), inner.fields().first()) else {
+        return Ok(false);
+    };
+    let other = field.data_type().clone();
+    if let Some(meeting) = meeting_type(&own, [&other].into_iter()) {
+        let expr = std::mem::take(within.expr.as_mut());
+        *within.expr = cast(expr, meeting);
+        return Ok(true);
+    }
+    let Some(meeting) = meeting_type(&other, [&own].into_iter()) else {
+        return Ok(false);
+    };
+    let plan = with_types(&within.subquery.subquery, &[Some(meeting)])?;
+    within.subquery.subquery = Arc::new(plan);
+    Ok(true)
+}
+
+/// The same rows with those columns cast that have a type here.
+fn with_types(input: &Arc<LogicalPlan>, types: &[Option<DataType>]) -> Result<LogicalPlan> {
+    let columns = input.schema().iter().zip(types);
+    let columns = columns.map(|((qualifier, field), data_type)| {
+        let column = Expr::from((qualifier, field));
+        match data_type {
+            Some(to) => cast(column, to.clone()).alias_qualified(qualifier.cloned(), field.name()),
+            None => column,
+        }
+    });
+    let columns = columns.collect();
+    let projection = Projection::try_new(columns, Arc::clone(input))?;
+    Ok(LogicalPlan::Projection(projection))
+}
+
+fn aligned_union(union: Union) -> Result<Transformed<LogicalPlan>> {
+    let type_at = |input: &Arc<LogicalPlan>, column: usize| {
+        let field = input.schema().fields().get(column);
+        field.map(|field| field.data_type().clone())
+    };
+    let mut inputs = Vec::with_capacity(union.inputs.len());
+    let mut changed = false;
+    for input in &union.inputs {
+        let meetings: Vec<Option<DataType>> = (0..input.schema().fields().len())
+            .map(|column| {
+                let own = type_at(input, column)?;
+                let all: Vec<DataType> = union
+                    .inputs
+                    .iter()
+                    .filter_map(|other| type_at(other, column))
+                    .collect();
+                // A text stays one in a union, whatever it is united with.
+                match own.is_string() {
+                    true => None,
+                    false => meeting_type(&own, all.iter()),
+                }
+            })
+            .collect();
+        inputs.push(if meetings.iter().any(Option::is_some) {
+            changed = true;
+            Arc::new(with_types(input, &meetings)?)
+        } else {
+            Arc::clone(input)
+        });
+    }
+    Ok(match changed {
+        true => Transformed::yes(LogicalPlan::Union(Union {
+            inputs,
+            schema: union.schema,
+        })),
+        false => Transformed::no(LogicalPlan::Union(union)),
+    })
+}

@@ -1,0 +1,246 @@
+//! What a statement says in Postgres's words and DataFusion would not hear, said in words that it knows.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    CastKind, CharacterLength, DataType, ExactNumberInfo, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SetExpr,
+    Statement, Value, Values, VisitMut, VisitorMut,
+};
+
+/// Digits that decimals have room for.
+const DECIMAL_DIGITS: usize = 38;
+
+/// Rewrites `statement` in place.
+pub fn adapt(statement: &mut Statement) {
+    // Nothing breaks off the visit.
+    let _ = statement.visit(&mut Words);
+}
+
+struct Words;
+
+impl VisitorMut for Words {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let SetExpr::Values(values) = query.body.as_mut() {
+            doubles_beside_doubles(values);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let other = match expr {
+            Expr::AtTimeZone {
+                timestamp,
+                time_zone,
+            } => Some(call(
+                "timezone",
+                vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()],
+            )),
+            Expr::Cast {
+                expr: inner,
+                data_type,
+                ..
+            } => adapted_cast(inner, data_type),
+            Expr::Value(value) => match &value.value {
+                // More digits than decimals have: a double, as it was written.
+                Value::Number(text, _) if is_decimal(text) && digits(text).is_none() => {
+                    Some(cast(string(text), DataType::DoublePrecision))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(other) = other {
+            *expr = other;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn adapted_cast(inner: &Expr, data_type: &DataType) -> Option<Expr> {
+    let cut = |length: u64| {
+        let text = cast(inner.clone(), DataType::Text);
+        call("left", vec![text, number(length)])
+    };
+    match data_type {
+        DataType::Varchar(Some(CharacterLength::IntegerLength { length, .. }))
+        | DataType::CharacterVarying(Some(CharacterLength::IntegerLength { length, .. })) => {
+            Some(cut(*length))
+        }
+        DataType::Char(length) | DataType::Character(length) => {
+            let length = match length {
+                Some(CharacterLength::IntegerLength { length, .. }) => *length,
+                Some(CharacterLength::Max) => return None,
+                None => 1,
+            };
+            Some(call("rpad", vec![cut(length), number(length)]))
+        }
+        // Without precision a numeric keeps the digits that it has.
+        DataType::Numeric(ExactNumberInfo::None)
+        | DataType::Decimal(ExactNumberInfo::None)
+        | DataType::Dec(ExactNumberInfo::None) => {
+            let text = literal(inner)?;
+            let (precision, scale) = digits(&text)?;
+            let info = ExactNumberInfo::PrecisionAndScale(precision as u64, scale as i64);
+            Some(cast(inner.clone(), DataType::Numeric(info)))
+        }
+        _ => None,
+    }
+}
+
+/// In `VALUES` a number beside doubles is one: DataFusion would make all of them decimals.
+fn doubles_beside_doubles(values: &mut Values) {
+    let columns = values.rows.iter().map(|row| row.len()).max().unwrap_or(0);
+    for column in 0..columns {
+        let is_double = |expr: &Expr| match expr {
+            Expr::Cast { data_type, .. } => matches!(
+                data_type,
+                DataType::DoublePrecision
+                    | DataType::Double(_)
+                    | DataType::Float8
+                    | DataType::Float4
+                    | DataType::Float(_)
+                    | DataType::Real
+            ),
+            _ => false,
+        };
+        let mut cells: Vec<&mut Expr> = values
+            .rows
+            .iter_mut()
+            .filter_map(|row| row.get_mut(column))
+            .collect();
+        if cells.iter().any(|cell| is_double(cell)) {
+            for cell in &mut cells {
+                if literal(cell).is_some_and(|text| is_decimal(&text)) {
+                    **cell = cast(cell.clone(), DataType::DoublePrecision);
+                }
+            }
+        }
+    }
+}
+
+/// The text of a number, be it quoted or not.
+fn literal(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::Number(text, _) => Some(text.clone()),
+            Value::SingleQuotedString(text) => Some(text.trim().to_owned()),
+            _ => None,
+        },
+        Expr::Nested(inner) => literal(inner),
+        Expr::UnaryOp { expr, .. } => match expr.as_ref() {
+            Expr::Value(value) => match &value.value {
+                Value::Number(text, _) => Some(text.clone()),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn is_decimal(number: &str) -> bool {
+    number.contains(['.', 'e', 'E'])
+}
+
+/// Precision and scale of a number's text, if a decimal has room for it.
+fn digits(number: &str) -> Option<(usize, usize)> {
+    let number = number.trim_start_matches(['-', '+']).replace('_', "");
+    let (mantissa, exponent) = match number.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+        None => (number.as_str(), 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if !all_digits(whole) || !all_digits(fraction) || whole.len() + fraction.len() == 0 {
+        return None;
+    }
+    let zeros = format!("{whole}{fraction}");
+    let significant = zeros.trim_start_matches('0').len() as i64;
+    let scale = fraction.len() as i64 - exponent;
+    let precision = if scale < 0 {
+        significant - scale
+    } else {
+        significant.max(scale)
+    };
+    let precision = usize::try_from(precision.max(1)).ok()?;
+    (precision <= DECIMAL_DIGITS).then(|| (precision, scale.max(0) as usize))
+}
+
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(expr),
+        data_type,
+        array: false,
+        format: None,
+    }
+}
+
+fn number(value: u64) -> Expr {
+    Expr::Value(Value::Number(value.to_string(), false).into())
+}
+
+fn string(text: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
+}
+
+fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let arguments = arguments
+        .into_iter()
+        .map(|expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)));
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: arguments.collect(),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+
+    use super::*;
+
+    #[test]
+    fn statements_are_adapted() {
+        for (sql, expected) in [
+            (
+                "SELECT ts AT TIME ZONE 'Europe/Berlin'",
+                "SELECT timezone('Europe/Berlin', ts)",
+            ),
+            (
+                "SELECT a::varchar(3), a::char(2), a::varchar",
+                "SELECT left(CAST(a AS TEXT), 3), rpad(left(CAST(a AS TEXT), 2), 2), a::VARCHAR",
+            ),
+            (
+                "SELECT 5::numeric, '1e-12'::numeric, a::numeric",
+                "SELECT CAST(5 AS NUMERIC(1,0)), CAST('1e-12' AS NUMERIC(12,12)), a::NUMERIC",
+            ),
+            (
+                "SELECT 1e300, 1.5, 1e37, 12345678901234567890123456789012345678.5",
+                "SELECT CAST('1e300' AS DOUBLE PRECISION), 1.5, 1e37, \
+                 CAST('12345678901234567890123456789012345678.5' AS DOUBLE PRECISION)",
+            ),
+            (
+                "VALUES (1.5, 1.5), ('NaN'::FLOAT8, 2)",
+                "VALUES (CAST(1.5 AS DOUBLE PRECISION), 1.5), ('NaN'::FLOAT8, 2)",
+            ),
+        ] {
+            let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
+            adapt(&mut statements[0]);
+            assert_eq!(statements[0].to_string(), expected);
+        }
+    }
+}

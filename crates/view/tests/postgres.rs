@@ -1,0 +1,417 @@
+//! Values as Postgres gives them; where there is none, its error.
+
+use std::sync::Arc;
+
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::{execution::runtime_env::RuntimeEnv, prelude::SessionContext};
+use lambic_view::{
+    postgres::{self, ValueError},
+    session,
+};
+
+/// The rows of an answer, columns separated by commas, or the code and the message of the error.
+async fn answer(sql: &str) -> String {
+    let state = session::state(session::config(2), Arc::new(RuntimeEnv::default()));
+    let context = SessionContext::new_with_state(state);
+    let answer = async {
+        let state = context.state();
+        let dialect = state.config_options().sql_parser.dialect;
+        let mut statement = state.sql_to_statement(sql, &dialect)?;
+        postgres::adapt_planned(&mut statement);
+        let plan = state.statement_to_plan(statement).await?;
+        context.execute_logical_plan(plan).await?.collect().await
+    }
+    .await;
+    let batches = match answer {
+        Ok(batches) => batches,
+        Err(error) => {
+            return match error.find_root() {
+                datafusion::error::DataFusionError::External(inner) => {
+                    match inner.downcast_ref::<ValueError>() {
+                        Some(error) => format!("{} {}", error.sqlstate, error.message),
+                        None => format!("error {inner}"),
+                    }
+                }
+                root => format!("error {root}"),
+            };
+        }
+    };
+    let options = FormatOptions::new().with_null("NULL");
+    let mut rows = Vec::new();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            let values = batch.columns().iter().map(|column| {
+                let formatter =
+                    ArrayFormatter::try_new(column, &options).expect("a type with text");
+                formatter.value(row).to_string()
+            });
+            rows.push(values.collect::<Vec<_>>().join(", "));
+        }
+    }
+    rows.join("; ")
+}
+
+async fn check(cases: &[(&str, &str)]) {
+    let mut wrong = String::new();
+    for (sql, expected) in cases {
+        let found = answer(sql).await;
+        if found != *expected {
+            wrong += &format!("{sql}\n  expected {expected}\n  found    {found}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[tokio::test]
+async fn extremes_of_doubles_are_values_that_are_there() {
+    let values = "(VALUES ('a', '-Infinity'::float8), ('b', 'Infinity'), ('c', 'NaN'), ('c', 'Infinity'), \
+                  ('d', 'NaN'), ('d', 'NaN'), ('d', 5), ('e', 0), ('e', '-0'), ('f', NULL)) t(k, f)";
+    check(&[
+        (
+            &format!("SELECT k, min(f), max(f) FROM {values} GROUP BY k ORDER BY k"),
+            "a, -inf, -inf; b, inf, inf; c, inf, NaN; d, 5.0, NaN; e, 0.0, 0.0; f, NULL, NULL",
+        ),
+        (
+            &format!("SELECT k, min(f::real), max(f::real) FROM {values} GROUP BY k ORDER BY k"),
+            "a, -inf, -inf; b, inf, inf; c, inf, NaN; d, 5.0, NaN; e, 0.0, 0.0; f, NULL, NULL",
+        ),
+        (&format!("SELECT min(f), max(f) FROM {values}"), "-inf, NaN"),
+        (
+            &format!("SELECT max(f) OVER (ORDER BY k ROWS 1 PRECEDING) FROM {values} WHERE k IN ('a', 'b')"),
+            "-inf; inf",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn sums_of_numerics_do_not_wrap() {
+    let nines = "99999999999999999999999999999999999999";
+    let out =
+        "22003 numeric out of range: the result has more than the 38 digits of numeric(38, 0)";
+    check(&[
+        (&format!("SELECT sum(n) FROM (VALUES ({nines}::numeric(38,0)), ({nines})) t(n)"), out),
+        (&format!("SELECT n % 2, sum(n) FROM (VALUES ({nines}::numeric(38,0)), ({nines})) t(n) GROUP BY 1"), out),
+        (
+            &format!("SELECT sum(n) FROM (VALUES ({nines}::numeric(38,0)), ({nines}), (-{nines})) t(n)"),
+            nines,
+        ),
+        (&format!("SELECT avg(n) FROM (VALUES ({nines}::numeric(38,0)), ({nines})) t(n)"), nines),
+        ("SELECT avg(n) FROM (VALUES (1.5), (2)) t(n)", "1.7500000000000000"),
+        ("SELECT avg(n), sum(n) FROM (VALUES (1), (2)) t(n) WHERE n > 5", "NULL, NULL"),
+        ("SELECT sum(DISTINCT n) FROM (VALUES (1.5), (1.5), (2)) t(n)", "3.5"),
+        (
+            "SELECT sum(DISTINCT n), count(DISTINCT m) FROM (VALUES (9223372036854775807, 1), (9223372036854775806, 2)) t(n, m)",
+            "22003 bigint out of range: the sum is 18446744073709551613; sum a numeric instead: sum(x::numeric(38, 0))",
+        ),
+        (
+            "SELECT sum(n) OVER (ORDER BY n ROWS 1 PRECEDING) FROM (VALUES (1.5), (2.0), (4.0)) t(n)",
+            "1.5; 3.5; 6.0",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn arithmetic_does_not_wrap() {
+    check(&[
+        (
+            "SELECT 9223372036854775807 + 1",
+            "22003 bigint out of range",
+        ),
+        (
+            "SELECT 2147483647::int + 1::int",
+            "22003 integer out of range",
+        ),
+        (
+            "SELECT 300::smallint * 300::smallint",
+            "22003 smallint out of range",
+        ),
+        (
+            "SELECT v - 1 FROM (VALUES (-9223372036854775807), (-9223372036854775808)) t(v)",
+            "22003 bigint out of range",
+        ),
+        (
+            "SELECT -v FROM (VALUES (-9223372036854775808)) t(v)",
+            "22003 bigint out of range",
+        ),
+        (
+            "SELECT v / -1 FROM (VALUES (-9223372036854775808)) t(v)",
+            "22003 bigint out of range",
+        ),
+        ("SELECT v * 2 + 1 FROM (VALUES (3), (NULL)) t(v)", "7; NULL"),
+        (
+            "SELECT 1 / v FROM (VALUES (0)) t(v)",
+            "22012 division by zero",
+        ),
+        (
+            "SELECT CASE WHEN v <> 0 THEN 1 / v ELSE 0 END FROM (VALUES (0), (1)) t(v)",
+            "0; 1",
+        ),
+        ("SELECT 1.0 / 0", "22012 division by zero"),
+        ("SELECT 1::float / 0", "22012 division by zero"),
+        ("SELECT f / 0 FROM (VALUES ('NaN'::float8)) t(f)", "NaN"),
+        (
+            "SELECT f - f FROM (VALUES ('Infinity'::float8)) t(f)",
+            "NaN",
+        ),
+        (
+            "SELECT f * 10 FROM (VALUES (1e308::float8)) t(f)",
+            "22003 double precision out of range",
+        ),
+        (
+            "SELECT f / g FROM (VALUES (1::float8, 3::float8), (NULL, 0)) t(f, g)",
+            "0.3333333333333333; NULL",
+        ),
+        (
+            "SELECT n * n FROM (VALUES (99999999999999999999::numeric(20, 0))) t(n)",
+            "22003 numeric out of range",
+        ),
+        ("SELECT sum(v + 1) FROM (VALUES (1), (2)) t(v)", "5"),
+        (
+            "SELECT v + 1 AS w, count(*) FROM (VALUES (1), (1)) t(v) GROUP BY v + 1",
+            "2, 2",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn doubles_are_ordered_and_equal_as_in_postgres() {
+    let values = "(VALUES ('NaN'::float8, 1), (0, 1), ('-0', 2), ('Infinity', 3), (1.5, 3), ('-Infinity', 4)) t(f, k)";
+    check(&[
+        (&format!("SELECT count(DISTINCT f) FROM {values}"), "5"),
+        (
+            &format!("SELECT count(DISTINCT f), count(DISTINCT k) FROM {values}"),
+            "5, 4",
+        ),
+        (
+            &format!("SELECT count(*) FROM (SELECT DISTINCT f FROM {values})"),
+            "5",
+        ),
+        (
+            &format!("SELECT count(*) FROM (SELECT f FROM {values} GROUP BY f)"),
+            "5",
+        ),
+        (&format!("SELECT k FROM {values} WHERE f = 'NaN'"), "1"),
+        (
+            &format!("SELECT k FROM {values} WHERE f > 5 ORDER BY 1"),
+            "1; 3",
+        ),
+        (
+            &format!("SELECT k FROM {values} WHERE f = 0 ORDER BY 1"),
+            "1; 2",
+        ),
+        (
+            &format!("SELECT k FROM {values} WHERE f IN (0, 7) ORDER BY 1"),
+            "1; 2",
+        ),
+        (
+            &format!("SELECT count(*) FROM {values} WHERE f BETWEEN 0 AND 2"),
+            "3",
+        ),
+        (
+            &format!("SELECT f FROM {values} ORDER BY f DESC LIMIT 2"),
+            "NaN; inf",
+        ),
+        (
+            &format!("SELECT k FROM {values} WHERE f - f = 'NaN' ORDER BY f - f, k"),
+            "1; 3; 4",
+        ),
+        (
+            &format!("SELECT count(*) FROM (SELECT f - f AS z FROM {values}) WHERE z > 5"),
+            "3",
+        ),
+        (
+            &format!("SELECT max(f - f), min(f - f) FROM {values} WHERE f > 5"),
+            "NaN, NaN",
+        ),
+        (
+            &format!("SELECT count(*) FROM {values} JOIN (VALUES (0::float8)) u(g) ON f = g"),
+            "2",
+        ),
+        (
+            &format!("SELECT count(*) FROM {values} WHERE f IN (SELECT 0::float8)"),
+            "2",
+        ),
+        (
+            &format!("SELECT greatest(f, 5) FROM {values} WHERE k = 1 ORDER BY 1"),
+            "5.0; NaN",
+        ),
+        (
+            &format!("SELECT CASE f WHEN 0 THEN 'zero' ELSE 'other' END FROM {values} WHERE k = 2"),
+            "zero",
+        ),
+        (
+            &format!("SELECT DISTINCT rank() OVER (ORDER BY f) FROM {values} WHERE f = 0"),
+            "1",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn literals_with_a_point_are_numeric() {
+    check(&[
+        ("SELECT 0.1 + 0.2", "0.3"),
+        ("SELECT 12345678901234567890.1234567891::numeric(30,10)", "12345678901234567890.1234567891"),
+        ("SELECT n FROM (VALUES (99999999999999.9999::numeric(30,10))) t(n) WHERE n = 99999999999999.9999", "99999999999999.9999000000"),
+        ("SELECT f FROM (VALUES (0.1::float8), (1e300), ('NaN')) t(f) WHERE f = 0.1", "0.1"),
+        ("SELECT f FROM (VALUES (0.1::float8), (1e300), ('NaN')) t(f) WHERE f > 0.5", "1e300; NaN"),
+        ("SELECT f * 1.5 FROM (VALUES (3::float8)) t(f)", "4.5"),
+        ("SELECT coalesce(f, 0.0), CASE WHEN f > 1 THEN f ELSE 0.5 END FROM (VALUES (1e300::float8), ('NaN'), (NULL)) t(f)", "1e300, 1e300; NaN, NaN; 0.0, 0.5"),
+        ("SELECT f FROM (VALUES (1e300::float8)) t(f) UNION ALL SELECT 0.5 ORDER BY 1", "0.5; 1e300"),
+        ("SELECT v FROM (VALUES (1), (2)) t(v) WHERE v > 1.5", "2"),
+        ("SELECT f BETWEEN 0.1 AND 1.5, f IN (0.1, 0.2) FROM (VALUES (0.1::float8)) t(f)", "true, true"),
+        ("SELECT sqrt(2.25), round(2.345, 2), floor(1.7), ceil(1.2), abs(-1.5)", "1.5, 2.35, 1.0, 2.0, 1.5"),
+        ("SELECT power(2.0, 3), exp(0.0), ln(1.0), log(10.0, 100.0)", "8.0, 1.0, 0.0, 2.0"),
+        ("SELECT 1e10, 1.5e-3", "10000000000, 0.0015"),
+        ("SELECT 1e308::float8, 1e-300::float8", "1e308, 1e-300"),
+        ("SELECT f FROM (VALUES (1::float8)) t(f) WHERE f < 1e308 AND f > 1e-300", "1.0"),
+        ("SELECT 5::numeric / 3, 1.0 / 3, 10 / 4.0, 7 / 2", "1.6666666666666667, 0.3333333333333333, 2.5000000000000000, 3"),
+        ("SELECT approx_percentile_cont(f, 0.5) FROM (VALUES (1::float8), (2), (3)) t(f)", "2.0"),
+        ("SELECT stddev(v), var_pop(v) FROM (VALUES (1.5), (2.5)) t(v)", "0.7071067811865476, 0.25"),
+        ("SELECT 1.5::int + 1", "3"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn casts_round_and_read_as_postgres() {
+    check(&[
+        ("SELECT cast(3.7 AS int), cast(2.5 AS int), cast(-2.5 AS int)", "4, 3, -3"),
+        ("SELECT 3.7::float8::int, 2.5::float8::int, 3.5::float8::bigint, (-0.5)::real::smallint", "4, 2, 4, 0"),
+        ("SELECT 3e9::float8::int", "22003 integer out of range"),
+        ("SELECT 'NaN'::float8::bigint", "22003 bigint out of range"),
+        ("SELECT 99999999999.5::int", "22003 integer out of range"),
+        ("SELECT 9223372036854775807::float8::bigint", "22003 bigint out of range"),
+        ("SELECT 1e300::float8::real", "22003 real out of range"),
+        ("SELECT arrow_typeof(1::float) AS a, arrow_typeof(1::float(10)) AS b, arrow_typeof(1::real) AS c, arrow_typeof(1::float8) AS d", "Float64, Float32, Float32, Float64"),
+        ("SELECT '\\x00ff'::bytea, 'a\\\\b'::bytea", "00ff, 615c62"),
+        ("SELECT '\\x00ff'::bytea::text", "\\x00ff"),
+        ("SELECT '\\x0'::bytea", "22P02 invalid input syntax for type bytea: an odd number of hexadecimal digits"),
+        ("SELECT 1::integr", "42704 type \"integr\" does not exist"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn timestamps_reach_beyond_nanoseconds() {
+    check(&[
+        ("SELECT timestamp '9999-12-31'", "9999-12-31T00:00:00"),
+        ("SELECT ts FROM (VALUES (timestamp '2401-05-06 07:08:09'), (timestamp '0900-01-01')) t(ts) WHERE ts > '2400-01-01'", "2401-05-06T07:08:09"),
+        ("SELECT ts > '2400-01-01', ts BETWEEN '2400-01-01' AND '2500-01-01', ts >= date '2400-01-01', ts < now(), ts IN ('2401-05-06 07:08:09') FROM (VALUES (timestamptz '2401-05-06 07:08:09')) t(ts)", "true, true, true, false, true"),
+        ("SELECT date_trunc('day', ts), date_bin(interval '1 hour', ts), ts - interval '1 day' FROM (VALUES (timestamp '2401-05-06 07:08:09')) t(ts)", "2401-05-06T00:00:00, 2401-05-06T07:00:00, 2401-05-05T07:08:09"),
+        ("SELECT date_trunc('month', date '2401-05-06'), extract(year FROM timestamp '2401-05-06'), extract(epoch FROM timestamp '2401-05-06')", "2401-05-01T00:00:00, 2401, 13611888000.0"),
+        ("SELECT date_bin('15 minutes', timestamp '2024-01-01 10:52', timestamp '2024-01-01 00:05')", "2024-01-01T10:50:00"),
+        ("SELECT date_trunc('fortnight', now())", "22023 unit \"fortnight\" is not known to date_trunc; there are microsecond, millisecond, second, minute, hour, day, week, month, quarter, year, decade, century and millennium"),
+        ("SELECT date_trunc('day', timestamptz '2024-03-31 22:30+00', 'Europe/Berlin')", "2024-03-31T22:00:00Z"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn at_time_zone_turns_the_clock() {
+    check(&[
+        ("SELECT timestamptz '2024-03-31 01:30+00' AT TIME ZONE 'Europe/Berlin'", "2024-03-31T03:30:00"),
+        ("SELECT timestamp '2024-07-01 12:00' AT TIME ZONE 'Europe/Berlin'", "2024-07-01T10:00:00Z"),
+        ("SELECT timestamp '2024-07-01 12:00' AT TIME ZONE 'UTC' AT TIME ZONE '+02:00'", "2024-07-01T14:00:00"),
+        ("SELECT arrow_typeof(now() AT TIME ZONE 'UTC')", "Timestamp(µs)"),
+        ("SELECT now() AT TIME ZONE 'Mars/Base'", "22023 time zone \"mars/base\" not recognized; names are like Europe/Berlin, offsets like +02:00"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn to_char_writes_postgres_patterns() {
+    check(&[
+        ("SELECT to_char(timestamp '2024-03-05 13:04', 'YYYY-MM-DD HH24:MI'), to_char(date '2401-03-05', 'Mon DD')", "2024-03-05 13:04, Mar 05"),
+        ("SELECT to_char(timestamp '2024-03-05 13:04', '%Y')", "2024"),
+        ("SELECT to_char(ts, 'YYYY') FROM (VALUES (timestamp '2024-03-05'), (NULL)) t(ts)", "2024; NULL"),
+    ])
+    .await;
+    let unknown = answer("SELECT to_char(now(), 'YYYY RM')").await;
+    assert!(
+        unknown.starts_with("0A000 to_char does not know the pattern"),
+        "{unknown}"
+    );
+}
+
+#[tokio::test]
+async fn ranks_are_bigint() {
+    check(&[(
+        "SELECT arrow_typeof(row_number() OVER (ORDER BY v)) AS a, row_number() OVER (ORDER BY v) AS b, rank() OVER (ORDER BY v) AS c, \
+         dense_rank() OVER (ORDER BY v) AS d, ntile(2) OVER (ORDER BY v) AS e FROM (VALUES (5), (5), (7)) t(v) ORDER BY b",
+        "Int64, 1, 1, 1, 1; Int64, 2, 1, 1, 1; Int64, 3, 3, 2, 2",
+    )])
+    .await;
+}
+
+/// Statistics of a file know nothing of NaN: no row may be left out because of them.
+#[tokio::test]
+async fn files_with_nan_are_filtered_right() {
+    use arrow::{
+        array::{ArrayRef, Float64Array, Int64Array},
+        record_batch::RecordBatch,
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("floats.parquet");
+    let columns: [(&str, ArrayRef); 2] = [
+        ("f", Arc::new(Float64Array::from(vec![f64::NAN, 1.0, -0.0]))),
+        ("v", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+    let file = std::fs::File::create(&path).expect("a file");
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).expect("a writer");
+    writer.write(&batch).expect("written");
+    writer.close().expect("closed");
+    let state = session::state(session::config(2), Arc::new(RuntimeEnv::default()));
+    let context = SessionContext::new_with_state(state);
+    context.register_catalog(
+        "lambic",
+        Arc::new({
+            let catalog = datafusion::catalog::MemoryCatalogProvider::new();
+            datafusion::catalog::CatalogProvider::register_schema(
+                &catalog,
+                "public",
+                Arc::new(datafusion::catalog::MemorySchemaProvider::new()),
+            )
+            .expect("a schema");
+            catalog
+        }),
+    );
+    let path = path.to_str().expect("a path");
+    context
+        .register_parquet("t", path, Default::default())
+        .await
+        .expect("registered");
+    for (filter, expected) in [
+        ("f = 'NaN'", 1),
+        ("f > 5", 1),
+        ("f > 5.5", 1),
+        ("f >= 1", 2),
+        ("f = 0", 1),
+        ("f <> 1", 2),
+        ("f IN (7, 'NaN')", 1),
+        ("f BETWEEN 2 AND 'NaN'", 1),
+        ("f - f = 0", 2),
+        ("v > 2", 1),
+    ] {
+        let frame = context
+            .sql(&format!("SELECT v FROM t WHERE {filter}"))
+            .await
+            .expect("plans");
+        assert_eq!(frame.count().await.expect("runs"), expected, "{filter}");
+    }
+    let frame = context.sql("SELECT max(f) FROM t").await.expect("plans");
+    let batches = frame.collect().await.expect("runs");
+    assert_eq!(
+        arrow::util::pretty::pretty_format_batches(&batches)
+            .expect("text")
+            .to_string()
+            .matches("NaN")
+            .count(),
+        1
+    );
+}
