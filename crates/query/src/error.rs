@@ -19,6 +19,7 @@ pub struct Error {
 pub mod sqlstate {
     pub const SYNTAX_ERROR: &str = "42601";
     pub const UNDEFINED_TABLE: &str = "42P01";
+    pub const UNDEFINED_PARAMETER: &str = "42P02";
     pub const UNDEFINED_COLUMN: &str = "42703";
     pub const UNDEFINED_FUNCTION: &str = "42883";
     pub const DUPLICATE_TABLE: &str = "42P07";
@@ -33,6 +34,7 @@ pub mod sqlstate {
     pub const DEPENDENT_OBJECTS: &str = "2BP01";
     pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
     pub const TOO_BUSY: &str = "53400";
+    pub const STATEMENT_TOO_COMPLEX: &str = "54001";
     pub const UNAVAILABLE: &str = "57P03";
     pub const DATA_CORRUPTED: &str = "XX001";
     pub const INTERNAL: &str = "XX000";

@@ -8,6 +8,7 @@
 mod catalog;
 mod create;
 mod database;
+mod depth;
 mod error;
 mod function;
 mod keyword;
@@ -21,6 +22,8 @@ mod types;
 
 pub use catalog::{Catalog, CatalogError};
 pub use database::{Database, Parts};
+pub use depth::STACK_BYTES;
 pub use error::{Error, closest, sqlstate};
 pub use lifecycle::{AuditResult, BuiltView, Lifecycle};
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};
+pub use statement::{Piece, split};
