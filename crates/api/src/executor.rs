@@ -1,7 +1,7 @@
 //! Runs SQL on threads of its own.
 //!
 //! A plan can compute for seconds without a pause. On the threads that serve connections that would make everybody
-//! wait, and a cancel request could not even be read.
+//! wait, and a cancel request could not even be read. It can also recurse deeply, so their stacks are large.
 
 use std::{future::Future, sync::Arc};
 
@@ -9,7 +9,11 @@ use arrow::array::RecordBatch;
 use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 use lambic_query::{Database, Error, Outcome, Prepared, Session};
-use tokio::{runtime::Runtime, sync::mpsc, task::JoinHandle};
+use tokio::{
+    runtime::Runtime,
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinHandle,
+};
 
 /// Batches that are computed ahead of the client.
 const BATCHES_AHEAD: usize = 2;
@@ -49,6 +53,7 @@ impl Executor {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("sql")
+            .thread_stack_size(lambic_query::STACK_BYTES)
             .enable_all()
             .build()?;
         Ok(Executor(Arc::new(Threads {
@@ -103,6 +108,7 @@ impl Executor {
             return Batches {
                 batches,
                 work: None,
+                _turn: None,
             };
         };
         let work = runtime.spawn(async move {
@@ -115,6 +121,7 @@ impl Executor {
         Batches {
             batches,
             work: Some(Aborting(work)),
+            _turn: None,
         }
     }
 }
@@ -123,6 +130,7 @@ impl Executor {
 pub struct Batches {
     batches: mpsc::Receiver<Result<RecordBatch, DataFusionError>>,
     work: Option<Aborting<()>>,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Batches {
@@ -135,7 +143,14 @@ impl Batches {
         Batches {
             batches,
             work: None,
+            _turn: None,
         }
+    }
+
+    /// The statement's turn ends when its last batch is out.
+    pub fn holding(mut self, turn: OwnedSemaphorePermit) -> Batches {
+        self._turn = Some(turn);
+        self
     }
 
     pub async fn next(&mut self) -> Option<Result<RecordBatch, DataFusionError>> {

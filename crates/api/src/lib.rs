@@ -13,6 +13,8 @@ mod executor;
 mod http;
 mod postgres;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -39,7 +41,17 @@ pub struct Options {
     pub pg: SocketAddr,
     /// Postgres connections at one time; more are refused with SQLSTATE 53300.
     pub pg_connections_max: usize,
-    /// The body of one append; larger ones are refused with 413.
+    /// HTTP connections at one time; more are answered with 503.
+    pub http_connections_max: usize,
+    /// Memory for bodies of HTTP requests, and again for the records in them; further requests wait.
+    pub http_bodies_bytes_max: usize,
+    /// SQL statements that run over HTTP at one time; more wait.
+    pub http_statements_max: usize,
+    /// How long a connection may be silent before a request, or in it.
+    pub http_idle_max: Duration,
+    /// How long a request waits for memory or its turn before it is refused with 503.
+    pub http_wait_max: Duration,
+    /// The body of one append, and the records in it; larger ones are refused with 413.
     pub append_bytes_max: usize,
     /// Rows of a view that a client can follow for changes.
     pub changes_rows_max: usize,
@@ -55,6 +67,11 @@ impl Default for Options {
             http: SocketAddr::from(([127, 0, 0, 1], 7070)),
             pg: SocketAddr::from(([127, 0, 0, 1], 7432)),
             pg_connections_max: 100,
+            http_connections_max: 1_000,
+            http_bodies_bytes_max: 256 << 20,
+            http_statements_max: 100,
+            http_idle_max: Duration::from_secs(60),
+            http_wait_max: Duration::from_secs(30),
             append_bytes_max: 64 << 20,
             changes_rows_max: 10_000,
             changes_clients_max: 64,
@@ -144,23 +161,4 @@ async fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, 
     TcpListener::bind(address)
         .await
         .map_err(|source| Error::bind(option, address, source))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_loopback_is_served() {
-        for address in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0"] {
-            let refused = bind("--http", address.parse().unwrap()).await.unwrap_err();
-            assert!(
-                refused.to_string().contains("--http 127.0.0.1"),
-                "{refused}"
-            );
-        }
-        let taken = bind("--pg", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let refused = bind("--pg", taken.local_addr().unwrap()).await.unwrap_err();
-        assert!(matches!(refused, Error::Bind { .. }));
-    }
 }

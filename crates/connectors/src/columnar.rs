@@ -1,10 +1,14 @@
 //! Parquet and Arrow IPC: columns are cast where no value changes, anything else is refused.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, make_comparator, new_null_array,
+        Array, ArrayRef, AsArray as _, BooleanArray, OffsetSizeTrait, RecordBatch,
+        downcast_run_array, make_comparator, new_null_array,
     },
     buffer::NullBuffer,
     compute::{CastOptions, SortOptions, cast_with_options, filter_record_batch},
@@ -15,12 +19,18 @@ use arrow::{
 };
 use bytes::Bytes;
 use lambic_model::Stream;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::{
+    arrow::arrow_reader::{
+        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+    },
+    basic::Encoding,
+    file::metadata::ParquetMetaData,
+};
 
 use crate::{
     Decoded, Error, Format, OnError,
     column::unknown_column,
-    decode::reject,
+    decode::{Budget, record_bytes, reject},
     error::{Mismatch, Place, shown},
 };
 
@@ -30,17 +40,85 @@ pub(crate) fn decode_parquet(
     stream: &Stream,
     body: Bytes,
     on_error: OnError,
+    budget: Budget,
 ) -> Result<Decoded, Error> {
     guarded(Format::Parquet, || {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(body)
-            .map_err(|error| unreadable(Format::Parquet, 0, error))?;
-        let schema = reader.schema().clone();
-        let batches = reader
-            .with_batch_size(BATCH_ROWS)
+        let damaged = |error| unreadable(Format::Parquet, 0, error);
+        let metadata =
+            ArrowReaderMetadata::load(&body, ArrowReaderOptions::new()).map_err(damaged)?;
+        let schema = metadata.schema().clone();
+        let sources = sources(stream, &schema)?;
+        let batch_rows = batch_rows(metadata.metadata(), &schema, &budget)?;
+        let options = ArrowReaderOptions::new().with_schema(with_views(&schema));
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)
+            .map_err(damaged)?;
+        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(body, metadata)
+            .with_batch_size(batch_rows)
             .build()
-            .map_err(|error| unreadable(Format::Parquet, 0, error))?;
-        decode_batches(stream, Format::Parquet, &schema, batches, on_error)
+            .map_err(damaged)?;
+        decode_batches(stream, Format::Parquet, &sources, batches, on_error, budget)
     })
+}
+
+/// Texts as views: however often a value is repeated in a file, it is in memory once.
+fn with_views(schema: &Schema) -> SchemaRef {
+    let view = |data_type: &DataType| match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => Some(DataType::Utf8View),
+        DataType::Binary | DataType::LargeBinary => Some(DataType::BinaryView),
+        _ => None,
+    };
+    let fields = schema.fields().iter().map(|field| {
+        let view = match field.data_type() {
+            DataType::Dictionary(_, values) => view(values),
+            plain => view(plain),
+        };
+        match view {
+            Some(view) => Arc::new(field.as_ref().clone().with_data_type(view)),
+            None => Arc::clone(field),
+        }
+    });
+    Arc::new(Schema::new_with_metadata(
+        fields.collect::<Vec<_>>(),
+        schema.metadata().clone(),
+    ))
+}
+
+/// How much longer than its records an honest file can be without compression: small integers take four bytes.
+const ENCODED_TIMES_MAX: usize = 4;
+
+/// Rows that are read at a time, so few that they cannot exceed the limit by much.
+fn batch_rows(
+    metadata: &ParquetMetaData,
+    schema: &Schema,
+    budget: &Budget,
+) -> Result<usize, Error> {
+    let encoded_max = budget.bytes_max.saturating_mul(ENCODED_TIMES_MAX);
+    let mut encoded = 0usize;
+    let mut rows = BATCH_ROWS;
+    for column in metadata
+        .row_groups()
+        .iter()
+        .flat_map(|group| group.columns())
+    {
+        let bytes = usize::try_from(column.uncompressed_size()).unwrap_or(usize::MAX);
+        encoded = encoded.saturating_add(bytes);
+        // Every value can be about as long as all together: it can say "as the one before".
+        if column
+            .encodings()
+            .any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY)
+        {
+            rows = rows.min(encoded_max / bytes.max(1));
+        }
+    }
+    if encoded > encoded_max {
+        return Err(budget.exceeded());
+    }
+    let widths = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::FixedSizeBinary(bytes) => usize::try_from(*bytes).unwrap_or_default(),
+        other => other.primitive_width().unwrap_or(size_of::<u128>()),
+    });
+    let width = widths.fold(1, usize::saturating_add);
+    Ok(rows.min(budget.bytes_max / width).max(1))
 }
 
 /// The end-of-stream marker of the IPC stream format; without it a cut body could pass for a whole one.
@@ -59,21 +137,23 @@ pub(crate) fn decode_arrow(
     stream: &Stream,
     body: Bytes,
     on_error: OnError,
+    budget: Budget,
 ) -> Result<Decoded, Error> {
-    guarded(Format::Arrow, || {
+    let format = Format::Arrow;
+    guarded(format, || {
         if body.starts_with(b"ARROW1") {
             let reader = FileReader::try_new(std::io::Cursor::new(&body), None)
-                .map_err(|error| unreadable(Format::Arrow, 0, error))?;
-            let schema = reader.schema();
-            return decode_batches(stream, Format::Arrow, &schema, reader, on_error);
+                .map_err(|error| unreadable(format, 0, error))?;
+            let sources = sources(stream, &reader.schema())?;
+            return decode_batches(stream, format, &sources, reader, on_error, budget);
         }
         if !body.ends_with(&STREAM_END) {
             return Err(no_stream_end());
         }
         let reader = StreamReader::try_new(body.as_ref(), None)
-            .map_err(|error| unreadable(Format::Arrow, 0, error))?;
-        let schema = reader.schema();
-        decode_batches(stream, Format::Arrow, &schema, reader, on_error)
+            .map_err(|error| unreadable(format, 0, error))?;
+        let sources = sources(stream, &reader.schema())?;
+        decode_batches(stream, format, &sources, reader, on_error, budget)
     })
 }
 
@@ -104,18 +184,31 @@ fn unreadable(format: Format, rows_read: usize, error: impl std::fmt::Display) -
 fn decode_batches(
     stream: &Stream,
     format: Format,
-    schema: &SchemaRef,
+    sources: &[Option<usize>],
     batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
     on_error: OnError,
+    mut budget: Budget,
 ) -> Result<Decoded, Error> {
-    let sources = sources(stream, schema)?;
+    let record_bytes = record_bytes(&stream.schema);
     let mut decoded = Decoded::default();
     let mut rows_read = 0;
     for batch in batches {
         let batch = batch.map_err(|error| unreadable(format, rows_read, error))?;
         let batch_rows = batch.num_rows();
-        let (columns, wrong) = convert(stream, &batch, &sources)?;
-        let keep = refuse_rows(&batch, rows_read, &wrong, on_error, &mut decoded)?;
+        // The rows first: counting texts takes time for each of them, and a batch may claim any number.
+        budget.take(batch_rows.saturating_mul(record_bytes))?;
+        for column in sources.iter().flatten() {
+            budget.take(text_bytes(batch.column(*column)))?;
+        }
+        let (columns, wrong) = convert(stream, &batch, sources)?;
+        let keep = refuse_rows(
+            &batch,
+            rows_read,
+            &wrong,
+            on_error,
+            &mut decoded,
+            &mut budget,
+        )?;
         let batch = fit(stream, columns, keep, batch_rows)?;
         decoded
             .batches
@@ -125,7 +218,80 @@ fn decode_batches(
     Ok(decoded)
 }
 
-/// For every column of the stream, the input's column.
+/// Bytes of an array's texts when each value stands for itself, however it was shared.
+fn text_bytes(array: &dyn Array) -> usize {
+    fn span<O: OffsetSizeTrait>(offsets: &[O]) -> usize {
+        match offsets {
+            [first, .., last] => last.as_usize() - first.as_usize(),
+            _ => 0,
+        }
+    }
+    match array.data_type() {
+        DataType::Utf8 => span(array.as_string::<i32>().value_offsets()),
+        DataType::LargeUtf8 => span(array.as_string::<i64>().value_offsets()),
+        DataType::Binary => span(array.as_binary::<i32>().value_offsets()),
+        DataType::LargeBinary => span(array.as_binary::<i64>().value_offsets()),
+        DataType::Utf8View => views_bytes(array.as_string_view().views()),
+        DataType::BinaryView => views_bytes(array.as_binary_view().views()),
+        DataType::FixedSizeBinary(bytes) => {
+            usize::try_from(*bytes).unwrap_or_default() * array.len()
+        }
+        DataType::Dictionary(_, _) => {
+            let dictionary = array.as_any_dictionary();
+            let lengths = each_text_bytes(dictionary.values());
+            if lengths.is_empty() {
+                return 0;
+            }
+            let keys = dictionary.normalized_keys();
+            let valid = keys
+                .iter()
+                .enumerate()
+                .filter(|(row, _)| array.is_valid(*row));
+            valid
+                .map(|(_, key)| lengths[*key])
+                .fold(0, usize::saturating_add)
+        }
+        DataType::RunEndEncoded(_, _) => downcast_run_array!(
+            array => {
+                let lengths = each_text_bytes(array.values());
+                let rows = (0..array.len()).map(|row| lengths[array.get_physical_index(row)]);
+                rows.fold(0, usize::saturating_add)
+            },
+            _ => 0
+        ),
+        _ => 0,
+    }
+}
+
+/// A view begins with the length, in 32 bits.
+fn view_bytes(view: &u128) -> usize {
+    *view as u32 as usize
+}
+
+fn views_bytes(views: &[u128]) -> usize {
+    views.iter().map(view_bytes).fold(0, usize::saturating_add)
+}
+
+/// The same for each value.
+fn each_text_bytes(values: &ArrayRef) -> Vec<usize> {
+    fn spans<O: OffsetSizeTrait>(offsets: &[O]) -> Vec<usize> {
+        let pairs = offsets.windows(2);
+        pairs
+            .map(|pair| pair[1].as_usize() - pair[0].as_usize())
+            .collect()
+    }
+    match values.data_type() {
+        DataType::Utf8 => spans(values.as_string::<i32>().value_offsets()),
+        DataType::LargeUtf8 => spans(values.as_string::<i64>().value_offsets()),
+        DataType::Binary => spans(values.as_binary::<i32>().value_offsets()),
+        DataType::LargeBinary => spans(values.as_binary::<i64>().value_offsets()),
+        _ => (0..values.len())
+            .map(|at| text_bytes(&values.slice(at, 1)))
+            .collect(),
+    }
+}
+
+/// For every column of the stream, the input's column, whose type can be converted.
 fn sources(stream: &Stream, schema: &Schema) -> Result<Vec<Option<usize>>, Error> {
     let mut sources = vec![None; stream.schema.fields().len()];
     for (index, field) in schema.fields().iter().enumerate() {
@@ -147,7 +313,37 @@ fn sources(stream: &Stream, schema: &Schema) -> Result<Vec<Option<usize>>, Error
             )));
         }
     }
+    for (source, field) in sources.iter().zip(stream.schema.fields()) {
+        if let Some(source) = source {
+            check_type(
+                field.name(),
+                schema.field(*source).data_type(),
+                field.data_type(),
+            )?;
+        }
+    }
     Ok(sources)
+}
+
+/// Whether there is a way from one type to the other; asked before anything is decoded.
+fn check_type(column: &str, from: &DataType, to: &DataType) -> Result<(), Error> {
+    if from == to {
+        return Ok(());
+    }
+    match from {
+        DataType::Dictionary(_, values) => return check_type(column, values, to),
+        DataType::RunEndEncoded(_, values) => return check_type(column, values.data_type(), to),
+        _ => {}
+    }
+    match kinship(from, to) {
+        Kinship::None(hint) => Err(Error::ColumnType {
+            column: column.to_owned(),
+            expected: to.clone(),
+            found: from.clone(),
+            hint,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A row (within its batch) that does not fit, and why.
@@ -201,6 +397,7 @@ fn refuse_rows(
     wrong: &Wrong,
     on_error: OnError,
     decoded: &mut Decoded,
+    budget: &mut Budget,
 ) -> Result<Option<BooleanArray>, Error> {
     if wrong.is_empty() {
         return Ok(None);
@@ -210,7 +407,7 @@ fn refuse_rows(
         keep[*row] = false;
         let line = (rows_before + row + 1) as u64;
         let bad = mismatch.clone().at(Place::Row, line, raw(batch, *row));
-        reject(bad, on_error, decoded)?;
+        reject(bad, on_error, decoded, budget)?;
     }
     Ok(Some(keep.into()))
 }
@@ -308,7 +505,7 @@ fn cast_exactly(
                 .as_primitive::<TimestampMicrosecondType>()
                 .clone()
                 .with_timezone_opt(zone.clone());
-            Ok((std::sync::Arc::new(relabelled), changed))
+            Ok((Arc::new(relabelled), changed))
         }
         Kinship::Checked => {
             let there = cast(array, target)?;

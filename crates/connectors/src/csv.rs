@@ -5,13 +5,19 @@ use lambic_model::Stream;
 use crate::{
     Decoded, Error, OnError,
     column::Columns,
-    decode::reject,
+    decode::{Budget, record_bytes, reject},
     error::{Mismatch, Place, shown},
     json::{newlines, without_mark},
 };
 
-pub(crate) fn decode(stream: &Stream, body: &[u8], on_error: OnError) -> Result<Decoded, Error> {
+pub(crate) fn decode(
+    stream: &Stream,
+    body: &[u8],
+    on_error: OnError,
+    mut budget: Budget,
+) -> Result<Decoded, Error> {
     let mut columns = Columns::new(stream)?;
+    let record_bytes = record_bytes(&stream.schema);
     let mut decoded = Decoded::default();
     let mut records = Records::new(without_mark(body));
     let mut fields = Fields::default();
@@ -25,11 +31,14 @@ pub(crate) fn decode(stream: &Stream, body: &[u8], on_error: OnError) -> Result<
             .and_then(|()| record(&fields, &header, &mut columns))
             .and_then(|()| columns.finish_record());
         match result {
-            Ok(batch) => decoded.batches.extend(batch),
+            Ok(batch) => {
+                budget.take(record_bytes)?;
+                decoded.batches.extend(batch);
+            }
             Err(mismatch) => {
                 columns.abandon_record();
                 let bad = mismatch.at(Place::Line, records.line, records.raw());
-                reject(bad, on_error, &mut decoded)?;
+                reject(bad, on_error, &mut decoded, &mut budget)?;
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The one way in: a body of a format becomes batches of a stream.
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, Schema},
+};
 use bytes::Bytes;
 use lambic_model::Stream;
 
@@ -40,13 +43,68 @@ pub fn decode(
     body: Bytes,
     on_error: OnError,
 ) -> Result<Decoded, Error> {
+    decode_within(stream, format, body, on_error, usize::MAX)
+}
+
+/// The same, for input that others send: an error before the records, or the bad ones among them, hold more than
+/// `bytes_max`. A short input can be long once decoded: NULLs that `{}` stands for, repetitions in Parquet.
+pub fn decode_within(
+    stream: &Stream,
+    format: Format,
+    body: Bytes,
+    on_error: OnError,
+    bytes_max: usize,
+) -> Result<Decoded, Error> {
+    let budget = Budget {
+        format,
+        bytes_max,
+        bytes: 0,
+    };
     match format {
-        Format::Ndjson => json::decode_lines(stream, &body, on_error),
-        Format::Json => json::decode_array(stream, &body, on_error),
-        Format::Csv => csv::decode(stream, &body, on_error),
-        Format::Parquet => columnar::decode_parquet(stream, body, on_error),
-        Format::Arrow => columnar::decode_arrow(stream, body, on_error),
+        Format::Ndjson => json::decode_lines(stream, &body, on_error, budget),
+        Format::Json => json::decode_array(stream, &body, on_error, budget),
+        Format::Csv => csv::decode(stream, &body, on_error, budget),
+        Format::Parquet => columnar::decode_parquet(stream, body, on_error, budget),
+        Format::Arrow => columnar::decode_arrow(stream, body, on_error, budget),
     }
+}
+
+/// Counts what becomes of an input. It never counts more than the log does, which has the last word.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    format: Format,
+    pub bytes_max: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    /// To be called before the memory is taken.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Error> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        match self.bytes <= self.bytes_max {
+            true => Ok(()),
+            false => Err(self.exceeded()),
+        }
+    }
+
+    pub fn exceeded(&self) -> Error {
+        Error::TooLarge {
+            format: self.format.name(),
+            bytes_max: self.bytes_max,
+        }
+    }
+}
+
+/// Bytes that a record takes in a stream's columns whatever its values are.
+pub(crate) fn record_bytes(schema: &Schema) -> usize {
+    let bits = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Boolean => 1,
+        DataType::Utf8 | DataType::Binary => 32,
+        DataType::LargeUtf8 | DataType::LargeBinary => 64,
+        DataType::Utf8View | DataType::BinaryView => 128,
+        other => 8 * other.primitive_width().unwrap_or(0),
+    });
+    bits.sum::<usize>() / 8
 }
 
 /// Takes a bad record, or ends the decoding with it.
@@ -54,10 +112,12 @@ pub(crate) fn reject(
     bad: BadRecord,
     on_error: OnError,
     decoded: &mut Decoded,
+    budget: &mut Budget,
 ) -> Result<(), Error> {
     match on_error {
         OnError::Refuse => Err(Error::record(bad)),
         OnError::Skip => {
+            budget.take(bad.raw.len() + bad.expected.len() + bad.found.len())?;
             decoded.bad.push(bad);
             Ok(())
         }

@@ -17,6 +17,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// The input is short enough, but not what it stands for.
+    #[error(
+        "the {format} input is over the limit of {bytes_max} bytes once it is decoded; send it in several requests, or \
+         raise `append_bytes_max`"
+    )]
+    TooLarge {
+        format: &'static str,
+        bytes_max: usize,
+    },
+
     /// A file's column does not fit the stream at all, whatever its values are.
     #[error("column `{column}` is {found} in the input and {expected} in the stream; {hint}")]
     ColumnType {

@@ -10,7 +10,7 @@ use lambic_model::Stream;
 use crate::{
     Decoded, Error, OnError,
     column::{Columns, Scalar},
-    decode::reject,
+    decode::{Budget, record_bytes, reject},
     error::{Mismatch, Place, shown},
 };
 
@@ -22,8 +22,10 @@ pub(crate) fn decode_lines(
     stream: &Stream,
     body: &[u8],
     on_error: OnError,
+    mut budget: Budget,
 ) -> Result<Decoded, Error> {
     let mut columns = Columns::new(stream)?;
+    let record_bytes = record_bytes(&stream.schema);
     let mut decoded = Decoded::default();
     let body = without_mark(body);
     for (number, line) in (1..).zip(body.split(|&byte| byte == b'\n')) {
@@ -35,7 +37,10 @@ pub(crate) fn decode_lines(
             Err(_) => Err(not_utf8()),
         };
         match result.and_then(|()| columns.finish_record()) {
-            Ok(batch) => decoded.batches.extend(batch),
+            Ok(batch) => {
+                budget.take(record_bytes)?;
+                decoded.batches.extend(batch);
+            }
             Err(mismatch) => {
                 columns.abandon_record();
                 let raw = String::from_utf8_lossy(line);
@@ -44,6 +49,7 @@ pub(crate) fn decode_lines(
                     mismatch.at(Place::Line, number, raw),
                     on_error,
                     &mut decoded,
+                    &mut budget,
                 )?;
             }
         }
@@ -67,8 +73,10 @@ pub(crate) fn decode_array(
     stream: &Stream,
     body: &[u8],
     on_error: OnError,
+    mut budget: Budget,
 ) -> Result<Decoded, Error> {
     let mut columns = Columns::new(stream)?;
+    let record_bytes = record_bytes(&stream.schema);
     let mut decoded = Decoded::default();
     let body = without_mark(body);
     let text = std::str::from_utf8(body).map_err(|error| {
@@ -89,11 +97,14 @@ pub(crate) fn decode_array(
             .record(&mut columns)
             .map_err(|mismatch| broken(mismatch, &mut lines, &scanner))?;
         match record.and_then(|()| columns.finish_record()) {
-            Ok(batch) => decoded.batches.extend(batch),
+            Ok(batch) => {
+                budget.take(record_bytes)?;
+                decoded.batches.extend(batch);
+            }
             Err(mismatch) => {
                 columns.abandon_record();
                 let bad = mismatch.at(Place::Line, lines.of(text, start), &text[start..scanner.at]);
-                reject(bad, on_error, &mut decoded)?;
+                reject(bad, on_error, &mut decoded, &mut budget)?;
             }
         }
         scanner.skip_space();

@@ -34,10 +34,15 @@ pub struct Doors(lambic_api::Handle);
 
 impl Doors {
     pub async fn open(engine: &Engine, addresses: Addresses) -> anyhow::Result<Doors> {
+        let serve = &engine.serve_options;
         let options = lambic_api::Options {
             http: addresses.http,
             pg: addresses.pg,
-            append_bytes_max: engine.serve_options.append_bytes_max,
+            pg_connections_max: serve.server.pg_connections_max,
+            http_connections_max: serve.server.http_connections_max,
+            http_bodies_bytes_max: serve.server.http_bodies_bytes_max,
+            http_statements_max: serve.server.http_statements_max,
+            append_bytes_max: serve.append_bytes_max,
             ..lambic_api::Options::default()
         };
         let services = lambic_api::Services {

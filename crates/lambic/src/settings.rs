@@ -26,6 +26,10 @@ pub struct Settings {
 pub struct Server {
     pub http: SocketAddr,
     pub pg: SocketAddr,
+    pub http_connections_max: usize,
+    pub pg_connections_max: usize,
+    pub http_bodies_bytes_max: usize,
+    pub http_statements_max: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

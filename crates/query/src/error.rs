@@ -23,6 +23,7 @@ pub struct Error {
 pub mod sqlstate {
     pub const SYNTAX_ERROR: &str = "42601";
     pub const UNDEFINED_TABLE: &str = "42P01";
+    pub const UNDEFINED_PARAMETER: &str = "42P02";
     pub const UNDEFINED_COLUMN: &str = "42703";
     pub const UNDEFINED_FUNCTION: &str = "42883";
     pub const UNDEFINED_OBJECT: &str = "42704";
@@ -45,6 +46,7 @@ pub mod sqlstate {
     pub const INVALID_RECURSION: &str = "42P19";
     pub const SERIALIZATION_FAILURE: &str = "40001";
     pub const TOO_BUSY: &str = "53400";
+    pub const STATEMENT_TOO_COMPLEX: &str = "54001";
     pub const UNAVAILABLE: &str = "57P03";
     pub const DATA_CORRUPTED: &str = "XX001";
     pub const INTERNAL: &str = "XX000";

@@ -8,6 +8,7 @@
 mod catalog;
 mod create;
 mod database;
+mod depth;
 mod error;
 mod function;
 mod keyword;
@@ -23,7 +24,9 @@ mod types;
 
 pub use catalog::{Catalog, CatalogError};
 pub use database::{AuditResult, Database, Parts};
+pub use depth::STACK_BYTES;
 pub use error::{Error, closest, sqlstate};
 pub use lifecycle::{BuiltView, Lifecycle};
 pub use provider::TailOf;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};
+pub use statement::{Piece, split};

@@ -45,6 +45,8 @@ pub trait SqlParser: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     pub sql: String,
+    /// The highest number of a parameter in the text; a rewritten statement may use fewer.
+    pub parameters: usize,
     /// By number, `$1` first; `None` where the statement does not tell.
     pub parameter_types: Vec<Option<DataType>>,
     /// The columns of the answer; empty if there are none.

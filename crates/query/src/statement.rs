@@ -4,12 +4,12 @@ use datafusion::sql::sqlparser::{
     ast::{self, CreateTable, CreateView},
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
-    tokenizer::{Location, Token, Tokenizer},
+    tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
 
 use lambic_view::postgres;
 
-use crate::{Error, Session, error::position_of, names};
+use crate::{Error, Session, depth, names, sqlstate};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -49,85 +49,179 @@ pub struct Parsed {
     pub statement: Statement,
     pub sql: String,
     pub start: usize,
+    /// The highest number of its parameters `$1`, `$2`, …
+    pub parameters: usize,
+}
+
+/// The text of one statement among several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Without the semicolon, without blanks and comments around it.
+    pub text: &'a str,
+    /// Characters before `text`: added to the position of an error in it.
+    pub chars_before: usize,
+}
+
+/// The statements of `sql`, so that each can have its own answer; blank ones and such that hold only
+/// comments are left out. An error if a quote or comment does not end, since then nothing is certain.
+pub fn split(sql: &str) -> Result<Vec<Piece<'_>>, Error> {
+    Ok(parts(sql)?.into_iter().map(|part| part.piece).collect())
 }
 
 /// Splits at semicolons and parses each part.
 pub fn parse(session: &Session, sql: &str) -> Result<Vec<Parsed>, Error> {
-    let parts = split(sql)?;
-    let mut parsed = Vec::with_capacity(parts.len());
-    for (start, part) in parts {
-        let statement = parse_one(session, &part).map_err(|mut error| {
+    let mut parsed = Vec::new();
+    for part in parts(sql)? {
+        let start = part.piece.chars_before;
+        let moved = |mut error: Error| {
             error.position = error.position.map(|position| position + start);
             error
-        })?;
-        if !matches!(statement, Statement::Empty) {
-            parsed.push(Parsed {
-                statement,
-                sql: part,
-                start,
-            });
-        }
+        };
+        depth::check(part.tokens.iter().map(|(_, token)| token))?;
+        let parameters = parameters(&part.tokens).map_err(moved)?;
+        parsed.push(Parsed {
+            statement: parse_one(session, &part).map_err(moved)?,
+            sql: part.piece.text.to_owned(),
+            start,
+            parameters,
+        });
     }
     Ok(parsed)
 }
 
-fn split(sql: &str) -> Result<Vec<(usize, String)>, Error> {
+/// One statement as the tokenizer sees it.
+struct Part<'a> {
+    piece: Piece<'a>,
+    /// Without blanks and comments; with the index of the character of `piece.text` where each starts.
+    tokens: Vec<(usize, Token)>,
+}
+
+fn parts(sql: &str) -> Result<Vec<Part<'_>>, Error> {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
         .tokenize_with_location()
         .map_err(|error| {
             let parser = ParserError::TokenizerError(error.to_string());
             Error::from_parser(&parser, sql)
         })?;
-    let chars: Vec<char> = sql.chars().collect();
-    let mut parts = Vec::new();
-    let mut start = 0;
-    let ends = tokens
-        .iter()
-        .filter(|token| token.token == Token::SemiColon)
-        .map(|token| place(sql, token.span.start));
-    for end in ends.chain([chars.len()]) {
-        let part: String = chars[start.min(end)..end].iter().collect();
-        if !part.trim().is_empty() {
-            parts.push((start, part));
+    let mut places = Places::new(sql);
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    // Where the text of the statement that is being read starts, in bytes.
+    let mut open: Option<usize> = None;
+    for TokenWithSpan { token, span } in tokens {
+        match token {
+            Token::Whitespace(_) => continue,
+            Token::SemiColon => {
+                open = None;
+                continue;
+            }
+            _ => {}
         }
-        start = end + 1;
+        let (start_byte, start_char) = places.of(span.start);
+        let from = *open.get_or_insert_with(|| {
+            parts.push(Part {
+                piece: Piece {
+                    text: "",
+                    chars_before: start_char,
+                },
+                tokens: Vec::new(),
+            });
+            start_byte
+        });
+        if let Some(part) = parts.last_mut() {
+            part.tokens
+                .push((start_char - part.piece.chars_before, token));
+            part.piece.text = &sql[from..places.of(span.end).0];
+        }
     }
     Ok(parts)
 }
 
-/// A location as an index of characters, from 0.
-fn place(sql: &str, location: Location) -> usize {
-    position_of(sql, location.line, location.column) - 1
+/// Turns the tokenizer's places, which ascend, into indices while reading the text once.
+struct Places<'a> {
+    rest: std::str::Chars<'a>,
+    line: u64,
+    column: u64,
+    byte: usize,
+    char: usize,
 }
 
-/// The first words, upper case, with the index of the character where each starts.
-fn words(sql: &str) -> Vec<(usize, String)> {
-    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location() else {
-        return Vec::new();
-    };
-    let mut words = Vec::new();
-    for token in tokens {
-        match &token.token {
-            Token::Word(word) => words.push((place(sql, token.span.start), word.value.clone())),
-            Token::Whitespace(_) => continue,
-            _ => words.push((place(sql, token.span.start), token.token.to_string())),
-        }
-        if words.len() == 12 {
-            break;
+impl<'a> Places<'a> {
+    fn new(sql: &'a str) -> Places<'a> {
+        Places {
+            rest: sql.chars(),
+            line: 1,
+            column: 1,
+            byte: 0,
+            char: 0,
         }
     }
-    words
+
+    /// Bytes and characters before a place that is not before the last one asked for.
+    fn of(&mut self, place: Location) -> (usize, usize) {
+        while (self.line, self.column) < (place.line, place.column)
+            && let Some(next) = self.rest.next()
+        {
+            self.byte += next.len_utf8();
+            self.char += 1;
+            if next == '\n' {
+                self.line += 1;
+                self.column = 1;
+            } else {
+                self.column += 1;
+            }
+        }
+        (self.byte, self.char)
+    }
 }
 
-fn parse_one(session: &Session, sql: &str) -> Result<Statement, Error> {
-    let words = words(sql);
+/// What the wire can count.
+const PARAMETERS_MAX: usize = u16::MAX as usize;
+
+/// The highest number of the parameters `$1`, `$2`, …: how many values a client must give.
+fn parameters(tokens: &[(usize, Token)]) -> Result<usize, Error> {
+    let mut highest = 0;
+    for (at, token) in tokens {
+        let Token::Placeholder(name) = token else {
+            continue;
+        };
+        match name.trim_start_matches('$').parse() {
+            Ok(number @ 1..=PARAMETERS_MAX) => highest = highest.max(number),
+            _ => {
+                return Err(Error::new(
+                    sqlstate::UNDEFINED_PARAMETER,
+                    format!("there is no parameter {name}"),
+                )
+                .with_position(Some(at + 1))
+                .with_hint(format!(
+                    "parameters are numbered from $1 to ${PARAMETERS_MAX}"
+                )));
+            }
+        }
+    }
+    Ok(highest)
+}
+
+/// The first words, with the index of the character where each starts.
+fn words(tokens: &[(usize, Token)]) -> Vec<(usize, String)> {
+    tokens
+        .iter()
+        .take(12)
+        .map(|(at, token)| match token {
+            Token::Word(word) => (*at, word.value.clone()),
+            other => (*at, other.to_string()),
+        })
+        .collect()
+}
+
+fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
+    let sql = part.piece.text;
+    let words = words(&part.tokens);
     let upper: Vec<String> = words
         .iter()
         .map(|(_, word)| word.to_ascii_uppercase())
         .collect();
     let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
     match upper.as_slice() {
-        [] => Ok(Statement::Empty),
         ["CREATE", "STREAM", ..] | ["CREATE", "TABLE", ..] => {
             match plain(&as_table(sql, &words, 1, upper[1]), sql)? {
                 ast::Statement::CreateTable(table) => Ok(Statement::CreateStream(Box::new(table))),
@@ -144,7 +238,7 @@ fn parse_one(session: &Session, sql: &str) -> Result<Statement, Error> {
             }
         }
         ["CREATE", "VIEW", ..] | ["CREATE", "OR", "REPLACE", "VIEW", ..] => Err(Error::new(
-            crate::sqlstate::FEATURE_NOT_SUPPORTED,
+            sqlstate::FEATURE_NOT_SUPPORTED,
             "plain views are not kept; views are materialized",
         )
         .with_hint("CREATE MATERIALIZED VIEW name AS SELECT …")),
@@ -172,7 +266,7 @@ fn parse_one(session: &Session, sql: &str) -> Result<Statement, Error> {
             Ok(Statement::Insert(Box::new(insert)))
         }
         ["UPDATE" | "DELETE" | "TRUNCATE", ..] => Err(Error::new(
-            crate::sqlstate::FEATURE_NOT_SUPPORTED,
+            sqlstate::FEATURE_NOT_SUPPORTED,
             "records are immutable: streams are only appended to",
         )
         .with_hint("append a record that corrects, and let a view take the latest of each key")),
@@ -226,7 +320,7 @@ fn drop_statement(sql: &str, words: &[(usize, String)], kind: &str) -> Result<St
         } => {
             if cascade {
                 return Err(Error::new(
-                    crate::sqlstate::FEATURE_NOT_SUPPORTED,
+                    sqlstate::FEATURE_NOT_SUPPORTED,
                     "DROP … CASCADE is not supported",
                 )
                 .with_hint("drop the views first"));
@@ -306,11 +400,8 @@ pub fn name_of(name: &ast::ObjectName) -> Result<String, Error> {
 }
 
 fn syntax(message: &str, position: usize) -> Error {
-    Error::new(
-        crate::sqlstate::SYNTAX_ERROR,
-        format!("syntax error: {message}"),
-    )
-    .with_position(Some(position))
+    Error::new(sqlstate::SYNTAX_ERROR, format!("syntax error: {message}"))
+        .with_position(Some(position))
 }
 
 #[cfg(test)]
@@ -347,18 +438,93 @@ mod tests {
     fn statements_are_told_apart() {
         check(
             "create stream s (a int); select 1;",
-            expect!["CreateStream@0 Sql@24"],
+            expect!["CreateStream@0 Sql@25"],
         );
         check("CREATE TABLE s (a int)", expect!["CreateStream@0"]);
         check("drop stream if exists s", expect!["DropStream@0"]);
         check("drop materialized view v", expect!["DropView@0"]);
         check(
             "audit all; audit materialized view public.v",
-            expect!["Audit@0 Audit@10"],
+            expect!["Audit@0 Audit@11"],
         );
         check("select ';'", expect!["Sql@0"]);
         check("-- nothing\n;", expect![""]);
         check("explain materialized view v", expect!["ExplainView@0"]);
+    }
+
+    #[test]
+    fn semicolons_in_quotes_and_comments_do_not_end_a_statement() {
+        let texts = |sql| -> Vec<&str> {
+            let pieces = split(sql).unwrap();
+            pieces.into_iter().map(|piece| piece.text).collect()
+        };
+        assert_eq!(
+            texts("select ';'; select \"a;b\" -- no; end\n, 1; /* a; /* b; */ c; */ select 2"),
+            ["select ';'", "select \"a;b\" -- no; end\n, 1", "select 2"]
+        );
+        assert_eq!(
+            texts("select $$a;b$$, $x$;$$;$x$; select $1"),
+            ["select $$a;b$$, $x$;$$;$x$", "select $1"]
+        );
+        assert_eq!(
+            texts(r"select E'\';'; select 'it''s;' /* end */ ;"),
+            [r"select E'\';'", "select 'it''s;'"]
+        );
+        assert_eq!(texts(" ; ;; -- nothing\n;"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn places_count_characters() {
+        let pieces = split("select 'é';\n/* zwei\n */ select 2").unwrap();
+        assert_eq!(
+            pieces[1],
+            Piece {
+                text: "select 2",
+                chars_before: 24
+            }
+        );
+        check(
+            "select 'é';\n selct 2",
+            expect![[
+                r#"42601 at Some(14): syntax error: expected: an SQL statement, found: selct (did you mean SELECT?)"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn unfinished_quotes_are_mistakes() {
+        for sql in [
+            "select 1; select 'a",
+            "select \"a;",
+            "select $$a;",
+            "/* a;",
+            "select E'\\",
+        ] {
+            assert_eq!(split(sql).unwrap_err().sqlstate, "42601", "{sql}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted_outside_of_quotes_and_bounded() {
+        let count = |sql| parse(&Session::default(), sql).unwrap()[0].parameters;
+        assert_eq!(count("select '$5 off', \"$6\", $$ $7 $$ /* $8 */ -- $9"), 0);
+        assert_eq!(count("insert into s values ($2, $1, '$5 off')"), 2);
+        assert_eq!(count("select $65535"), 65_535);
+        check(
+            "select 1; select $1, $99999999999",
+            expect![
+                "42P02 at Some(22): there is no parameter $99999999999 (parameters are numbered from $1 to $65535)"
+            ],
+        );
+        for sql in [
+            "select $0",
+            "select $65536",
+            "select $99999999999999999999",
+            "select $a",
+        ] {
+            let refused = parse(&Session::default(), sql).unwrap_err();
+            assert_eq!(refused.sqlstate, "42P02", "{sql}");
+        }
     }
 
     #[test]

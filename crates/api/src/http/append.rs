@@ -22,15 +22,15 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::StreamExt;
-use lambic_connectors::{BadRecord, Format, OnError};
+use lambic_connectors::{BadRecord, Format, OnError, decode_within};
 use lambic_model::{Append, Producer, Stream, Write, Written};
+use lambic_query::Catalog;
 use metrics::{counter, histogram};
 use serde::Deserialize;
 use serde_json::json;
 use tracing::{Instrument, info_span};
 
-use super::{App, Shared, error::Failure, streams::find};
+use super::{App, Shared, body::Held, error::Failure, streams::find};
 
 const PRODUCER: &str = "lambic-producer";
 const SEQUENCE: &str = "lambic-sequence";
@@ -38,8 +38,6 @@ const SEQUENCE: &str = "lambic-sequence";
 const DEAD_LETTERS: &str = "lambic_dead_letters";
 /// Bad rows that an error describes; it counts all of them.
 const BAD_SHOWN_MAX: usize = 20;
-/// How much of a body that is too large is read, in times of the limit.
-const DISCARDED_TIMES_MAX: usize = 4;
 const PRODUCER_BYTES_MAX: usize = 256;
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,8 +71,21 @@ pub async fn append(
     let format = format(&headers)?;
     let stream = find(&app, &name)?;
     let producer = producer.map(|producer| within(&stream, producer));
-    let body = read(body, &headers, app.options.append_bytes_max).await?;
-    let bytes = body.len();
+    if Catalog::is_system(&stream) {
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("{name} is written by the system"),
+        )
+        .with_hint("append to a stream of your own; CREATE STREAM makes one"));
+    }
+    let bytes_max = app.options.append_bytes_max;
+    let body = app
+        .bounds
+        .read(body, &headers, bytes_max)
+        .await
+        .map_err(|unread| unread.into_failure(|| too_large(bytes_max)))?;
+    let bytes = body.bytes.len();
     let result = work(&app, stream, format, on_error, producer, body)
         .instrument(span)
         .await;
@@ -90,12 +101,18 @@ async fn work(
     format: Format,
     on_error: OnError,
     producer: Option<Producer>,
-    body: bytes::Bytes,
+    body: Held,
 ) -> Result<Response, Failure> {
     let name = stream.name.to_string();
     let reader = Arc::clone(&stream);
+    let bytes_max = app.options.append_bytes_max;
+    // Few bytes can be many records: room for as many as are allowed, until it is known how many they are.
+    let mut room = app.bounds.records(bytes_max).await?;
     let decoded = tokio::task::spawn_blocking(move || {
-        lambic_connectors::decode(&reader, format, body, on_error)
+        let bytes = body.bytes.clone();
+        let decoded = decode_within(&reader, format, bytes, on_error, bytes_max);
+        drop(body);
+        decoded
     })
     .await
     .map_err(|error| {
@@ -105,10 +122,24 @@ async fn work(
             error.to_string(),
         )
     })?
-    .map_err(|error| {
-        counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
-        bad_records(&error, &stream)
+    .map_err(|error| match error {
+        lambic_connectors::Error::TooLarge { .. } => Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("{error}; nothing was kept"),
+        ),
+        error => {
+            counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
+            bad_records(&error, &stream)
+        }
     })?;
+    let memory: usize = decoded
+        .batches
+        .iter()
+        .map(RecordBatch::get_array_memory_size)
+        .sum();
+    // What they do not need goes back; the rest is held until the log has them.
+    drop(room.split(bytes_max.saturating_sub(memory)));
     let records: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
     let bad = decoded.bad.len();
     let mut writes: Vec<Write> = decoded
@@ -174,35 +205,6 @@ async fn work(
         "bad": bad,
     });
     Ok(Json(answer).into_response())
-}
-
-async fn read(body: Body, headers: &HeaderMap, bytes_max: usize) -> Result<bytes::Bytes, Failure> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let mut kept =
-        bytes::BytesMut::with_capacity(announced.unwrap_or(0).min(bytes_max as u64) as usize);
-    let mut length = 0usize;
-    let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| {
-            Failure::bad_request(format!("the body did not arrive whole: {error}")).with_retry()
-        })?;
-        length += chunk.len();
-        if length <= bytes_max {
-            kept.extend_from_slice(&chunk);
-        } else {
-            // Read on for a while without keeping it: most clients send all before they read the answer.
-            kept = bytes::BytesMut::new();
-            if length > bytes_max * DISCARDED_TIMES_MAX {
-                break;
-            }
-        }
-    }
-    if length > bytes_max {
-        return Err(too_large(bytes_max));
-    }
-    Ok(kept.freeze())
 }
 
 fn too_large(bytes_max: usize) -> Failure {

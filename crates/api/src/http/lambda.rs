@@ -1,20 +1,19 @@
 //! AWS Lambda's API: the part of it that is here. Everything else answers in AWS's error form.
 
-use std::fmt::Write as _;
-
 use axum::{
     Json,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use lambic_functions::{Error, FunctionInfo, InvokeResult, Runtime};
 use lambic_model::FunctionName;
 use serde_json::{Value, json};
 use tracing::{Instrument, info_span};
 
-use super::{App, Shared};
+use super::{App, Shared, body::Unread};
 
 /// The service's own limits are tighter for events and exact; this one bounds what is read at all.
 const PAYLOAD_BYTES_MAX: usize = 8 << 20;
@@ -117,6 +116,33 @@ impl From<Error> for AwsError {
     }
 }
 
+impl From<Unread> for AwsError {
+    fn from(unread: Unread) -> AwsError {
+        match unread {
+            Unread::TooLarge => AwsError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "RequestTooLargeException",
+                format!(
+                    "Request must be smaller than {PAYLOAD_BYTES_MAX} bytes for the InvokeFunction operation"
+                ),
+            ),
+            Unread::Busy => AwsError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ServiceException",
+                super::body::busy().message,
+            ),
+            unread @ (Unread::BrokenOff(_) | Unread::Stalled(_)) => {
+                let failure = unread.into_failure(super::body::busy);
+                AwsError::new(
+                    failure.status,
+                    "InvalidRequestContentException",
+                    failure.message,
+                )
+            }
+        }
+    }
+}
+
 /// AWS's paths begin with the date of an API.
 pub fn is_aws_path(path: &str) -> bool {
     let date = path.split('/').nth(1).unwrap_or_default();
@@ -184,18 +210,12 @@ pub async fn invoke(
             value.to_str().unwrap_or("?").to_owned()
         })
     };
-    let payload = to_bytes(body, PAYLOAD_BYTES_MAX).await.map_err(|_| {
-        AwsError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "RequestTooLargeException",
-            format!("Request must be smaller than {PAYLOAD_BYTES_MAX} bytes for the InvokeFunction operation"),
-        )
-    })?;
+    let body = app.bounds.read(body, &headers, PAYLOAD_BYTES_MAX).await?;
     // AWS takes an empty body for an empty event.
-    let payload = if payload.is_empty() {
+    let payload = if body.bytes.is_empty() {
         b"{}".to_vec()
     } else {
-        payload.to_vec()
+        body.bytes.to_vec()
     };
     let kind = header("x-amz-invocation-type", "RequestResponse");
     let span = info_span!("invoke", function = %function.name, %kind);
@@ -252,7 +272,7 @@ fn invoked(result: &InvokeResult, with_log: bool) -> Response {
     if with_log {
         let tail = result.log_tail.as_bytes();
         let tail = &tail[tail.len().saturating_sub(4096)..];
-        put(&mut response, LOG_RESULT, &base64(tail));
+        put(&mut response, LOG_RESULT, &BASE64_STANDARD.encode(tail));
     }
     response
 }
@@ -344,7 +364,7 @@ fn describe(function: &FunctionInfo) -> Value {
         "Timeout": function.timeout_ms.div_ceil(1000),
         "MemorySize": function.memory_mb,
         "LastModified": timestamp(function.deployed_at_us),
-        "CodeSha256": base64(&unhex(&function.digest)),
+        "CodeSha256": BASE64_STANDARD.encode(unhex(&function.digest)),
         "Version": LATEST,
         "Environment": { "Variables": function.environment },
         "TracingConfig": { "Mode": "PassThrough" },
@@ -392,38 +412,12 @@ fn unhex(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk
-            .iter()
-            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
-            << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            let symbol = ALPHABET[(word >> (18 - 6 * at)) as usize & 63] as char;
-            let _ = out.write_char(if at <= chunk.len() { symbol } else { '=' });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn base64_as_in_the_rfc() {
-        for (plain, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-        }
+    fn digests_are_read_as_hex() {
         assert_eq!(unhex("00ff10"), [0, 255, 16]);
     }
 

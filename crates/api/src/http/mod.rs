@@ -13,10 +13,12 @@
 
 mod answer;
 mod append;
+mod body;
 mod changes;
 mod error;
 mod functions;
 mod lambda;
+mod server;
 mod sql;
 mod streams;
 mod views;
@@ -37,9 +39,10 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
 };
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, info_span};
 
 use crate::{Options, Services, executor::Executor, telemetry};
+use body::Bounds;
 use error::Failure;
 
 /// What the handlers share.
@@ -48,6 +51,7 @@ pub struct App {
     services: Services,
     executor: Executor,
     stopped: watch::Receiver<bool>,
+    bounds: Bounds,
     /// One permit for every client that follows changes.
     changes: Arc<Semaphore>,
 }
@@ -66,24 +70,18 @@ pub async fn serve(
 ) {
     telemetry::recorder();
     let changes = Arc::new(Semaphore::new(options.changes_clients_max));
-    let mut stop = stopped.clone();
+    let bounds = Bounds::new(&options);
+    let (connections_max, idle_max) = (options.http_connections_max, options.http_idle_max);
+    let stop = stopped.clone();
     let router = router(Arc::new(App {
         options,
         services,
         executor,
         stopped,
+        bounds,
         changes,
     }));
-    let until = async move {
-        // An error means that the handle is gone: stop as well.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, router)
-        .with_graceful_shutdown(until)
-        .await
-    {
-        warn!(%error, "the HTTP server ended");
-    }
+    server::serve(listener, router, connections_max, idle_max, stop).await;
 }
 
 fn router(app: Arc<App>) -> Router {

@@ -2,12 +2,12 @@
 
 use axum::{
     Json,
-    body::{Body, to_bytes},
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lambic_query::{Outcome, Session};
+use lambic_query::{Outcome, Session, split};
 use metrics::{counter, histogram};
 use serde::Deserialize;
 use serde_json::json;
@@ -18,7 +18,6 @@ use super::{
     answer::{self, Form},
     error::Failure,
 };
-use crate::postgres::split;
 
 /// Statements are text; data come by appends.
 const SQL_BYTES_MAX: usize = 4 << 20;
@@ -31,27 +30,33 @@ struct Question {
 
 pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
     let form = Form::asked(&headers)?;
-    let body = to_bytes(body, SQL_BYTES_MAX).await.map_err(|_| {
+    let too_large = || {
         Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
             format!("the statement is over {SQL_BYTES_MAX} bytes"),
         )
         .with_hint("append records with POST /v1/streams/{name}/records instead of INSERT")
-    })?;
+    };
+    let body = app
+        .bounds
+        .read(body, &headers, SQL_BYTES_MAX)
+        .await
+        .map_err(|unread| unread.into_failure(too_large))?;
     let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|kind| kind.starts_with("application/json"));
     let sql = if is_json {
-        let question: Question = serde_json::from_slice(&body).map_err(|error| {
+        let question: Question = serde_json::from_slice(&body.bytes).map_err(|error| {
             Failure::bad_request(format!("the body is not {{\"sql\": \"…\"}}: {error}"))
         })?;
         question.sql
     } else {
-        String::from_utf8(body.to_vec())
+        String::from_utf8(body.bytes.to_vec())
             .map_err(|_| Failure::bad_request("the statement is not UTF-8"))?
     };
+    let turn = app.bounds.statement().await?;
     let started = std::time::Instant::now();
     let outcome = statements(&app, &sql)
         .instrument(info_span!("sql", door = "http"))
@@ -59,7 +64,7 @@ pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<R
     histogram!("lambic_sql_seconds", "door" => "http").record(started.elapsed().as_secs_f64());
     match outcome {
         Ok(Outcome::Rows { schema, rows }) => {
-            answer::rows(form, schema, app.executor.stream(rows)).await
+            answer::rows(form, schema, app.executor.stream(rows).holding(turn)).await
         }
         Ok(Outcome::Done { tag }) => Ok(Json(json!({ "tag": tag })).into_response()),
         Err(failure) => {
@@ -72,7 +77,7 @@ pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<R
 async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
     let session = session();
     let mut last = None;
-    for piece in split(sql) {
+    for piece in split(sql)? {
         let outcomes = app
             .executor
             .execute(session.clone(), piece.text.to_owned())

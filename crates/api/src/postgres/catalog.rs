@@ -29,8 +29,8 @@ use datafusion::{
     scalar::ScalarValue,
     sql::sqlparser::{
         ast::{
-            BinaryOperator, Expr, FunctionArguments, SelectItem, SetExpr, Statement, VisitMut,
-            VisitorMut,
+            BinaryOperator, Expr, FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement,
+            TableFactor, Visit, VisitMut, Visitor, VisitorMut,
         },
         dialect::PostgreSqlDialect,
         parser::{Parser, ParserError},
@@ -38,14 +38,15 @@ use datafusion::{
 };
 use datafusion_pg_catalog::{
     pg_catalog::{
-        PgCatalogSchemaProvider, PgCatalogStaticTables, PgCatalogTable,
+        PG_CATALOG_TABLES, PgCatalogSchemaProvider, PgCatalogStaticTables, PgCatalogTable,
         context::EmptyContextProvider, setup_pg_catalog,
     },
     sql::{
         PostgresCompatibilityParser,
         rules::{
-            CurrentUserVariableToSessionUserFunctionCall, FixArrayLiteral,
-            RewriteArrayAnyAllOperation, SqlStatementRewriteRule, StripCallableQualifier,
+            CurrentUserVariableToSessionUserFunctionCall, FixArrayLiteral, FixVersionColumnName,
+            PrependUnqualifiedPgTableName, RewriteArrayAnyAllOperation, RewritePgCatalogOperator,
+            RewriteRegCastToSubquery, SqlStatementRewriteRule, StripCallableQualifier,
             StripCollate,
         },
     },
@@ -478,8 +479,9 @@ fn texts(argument: Option<&ArrayRef>, rows: usize) -> Result<Vec<Option<String>>
 
 /// Parses what Postgres's clients send.
 ///
-/// Questions to the catalog are rewritten; statements about the user's own data keep their tokens,
-/// so that errors can point into them, and get only rewrites that do not change what they mean.
+/// Questions to the catalog alone are rewritten, and what cannot be planned in them is answered with
+/// NULL; statements about the user's own data keep their tokens, so that errors can point into them,
+/// and get only rewrites that do not change what they mean.
 pub struct CatalogParser {
     catalog: PostgresCompatibilityParser,
 }
@@ -500,37 +502,46 @@ impl CatalogParser {
 
 impl SqlParser for CatalogParser {
     fn parse(&self, sql: &str) -> std::result::Result<Vec<Statement>, ParserError> {
-        if asks_catalog(sql) {
-            if let Some(nothing) = of_no_constraint(sql)? {
+        let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
+        let is_catalog = match statements.as_slice() {
+            [Statement::Query(query)] => asks_catalog_only(query),
+            _ => false,
+        };
+        if is_catalog {
+            if let Some(nothing) = of_no_constraint(&statements)? {
                 return Ok(nothing);
             }
             let mut statements = self.catalog.parse(&rewritten(sql))?;
             // Nothing breaks off the visit.
-            let _ = statements.visit(&mut Unplannable);
+            let _ = VisitMut::visit(&mut statements, &mut Unplannable);
             return Ok(statements);
         }
-        let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
-        for statement in &mut statements {
-            for rule in MEANING_KEPT.iter() {
-                *statement = rule.rewrite(statement.clone());
-            }
-        }
-        Ok(statements)
+        let kept = |statement| match statement {
+            Statement::Query(_) => MEANING_KEPT
+                .iter()
+                .chain(MEANING_KEPT_OF_QUERIES.iter())
+                .fold(statement, |statement, rule| rule.rewrite(statement)),
+            _ => MEANING_KEPT
+                .iter()
+                .fold(statement, |statement, rule| rule.rewrite(statement)),
+        };
+        Ok(statements.into_iter().map(kept).collect())
     }
 }
 
 /// The columns of constraints and indexes are listed with set-returning functions that DataFusion does
 /// not plan in a projection. There are no constraints and no indexes: the answer has its columns and no row.
-fn of_no_constraint(sql: &str) -> std::result::Result<Option<Vec<Statement>>, ParserError> {
-    let lower = sql.to_ascii_lowercase();
+fn of_no_constraint(
+    statements: &[Statement],
+) -> std::result::Result<Option<Vec<Statement>>, ParserError> {
+    let [statement @ Statement::Query(query)] = statements else {
+        return Ok(None);
+    };
+    let lower = statement.to_string().to_ascii_lowercase();
     let about = lower.contains("pg_constraint") || lower.contains("pg_index");
     if !about || !lower.contains("generate_subscripts") {
         return Ok(None);
     }
-    let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
-    let [Statement::Query(query)] = statements.as_slice() else {
-        return Ok(None);
-    };
     let SetExpr::Select(select) = query.body.as_ref() else {
         return Ok(None);
     };
@@ -632,25 +643,84 @@ static MEANING_KEPT: LazyLock<Vec<Box<dyn SqlStatementRewriteRule>>> = LazyLock:
     ]
 });
 
-/// Whether a statement is about Postgres's own tables and not only about the user's.
-fn asks_catalog(sql: &str) -> bool {
-    const SIGNS: &[&str] = &[
-        "pg_",
-        "information_schema",
-        "::reg",
-        "version()",
-        "current_schema",
-        "current_database",
-    ];
-    let lower = sql.to_ascii_lowercase();
-    let word = lower
-        .trim_start()
-        .split(|c: char| !c.is_ascii_alphabetic())
-        .next()
-        .unwrap_or_default();
-    // What creates or changes something keeps its text.
-    matches!(word, "select" | "with" | "values" | "table")
-        && SIGNS.iter().any(|sign| lower.contains(sign))
+/// How queries of own data name things of the catalog in passing: `pg_class`, `'s'::regclass`.
+static MEANING_KEPT_OF_QUERIES: LazyLock<Vec<Box<dyn SqlStatementRewriteRule>>> =
+    LazyLock::new(|| {
+        vec![
+            Box::new(PrependUnqualifiedPgTableName),
+            Box::new(RewritePgCatalogOperator),
+            Box::new(RewriteRegCastToSubquery::new()),
+            Box::new(FixVersionColumnName),
+        ]
+    });
+
+/// Whether a query reads tables of the catalog and no others: then nobody's records are in its answer.
+fn asks_catalog_only(query: &Query) -> bool {
+    let mut tables = Tables::default();
+    // Nothing breaks off the visit.
+    let _ = query.visit(&mut tables);
+    tables.of_catalog && !tables.of_others
+}
+
+/// What kinds of tables a query reads.
+#[derive(Default)]
+struct Tables {
+    of_catalog: bool,
+    of_others: bool,
+    /// Names that `WITH` gives, for each query around the present place.
+    with: Vec<Vec<String>>,
+}
+
+impl Visitor for Tables {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let with = query.with.iter().flat_map(|with| &with.cte_tables);
+        let names = with.map(|table| folded(&table.alias.name));
+        self.with.push(names.collect());
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.with.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<()> {
+        // With arguments it is a function, which reads no table by itself.
+        let TableFactor::Table {
+            name, args: None, ..
+        } = table
+        else {
+            return ControlFlow::Continue(());
+        };
+        let parts: Vec<String> = name
+            .0
+            .iter()
+            .filter_map(|part| part.as_ident())
+            .map(folded)
+            .collect();
+        let of_catalog = match parts.as_slice() {
+            [name] if self.with.iter().flatten().any(|with| with == name) => {
+                return ControlFlow::Continue(());
+            }
+            // As in Postgres, where the catalog is searched first.
+            [name] => PG_CATALOG_TABLES.contains(&name.as_str()),
+            [.., schema, _] => schema == PG_CATALOG || schema == "information_schema",
+            [] => false,
+        };
+        self.of_catalog |= of_catalog;
+        self.of_others |= !of_catalog;
+        ControlFlow::Continue(())
+    }
+}
+
+/// A name as Postgres folds it.
+fn folded(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_ascii_lowercase(),
+    }
 }
 
 /// Whole questions of one client that DataFusion has no plan for, put another way.
@@ -692,9 +762,26 @@ mod tests {
             "SELECT a, (SELECT max(b) FROM u) AS m FROM t WHERE c LIKE 'x%'",
             "INSERT INTO t (a) VALUES ('pg_class')",
             "CREATE TABLE pg_things (a INT)",
+            "SELECT ARRAY(SELECT a FROM s) FROM s WHERE b LIKE '%pg_x%'",
+            "SELECT version() AS v, (SELECT max(b) FROM u WHERE u.a = t.a) AS m FROM t",
+            "SELECT ARRAY(SELECT 1), pg_backend_pid(), current_schema()",
+            "SELECT b FROM t WHERE b LIKE 'pg/_%' ESCAPE '/'",
+            "WITH pg_class AS (SELECT * FROM t) SELECT ARRAY(SELECT a FROM t) FROM pg_things",
+            "SELECT ARRAY(SELECT a FROM t) FROM t JOIN pg_catalog.pg_class AS c ON c.relname = t.a",
         ] {
             assert_eq!(parse(sql), sql);
         }
+    }
+
+    #[test]
+    fn statements_about_own_data_can_name_the_catalog() {
+        assert_eq!(
+            parse("SELECT pg_catalog.version(), a FROM t, pg_class"),
+            "SELECT version() AS version, a FROM t, pg_catalog.pg_class"
+        );
+        assert_eq!(parse("SELECT version()"), "SELECT version() AS version");
+        let id = parse("SELECT a, 't'::regclass FROM t");
+        assert!(id.contains("pg_catalog.pg_class"), "{id}");
     }
 
     #[test]

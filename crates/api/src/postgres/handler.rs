@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{Sink, SinkExt, StreamExt, stream};
-use lambic_query::{Outcome, Prepared, Session as QuerySession};
+use lambic_query::{Outcome, Prepared, Session as QuerySession, split};
 use metrics::{counter, histogram};
 use pgwire::{
     api::{
@@ -53,7 +53,6 @@ use super::{
     error::{self, wire},
     parameter,
     settings::{SetError, Settings},
-    split::split,
 };
 
 /// What a connection keeps between its statements.
@@ -535,7 +534,14 @@ impl SimpleQueryHandler for Handler {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let pieces = split(query);
+        let pieces = match split(query) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                counter!("lambic_sql_errors_total", "door" => "postgres").increment(1);
+                let error = error::from_query(error, 0);
+                return Ok(vec![Response::Error(Box::new(error.into()))]);
+            }
+        };
         if pieces.is_empty() {
             return Ok(vec![Response::EmptyQuery]);
         }
@@ -609,7 +615,7 @@ impl QueryParser for Handler {
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
-        let pieces = split(sql);
+        let pieces = split(sql).map_err(|error| error::from_query(error, 0))?;
         let piece = match pieces.as_slice() {
             [] => return Ok(None),
             [piece] => *piece,
@@ -645,8 +651,9 @@ impl QueryParser for Handler {
             counter!("lambic_sql_errors_total", "door" => "postgres").increment(1);
         }
         let mut prepared = prepared?;
-        let numbered = parameter::highest_number(piece.text);
-        let unused = numbered.saturating_sub(prepared.parameter_types.len());
+        let unused = prepared
+            .parameters
+            .saturating_sub(prepared.parameter_types.len());
         parameter::types_of_text(piece.text, &mut prepared.parameter_types);
         Ok(Some(Statement::Query { prepared, unused }))
     }

@@ -10,7 +10,6 @@ mod error;
 mod handler;
 mod parameter;
 mod settings;
-mod split;
 
 use std::{
     collections::HashMap,
@@ -54,7 +53,6 @@ use settings::Settings;
 
 pub use catalog::{CatalogParser, install};
 pub use encode::pg_type;
-pub use split::split;
 
 /// The database that clients name.
 const DATABASE: &str = "lambic";

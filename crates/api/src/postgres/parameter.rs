@@ -4,7 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use arrow_pg::datatypes::PG_OID_ALIAS_KEY;
-use datafusion::scalar::ScalarValue;
+use datafusion::{
+    scalar::ScalarValue,
+    sql::sqlparser::{
+        dialect::PostgreSqlDialect,
+        keywords::Keyword,
+        tokenizer::{Token, Tokenizer},
+    },
+};
 use pgwire::{
     api::{Type, portal::Portal},
     error::{PgWireError, PgWireResult},
@@ -30,29 +37,27 @@ pub fn wire_type(planned: Option<&DataType>) -> Type {
 /// What the text tells of parameters and the plan does not: the type of `$1::bigint[]`, and that `$1`
 /// in `c = ANY($1)`, which a plan types like `c`, is an array of that.
 pub fn types_of_text(sql: &str, planned: &mut [Option<DataType>]) {
-    let lower = sql.to_ascii_lowercase();
-    for (at, _) in lower.match_indices('$') {
-        let rest = &lower[at + 1..];
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let number = rest[..digits].parse::<usize>().unwrap_or_default();
+    let Ok(mut tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize() else {
+        return;
+    };
+    tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
+    for (at, token) in tokens.iter().enumerate() {
+        let Token::Placeholder(name) = token else {
+            continue;
+        };
+        let number: usize = name.trim_start_matches('$').parse().unwrap_or_default();
         let Some(planned) = number
             .checked_sub(1)
             .and_then(|index| planned.get_mut(index))
         else {
             continue;
         };
-        if planned.is_none() {
-            *planned = rest[digits..]
-                .trim_start()
-                .strip_prefix("::")
-                .and_then(cast_type);
+        if planned.is_none()
+            && let [Token::DoubleColon, name @ ..] = &tokens[at + 1..]
+        {
+            *planned = cast_type(name);
         }
-        let before = lower[..at].trim_end();
-        let is_any = before
-            .strip_suffix('(')
-            .is_some_and(|before| before.trim_end().ends_with("any"));
+        let is_any = matches!(&tokens[..at], [.., Token::Word(word), Token::LParen] if word.keyword == Keyword::ANY);
         if is_any && !planned.as_ref().is_some_and(DataType::is_list) {
             let element = planned.take().unwrap_or(DataType::Utf8);
             *planned = Some(DataType::new_list(element, true));
@@ -60,32 +65,20 @@ pub fn types_of_text(sql: &str, planned: &mut [Option<DataType>]) {
     }
 }
 
-/// Of `$1`, `$2`, …: how many parameters a client must give.
-pub fn highest_number(sql: &str) -> usize {
-    let numbers = sql.match_indices('$').filter_map(|(at, _)| {
-        let rest = &sql[at + 1..];
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        rest[..digits].parse::<u16>().ok()
-    });
-    numbers.max().unwrap_or_default().into()
-}
-
-/// The type at the start of `text`, in lower case.
-fn cast_type(text: &str) -> Option<DataType> {
-    let text = text.trim_start();
-    let end = text
-        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(text.len());
-    let rest = text[end..].trim_start();
-    if &text[..end] == "oid" && rest.starts_with("[]") {
+/// The type whose name the tokens begin with.
+fn cast_type(tokens: &[Token]) -> Option<DataType> {
+    let (Token::Word(name), rest) = tokens.split_first()? else {
+        return None;
+    };
+    let name = name.value.to_ascii_lowercase();
+    let is_array = |rest: &[Token]| matches!(rest, [Token::LBracket, Token::RBracket, ..]);
+    if name == "oid" && is_array(rest) {
         // Object ids are integers here; the mark tells clients what they are.
         let mark = HashMap::from([(PG_OID_ALIAS_KEY.to_owned(), "oid".to_owned())]);
         let element = Field::new_list_field(DataType::Int32, true).with_metadata(mark);
         return Some(DataType::List(Arc::new(element)));
     }
-    let data_type = match &text[..end] {
+    let data_type = match name.as_str() {
         "bigint" | "int8" => DataType::Int64,
         "integer" | "int" | "int4" | "oid" => DataType::Int32,
         "smallint" | "int2" => DataType::Int16,
@@ -99,8 +92,11 @@ fn cast_type(text: &str) -> Option<DataType> {
         "timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
         _ => return None,
     };
-    let rest = rest.strip_prefix("precision").unwrap_or(rest).trim_start();
-    Some(match rest.starts_with("[]") {
+    let rest = match rest {
+        [Token::Word(word), rest @ ..] if word.keyword == Keyword::PRECISION => rest,
+        rest => rest,
+    };
+    Some(match is_array(rest) {
         true => DataType::new_list(data_type, true),
         false => data_type,
     })
@@ -614,6 +610,13 @@ mod tests {
                 Some(DataType::Float64),
             ]
         );
+    }
+
+    #[test]
+    fn literals_name_no_parameters() {
+        let mut planned = vec![None];
+        types_of_text("select '$1::bigint', \"any($1)\" -- $1::date", &mut planned);
+        assert_eq!(planned, [None]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 
 use super::{Global, stream::show};
@@ -114,7 +115,7 @@ fn invoke(
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned)
     };
-    if let Some(log) = header("x-amz-log-result").and_then(|log| unbase64(&log)) {
+    if let Some(log) = header("x-amz-log-result").and_then(|log| BASE64_STANDARD.decode(log).ok()) {
         eprint!("{}", String::from_utf8_lossy(&log));
     }
     let failed = header("x-amz-function-error");
@@ -231,66 +232,8 @@ fn read_files(
             let inside = path.strip_prefix(root)?.to_string_lossy().into_owned();
             let bytes =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            files.insert(inside, base64(&bytes));
+            files.insert(inside, BASE64_STANDARD.encode(&bytes));
         }
     }
     Ok(())
-}
-
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk
-            .iter()
-            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
-            << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            let symbol = ALPHABET[(word >> (18 - 6 * at)) as usize & 63];
-            text.push(if at <= chunk.len() {
-                char::from(symbol)
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
-/// `None` if the text is not base64.
-fn unbase64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut word, mut bits) = (0u32, 0);
-    for symbol in text.trim_end_matches('=').bytes() {
-        let value = ALPHABET.iter().position(|known| *known == symbol)?;
-        word = word << 6 | u32::try_from(value).ok()?;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((word >> bits & 0xff) as u8);
-        }
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_as_in_the_rfc() {
-        for (plain, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-            assert_eq!(unbase64(encoded).as_deref(), Some(plain.as_bytes()));
-        }
-        assert_eq!(unbase64("?"), None);
-    }
 }

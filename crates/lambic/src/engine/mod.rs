@@ -31,7 +31,7 @@ use lambic_view::{Definition, session};
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::error;
 
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use layers::Layers;
 
 /// Ids below 100 are the house's own; these are the first.
@@ -55,6 +55,7 @@ impl Options {
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     pub append_bytes_max: usize,
+    pub server: settings::Server,
 }
 
 pub struct Engine {
@@ -124,6 +125,7 @@ impl Engine {
         let tasks = upkeep::start(&layers, &settings, stopping);
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
+            server: settings.server,
         };
         Ok(Engine {
             database,

@@ -389,6 +389,7 @@ impl Database {
             statement: Statement::Empty,
             sql: String::new(),
             start: 0,
+            parameters: 0,
         });
         let (parameter_types, schema) = match &parsed.statement {
             Statement::Sql(ast) | Statement::Insert(ast) => {
@@ -400,11 +401,13 @@ impl Database {
                 let types = plan
                     .get_parameter_types()
                     .map_err(|error| Error::from_datafusion(error, &parsed.sql, &[]))?;
+                // A door may rewrite a statement so that it uses fewer parameters than its text.
                 let count = types
                     .keys()
                     .filter_map(|name| name.trim_start_matches('$').parse().ok())
                     .max()
-                    .unwrap_or(0);
+                    .unwrap_or(0)
+                    .min(parsed.parameters);
                 let by_number =
                     (1..=count).map(|n: usize| types.get(&format!("${n}")).cloned().flatten());
                 let is_query = matches!(parsed.statement, Statement::Sql(_)) && returns_rows(&plan);
@@ -421,6 +424,7 @@ impl Database {
         };
         Ok(Prepared {
             sql: parsed.sql,
+            parameters: parsed.parameters,
             parameter_types,
             schema,
             statement: Arc::new(parsed.statement),

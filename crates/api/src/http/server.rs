@@ -1,0 +1,229 @@
+//! Accepts HTTP connections: not more than a number of them, and none that only sits there.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+    response::IntoResponse,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use metrics::{counter, gauge};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tracing::{debug, warn};
+
+use super::body;
+
+/// Connections over the limit that are told so before they are closed; beyond, they are just closed.
+const REFUSED_AT_ONCE_MAX: usize = 32;
+
+/// Answers with `router` until `stop` turns true, then lets the requests end that are being answered.
+///
+/// A connection is closed after `idle_max` without a request's head.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    connections_max: usize,
+    idle_max: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let full = Router::new().fallback(|| async {
+        let mut response = body::busy()
+            .with_hint("close connections that idle, or use a pool")
+            .into_response();
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        response
+    });
+    let connections = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _peer)) => {
+                    let open = Open::new(&connections);
+                    let is_over = open.count > connections_max;
+                    if is_over {
+                        counter!("lambic_http_connections_refused_total").increment(1);
+                    }
+                    if open.count > connections_max.saturating_add(REFUSED_AT_ONCE_MAX) {
+                        continue;
+                    }
+                    let router = if is_over { full.clone() } else { router.clone() };
+                    tasks.spawn(connection(socket, router, idle_max, stop.clone(), open));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept an HTTP connection");
+                    // Out of file handles, most likely: give connections a moment to close.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            () = stopped(&mut stop) => break,
+        }
+    }
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Also when the other side is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn connection(
+    socket: TcpStream,
+    router: Router,
+    idle_max: Duration,
+    mut stop: watch::Receiver<bool>,
+    _open: Open,
+) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_max);
+    let service = TowerToHyperService::new(router);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection broke off");
+    }
+}
+
+/// Counts one connection.
+struct Open {
+    connections: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Open {
+    fn new(connections: &Arc<AtomicUsize>) -> Open {
+        let count = connections.fetch_add(1, Ordering::AcqRel) + 1;
+        gauge!("lambic_http_connections").set(count as f64);
+        Open {
+            connections: Arc::clone(connections),
+            count,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let before = self.connections.fetch_sub(1, Ordering::AcqRel);
+        gauge!("lambic_http_connections").set((before - 1) as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    struct Served {
+        address: std::net::SocketAddr,
+        stop: watch::Sender<bool>,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    async fn served(connections_max: usize, idle_max: Duration) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let router = Router::new().route("/", get(|| async { "hello" }));
+        let task = tokio::spawn(serve(listener, router, connections_max, idle_max, stopped));
+        Served {
+            address,
+            stop,
+            task,
+        }
+    }
+
+    impl Served {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+    }
+
+    /// The status of the next answer.
+    async fn ask(socket: &mut TcpStream) -> String {
+        socket.write_all(REQUEST).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") && !answer.ends_with(b"}}") {
+            assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        String::from_utf8_lossy(&answer[9..12]).into_owned()
+    }
+
+    async fn is_closed(socket: &mut TcpStream) -> bool {
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.is_ok() && rest.is_empty()
+    }
+
+    #[tokio::test]
+    async fn connections_over_the_limit_are_told_so() {
+        let served = served(1, Duration::from_secs(3_600)).await;
+        let mut first = served.connect().await;
+        assert_eq!(ask(&mut first).await, "200");
+        let mut second = served.connect().await;
+        assert_eq!(ask(&mut second).await, "503");
+        assert!(is_closed(&mut second).await);
+        assert_eq!(ask(&mut first).await, "200");
+        // Its place is free once the server has seen that it is gone.
+        drop(first);
+        loop {
+            let mut next = served.connect().await;
+            if ask(&mut next).await == "200" {
+                break;
+            }
+        }
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_are_closed() {
+        let served = served(2, Duration::from_millis(10)).await;
+        let mut silent = served.connect().await;
+        assert!(is_closed(&mut silent).await);
+        let mut slow = served.connect().await;
+        slow.write_all(&REQUEST[..10]).await.unwrap();
+        assert!(is_closed(&mut slow).await);
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_connections_that_wait() {
+        let served = served(1, Duration::from_secs(3_600)).await;
+        let mut first = served.connect().await;
+        assert_eq!(ask(&mut first).await, "200");
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+        assert!(is_closed(&mut first).await);
+    }
+}

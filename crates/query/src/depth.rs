@@ -1,0 +1,247 @@
+//! How deep the tree of a statement can become, told from its tokens before it is parsed.
+//!
+//! The parser bounds nesting in parentheses, but it builds chains in loops: every link of `a + b + c`,
+//! `a OR b OR c`, `x::int::text`, `… UNION …`, `a JOIN b JOIN c` and `a, b, c` in `FROM` is one more level
+//! of the tree. Copying and freeing a tree recurses once per level, and a thread that runs out of stack
+//! ends the whole process.
+
+use datafusion::sql::sqlparser::{keywords::Keyword, tokenizer::Token};
+
+use crate::{Error, sqlstate};
+
+/// The stack of threads that run statements.
+pub const STACK_BYTES: usize = 32 << 20;
+
+/// Levels that fit into [`STACK_BYTES`] twice over, even without optimisation. Planning takes time by their square,
+/// so that more would be of no use.
+const DEPTH_MAX: usize = 1_000;
+
+/// Refuses what could become too deep.
+pub fn check<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> Result<(), Error> {
+    let depth = bound(tokens);
+    if depth <= DEPTH_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        sqlstate::STATEMENT_TOO_COMPLEX,
+        format!("the statement chains about {depth} operators, and at most {DEPTH_MAX} are taken"),
+    )
+    .with_hint(
+        "write `x IN (…)` for many `x = … OR x = …`, a join with VALUES for long conditions, or several statements",
+    ))
+}
+
+/// What stands between two parentheses, or in one `CASE`.
+#[derive(Default)]
+struct Level {
+    /// Links of the present term, which `AND` and `OR` end: they bind less than all other operators.
+    links: usize,
+    /// The deepest level inside the present term.
+    inner: usize,
+    /// `AND` and `OR` since the last comma, and the deepest of the terms that they ended.
+    logic: usize,
+    terms: usize,
+    /// The deepest of what commas ended: what they separate stands side by side.
+    items: usize,
+    /// Links that nothing ends: set operations, and the tables of a `FROM`.
+    chain: usize,
+    /// `BETWEEN`s whose `AND` is to come.
+    between: usize,
+    in_from: bool,
+    is_case: bool,
+}
+
+impl Level {
+    fn end_term(&mut self) {
+        self.terms = self.terms.max(self.links + self.inner);
+        self.links = 0;
+        self.inner = 0;
+    }
+
+    fn end_item(&mut self) {
+        self.end_term();
+        self.items = self.items.max(self.logic + self.terms);
+        self.logic = 0;
+        self.terms = 0;
+        self.between = 0;
+    }
+
+    fn depth(mut self) -> usize {
+        self.end_item();
+        self.items + self.chain
+    }
+}
+
+/// What a table in `FROM` counts: planning takes time by the cube of their number.
+const TABLE_LEVELS: usize = 8;
+/// What a set operation counts: planning one takes more stack than an operator.
+const UNION_LEVELS: usize = 4;
+
+/// At least the depth of the tree; every operator and keyword is taken for a link.
+fn bound<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> usize {
+    let mut outer: Vec<Level> = Vec::new();
+    let mut level = Level::default();
+    let mut last = Keyword::NoKeyword;
+    for token in tokens {
+        let keyword = match token {
+            Token::Word(word) if word.quote_style.is_none() => word.keyword,
+            _ => Keyword::NoKeyword,
+        };
+        match (token, keyword) {
+            (Token::LParen | Token::LBracket | Token::LBrace, _) | (_, Keyword::CASE) => {
+                let inside = Level {
+                    is_case: keyword == Keyword::CASE,
+                    ..Level::default()
+                };
+                outer.push(std::mem::replace(&mut level, inside));
+            }
+            (Token::RParen | Token::RBracket | Token::RBrace, _) | (_, Keyword::END) => {
+                if let Some(around) = outer.pop() {
+                    close(&mut level, around);
+                }
+            }
+            (Token::Comma, _) => {
+                if level.in_from {
+                    level.chain += TABLE_LEVELS;
+                }
+                level.end_item();
+            }
+            (_, Keyword::WHEN | Keyword::THEN | Keyword::ELSE) if level.is_case => level.end_item(),
+            (_, Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS) => {
+                level.chain += 1;
+                level.end_item();
+            }
+            (_, Keyword::JOIN) => {
+                level.chain += TABLE_LEVELS;
+                level.end_item();
+            }
+            (_, Keyword::AND) if level.between > 0 => {
+                level.between -= 1;
+                level.links += 1;
+            }
+            (_, Keyword::AND | Keyword::OR) => {
+                level.logic += 1;
+                level.end_term();
+            }
+            (
+                Token::Word(_)
+                | Token::Number(..)
+                | Token::SingleQuotedString(_)
+                | Token::EscapedStringLiteral(_)
+                | Token::DollarQuotedString(_)
+                | Token::Placeholder(_)
+                | Token::Period,
+                Keyword::NoKeyword,
+            ) => {}
+            _ => level.links += 1,
+        }
+        match keyword {
+            // `IS DISTINCT FROM` names no tables.
+            Keyword::BETWEEN => level.between += 1,
+            Keyword::FROM => level.in_from = last != Keyword::DISTINCT,
+            Keyword::SELECT
+            | Keyword::WHERE
+            | Keyword::GROUP
+            | Keyword::HAVING
+            | Keyword::WINDOW
+            | Keyword::ORDER
+            | Keyword::LIMIT => level.in_from = false,
+            _ => {}
+        }
+        last = keyword;
+    }
+    while let Some(around) = outer.pop() {
+        close(&mut level, around);
+    }
+    level.depth()
+}
+
+/// Goes back to the level around; what was inside is a link there too (`x[1][2]`, `f(a)(b)`).
+fn close(level: &mut Level, around: Level) {
+    let inside = std::mem::replace(level, around);
+    level.inner = level.inner.max(inside.depth());
+    level.links += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, tokenizer::Tokenizer};
+
+    use super::*;
+
+    fn of(sql: &str) -> usize {
+        let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
+            .tokenize()
+            .unwrap();
+        let tokens = tokens
+            .iter()
+            .filter(|token| !matches!(token, Token::Whitespace(_)));
+        bound(tokens)
+    }
+
+    #[test]
+    fn chains_are_counted_whatever_they_are_made_of() {
+        for (head, link) in [
+            ("select 1", " + 1"),
+            ("select a from t where a = 1", " or a = 1"),
+            ("select a from t where f(a)", " and (a, 1) in (select 1, 2)"),
+            ("select 1", "::int"),
+            ("select 1::int", "[]"),
+            ("select x", "[1]"),
+            ("select 1::", "array<"),
+            ("select a", " is null"),
+            ("select a", " collate \"C\""),
+            ("select a", " is distinct from b"),
+            ("select 1, 2", " union all select 1, 2"),
+            ("select * from t", " join t on true"),
+            ("select * from t", ", t"),
+            ("select ", "case when a then "),
+            ("select ", "case a when 1 then 2 end + "),
+            ("select ", "("),
+            ("select a.case", " + a.end"),
+            ("select a", " between 1 and 2"),
+            ("select a", " = 3 = 3 = 3 between 1 and 2"),
+            ("select * from t", " join t on a and b or c"),
+        ] {
+            let sql = format!("{head}{}", link.repeat(1_000));
+            assert!(of(&sql) >= 1_000, "{head} {link}: {}", of(&sql));
+        }
+    }
+
+    #[test]
+    fn what_stands_side_by_side_is_not_deep() {
+        for (head, item) in [
+            ("insert into s values (1)", ", (-2, 'b', 3 + 4)"),
+            ("select 1 + 1", ", f(a, b) + 1"),
+            ("select a from t where a in (1", ", 2 + 3"),
+            ("create table s (a int", ", b bigint not null"),
+            ("select case a when 0 then 0", " when 1 + 2 then 3 + f(4)"),
+            ("select a", ", a is distinct from b"),
+            ("select a between 1 and 2", ", a or b between 1 and 2 or c"),
+        ] {
+            let sql = format!("{head}{}", item.repeat(10_000));
+            assert!(of(&sql) < 20, "{head} {item}: {}", of(&sql));
+        }
+    }
+
+    #[test]
+    fn terms_of_and_and_or_stand_side_by_side() {
+        let sql = format!(
+            "select a{}",
+            " or a + 1 = 2 and b is not null".repeat(1_000)
+        );
+        assert!((2_000..2_020).contains(&of(&sql)), "{}", of(&sql));
+    }
+
+    #[test]
+    fn what_is_too_deep_is_refused() {
+        let chain = |links| {
+            let sql = format!("1{}", "+1".repeat(links));
+            let tokens = Tokenizer::new(&PostgreSqlDialect {}, &sql).tokenize();
+            check(&tokens.unwrap())
+        };
+        assert!(chain(DEPTH_MAX).is_ok());
+        assert_eq!(chain(DEPTH_MAX + 1).unwrap_err().sqlstate, "54001");
+        assert_eq!(chain(DEPTH_MAX * 1_000).unwrap_err().sqlstate, "54001");
+    }
+}
