@@ -1,7 +1,8 @@
 //! `POST /v1/streams/{name}/records`: records in.
 //!
 //! All of a request is kept, or nothing. With `?on_error=skip` the good rows are kept and the bad ones
-//! go to `lambic_dead_letters`, in the same atomic append.
+//! go to `lambic_dead_letters`, in the same atomic append. With `?check=true` nothing is kept: the answer says
+//! whether it could be.
 
 use std::{
     sync::Arc,
@@ -23,7 +24,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
-use lambic_connectors::{BadRecord, Format, OnError};
+use lambic_connectors::{BadRecord, Decoded, Format, OnError};
 use lambic_model::{Append, Producer, Stream, Write, Written};
 use metrics::{counter, histogram};
 use serde::Deserialize;
@@ -34,6 +35,7 @@ use super::{App, Shared, error::Failure, streams::find};
 
 const PRODUCER: &str = "lambic-producer";
 const SEQUENCE: &str = "lambic-sequence";
+const BAD_RECORD: &str = "bad_record";
 /// Where rows go that are skipped; functions keep theirs there too.
 const DEAD_LETTERS: &str = "lambic_dead_letters";
 /// Bad rows that an error describes; it counts all of them.
@@ -46,6 +48,9 @@ const PRODUCER_BYTES_MAX: usize = 256;
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     on_error: Option<String>,
+    /// Only look whether all of the body could be kept.
+    #[serde(default)]
+    check: bool,
 }
 
 pub async fn append(
@@ -59,7 +64,7 @@ pub async fn append(
     let span = info_span!("append", stream = %name);
     let Query(parameters) = parameters.map_err(|error| {
         Failure::bad_request(error.body_text())
-            .with_hint("the only parameter is on_error=refuse|skip")
+            .with_hint("the parameters are on_error=refuse|skip and check=true|false")
     })?;
     let on_error = match parameters.on_error.as_deref() {
         None | Some("refuse") => OnError::Refuse,
@@ -74,6 +79,9 @@ pub async fn append(
     let stream = find(&app, &name)?;
     let body = read(body, &headers, app.options.append_bytes_max).await?;
     let bytes = body.len();
+    if parameters.check {
+        return check(stream, format, on_error, body).instrument(span).await;
+    }
     let result = work(&app, stream, format, on_error, producer, body)
         .instrument(span)
         .await;
@@ -81,6 +89,42 @@ pub async fn append(
     let answer = result?;
     counter!("lambic_appended_bytes_total", "stream" => name).increment(bytes as u64);
     Ok(answer)
+}
+
+async fn decode(
+    stream: &Arc<Stream>,
+    format: Format,
+    on_error: OnError,
+    body: bytes::Bytes,
+) -> Result<Decoded, Failure> {
+    let reader = Arc::clone(stream);
+    tokio::task::spawn_blocking(move || lambic_connectors::decode(&reader, format, body, on_error))
+        .await
+        .map_err(|error| {
+            Failure::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                error.to_string(),
+            )
+        })?
+        .map_err(|error| bad_records(&error, stream))
+}
+
+async fn check(
+    stream: Arc<Stream>,
+    format: Format,
+    on_error: OnError,
+    body: bytes::Bytes,
+) -> Result<Response, Failure> {
+    let decoded = decode(&stream, format, on_error, body).await?;
+    let records: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
+    let answer = json!({
+        "stream": stream.name.to_string(),
+        "checked": true,
+        "records": records,
+        "bad": decoded.bad.len(),
+    });
+    Ok(Json(answer).into_response())
 }
 
 async fn work(
@@ -92,22 +136,13 @@ async fn work(
     body: bytes::Bytes,
 ) -> Result<Response, Failure> {
     let name = stream.name.to_string();
-    let reader = Arc::clone(&stream);
-    let decoded = tokio::task::spawn_blocking(move || {
-        lambic_connectors::decode(&reader, format, body, on_error)
-    })
-    .await
-    .map_err(|error| {
-        Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            error.to_string(),
-        )
-    })?
-    .map_err(|error| {
-        counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
-        bad_records(&error, &stream)
-    })?;
+    let decoded = decode(&stream, format, on_error, body)
+        .await
+        .inspect_err(|failure| {
+            if failure.code == BAD_RECORD {
+                counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
+            }
+        })?;
     let records: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
     let bad = decoded.bad.len();
     let mut writes: Vec<Write> = decoded
@@ -273,7 +308,8 @@ fn bad_records(error: &lambic_connectors::Error, stream: &Stream) -> Failure {
         .iter()
         .map(|field| format!("{} {}", field.name(), super::answer::sql_type(field)))
         .collect();
-    Failure::new(StatusCode::BAD_REQUEST, "bad_record", format!("{error}; nothing was kept"))
+    Failure::new(StatusCode::BAD_REQUEST, BAD_RECORD, error.to_string())
+        .with_detail("nothing of this request was kept")
         .with_hint(format!(
             "the stream has the columns {}; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}",
             columns.join(", ")
