@@ -47,25 +47,49 @@ impl DirLock {
             .truncate(false)
             .open(dir.join(LOCK_FILE))
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                // Whose lock it is helps the reader of the message; without it the refusal still stands.
-                let _ = file.read_to_string(&mut text);
-                return Err(Error::Held {
-                    dir: dir.to_owned(),
-                    pid: text.trim().parse().ok(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
+        let locked = file.try_lock();
+        locked.map_err(|error| refused(dir, &mut file, error))?;
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .and_then(|()| file.flush())
             .map_err(failed)?;
         Ok(DirLock { _file: file })
+    }
+
+    /// Keeps owners away while the folder is looked at, and changes nothing in it. `None`: it never had an owner.
+    pub fn look(dir: &Path) -> Result<Option<DirLock>, Error> {
+        let mut file = match File::open(dir.join(LOCK_FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(Error::Io {
+                    dir: dir.to_owned(),
+                    source,
+                });
+            }
+        };
+        let locked = file.try_lock_shared();
+        locked.map_err(|error| refused(dir, &mut file, error))?;
+        Ok(Some(DirLock { _file: file }))
+    }
+}
+
+fn refused(dir: &Path, file: &mut File, error: TryLockError) -> Error {
+    match error {
+        TryLockError::WouldBlock => {
+            let mut text = String::new();
+            // Whose lock it is helps the reader of the message; without it the refusal still stands.
+            let _ = file.read_to_string(&mut text);
+            Error::Held {
+                dir: dir.to_owned(),
+                pid: text.trim().parse().ok(),
+            }
+        }
+        TryLockError::Error(source) => Error::Io {
+            dir: dir.to_owned(),
+            source,
+        },
     }
 }
 
@@ -83,8 +107,16 @@ mod tests {
             Err(Error::Held { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("expected a refusal, got {other:?}"),
         }
+        assert!(matches!(DirLock::look(&dir), Err(Error::Held { .. })));
         drop(first);
+        let looking = DirLock::look(&dir).unwrap();
+        assert!(looking.is_some());
+        assert!(DirLock::look(&dir).is_ok());
+        assert!(matches!(DirLock::acquire(&dir), Err(Error::Held { .. })));
+        drop(looking);
         drop(DirLock::acquire(&dir).unwrap());
         fs::remove_dir_all(&dir).unwrap();
+        assert!(DirLock::look(&dir).unwrap().is_none());
+        assert!(!dir.exists());
     }
 }

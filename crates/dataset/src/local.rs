@@ -57,6 +57,16 @@ impl LocalStore {
         })
     }
 
+    /// A directory that is there, to be read only: nothing is created, and nothing is removed.
+    pub fn to_read(root: impl AsRef<FsPath>) -> Result<LocalStore> {
+        let root = root.as_ref();
+        let root = fs::canonicalize(root).map_err(|source| failed(root, source))?;
+        Ok(LocalStore {
+            inner: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
+            root,
+        })
+    }
+
     pub fn root(&self) -> &FsPath {
         &self.root
     }

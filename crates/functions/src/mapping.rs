@@ -333,7 +333,8 @@ impl Worker {
         position: &mut Frontier,
     ) -> Result<Result<Delivery, (String, String)>, Stopped> {
         let bad = |message: String| Ok(Err(("Lambic.BadOutput".to_owned(), message)));
-        let answer = match records::parse_answer(&self.stream, range, answer) {
+        let has_output = entry.info.output.is_some();
+        let answer = match records::parse_answer(&self.stream, range, answer, has_output) {
             Ok(answer) => answer,
             Err(reason) => return bad(reason),
         };

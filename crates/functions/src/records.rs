@@ -96,6 +96,9 @@ fn item_identifier(stream: &Stream, range: OffsetRange, offset: u64) -> String {
     format!("{}-{}-{offset}", stream.name, range.partition)
 }
 
+/// How much of an answer that is not understood is shown.
+const ANSWER_CHARS_SHOWN: usize = 80;
+
 /// What a function made of a batch of records.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
@@ -105,8 +108,32 @@ pub struct Answer {
 }
 
 /// Understands `null`, a list of objects, `{"records": […]}` and `{"batchItemFailures": [{"itemIdentifier": …}]}`.
-pub fn parse_answer(stream: &Stream, range: OffsetRange, answer: &[u8]) -> Result<Answer, String> {
+/// If the function has an output stream, anything else is an error: it was meant for that stream and would be lost.
+pub fn parse_answer(
+    stream: &Stream,
+    range: OffsetRange,
+    answer: &[u8],
+    has_output: bool,
+) -> Result<Answer, String> {
     let answer: Value = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let is_understood = match &answer {
+        Value::Null | Value::Array(_) => true,
+        Value::Object(object) => {
+            object.is_empty()
+                || object.contains_key("records")
+                || object.contains_key("batchItemFailures")
+        }
+        _ => false,
+    };
+    if has_output && !is_understood {
+        let mut shown = answer.to_string();
+        if shown.chars().count() > ANSWER_CHARS_SHOWN {
+            shown = shown.chars().take(ANSWER_CHARS_SHOWN).collect::<String>() + "…";
+        }
+        return Err(format!(
+            "the answer of a function with an output stream is a list of objects, one for each output record, {{\"records\": […]}}, {{\"batchItemFailures\": […]}} or null, not {shown}"
+        ));
+    }
     let (output, failures) = match answer {
         Value::Array(records) => (records, Vec::new()),
         Value::Object(mut object) => {
@@ -419,7 +446,7 @@ mod tests {
                 Err("the answer must be a list of objects, one for each output record; it has 1"),
             ),
         ] {
-            let found = parse_answer(&stream(), RANGE, answer.as_bytes())
+            let found = parse_answer(&stream(), RANGE, answer.as_bytes(), false)
                 .map(|answer| (answer.output.len(), answer.failed));
             assert_eq!(found, expected.map_err(str::to_owned), "{answer}");
         }
@@ -483,6 +510,25 @@ mod tests {
             ERROR_MESSAGE_BYTES_MAX - 1 + "… (2097153 bytes in all)".len()
         );
         assert!(long.ends_with("ä… (2097153 bytes in all)"));
+    }
+
+    #[test]
+    fn what_is_meant_for_an_output_is_not_lost() {
+        let parse = |answer: &str| parse_answer(&stream(), RANGE, answer.as_bytes(), true);
+        for lost in [r#"{"id":1}"#, "\"ok\"", "7"] {
+            let error = parse(lost).unwrap_err();
+            assert!(error.ends_with(&format!("not {lost}")), "{error}");
+        }
+        for fine in [
+            "null",
+            "{}",
+            "[]",
+            r#"[{"a":1}]"#,
+            r#"{"records":[]}"#,
+            r#"{"batchItemFailures":[]}"#,
+        ] {
+            assert!(parse(fine).is_ok(), "{fine}");
+        }
     }
 
     #[test]

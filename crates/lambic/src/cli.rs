@@ -136,6 +136,7 @@ pub enum OnError {
 
 #[derive(Debug, Args)]
 pub struct Append {
+    /// The stream to append to; `lambic stream list` shows what there is
     pub stream: String,
     /// A file, or - for standard input
     pub file: PathBuf,
@@ -145,7 +146,7 @@ pub struct Append {
     /// What happens to a record that does not fit the stream
     #[arg(long, default_value = "refuse")]
     pub on_error: OnError,
-    /// Name this load: running it again with the same file and chunks after a cut appends nothing twice
+    /// Name this load: running it again with the same content and chunks after a cut appends nothing twice
     #[arg(long, value_name = "ID")]
     pub producer: Option<String>,
     /// Bytes of the file in one append
@@ -155,7 +156,7 @@ pub struct Append {
 
 #[derive(Debug, Args)]
 pub struct Query {
-    /// The statements [default: standard input]
+    /// The statements, or - for standard input, which is the default
     pub sql: Option<String>,
     /// Read the statements from a file
     #[arg(short, long, value_name = "FILE", conflicts_with = "sql")]

@@ -3,10 +3,11 @@
 use std::{io::Read, time::Duration};
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
 use ureq::{Agent, Body, http::Response};
 
-use crate::output::Rows;
+use crate::{output::Rows, source::Place};
 
 pub struct Client {
     agent: Agent,
@@ -14,7 +15,7 @@ pub struct Client {
 }
 
 /// What the server said no to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Failure {
     pub message: String,
     pub hint: Option<String>,
@@ -23,10 +24,26 @@ pub struct Failure {
     /// In characters of the statement, from 1.
     pub position: Option<usize>,
     pub retry: bool,
+    /// Where in the user's text, once that is known.
+    pub place: Option<Place>,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(place) = &self.place {
+            let hints: Vec<&str> = [&self.detail, &self.hint]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
+            let hint = hints.join("\n  ");
+            let message = match &self.sqlstate {
+                Some(sqlstate) => format!("{} (SQLSTATE {sqlstate})", self.message),
+                None => self.message.clone(),
+            };
+            let hint = (!hint.is_empty()).then_some(hint.as_str());
+            return f.write_str(&place.render(&message, hint));
+        }
         f.write_str(&self.message)?;
         for more in [&self.detail, &self.hint].into_iter().flatten() {
             write!(f, "\n  {more}")?;
@@ -117,41 +134,35 @@ impl Client {
 
     /// Runs one statement.
     pub fn sql(&self, sql: &str) -> anyhow::Result<Answer> {
-        let mut value = read_json(self.sql_as(sql, "application/json")?)?;
+        let said: Said = read_as(self.sql_as(sql, "application/json")?)?;
         // An error after the first rows comes in the body.
-        if value.get("error").is_some() {
-            return Err(anyhow::Error::new(failure(200, &value)));
+        if let Some(error) = said.error {
+            return Err(anyhow::Error::new(failure(200, &json!({ "error": error }))));
         }
-        let tag = value.get("tag").and_then(Value::as_str).map(str::to_owned);
-        let columns: Option<Vec<String>> =
-            value
-                .get("columns")
-                .and_then(Value::as_array)
-                .map(|columns| {
-                    columns
-                        .iter()
-                        .map(|column| column["name"].as_str().unwrap_or_default().to_owned())
-                        .collect()
-                });
-        let rows = match (columns, value.get_mut("rows").map(Value::take)) {
-            (Some(columns), Some(Value::Array(rows))) => Some(Rows {
-                columns,
-                rows: rows
-                    .into_iter()
-                    .map(|row| match row {
-                        Value::Array(row) => row,
-                        other => vec![other],
-                    })
-                    .collect(),
-            }),
+        let rows = match (said.columns, said.rows) {
+            (Some(columns), Some(rows)) => Some(rows_of(columns, rows)?),
             _ => None,
         };
-        Ok(Answer { rows, tag })
+        Ok(Answer {
+            rows,
+            tag: said.tag,
+        })
     }
 
     /// Runs one statement that gives rows.
     pub fn rows(&self, sql: &str) -> anyhow::Result<Rows> {
         Ok(self.sql(sql)?.rows.unwrap_or_default())
+    }
+
+    /// Names of all views.
+    pub fn views(&self) -> anyhow::Result<Vec<String>> {
+        let views = self.rows("SELECT name FROM lambic_views ORDER BY name")?;
+        Ok(views
+            .rows
+            .iter()
+            .filter_map(|row| row.first().and_then(Value::as_str))
+            .map(str::to_owned)
+            .collect())
     }
 
     fn at(&self, path: &str) -> String {
@@ -213,10 +224,60 @@ fn failure(status: u16, value: &Value) -> Failure {
             .get("retry")
             .and_then(Value::as_bool)
             .unwrap_or(status == 429 || status == 503),
+        place: None,
     }
 }
 
-pub fn read_json(mut answer: Response<Body>) -> anyhow::Result<Value> {
+/// An answer of `POST /v1/sql` in JSON.
+#[derive(Deserialize)]
+struct Said {
+    columns: Option<Vec<Column>>,
+    rows: Option<Vec<Vec<Box<RawValue>>>>,
+    tag: Option<String>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Column {
+    name: String,
+    #[serde(rename = "type")]
+    sql_type: String,
+}
+
+fn rows_of(columns: Vec<Column>, rows: Vec<Vec<Box<RawValue>>>) -> anyhow::Result<Rows> {
+    let value = |column: usize, cell: Box<RawValue>| match columns.get(column) {
+        Some(column) if column.sql_type == "numeric" && cell.get() != "null" => {
+            Ok(Value::String(cell.get().trim_matches('"').to_owned()))
+        }
+        _ => serde_json::from_str(cell.get()),
+    };
+    let rows = rows
+        .into_iter()
+        .map(|row| {
+            let cells = row.into_iter().enumerate();
+            cells.map(|(column, cell)| value(column, cell)).collect()
+        })
+        .collect::<Result<Vec<Vec<Value>>, _>>()
+        .context(NOT_JSON)?;
+    let (columns, types) = columns
+        .into_iter()
+        .map(|column| (column.name, column.sql_type))
+        .unzip();
+    Ok(Rows {
+        columns,
+        types,
+        rows,
+    })
+}
+
+const NOT_JSON: &str = "the server's answer is not JSON as expected; is it a Lambic server?";
+
+/// `null` if the answer is empty.
+pub fn read_json(answer: Response<Body>) -> anyhow::Result<Value> {
+    read_as(answer)
+}
+
+fn read_as<T: DeserializeOwned>(mut answer: Response<Body>) -> anyhow::Result<T> {
     let mut bytes = Vec::new();
     answer
         .body_mut()
@@ -224,10 +285,9 @@ pub fn read_json(mut answer: Response<Body>) -> anyhow::Result<Value> {
         .read_to_end(&mut bytes)
         .context("the answer broke off")?;
     if bytes.is_empty() {
-        return Ok(Value::Null);
+        bytes.extend_from_slice(b"null");
     }
-    serde_json::from_slice(&bytes)
-        .context("the server's answer is not JSON; is it a Lambic server?")
+    serde_json::from_slice(&bytes).context(NOT_JSON)
 }
 
 /// A name as one segment of a path.

@@ -16,14 +16,15 @@ mod toml_source;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    let json = cli.json;
     watch(&cli);
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => ExitCode::from(exit::report(&error)),
+        Err(error) => ExitCode::from(exit::report(&error, json)),
     }
 }
 
@@ -36,8 +37,17 @@ fn watch(cli: &cli::Cli) {
     // Lines would run through the demo's picture.
     let pictured = matches!(cli.command, cli::Command::Demo(_)) && std::io::stdout().is_terminal();
     let usual = if pictured { "error" } else { "warn" };
-    let filter = EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual))
-        .unwrap_or_else(|_| EnvFilter::new(usual));
+    let filter = match EnvFilter::try_new(cli.log.as_deref().unwrap_or(usual)) {
+        Ok(filter) => filter,
+        Err(error) => cli::Cli::command()
+            .error(
+                clap::error::ErrorKind::ValueValidation,
+                format!(
+                    "--log or LAMBIC_LOG is no filter of log lines: {error}; examples: warn, info,lambic_api=debug"
+                ),
+            )
+            .exit(),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -8,7 +8,24 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
     pub columns: Vec<String>,
+    /// SQL types of the columns; empty if they are not known.
+    pub types: Vec<String>,
+    /// A `numeric` is a string, because a number of [`Value`] is a double.
     pub rows: Vec<Vec<Value>>,
+}
+
+/// Whether values of an SQL type stand to the right.
+fn is_number(sql_type: &str) -> bool {
+    [
+        "smallint",
+        "integer",
+        "bigint",
+        "real",
+        "double precision",
+        "numeric",
+        "oid",
+    ]
+    .contains(&sql_type)
 }
 
 impl Rows {
@@ -53,6 +70,9 @@ impl Rows {
             .collect();
         let numeric: Vec<bool> = (0..self.columns.len())
             .map(|index| {
+                if let Some(sql_type) = self.types.get(index) {
+                    return is_number(sql_type);
+                }
                 let mut values = self
                     .rows
                     .iter()
@@ -92,6 +112,12 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// `1 record`, `2 records`.
+pub fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
 /// Writes to stdout; a reader that went away (`| head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
@@ -129,6 +155,7 @@ mod tests {
     fn rows_are_shown_for_people_and_programs() {
         let rows = Rows {
             columns: vec!["name".into(), "flights".into()],
+            types: Vec::new(),
             rows: vec![
                 vec![json!("ATL"), json!(12)],
                 vec![json!("a,\"b\""), json!(null)],

@@ -1,6 +1,10 @@
 //! A running engine with its doors open: what `serve`, `dev` and `demo` share.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use arrow::json::{ArrayWriter, WriterBuilder, writer::JsonArray};
@@ -11,9 +15,12 @@ use serde_json::Value;
 use crate::{
     engine::{self, Engine},
     exit::refusal,
-    output::Rows,
+    output::{Rows, counted},
     settings,
 };
+
+/// Ids below are the house's own streams, which no catalog lists.
+pub const FIRST_STREAM_ID: u32 = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
@@ -24,10 +31,39 @@ pub struct Addresses {
 /// Opens the engine; a folder that cannot be used (held by another server, damaged) is a refusal.
 pub async fn open(data: PathBuf, settings: settings::Settings) -> anyhow::Result<Engine> {
     let shown = data.display().to_string();
+    described(&data).map_err(refusal)?;
     Engine::open(engine::Options::new(data, settings))
         .await
         .with_context(|| format!("cannot open the data folder {shown}"))
         .map_err(refusal)
+}
+
+/// Records in the log belong to streams of the catalog: without it they would be out of sight, and their log
+/// would be cut in time. (What is sealed, the catalog looks after itself.)
+pub fn described(data: &Path) -> anyhow::Result<()> {
+    let catalog = data.join("catalog.json");
+    if catalog.exists() {
+        return Ok(());
+    }
+    // A damaged log is told by the engine.
+    let Ok(log) = lambic_log::inspect(&data.join("log")) else {
+        return Ok(());
+    };
+    let records: u64 = log
+        .heads
+        .0
+        .iter()
+        .filter(|(stream, _)| stream.0 >= FIRST_STREAM_ID)
+        .map(|(_, head)| head.records())
+        .sum();
+    if records > 0 {
+        anyhow::bail!(
+            "the catalog {} is missing, although the log beside it holds {} of its streams; restore it from a backup, or move the whole data folder away to begin an empty one",
+            catalog.display(),
+            counted(records, "record")
+        );
+    }
+    Ok(())
 }
 
 pub struct Doors(lambic_api::Handle);
@@ -139,5 +175,9 @@ pub async fn rows(database: &Database, sql: &str) -> anyhow::Result<Rows> {
         .into_iter()
         .map(|mut object| columns.iter().map(|column| object[column].take()).collect())
         .collect();
-    Ok(Rows { columns, rows })
+    Ok(Rows {
+        columns,
+        rows,
+        ..Rows::default()
+    })
 }

@@ -88,8 +88,61 @@ impl Settings {
         let mut all: toml::Table = toml::from_str(DEFAULTS)
             .expect("the file of defaults ships with the binary and is tested");
         overlay(&mut all, table);
-        all.try_into()
+        match all.try_into::<Settings>() {
+            Ok(settings) => settings.checked(),
+            Err(error) => Err(named(table, error)),
+        }
     }
+
+    /// What the types allow and what cannot work.
+    fn checked(self) -> Result<Settings, toml::de::Error> {
+        const SEGMENT_BYTES_MIN: u64 = 4 << 10;
+        let least: [(&str, u64, u64); 6] = [
+            ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
+            ("append_bytes_max", self.log.append_bytes_max, 1),
+            ("queue_bytes_max", self.log.queue_bytes_max, 1),
+            ("producers_max", self.log.producers_max as u64, 1),
+            ("seal_records", self.dataset.seal_records, 1),
+            (
+                "query_bytes_max",
+                self.memory.query_bytes_max as u64,
+                1 << 20,
+            ),
+        ];
+        match least.iter().find(|(_, value, least)| value < least) {
+            Some((key, value, least)) => {
+                Err(mistake(key, value, &format!("it must be at least {least}")))
+            }
+            None => Ok(self),
+        }
+    }
+}
+
+fn mistake(key: &str, value: impl std::fmt::Display, what: &str) -> toml::de::Error {
+    serde::de::Error::custom(format!("`{key}` = {value}: {what}"))
+}
+
+/// An error of the whole that does not say which of the user's keys it comes from: the first that fails alone.
+fn named(above: &toml::Table, error: toml::de::Error) -> toml::de::Error {
+    if error.message().contains('`') {
+        return error;
+    }
+    for (section, keys) in above {
+        let toml::Value::Table(keys) = keys else {
+            continue;
+        };
+        for (key, value) in keys {
+            let mut all: toml::Table = toml::from_str(DEFAULTS)
+                .expect("the file of defaults ships with the binary and is tested");
+            let one = toml::Table::from_iter([(key.clone(), value.clone())]);
+            let one = toml::Table::from_iter([(section.clone(), toml::Value::Table(one))]);
+            overlay(&mut all, &one);
+            if let Err(error) = all.try_into::<Settings>() {
+                return mistake(key, value, error.message().trim_end());
+            }
+        }
+    }
+    error
 }
 
 fn overlay(below: &mut toml::Table, above: &toml::Table) {

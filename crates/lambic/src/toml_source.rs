@@ -44,11 +44,9 @@ pub fn explain_value(
             Some((here, line))
         })
         .find(|(_, line)| {
-            !quoted.is_empty()
-                && line
-                    .trim_start()
-                    .trim_start_matches('[')
-                    .starts_with(&quoted)
+            let key = line.split('=').next().unwrap_or_default();
+            let words = key.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'));
+            !quoted.is_empty() && words.filter(|word| !word.is_empty()).last() == Some(&quoted)
         });
     let text = match at {
         Some((start, line)) => {

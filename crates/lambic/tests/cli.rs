@@ -107,7 +107,7 @@ fn a_day_with_the_command_line() {
     fails(
         &server.cli(&["append", "visits", &bad]),
         1,
-        &["bad.ndjson: line 2", "ms", "bigint"],
+        &["bad.ndjson: line 2", "ms", "bigint", "--on-error skip"],
     );
     assert_eq!(count(&server), Some(7));
     let said = json_of(&server.ok(&["append", "visits", &bad, "--on-error", "skip", "--json"]));
@@ -127,17 +127,70 @@ fn a_day_with_the_command_line() {
     fails(
         &server.cli(&["append", "visits", &late, "--chunk-bytes", "200"]),
         1,
-        &["line 101", "uri"],
+        &["line 101", "uri", "nothing was appended"],
     );
+    assert_eq!(count(&server), Some(9), "a file is checked whole first");
     fails(
         &server.cli(&["append", "nowhere", &good]),
         1,
         &["there is no stream nowhere"],
     );
     fails(
-        &server.cli(&["append", "visits", "no.such.csv"]),
+        &server.cli(&["append", "visits", "no.such"]),
         1,
-        &["no.such.csv"],
+        &["cannot read no.such", "No such file"],
+    );
+    // Another file under a name that was used is another load; the same one is not, piece by piece.
+    let part = |name: &str, first: u32| {
+        let lines: String = (first..first + 50)
+            .map(|i| format!("{{\"url\":\"/{i}\"}}\n"))
+            .collect();
+        file(folder.path(), name, &lines)
+    };
+    let (one, two) = (part("one.ndjson", 0), part("two.ndjson", 50));
+    for (path, appended, repeated) in [(&one, 50, 0), (&two, 50, 0), (&one, 0, 50)] {
+        let args = ["append", "visits", path, "--producer", "load-2"];
+        let more = ["--chunk-bytes", "200", "--json"];
+        let said = json_of(&server.ok(&[&args[..], &more[..]].concat()));
+        assert_eq!(
+            (said["records"].as_u64(), said["records_repeated"].as_u64()),
+            (Some(appended), Some(repeated)),
+            "{said}"
+        );
+    }
+    server.ok(&["query", "CREATE STREAM single (a bigint)"]);
+    let single = file(folder.path(), "single.csv", "a\n1\n");
+    let output = server.cli(&["append", "single", &single]);
+    assert!(text(&output.stderr).starts_with("1 record appended to single"));
+    // What goes by once and stops in the middle says where to go on.
+    let mut piped = common::lambic()
+        .env("LAMBIC_URL", &server.url)
+        .args([
+            "append",
+            "single",
+            "-",
+            "--format",
+            "ndjson",
+            "--chunk-bytes",
+            "8",
+        ])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary is there");
+    let mut stdin = piped.stdin.take().expect("stdin is piped");
+    stdin
+        .write_all(b"{\"a\":2}\n{\"a\":3}\n{\"a\":\"x\"}\n")
+        .expect("it reads");
+    drop(stdin);
+    let output = piped.wait_with_output().expect("it ends");
+    fails(
+        &output,
+        1,
+        &[
+            "standard input: line 3",
+            "2 records before line 3 are appended; go on with line 3",
+        ],
     );
     fails(
         &server.cli(&["append", "visits", "Cargo.toml"]),
@@ -162,6 +215,54 @@ fn a_day_with_the_command_line() {
         json_of(&server.ok(&[one[0], one[1], "--json"]))[2],
         json!({"url": "/", "ms": 12})
     );
+    // Every digit, and the floats that JSON has no number for.
+    let mut piped = common::lambic()
+        .env("LAMBIC_URL", &server.url)
+        .args(["query", "-", "--csv"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary is there");
+    let mut stdin = piped.stdin.take().expect("stdin is piped");
+    stdin.write_all(b"SELECT 7 AS a;").expect("it reads");
+    drop(stdin);
+    let output = piped.wait_with_output().expect("it ends");
+    assert_eq!(text(&output.stdout), "a\n7\n");
+    let exact = [
+        "query",
+        "SELECT CAST('12345678901234567890.1234567891' AS numeric(30,10)) AS n, 'NaN'::double precision AS f, '-Infinity'::real AS r",
+    ];
+    assert_eq!(
+        server.ok(&exact),
+        "                              n    f          r\n───────────────────────────────  ───  ─────────\n12345678901234567890.1234567891  NaN  -Infinity\n"
+    );
+    assert_eq!(
+        server.ok(&[exact[0], exact[1], "--json"]),
+        "[{\"n\":12345678901234567890.1234567891,\"f\":\"NaN\",\"r\":\"-Infinity\"}]\n"
+    );
+    // With --json an error is an object too.
+    let error_of = |args: &[&str]| {
+        let output = server.cli(args);
+        assert_eq!(output.status.code(), Some(1));
+        json_of(&text(&output.stderr))["error"].clone()
+    };
+    let error = error_of(&["query", "--json", "SELECT url,\n mss FROM visits"]);
+    assert_eq!(
+        (&error["sqlstate"], &error["place"]["line"]),
+        (&json!("42703"), &json!(2)),
+        "{error}"
+    );
+    let error = error_of(&["append", "visits", &bad, "--json"]);
+    assert!(
+        error["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("bad.ndjson: line 2")),
+        "{error}"
+    );
+    let error = error_of(&["function", "invoke", "nobody", "--json"]);
+    assert!(error["message"].is_string(), "{error}");
+    let error = error_of(&["audit", "nothing", "--json"]);
+    assert_eq!(error["sqlstate"], "42P01", "{error}");
     let script = file(
         folder.path(),
         "q.sql",
@@ -278,7 +379,32 @@ fn a_day_with_the_command_line() {
         1,
         &["declares no function `geohsh`", "did you mean `geohash`?"],
     );
+    // What a view calls is not deleted.
+    server.ok(&[
+        "view",
+        "create",
+        "cells",
+        "SELECT geohash(CAST(ms AS double precision), 1.0, 4) AS cell, count(*) AS n FROM visits GROUP BY 1",
+    ]);
+    fails(
+        &server.cli(&["function", "delete", "geohash"]),
+        1,
+        &["called by view cells", "DROP MATERIALIZED VIEW cells"],
+    );
+    server.ok(&["view", "drop", "cells"]);
+    server.ok(&["function", "delete", "geohash"]);
+    fails(
+        &server.cli(&["function", "logs", "nope"]),
+        1,
+        &["Function not found", "nope"],
+    );
     server.ok(&["function", "delete", "flag_long_delays"]);
+    assert!(
+        !server
+            .ok(&["function", "logs", "flag_long_delays"])
+            .is_empty(),
+        "the lines of a deleted function are still there"
+    );
     assert!(
         !server
             .ok(&["function", "list"])
@@ -299,24 +425,169 @@ fn a_day_with_the_command_line() {
     server.ok(&["stream", "drop", "visits"]);
     assert!(server.terminate().success(), "{}", server.said());
 
-    // The files of the stopped server are whole; a damaged one is named.
-    let doctor = |code: i32| {
-        let output = common::lambic()
-            .arg("doctor")
-            .arg("--data")
-            .arg(&data)
-            .output()
-            .expect("the binary is there");
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{}{}",
-            text(&output.stdout),
-            text(&output.stderr)
-        );
-        text(&output.stdout) + &text(&output.stderr)
+    let told = doctor(&data, 0);
+    assert!(
+        told.contains("dataset") && told.contains("every frame read"),
+        "{told}"
+    );
+}
+
+fn doctor(data: &Path, code: i32) -> String {
+    let output = common::lambic()
+        .arg("doctor")
+        .arg("--data")
+        .arg(data)
+        .output()
+        .expect("the binary is there");
+    let told = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    told
+}
+
+/// Every file with its content.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = walk(folder)
+        .into_iter()
+        .map(|path| (path.clone(), fs::read(path).expect("it is readable")))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_doctor_tells_all_that_is_wrong_and_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let strange = folder.path().join("strange");
+    fs::create_dir(&strange).expect("the folder is ours");
+    fs::write(strange.join("notes.txt"), "x").expect("the folder is ours");
+    let told = doctor(&strange, 1);
+    assert!(told.contains("no data folder of Lambic"), "{told}");
+    assert_eq!(contents(&strange).len(), 1);
+    assert_eq!(fs::read_dir(&strange).expect("it is there").count(), 1);
+
+    let data = folder.path().join("data");
+    let mut server = Server::start(&data);
+    server.ok(&[
+        "query",
+        "CREATE STREAM s (a bigint); INSERT INTO s SELECT 1 FROM generate_series(1, 1000); \
+         CREATE MATERIALIZED VIEW v AS SELECT a, count(*) AS n FROM s GROUP BY a; \
+         CREATE MATERIALIZED VIEW w AS SELECT max(a) AS n FROM s",
+    ]);
+    let output = common::lambic()
+        .args(["doctor", "--data"])
+        .arg(&data)
+        .output()
+        .expect("the binary is there");
+    fails(&output, 78, &["in use by process"]);
+    assert!(server.terminate().success(), "{}", server.said());
+    let before = contents(&data);
+    doctor(&data, 0);
+    assert_eq!(contents(&data), before);
+
+    // One flipped bit here and there.
+    let flip = |is: &dyn Fn(&str) -> bool| {
+        let mut files = walk(&data);
+        files.retain(|path| is(&path.display().to_string()));
+        files.sort();
+        let path = files.pop().expect("there is such a file");
+        let mut bytes = fs::read(&path).expect("it is readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(&path, bytes).expect("the folder is ours");
     };
-    assert!(doctor(0).contains("dataset"));
+    flip(&|path| path.contains("/dataset/100-s/") && path.ends_with(".parquet"));
+    flip(&|path| path.contains("/views/v/") && path.ends_with(".parquet"));
+    flip(&|path| path.contains("/views/w/") && path.ends_with(".json"));
+    fs::write(data.join("project.json"), "{").expect("the folder is ours");
+    let before = contents(&data);
+    let told = doctor(&data, 1);
+    for wanted in [
+        "dataset/100-s/",
+        "views/v/v1",
+        "views/w/v1",
+        "project.json",
+        "4 of ",
+    ] {
+        assert!(told.contains(wanted), "no {wanted:?} in\n{told}");
+    }
+    assert_eq!(contents(&data), before);
+    flip(&|path| path.contains("/dataset/100-s/") && path.ends_with(".json"));
+    flip(&|path| path.ends_with("catalog.json"));
+    flip(&|path| path.ends_with(".segment"));
+    let told = doctor(&data, 1);
+    for wanted in ["catalog.json", "manifest", ".segment"] {
+        assert!(told.contains(wanted), "no {wanted:?} in\n{told}");
+    }
+}
+
+#[test]
+fn a_missing_catalog_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    for sealed in [false, true] {
+        let mut server = Server::start(&data);
+        server.ok(&[
+            "query",
+            "CREATE STREAM IF NOT EXISTS s (a bigint); INSERT INTO s VALUES (1)",
+        ]);
+        if sealed {
+            server.ok(&[
+                "query",
+                "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s",
+            ]);
+        }
+        assert!(server.terminate().success(), "{}", server.said());
+        let catalog = data.join("catalog.json");
+        let kept = folder.path().join("catalog.json");
+        fs::rename(&catalog, &kept).expect("the folder is ours");
+        let (http, pg) = common::free_ports();
+        let told = Server::start_on("serve", None, &data, http, pg, &[])
+            .err()
+            .expect("it must not start")
+            .join("\n");
+        assert!(
+            told.contains("catalog.json is missing") && told.contains("restore it from a backup"),
+            "{told}"
+        );
+        let told = doctor(&data, 1);
+        assert!(told.contains("catalog.json is missing"), "{told}");
+        fs::rename(&kept, &catalog).expect("the folder is ours");
+    }
+}
+
+#[test]
+fn an_audit_of_all_tells_of_each() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(&folder.path().join("data"));
+    // The second view fails where the first and the third do not.
+    server.ok(&[
+        "query",
+        "CREATE STREAM s (a bigint); \
+         CREATE MATERIALIZED VIEW a AS SELECT count(*) AS n FROM s; \
+         CREATE MATERIALIZED VIEW b AS SELECT 10 / a AS n, count(*) AS c FROM s GROUP BY 1; \
+         CREATE MATERIALIZED VIEW c AS SELECT max(a) AS n FROM s",
+    ]);
+    server.ok(&["query", "INSERT INTO s VALUES (0)"]);
+    let output = server.cli(&["audit", "--all", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let rows = json_of(&text(&output.stdout));
+    let agrees: Vec<&Value> = rows
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| &row["agrees"])
+        .collect();
+    assert_eq!(agrees, [&json!(true), &json!(null), &json!(true)], "{rows}");
+    assert!(
+        rows[1]["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.starts_with("not audited: ")),
+        "{rows}"
+    );
+    assert_eq!(
+        json_of(&text(&output.stderr))["error"]["message"],
+        "1 of 3 views could not be audited"
+    );
 }
 
 #[test]
@@ -372,6 +643,33 @@ fn wrong_usage_and_refusals_have_their_codes() {
         78,
         &["no/such/project"],
     );
+    // What cannot work is refused at its place.
+    for (wrong, wanted) in [
+        (
+            "[dataset]\nseal_records = 0\n",
+            ":2:1: `seal_records` = 0: it must be at least 1",
+        ),
+        (
+            "[server]\nhttp = \"here\"\n",
+            ":2:1: `http` = \"here\": invalid socket address",
+        ),
+    ] {
+        let config = file(folder.path(), "settings.toml", wrong);
+        fails(&run(&["serve", "--config", &config]), 78, &[wanted]);
+    }
+    let filter = common::lambic()
+        .env("LAMBIC_LOG", "==bad")
+        .args(["serve", "--print-defaults"])
+        .output()
+        .expect("the binary is there");
+    fails(&filter, 2, &["LAMBIC_LOG", "==bad"]);
+    // A cause is said once.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let output = run(&["serve", "--data", data, "--http", &address]);
+    fails(&output, 78, &["in use"]);
+    let told = text(&output.stderr);
+    assert_eq!(told.matches("os error").count(), 1, "{told}");
     assert!(text(&run(&["serve", "--print-defaults"]).stdout).contains("append_bytes_max"));
     assert!(text(&run(&["completions", "bash"]).stdout).contains("lambic"));
 }

@@ -73,6 +73,19 @@ fn a_project_is_followed_and_mistakes_leave_the_old_running() {
         [json!({"ms": 4})]
     );
 
+    // What could be applied beside a mistake is said, and so is what is no longer in the project.
+    write(
+        folder.path(),
+        "views/pages.sql",
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS other AS\nSELECT count(*) AS n FROM visits;\nCREATE MATERIALIZED VIEW third AS SELECT msec FROM visits;\n",
+    );
+    server
+        .hear(|line| line.contains("view pages is no longer in the project and goes on; to end it: lambic view drop pages"))
+        .unwrap_or_else(|| panic!("no orphan in\n{}", server.said()));
+    server
+        .hear(|line| line.contains("project applied in part: 1 change made, 1 mistake"))
+        .unwrap_or_else(|| panic!("no summary in\n{}", server.said()));
+
     // So does one in the manifest, with a suggestion.
     write(
         folder.path(),

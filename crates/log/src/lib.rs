@@ -21,6 +21,7 @@ mod disk;
 mod error;
 mod frame;
 mod ids;
+mod inspect;
 mod log;
 mod mark;
 mod options;
@@ -39,6 +40,7 @@ mod writer;
 mod tests;
 
 pub use error::Error;
+pub use inspect::{Inspected, inspect};
 pub use log::Log;
 pub use options::Options;
 pub use snapshot::{Chunks, Snapshot};

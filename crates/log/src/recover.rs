@@ -62,6 +62,17 @@ pub(crate) struct Known {
     pub sealed: Frontiers,
 }
 
+/// What the segments say.
+pub(crate) struct Read {
+    pub state: State,
+    pub segments: Vec<Arc<Segment>>,
+    pub active: Active,
+    /// Behind the last whole frame, of an append that was never acknowledged.
+    pub torn_bytes: u64,
+    /// False if it is not known how far appends were acknowledged.
+    pub mark_known: bool,
+}
+
 pub(crate) fn recover(
     disk: &dyn Disk,
     options: &Options,
@@ -73,10 +84,57 @@ pub(crate) fn recover(
     disk.create_dir(dir)
         .and_then(|()| disk.sync_dir(dir.parent().unwrap_or(dir)))
         .map_err(|error| Error::io("create", dir, &error))?;
+    for path in disk.list(dir).map_err(|e| Error::io("list", dir, &e))? {
+        // What a crash left of a segment being begun.
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            disk.remove(&path)
+                .map_err(|e| Error::io("remove", &path, &e))?;
+        }
+    }
+    let Some(mut read) = read(disk, options, Some((ids, &known.declared)))? else {
+        return create(disk, options, ids, &known.sealed);
+    };
+    let heads = &mut read.state.heads;
+    heads.0.retain(|stream, _| known.declared.contains(stream));
+    for (&stream, sealed) in &known.sealed.0 {
+        let head = heads.of(stream);
+        if !head.covers(sealed) {
+            return Err(Error::BehindDataset {
+                dir: dir.clone(),
+                stream,
+                head,
+                sealed: sealed.clone(),
+            });
+        }
+    }
+    let mark = MarkFile::create(disk, dir, read.active.mark(read.state.commit))?;
+    Ok(Recovered {
+        state: read.state,
+        segments: read.segments,
+        active: read.active,
+        mark,
+    })
+}
+
+/// Reads all segments, and checks all that can be checked; `None` if there is none. Without `changing` nothing at
+/// all is changed; with the index of record ids and the streams that there are, the ids of records are fed to the
+/// index, and a torn tail is cut off.
+pub(crate) fn read(
+    disk: &dyn Disk,
+    options: &Options,
+    changing: Option<(&Ids, &HashSet<StreamId>)>,
+) -> Result<Option<Read>, Error> {
+    let dir = &options.dir;
     let paths = list(disk, dir)?;
     let mark = MarkFile::read(disk, dir)?;
     let Some(&oldest) = paths.keys().next() else {
-        return create(disk, options, mark, ids, &known.sealed);
+        return match mark {
+            Some(mark) => Err(missing(segment::path(dir, mark.sequence))),
+            None if disk.exists(&mark::path(dir)).unwrap_or(true) => {
+                Err(missing(segment::path(dir, 1)))
+            }
+            None => Ok(None),
+        };
     };
     for (&sequence, expected) in paths.keys().zip(oldest..) {
         if sequence != expected {
@@ -90,12 +148,13 @@ pub(crate) fn recover(
     let mut reading = Reading {
         disk,
         options,
-        ids,
-        declared: &known.declared,
+        ids: changing.map(|(ids, _)| ids),
+        declared: changing.map(|(_, declared)| declared),
         mark,
         watermark: None,
         state: None,
         chain: None,
+        torn_bytes: 0,
     };
     let mut segments = Vec::with_capacity(paths.len());
     let mut position = 0;
@@ -104,44 +163,27 @@ pub(crate) fn recover(
         segments.push(Arc::new(segment));
         position = end;
     }
-    let mut state = reading
-        .state
-        .expect("every segment starts with a checkpoint");
-    let heads = &mut state.heads;
-    heads.0.retain(|stream, _| known.declared.contains(stream));
-    for (&stream, sealed) in &known.sealed.0 {
-        let head = heads.of(stream);
-        if !head.covers(sealed) {
-            return Err(Error::BehindDataset {
-                dir: dir.clone(),
-                stream,
-                head,
-                sealed: sealed.clone(),
-            });
-        }
-    }
     let active = Active {
         segment: segments.last().expect("there is an oldest segment").clone(),
         position,
         chain: reading.chain.expect("every segment has a chain"),
     };
-    let mark = MarkFile::create(disk, dir, active.mark(state.commit))?;
-    Ok(Recovered {
-        state,
+    Ok(Some(Read {
+        state: reading
+            .state
+            .expect("every segment starts with a checkpoint"),
         segments,
         active,
-        mark,
-    })
+        torn_bytes: reading.torn_bytes,
+        mark_known: mark.is_some(),
+    }))
 }
 
-/// The segments by sequence; what a crash left of one being begun is removed.
+/// The segments by sequence.
 fn list(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<u64, PathBuf>, Error> {
     let mut segments = BTreeMap::new();
     for path in disk.list(dir).map_err(|e| Error::io("list", dir, &e))? {
-        if path.extension().is_some_and(|extension| extension == "tmp") {
-            disk.remove(&path)
-                .map_err(|e| Error::io("remove", &path, &e))?;
-        } else if let Some(sequence) = segment::sequence(&path) {
+        if let Some(sequence) = segment::sequence(&path) {
             segments.insert(sequence, path);
         }
     }
@@ -160,14 +202,10 @@ fn missing(path: PathBuf) -> Error {
 fn create(
     disk: &dyn Disk,
     options: &Options,
-    mark: Option<Mark>,
     ids: &Ids,
     sealed: &Frontiers,
 ) -> Result<Recovered, Error> {
-    if let Some(mark) = mark {
-        return Err(missing(segment::path(&options.dir, mark.sequence)));
-    }
-    if disk.exists(&mark::path(&options.dir)).unwrap_or(true) || ids.exists() {
+    if ids.exists() {
         return Err(missing(segment::path(&options.dir, 1)));
     }
     let mut state = State::from_checkpoint(Checkpoint::default(), options.producers_max);
@@ -250,13 +288,16 @@ pub(crate) fn begin(
 struct Reading<'a> {
     disk: &'a dyn Disk,
     options: &'a Options,
-    ids: &'a Ids,
-    declared: &'a HashSet<StreamId>,
+    /// `None`: only look, and change nothing.
+    ids: Option<&'a Ids>,
+    /// `None`: all that are named.
+    declared: Option<&'a HashSet<StreamId>>,
     mark: Option<Mark>,
     /// Of the index of record ids; read on first need.
     watermark: Option<u64>,
     state: Option<State>,
     chain: Option<u32>,
+    torn_bytes: u64,
 }
 
 impl Reading<'_> {
@@ -340,14 +381,16 @@ impl Reading<'_> {
                 let reason = format!("{reason}, though a later one is whole at {}", position + at);
                 return Err(damaged(position, reason));
             }
-            let dropped_bytes = bytes.len() - position;
-            tracing::warn!(
-                path = %path.display(), position, dropped_bytes, reason,
-                "cut off what a crash left of an append that was never acknowledged"
-            );
-            file.set_len(position as u64).map_err(failed)?;
+            self.torn_bytes = (bytes.len() - position) as u64;
+            if self.ids.is_some() {
+                tracing::warn!(
+                    path = %path.display(), position, dropped_bytes = self.torn_bytes, reason,
+                    "cut off what a crash left of an append that was never acknowledged"
+                );
+                file.set_len(position as u64).map_err(failed)?;
+            }
         }
-        if is_last {
+        if is_last && self.ids.is_some() {
             // What a killed process had written but not synced is about to be served.
             file.sync().map_err(failed)?;
         }
@@ -371,12 +414,14 @@ impl Reading<'_> {
                     "the checkpoint has another head of stream {stream}"
                 ));
             }
-        } else if checkpoint.record_ids > 0 {
-            let watermark = self.watermark().map_err(|error| error.to_string())?;
+        } else if checkpoint.record_ids > 0
+            && let Some(ids) = self.ids
+        {
+            let watermark = self.watermark(ids).map_err(|error| error.to_string())?;
             if watermark < checkpoint.commit {
                 return Err(format!(
                     "ids of records before this segment are missing in `{}`; restore that folder with the segments",
-                    self.ids.path().display()
+                    ids.path().display()
                 ));
             }
         }
@@ -392,7 +437,7 @@ impl Reading<'_> {
         let (header, piece_at) = AppendHeader::decode(frame.payload)?;
         let state = self.state.as_mut().expect("a checkpoint comes first");
         for write in &header.writes {
-            if self.declared.contains(&write.stream) {
+            if (self.declared.as_ref()).is_none_or(|declared| declared.contains(&write.stream)) {
                 continue;
             }
             // The first version could leave the head of a dropped stream out of a checkpoint and append to it
@@ -422,6 +467,9 @@ impl Reading<'_> {
         frame: &Frame,
         mut piece_at: usize,
     ) -> Result<(), String> {
+        let Some(ids) = self.ids else {
+            return Ok(());
+        };
         for write in &header.writes {
             for piece in &write.pieces {
                 let end = piece_at + piece.bytes as usize;
@@ -430,7 +478,7 @@ impl Reading<'_> {
                 let Some(name) = &write.record_id else {
                     continue;
                 };
-                if frame.commit <= self.watermark().map_err(|error| error.to_string())? {
+                if frame.commit <= self.watermark(ids).map_err(|error| error.to_string())? {
                     continue;
                 }
                 let batch = payload::decode_batch(bytes).map_err(|error| error.to_string())?;
@@ -441,19 +489,18 @@ impl Reading<'_> {
                 value::visit(column, |_, id| {
                     keys.push(crate::ids::key(write.stream, id.unwrap_or_default()));
                 })?;
-                self.ids
-                    .insert(frame.commit, keys)
+                ids.insert(frame.commit, keys)
                     .map_err(|error| error.to_string())?;
             }
         }
         Ok(())
     }
 
-    fn watermark(&mut self) -> Result<u64, Error> {
+    fn watermark(&mut self, ids: &Ids) -> Result<u64, Error> {
         if let Some(watermark) = self.watermark {
             return Ok(watermark);
         }
-        let watermark = self.ids.watermark()?;
+        let watermark = ids.watermark()?;
         self.watermark = Some(watermark);
         Ok(watermark)
     }

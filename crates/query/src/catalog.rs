@@ -1,6 +1,10 @@
 //! The catalog: every stream and view that exists, in one small file that is replaced atomically.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::datatypes::{Field, Schema};
 use lambic_base::file::write_atomically;
@@ -22,6 +26,10 @@ pub enum CatalogError {
     },
     #[error("the catalog {path} is damaged: {what}; restore it from a backup")]
     Damaged { path: PathBuf, what: String },
+    #[error(
+        "the catalog {path} is missing, although {data} holds data that it described; restore it from a backup, or move the whole data folder away to begin an empty one"
+    )]
+    Missing { path: PathBuf, data: PathBuf },
 }
 
 /// What exists. Changes are durable before they are visible.
@@ -77,13 +85,18 @@ impl Catalog {
     pub fn open(path: PathBuf, system: &[Arc<Stream>]) -> Result<Catalog, CatalogError> {
         let mut catalog = match std::fs::read(&path) {
             Ok(bytes) => Catalog::decode(path, &bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Catalog {
-                path,
-                next_stream: FIRST_STREAM_ID,
-                streams: BTreeMap::new(),
-                views: BTreeMap::new(),
-                former: BTreeMap::new(),
-            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(data) = described(&path)? {
+                    return Err(CatalogError::Missing { path, data });
+                }
+                Catalog {
+                    path,
+                    next_stream: FIRST_STREAM_ID,
+                    streams: BTreeMap::new(),
+                    views: BTreeMap::new(),
+                    former: BTreeMap::new(),
+                }
+            }
             Err(source) => return Err(CatalogError::Io { path, source }),
         };
         for stream in system {
@@ -273,6 +286,81 @@ impl Catalog {
     }
 }
 
+/// What stands beside the catalog and is nothing without it: sealed records of users' streams, or batch views.
+fn described(catalog: &Path) -> Result<Option<PathBuf>, CatalogError> {
+    let folder = catalog.parent().unwrap_or(Path::new("."));
+    let is_described = |path: &Path| {
+        let id = path
+            .file_name()
+            .and_then(|name| name.to_str()?.split('-').next());
+        id.and_then(|id| id.parse::<u32>().ok())
+            .is_some_and(|id| id >= FIRST_STREAM_ID)
+    };
+    let streams = entries(&folder.join("dataset"))?;
+    let views = entries(&folder.join("views"))?;
+    let mut candidates = streams
+        .into_iter()
+        .filter(|path| is_described(path))
+        .chain(views);
+    Ok(candidates.find(|path| path.is_dir() && has_file(path)))
+}
+
+fn has_file(folder: &Path) -> bool {
+    // What cannot be read is taken for data.
+    entries(folder).map_or(true, |paths| {
+        paths
+            .iter()
+            .any(|path| if path.is_dir() { has_file(path) } else { true })
+    })
+}
+
+/// Sorted, so that the same folder gives the same message.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, CatalogError> {
+    let failed = |source| CatalogError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
 fn checksum(catalog: &StoredCatalog) -> u32 {
     crc32c::crc32c(&serde_json::to_vec(catalog).expect("a catalog serialises"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_catalog_is_no_empty_one() {
+        let check = |file: Option<&str>, refused: bool| {
+            let data = tempfile::tempdir().unwrap();
+            if let Some(file) = file {
+                let file = data.path().join(file);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, "x").unwrap();
+            }
+            let path = data.path().join("catalog.json");
+            match Catalog::open(path.clone(), &[]) {
+                Err(error @ CatalogError::Missing { .. }) if refused => {
+                    assert!(error.to_string().contains(&path.display().to_string()));
+                }
+                Ok(_) if !refused => {}
+                other => panic!("{file:?}: {other:?}"),
+            }
+        };
+        check(None, false);
+        check(Some("dataset/1-lambic_logs/p0/x.parquet"), false);
+        check(Some("dataset/100-visits/p0/x.parquet"), true);
+        check(Some("views/pages/v1/states.parquet"), true);
+    }
 }

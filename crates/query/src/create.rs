@@ -255,7 +255,7 @@ fn column(stream: &Stream, name: &str, sql: &str) -> Result<String, Error> {
     .with_position(find_word(sql, name));
     Err(match closest(name, &names) {
         Some(best) => missing.with_hint(format!("did you mean \"{best}\"?")),
-        None => missing.with_hint(format!("there are: {}", names.join(", "))),
+        None => missing.with_hint(crate::error::there_are(&names)),
     })
 }
 

@@ -108,7 +108,7 @@ fn bound<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> usize {
             }
             (_, Keyword::WHEN | Keyword::THEN | Keyword::ELSE) if level.is_case => level.end_item(),
             (_, Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS) => {
-                level.chain += 1;
+                level.chain += UNION_LEVELS;
                 level.end_item();
             }
             (_, Keyword::JOIN) => {

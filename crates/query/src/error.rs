@@ -110,7 +110,7 @@ impl Error {
                         if let Some(best) = closest(&field.name, &names) {
                             found = found.with_hint(format!("did you mean \"{best}\"?"));
                         } else if !names.is_empty() {
-                            found = found.with_hint(format!("there are: {}", names.join(", ")));
+                            found = found.with_hint(there_are(&names));
                         }
                         found.with_position(position.or_else(|| find_word(sql, &field.name)))
                     }
@@ -283,6 +283,16 @@ pub fn closest<'a>(name: &str, names: &'a [String]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate.as_str())
 }
 
+/// A hint with the names that there are, as many as one can take in.
+pub fn there_are(names: &[String]) -> String {
+    const SHOWN_MAX: usize = 8;
+    let shown = names[..names.len().min(SHOWN_MAX)].join(", ");
+    match names.len().saturating_sub(SHOWN_MAX) {
+        0 => format!("there are: {shown}"),
+        more => format!("there are: {shown} and {more} more"),
+    }
+}
+
 /// Line and column (from 1) as a position in characters (from 1).
 pub fn position_of(sql: &str, line: u64, column: u64) -> usize {
     let before: usize = sql
@@ -335,6 +345,16 @@ mod tests {
         );
         assert_eq!(find_word("select a", "b"), None);
         assert_eq!(position_of("select\n  x", 2, 3), 10);
+    }
+
+    #[test]
+    fn only_some_of_many_names_are_listed() {
+        let names: Vec<String> = (1..=42).map(|number| format!("v{number}")).collect();
+        assert_eq!(there_are(&names[..2]), "there are: v1, v2");
+        assert_eq!(
+            there_are(&names),
+            "there are: v1, v2, v3, v4, v5, v6, v7, v8 and 34 more"
+        );
     }
 
     #[test]

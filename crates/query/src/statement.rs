@@ -245,6 +245,21 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["DROP", kind @ ("STREAM" | "TABLE" | "MATERIALIZED"), ..] => {
             drop_statement(sql, &words, kind)
         }
+        ["DROP", "VIEW", rest @ ..] => {
+            // The name as it was written, behind IF EXISTS if that is there.
+            let name = if rest.starts_with(&["IF", "EXISTS"]) {
+                4
+            } else {
+                2
+            };
+            let name = words.get(name).map_or("name", |(_, name)| name.as_str());
+            Err(Error::new(
+                sqlstate::WRONG_OBJECT_TYPE,
+                "there are no plain views to drop; views are materialized",
+            )
+            .with_position(words.get(1).map(|(at, _)| at + 1))
+            .with_hint(format!("DROP MATERIALIZED VIEW {name}")))
+        }
         ["REFRESH", "MATERIALIZED", "VIEW", rest @ ..] => {
             let full = rest.len() > 1 && rest.last() == Some(&"FULL");
             let words = &words[..words.len() - usize::from(full)];
@@ -538,6 +553,12 @@ mod tests {
         check(
             "refresh materialized view",
             expect!["42601 at Some(22): syntax error: the name of a view is expected ()"],
+        );
+        check(
+            "drop view if exists pages",
+            expect![
+                "42809 at Some(6): there are no plain views to drop; views are materialized (DROP MATERIALIZED VIEW pages)"
+            ],
         );
         check(
             "update s set a = 1",

@@ -1,17 +1,23 @@
 //! Rows of an answer in the form that the client asked for, as a stream: an answer of any size takes
 //! the memory of a few batches.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+};
 
 use arrow::{
-    array::RecordBatch,
+    array::{Array, AsArray, RecordBatch},
     csv,
-    datatypes::{Field, Schema, SchemaRef},
+    datatypes::{
+        ArrowPrimitiveType, DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type,
+        Schema, SchemaRef,
+    },
     error::ArrowError,
     ipc::writer::StreamWriter,
     json::{
-        StructMode, WriterBuilder,
-        writer::{JsonArray, LineDelimited},
+        Encoder, EncoderFactory, EncoderOptions, StructMode, WriterBuilder,
+        writer::{JsonArray, LineDelimited, NullableEncoder, make_encoder},
     },
 };
 use axum::{
@@ -21,7 +27,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::error::Failure;
 use crate::executor::Batches;
@@ -101,13 +107,83 @@ pub fn sql_type(field: &Arc<Field>) -> String {
     format!("{name}{array}")
 }
 
+/// JSON as we write it: NULL is there, and so are the floats for which JSON has no number, as the strings that
+/// Postgres's `to_json` and our own appends know: `"NaN"`, `"Infinity"`, `"-Infinity"`.
+fn json_writer() -> WriterBuilder {
+    WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(AllFloats))
+}
+
+#[derive(Debug)]
+struct AllFloats;
+
+impl EncoderFactory for AllFloats {
+    fn make_default_encoder<'a>(
+        &self,
+        _field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        Ok(match array.data_type() {
+            DataType::Float16 => float_encoder::<Float16Type>(array, f64::from)?,
+            DataType::Float32 => float_encoder::<Float32Type>(array, f64::from)?,
+            DataType::Float64 => float_encoder::<Float64Type>(array, f64::from)?,
+            _ => None,
+        })
+    }
+}
+
+/// `None` if all values are numbers to JSON.
+fn float_encoder<'a, T: ArrowPrimitiveType>(
+    array: &'a dyn Array,
+    wide: fn(T::Native) -> f64,
+) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+    let floats = array.as_primitive::<T>();
+    let values = floats.values().iter().map(|value| wide(*value));
+    if values.clone().all(f64::is_finite) {
+        return Ok(None);
+    }
+    // Finite values are written by Arrow as ever; asking it with the default options does not lead back here.
+    static DEFAULTS: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
+    static FIELD: LazyLock<FieldRef> =
+        LazyLock::new(|| Arc::new(Field::new("float", DataType::Float64, true)));
+    let encoder = FloatEncoder {
+        values: values.collect(),
+        finite: make_encoder(&FIELD, array, &DEFAULTS)?,
+    };
+    Ok(Some(NullableEncoder::new(
+        Box::new(encoder),
+        array.nulls().cloned(),
+    )))
+}
+
+struct FloatEncoder<'a> {
+    values: Vec<f64>,
+    finite: NullableEncoder<'a>,
+}
+
+impl Encoder for FloatEncoder<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.values[row];
+        if value.is_finite() {
+            self.finite.encode(row, out);
+        } else if value.is_nan() {
+            out.extend_from_slice(b"\"NaN\"");
+        } else if value > 0.0 {
+            out.extend_from_slice(b"\"Infinity\"");
+        } else {
+            out.extend_from_slice(b"\"-Infinity\"");
+        }
+    }
+}
+
 /// The rows of a batch as JSON arrays without the outer brackets: `[1,"a"],[2,"b"]`.
 pub fn json_rows(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     if batch.num_rows() == 0 {
         return Ok(Vec::new());
     }
-    let mut writer = WriterBuilder::new()
-        .with_explicit_nulls(true)
+    let mut writer = json_writer()
         .with_struct_mode(StructMode::ListOnly)
         .build::<_, JsonArray>(Vec::new());
     writer.write(batch)?;
@@ -118,8 +194,9 @@ pub fn json_rows(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     Ok(rows)
 }
 
-/// Everything at once, for answers that are small by nature.
-pub fn json_rows_of(batches: &[RecordBatch]) -> Result<Value, Failure> {
+/// Everything at once, for answers that are small by nature. As text, because a parsed number is a double, which
+/// does not hold every `numeric`.
+pub fn json_rows_of(batches: &[RecordBatch]) -> Result<Vec<Box<RawValue>>, Failure> {
     let mut all = vec![b'['];
     for batch in batches {
         let rows = json_rows(batch).map_err(internal)?;
@@ -185,9 +262,7 @@ impl Writer {
                 })
             }
             Writer::Ndjson => {
-                let mut writer = WriterBuilder::new()
-                    .with_explicit_nulls(true)
-                    .build::<_, LineDelimited>(Vec::new());
+                let mut writer = json_writer().build::<_, LineDelimited>(Vec::new());
                 writer.write(batch)?;
                 writer.finish()?;
                 Ok(writer.into_inner())
@@ -346,7 +421,7 @@ mod tests {
         assert_eq!(json["columns"][0], json!({"name": "n", "type": "bigint"}));
         assert_eq!(json["rows"].as_array().unwrap().len(), 4);
         assert_eq!(json["rows"][0], json!([1, "a,\"", 0.5]));
-        assert_eq!(json["rows"][1], json!([null, "b", null]));
+        assert_eq!(json["rows"][1], json!([null, "b", "NaN"]));
         let lines = text(body(Form::Ndjson, two.clone(), schema.clone()).await);
         assert_eq!(lines.lines().count(), 4);
         let csv = text(body(Form::Csv, two.clone(), schema.clone()).await);
@@ -362,6 +437,45 @@ mod tests {
             serde_json::from_slice(&body(Form::Json, Vec::new(), schema.clone()).await).unwrap();
         assert_eq!(none["rows"], json!([]));
         assert_eq!(text(body(Form::Csv, Vec::new(), schema).await), "n,t,f\n");
+    }
+
+    #[test]
+    fn json_has_every_float_and_every_digit() {
+        use arrow::array::{Decimal128Array, Float32Array, ListArray};
+        let floats = [
+            Some(f64::NAN),
+            Some(f64::INFINITY),
+            Some(f64::NEG_INFINITY),
+            Some(0.1),
+            None,
+        ];
+        let reals: Vec<Option<f32>> = floats.iter().map(|f| f.map(|f| f as f32)).collect();
+        let lists = floats.iter().map(|float| Some(vec![*float]));
+        let digits = Decimal128Array::from(vec![Some(12_345_678_901_234_567_890_123_456_789); 5])
+            .with_precision_and_scale(38, 10)
+            .unwrap();
+        let batch = RecordBatch::try_from_iter([
+            ("f", Arc::new(Float64Array::from(floats.to_vec())) as _),
+            ("r", Arc::new(Float32Array::from(reals)) as _),
+            (
+                "l",
+                Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(lists)) as _,
+            ),
+            ("n", Arc::new(digits) as _),
+        ])
+        .unwrap();
+        let rows = json_rows_of(&[batch]).unwrap();
+        let text: Vec<&str> = rows.iter().map(|row| row.get()).collect();
+        assert_eq!(
+            text,
+            [
+                r#"["NaN","NaN",["NaN"],1234567890123456789.0123456789]"#,
+                r#"["Infinity","Infinity",["Infinity"],1234567890123456789.0123456789]"#,
+                r#"["-Infinity","-Infinity",["-Infinity"],1234567890123456789.0123456789]"#,
+                r#"[0.1,0.1,[0.1],1234567890123456789.0123456789]"#,
+                r#"[null,null,[null],1234567890123456789.0123456789]"#,
+            ]
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `POST /v1/streams/{name}/records`: records in.
 //!
 //! All of a request is kept, or nothing. With `?on_error=skip` the good rows are kept and the bad ones
-//! go to `lambic_dead_letters`, in the same atomic append.
+//! go to `lambic_dead_letters`, in the same atomic append. With `?check=true` nothing is kept: the answer says
+//! whether it could be.
 
 use std::{
     sync::Arc,
@@ -22,18 +23,20 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lambic_connectors::{BadRecord, Format, OnError, decode_within};
+use lambic_connectors::{BadRecord, Decoded, Format, OnError, decode_within};
 use lambic_model::{Append, Producer, Stream, Write, Written};
 use lambic_query::Catalog;
 use metrics::{counter, histogram};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Instrument, info_span};
 
 use super::{App, Shared, body::Held, error::Failure, streams::find};
 
 const PRODUCER: &str = "lambic-producer";
 const SEQUENCE: &str = "lambic-sequence";
+const BAD_RECORD: &str = "bad_record";
 /// Where rows go that are skipped; functions keep theirs there too.
 const DEAD_LETTERS: &str = "lambic_dead_letters";
 /// Bad rows that an error describes; it counts all of them.
@@ -44,6 +47,9 @@ const PRODUCER_BYTES_MAX: usize = 256;
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     on_error: Option<String>,
+    /// Only look whether all of the body could be kept.
+    #[serde(default)]
+    check: bool,
 }
 
 pub async fn append(
@@ -57,7 +63,7 @@ pub async fn append(
     let span = info_span!("append", stream = %name);
     let Query(parameters) = parameters.map_err(|error| {
         Failure::bad_request(error.body_text())
-            .with_hint("the only parameter is on_error=refuse|skip")
+            .with_hint("the parameters are on_error=refuse|skip and check=true|false")
     })?;
     let on_error = match parameters.on_error.as_deref() {
         None | Some("refuse") => OnError::Refuse,
@@ -86,6 +92,11 @@ pub async fn append(
         .await
         .map_err(|unread| unread.into_failure(|| too_large(bytes_max)))?;
     let bytes = body.bytes.len();
+    if parameters.check {
+        return check(&app, stream, format, on_error, body)
+            .instrument(span)
+            .await;
+    }
     let result = work(&app, stream, format, on_error, producer, body)
         .instrument(span)
         .await;
@@ -95,16 +106,15 @@ pub async fn append(
     Ok(answer)
 }
 
-async fn work(
+/// The records, and the room that they take until they are dropped.
+async fn decode(
     app: &App,
-    stream: Arc<Stream>,
+    stream: &Arc<Stream>,
     format: Format,
     on_error: OnError,
-    producer: Option<Producer>,
     body: Held,
-) -> Result<Response, Failure> {
-    let name = stream.name.to_string();
-    let reader = Arc::clone(&stream);
+) -> Result<(Decoded, OwnedSemaphorePermit), Failure> {
+    let reader = Arc::clone(stream);
     let bytes_max = app.options.append_bytes_max;
     // Few bytes can be many records: room for as many as are allowed, until it is known how many they are.
     let mut room = app.bounds.records(bytes_max).await?;
@@ -128,10 +138,7 @@ async fn work(
             "too_large",
             format!("{error}; nothing was kept"),
         ),
-        error => {
-            counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
-            bad_records(&error, &stream)
-        }
+        error => bad_records(&error, stream),
     })?;
     let memory: usize = decoded
         .batches
@@ -140,6 +147,43 @@ async fn work(
         .sum();
     // What they do not need goes back; the rest is held until the log has them.
     drop(room.split(bytes_max.saturating_sub(memory)));
+    Ok((decoded, room))
+}
+
+async fn check(
+    app: &App,
+    stream: Arc<Stream>,
+    format: Format,
+    on_error: OnError,
+    body: Held,
+) -> Result<Response, Failure> {
+    let (decoded, _room) = decode(app, &stream, format, on_error, body).await?;
+    let records: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
+    let answer = json!({
+        "stream": stream.name.to_string(),
+        "checked": true,
+        "records": records,
+        "bad": decoded.bad.len(),
+    });
+    Ok(Json(answer).into_response())
+}
+
+async fn work(
+    app: &App,
+    stream: Arc<Stream>,
+    format: Format,
+    on_error: OnError,
+    producer: Option<Producer>,
+    body: Held,
+) -> Result<Response, Failure> {
+    let name = stream.name.to_string();
+    let (decoded, _room) = decode(app, &stream, format, on_error, body)
+        .await
+        .inspect_err(|failure| {
+            if failure.code == BAD_RECORD {
+                counter!("lambic_bad_records_total", "stream" => name.clone()).increment(1);
+            }
+        })?;
     let records: usize = decoded.batches.iter().map(RecordBatch::num_rows).sum();
     let bad = decoded.bad.len();
     let mut writes: Vec<Write> = decoded
@@ -284,7 +328,8 @@ fn bad_records(error: &lambic_connectors::Error, stream: &Stream) -> Failure {
         .iter()
         .map(|field| format!("{} {}", field.name(), super::answer::sql_type(field)))
         .collect();
-    Failure::new(StatusCode::BAD_REQUEST, "bad_record", format!("{error}; nothing was kept"))
+    Failure::new(StatusCode::BAD_REQUEST, BAD_RECORD, error.to_string())
+        .with_detail("nothing of this request was kept")
         .with_hint(format!(
             "the stream has the columns {}; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}",
             columns.join(", ")

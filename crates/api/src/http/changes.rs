@@ -65,14 +65,10 @@ pub async fn follow(
     let (events, receiver) = mpsc::channel::<Event>(8);
     tokio::spawn(async move {
         let _following = Following::new(permit);
-        let list: Vec<Value> = expand(&rows);
-        let snapshot = json!({ "columns": head, "rows": list });
+        let list = expand(&rows);
+        let snapshot = format!("{{\"columns\":{head},\"rows\":{list}}}");
         if events
-            .send(
-                Event::default()
-                    .event("snapshot")
-                    .data(snapshot.to_string()),
-            )
+            .send(Event::default().event("snapshot").data(snapshot))
             .await
             .is_ok()
         {
@@ -126,12 +122,13 @@ async fn changes(
                     None
                 } else {
                     sent = rows;
-                    let change = json!({ "added": added, "removed": removed });
+                    let (added, removed) = (expand(&added), expand(&removed));
+                    let change = format!("{{\"added\":{added},\"removed\":{removed}}}");
                     Some((
                         Event::default()
                             .event("change")
                             .id(commit.to_string())
-                            .data(change.to_string()),
+                            .data(change),
                         false,
                     ))
                 }
@@ -170,37 +167,32 @@ async fn read(app: &App, name: &str) -> Result<(Value, Rows), Failure> {
         );
     }
     let mut rows = Rows::new();
-    if let Value::Array(list) = json_rows_of(&batches)? {
-        for row in list {
-            *rows.entry(row.to_string()).or_default() += 1;
-        }
+    for row in json_rows_of(&batches)? {
+        *rows.entry(row.get().to_owned()).or_default() += 1;
     }
     Ok((columns(&schema), rows))
 }
 
-fn expand(rows: &Rows) -> Vec<Value> {
+/// As a JSON array; the rows stay the text that they were written in, digit for digit.
+fn expand(rows: &Rows) -> String {
     let mut list: Vec<(&String, usize)> = rows.iter().map(|(row, count)| (row, *count)).collect();
     list.sort();
-    list.into_iter()
-        .flat_map(|(row, count)| std::iter::repeat_n(parsed(row), count))
-        .collect()
-}
-
-fn parsed(row: &str) -> Value {
-    serde_json::from_str(row).expect("rows are kept as the JSON that they were written in")
+    let list: Vec<&str> = list
+        .into_iter()
+        .flat_map(|(row, count)| std::iter::repeat_n(row.as_str(), count))
+        .collect();
+    format!("[{}]", list.join(","))
 }
 
 /// The rows that came and the rows that went, each as often as it did.
-fn difference(before: &Rows, after: &Rows) -> (Vec<Value>, Vec<Value>) {
-    let more = |from: &Rows, to: &Rows| {
-        let rows: Rows = to
-            .iter()
+fn difference(before: &Rows, after: &Rows) -> (Rows, Rows) {
+    let more = |from: &Rows, to: &Rows| -> Rows {
+        to.iter()
             .filter_map(|(row, count)| {
                 let more = count.saturating_sub(from.get(row).copied().unwrap_or_default());
                 (more > 0).then(|| (row.clone(), more))
             })
-            .collect();
-        expand(&rows)
+            .collect()
     };
     (more(before, after), more(after, before))
 }
@@ -218,10 +210,12 @@ mod tests {
         };
         let before = rows(&[("[1]", 2), ("[2]", 1)]);
         let after = rows(&[("[1]", 1), ("[3]", 2)]);
+        let (added, removed) = difference(&before, &after);
         assert_eq!(
-            difference(&before, &after),
-            (vec![json!([3]), json!([3])], vec![json!([1]), json!([2])])
+            (expand(&added), expand(&removed)),
+            ("[[3],[3]]".to_owned(), "[[1],[2]]".to_owned())
         );
-        assert_eq!(difference(&after, &after), (vec![], vec![]));
+        assert_eq!(difference(&after, &after), (rows(&[]), rows(&[])));
+        assert_eq!(expand(&rows(&[])), "[]");
     }
 }

@@ -64,6 +64,11 @@ impl Failure {
         self
     }
 
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Failure {
+        self.detail = Some(detail.into());
+        self
+    }
+
     pub fn with_retry(mut self) -> Failure {
         self.retry = true;
         self

@@ -27,6 +27,8 @@ use super::{
 /// AWS's 50 MB for a zip, and base64 around it.
 pub const BODY_BYTES_MAX: usize = 72 << 20;
 const FILES_MAX: usize = 5_000;
+/// AWS Lambda's: 15 minutes.
+const TIMEOUT_S_MAX: f64 = 900.0;
 
 /// RFC 4648, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -134,6 +136,11 @@ fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deploym
     deployment.environment = request.environment;
     deployment.concurrency = request.concurrency;
     if let Some(seconds) = request.timeout_s {
+        if !(seconds > 0.0 && seconds <= TIMEOUT_S_MAX) {
+            return Err(Failure::bad_request(format!(
+                "timeout_s is {seconds}; it must be above 0 and at most {TIMEOUT_S_MAX}"
+            )));
+        }
         deployment.timeout = Duration::try_from_secs_f64(seconds).map_err(|error| bad(&error))?;
     }
     if let Some(memory_mb) = request.memory_mb {

@@ -1,5 +1,7 @@
 //! AWS Lambda's API: the part of it that is here. Everything else answers in AWS's error form.
 
+use std::sync::LazyLock;
+
 use axum::{
     Json,
     body::Body,
@@ -190,12 +192,48 @@ pub async fn configuration(
 
 pub async fn delete(State(app): Shared, Path(name): Path<String>) -> Result<Response, AwsError> {
     let function = find(&app, &name)?;
+    let views = views_with(&app, &function);
+    if !views.is_empty() {
+        return Err(AwsError::new(
+            StatusCode::CONFLICT,
+            "ResourceConflictException",
+            format!(
+                "function {} is called by {}; drop what calls it first: DROP MATERIALIZED VIEW {}",
+                function.name,
+                if views.len() == 1 {
+                    format!("view {}", views[0])
+                } else {
+                    format!("views {}", views.join(", "))
+                },
+                views.join(", ")
+            ),
+        ));
+    }
     let services = &app.services;
     services.functions.remove(&function.name).await?;
     services
         .database
         .set_functions(services.functions.scalars());
     Ok(answered(StatusCode::NO_CONTENT, ()))
+}
+
+/// The views that call what the function exports, in the present code or in the code that they were created with.
+fn views_with(app: &App, function: &FunctionInfo) -> Vec<String> {
+    let scalars = app.services.functions.scalars();
+    let names: Vec<&str> = scalars
+        .iter()
+        .filter(|scalar| scalar.digest() == function.digest)
+        .map(|scalar| scalar.name())
+        .collect();
+    let views = app.services.database.definitions().into_iter();
+    views
+        .filter(|view| {
+            let mut called = view.functions.iter();
+            called
+                .any(|(name, digest)| names.contains(&name.as_str()) || *digest == function.digest)
+        })
+        .map(|view| view.name.to_string())
+        .collect()
 }
 
 pub async fn invoke(
@@ -349,7 +387,7 @@ fn arn(name: &str) -> String {
 
 fn describe(function: &FunctionInfo) -> Value {
     let runtime = match function.runtime {
-        Runtime::Python => "python3.12",
+        Runtime::Python => PYTHON.as_str(),
         Runtime::Wasm => "provided.wasm",
     };
     let name = function.name.to_string();
@@ -375,6 +413,24 @@ fn describe(function: &FunctionInfo) -> Value {
         "Architectures": [if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }],
         "EphemeralStorage": { "Size": 512 },
     })
+}
+
+/// AWS's name of the runtime that the machine's interpreter is, such as `python3.12`.
+static PYTHON: LazyLock<String> = LazyLock::new(|| {
+    let said = std::process::Command::new("python3")
+        .arg("--version")
+        .output();
+    let said = said.map_or_else(|_| Vec::new(), |output| output.stdout);
+    python_runtime(&String::from_utf8_lossy(&said))
+});
+
+/// From what `python3 --version` says.
+fn python_runtime(said: &str) -> String {
+    let version = said.trim().strip_prefix("Python ").unwrap_or_default();
+    match version.split('.').collect::<Vec<_>>().as_slice() {
+        [major, minor, ..] => format!("python{major}.{minor}"),
+        _ => "python3".to_owned(),
+    }
 }
 
 /// As AWS writes it: `2026-11-23T21:00:00.000+0000`.
@@ -430,6 +486,13 @@ mod tests {
             ("f", Some("7"))
         );
         assert_eq!(name_and_qualifier("123456789012:function:f"), ("f", None));
+    }
+
+    #[test]
+    fn the_python_is_the_one_that_runs() {
+        assert_eq!(python_runtime("Python 3.11.7\n"), "python3.11");
+        assert_eq!(python_runtime("Python 3.14.0rc1"), "python3.14");
+        assert_eq!(python_runtime(""), "python3");
     }
 
     #[test]

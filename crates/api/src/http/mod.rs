@@ -143,7 +143,7 @@ async fn unknown(uri: Uri) -> Response {
         return lambda::unknown(path);
     }
     Failure::not_found(format!("there is nothing at {path}"))
-        .with_hint("POST /v1/streams/{name}/records, POST /v1/sql, GET /v1/streams, /v1/views, /health, /metrics, and the console at /")
+        .with_hint("POST /v1/streams/{name}/records; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
         .into_response()
 }
 
@@ -168,7 +168,32 @@ async fn guard(request: Request, next: Next) -> Response {
             .with_hint("use http://127.0.0.1 or http://localhost")
             .into_response();
     }
+    if let Some(refused) = encoded(request.headers()) {
+        return refused.into_response();
+    }
     next.run(request).await
+}
+
+/// A compressed body is not unpacked, so it must not be taken for what is inside.
+fn encoded(headers: &HeaderMap) -> Option<Response> {
+    let encoding = headers.get(header::CONTENT_ENCODING)?;
+    let encoding = encoding.to_str().unwrap_or("?");
+    if encoding.trim().is_empty() || encoding.trim().eq_ignore_ascii_case("identity") {
+        return None;
+    }
+    let failure = Failure::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        format!("bodies with Content-Encoding: {encoding} are not understood"),
+    )
+    .with_hint("send the body as it is, without Content-Encoding");
+    let mut response = failure.into_response();
+    // As RFC 9110 wants it: what would be understood.
+    response.headers_mut().insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+    Some(response)
 }
 
 fn foreign(headers: &HeaderMap) -> Option<String> {
@@ -261,6 +286,21 @@ mod tests {
         ] {
             assert!(!is_loopback(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_compressed_body_is_refused() {
+        let encoded = |value: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            encoded(&headers).map(|response| response.status().as_u16())
+        };
+        assert_eq!(encoded(None), None);
+        assert_eq!(encoded(Some("identity")), None);
+        assert_eq!(encoded(Some("gzip")), Some(415));
+        assert_eq!(encoded(Some("gzip, br")), Some(415));
     }
 
     #[test]

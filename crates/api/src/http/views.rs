@@ -12,7 +12,8 @@ use axum::{
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use lambic_query::{Error, Outcome, ViewInfo};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     App, Shared,
@@ -23,6 +24,17 @@ use super::{
 
 const ROWS_DEFAULT: usize = 1_000;
 const ROWS_MAX: usize = 100_000;
+
+#[derive(Serialize)]
+struct Answer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<bool>,
+    view: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frontier: Option<String>,
+    columns: Option<Value>,
+    rows: Vec<Box<RawValue>>,
+}
 
 pub async fn list(State(app): Shared) -> Response {
     Json(json!({ "views": app.services.database.views() })).into_response()
@@ -38,22 +50,26 @@ pub async fn lookup(
     if is_full_key(&view, &conditions) {
         let found = app.services.database.lookup(&name, &conditions).await?;
         let schema = found.batches.first().map(RecordBatch::schema);
-        let answer = json!({
-            "view": name,
-            "frontier": found.frontier,
-            "columns": schema.map(|schema| columns(&schema)),
-            "rows": json_rows_of(&found.batches)?,
-        });
+        let answer = Answer {
+            view: name,
+            frontier: Some(found.frontier),
+            columns: schema.map(|schema| columns(&schema)),
+            rows: json_rows_of(&found.batches)?,
+            truncated: None,
+        };
         return Ok(Json(answer).into_response());
     }
     let (schema, batches) = select(&app, &name, &conditions, limit + 1).await?;
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let mut rows_json = json_rows_of(&batches)?;
-    let truncated = rows > limit;
-    if truncated && let Some(rows) = rows_json.as_array_mut() {
-        rows.truncate(limit);
-    }
-    let answer = json!({ "view": name, "columns": columns(&schema), "rows": rows_json, "truncated": truncated });
+    let mut rows = json_rows_of(&batches)?;
+    let truncated = rows.len() > limit;
+    rows.truncate(limit);
+    let answer = Answer {
+        view: name,
+        frontier: None,
+        columns: Some(columns(&schema)),
+        rows,
+        truncated: Some(truncated),
+    };
     Ok(Json(answer).into_response())
 }
 

@@ -35,7 +35,8 @@ async fn deploy_again(engine: &Engine) -> anyhow::Result<()> {
     let project = example::project(engine.data())?;
     Applier::open(engine.data())?
         .apply(engine, &project)
-        .await?;
+        .await
+        .whole()?;
     Ok(())
 }
 

@@ -95,7 +95,10 @@ pub async fn run(options: Options) -> anyhow::Result<Vec<Figure>> {
     std::fs::create_dir_all(&data)?;
     let engine = server::open(data.clone(), Settings::default()).await?;
     let project = example::project(&data)?;
-    Applier::open(&data)?.apply(&engine, &project).await?;
+    Applier::open(&data)?
+        .apply(&engine, &project)
+        .await
+        .whole()?;
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     let mut figures = Vec::new();
     let mut bench = Bench {

@@ -1,11 +1,12 @@
 //! `lambic append`: a file or standard input into a stream, piece by piece.
 //!
-//! Every piece has a sequence under one producer id, so that a repetition after a cut connection has no
-//! second effect.
+//! A file is checked whole before its first piece is appended, so that a bad record leaves nothing behind. Every
+//! piece has a sequence under one producer id, so that a repetition after a cut connection has no second effect.
 
 use std::{
-    io::{self, IsTerminal},
-    path::Path,
+    fs::File,
+    io::{self, IsTerminal, Read},
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use super::Global;
 use crate::{
     cli,
     client::{Client, Failure, read_json, segment},
-    output,
+    output::{self, counted},
 };
 
 /// How long a server that went away, or is busy, is waited for.
@@ -36,54 +37,345 @@ struct Total {
     frontier: Value,
 }
 
+/// Where the records come from.
+struct Source {
+    /// As messages call it.
+    shown: String,
+    format: Format,
+    input: Input,
+}
+
+enum Input {
+    /// Can be read as often as needed.
+    File(PathBuf),
+    /// The same for what came through a pipe and must be known whole before it is sent.
+    Spooled(tempfile::NamedTempFile),
+    /// Goes by once.
+    Stdin,
+    Pipe(PathBuf),
+}
+
+impl Source {
+    fn open(args: &cli::Append) -> anyhow::Result<Source> {
+        let from_stdin = args.file == Path::new("-");
+        let shown = if from_stdin {
+            "standard input".to_owned()
+        } else {
+            args.file.display().to_string()
+        };
+        let input = if from_stdin {
+            Input::Stdin
+        } else {
+            let about =
+                std::fs::metadata(&args.file).with_context(|| format!("cannot read {shown}"))?;
+            if about.is_dir() {
+                bail!("{shown} is a folder; append its files one by one");
+            }
+            if about.is_file() {
+                Input::File(args.file.clone())
+            } else {
+                Input::Pipe(args.file.clone())
+            }
+        };
+        let format = match args.format {
+            Some(format) => known(format),
+            None if from_stdin => Format::Ndjson,
+            None => {
+                Format::from_path(&args.file).context("say what the file holds with --format")?
+            }
+        };
+        // A named load is known by its content, which is not known before its end; Parquet's index stands there too.
+        let whole = args.producer.is_some() || format == Format::Parquet;
+        let input = match input {
+            Input::Stdin if whole => Input::Spooled(spool(io::stdin())?),
+            Input::Pipe(path) if whole => Input::Spooled(spool(
+                File::open(&path).with_context(|| format!("cannot read {shown}"))?,
+            )?),
+            other => other,
+        };
+        Ok(Source {
+            shown,
+            format,
+            input,
+        })
+    }
+
+    fn again(&self) -> Option<&Path> {
+        match &self.input {
+            Input::File(path) => Some(path),
+            Input::Spooled(file) => Some(file.path()),
+            Input::Stdin | Input::Pipe(_) => None,
+        }
+    }
+
+    fn chunks(&self, chunk_bytes: usize) -> anyhow::Result<Chunks> {
+        let chunks = match &self.input {
+            Input::File(path) => Chunks::open(path, self.format, chunk_bytes)?,
+            Input::Spooled(file) => Chunks::open(file.path(), self.format, chunk_bytes)?,
+            Input::Stdin => Chunks::read(io::stdin(), self.format, chunk_bytes)?,
+            Input::Pipe(path) => {
+                let file =
+                    File::open(path).with_context(|| format!("cannot read {}", self.shown))?;
+                Chunks::read(file, self.format, chunk_bytes)?
+            }
+        };
+        Ok(chunks)
+    }
+
+    /// An error of a piece, with the line within the file: the server knows the line within the piece.
+    fn located(&self, error: anyhow::Error, chunk: &Chunk) -> anyhow::Error {
+        match error.downcast::<Failure>() {
+            Ok(mut failure) => {
+                let message = in_file(&failure.message, |line| chunk.file_line(line));
+                failure.message = format!("{}: {message}", self.shown);
+                failure.hint = failure
+                    .hint
+                    .map(|hint| hint.replace("?on_error=skip", "--on-error skip"));
+                // What it says of the request is not true of the file.
+                failure.detail = None;
+                anyhow::Error::new(failure)
+            }
+            Err(error) => error.context(self.shown.clone()),
+        }
+    }
+}
+
+fn spool(mut from: impl Read) -> anyhow::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::NamedTempFile::new().context("cannot keep the input for a while")?;
+    io::copy(&mut from, &mut file).context("cannot keep the input for a while")?;
+    Ok(file)
+}
+
+/// One way to the server.
+struct Sending<'a> {
+    client: &'a Client,
+    args: &'a cli::Append,
+    source: &'a Source,
+    producer: String,
+    progress: ProgressBar,
+}
+
 pub fn run(global: &Global, args: &cli::Append) -> anyhow::Result<()> {
     let client = global.client()?;
-    let from_stdin = args.file == Path::new("-");
-    let format = match args.format {
-        Some(format) => known(format),
-        None if from_stdin => Format::Ndjson,
-        None => Format::from_path(&args.file).context("say what the file holds with --format")?,
-    };
-    let chunk_bytes = args.chunk_bytes as usize;
-    let chunks = if from_stdin {
-        Chunks::read(io::stdin(), format, chunk_bytes)?
-    } else {
-        Chunks::open(&args.file, format, chunk_bytes)?
-    };
-    let shown = if from_stdin {
-        "standard input".to_owned()
-    } else {
-        args.file.display().to_string()
-    };
-    let producer = args
+    let source = Source::open(args)?;
+    let name = args
         .producer
         .clone()
         .unwrap_or_else(|| format!("append-{}", uuid::Uuid::new_v4()));
-    let progress = progress(chunks.bytes_total());
+    let producer = match source.again() {
+        Some(path) => format!("{name}:{}", content(path, source.format, args.chunk_bytes)?),
+        None => name.clone(),
+    };
+    let bytes_total = source
+        .again()
+        .and_then(|path| path.metadata().ok())
+        .map(|about| about.len());
+    let sending = Sending {
+        client: &client,
+        args,
+        source: &source,
+        producer,
+        progress: progress(bytes_total),
+    };
+    if args.on_error == cli::OnError::Refuse && source.again().is_some() {
+        sending.check()?;
+    }
     let start = Instant::now();
     let mut total = Total::default();
-    let mut sequence = 0;
-    for chunk in chunks {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                progress.abandon();
-                return Err(kept(anyhow::Error::new(error).context(shown), &total));
+    match sending.append(&mut total) {
+        Ok(()) => sending.progress.finish_and_clear(),
+        Err(stopped) => {
+            sending.progress.abandon();
+            return Err(stopped.told(&total, args, &source, &name));
+        }
+    }
+    report(global, args, &total, start.elapsed())
+}
+
+/// Why a load ended early.
+struct Stopped {
+    error: anyhow::Error,
+    /// The line of the source that was to be appended next, if that is known.
+    line: Option<u64>,
+}
+
+impl Stopped {
+    /// Says what is kept already, and how to go on without appending it twice.
+    fn told(self, total: &Total, args: &cli::Append, source: &Source, name: &str) -> anyhow::Error {
+        let kept = total.records + total.records_known + total.records_repeated + total.bad;
+        if kept == 0 {
+            return self.error;
+        }
+        let kept = counted(kept, "record");
+        let advice = match (source.again(), self.line) {
+            (Some(_), _) => {
+                let file = args.file.display();
+                let stdin = matches!(source.input, Input::Spooled(_));
+                let what = if stdin {
+                    "the same input"
+                } else {
+                    "the file as it is"
+                };
+                format!(
+                    "{kept} of it are appended; append the rest, and only the rest, with {what}: lambic append {} {file} --producer {name} --chunk-bytes {}",
+                    args.stream, args.chunk_bytes
+                )
             }
+            (None, Some(line)) => format!(
+                "{kept} before line {line} are appended; go on with line {line}{}",
+                if source.format == Format::Csv {
+                    " below the header"
+                } else {
+                    ""
+                }
+            ),
+            (None, None) => format!("{kept} of it are appended"),
         };
-        sequence += 1;
-        match send(&client, args, &producer, sequence, &chunk) {
-            Ok(answer) => total.add(&answer),
-            Err(error) => {
-                progress.abandon();
-                return Err(kept(located(error, &shown, &chunk), &total));
+        match self.error.downcast::<Failure>() {
+            Ok(mut failure) => {
+                failure.detail = Some(advice);
+                anyhow::Error::new(failure)
+            }
+            Err(error) => anyhow::anyhow!("{error:#}\n  {advice}"),
+        }
+    }
+}
+
+impl Sending<'_> {
+    /// Lets the server read the whole file without keeping anything. A file of one piece needs no check: a piece
+    /// is kept whole or not at all.
+    fn check(&self) -> anyhow::Result<()> {
+        let mut chunks = self.source.chunks(self.args.chunk_bytes as usize)?;
+        let first = chunks.next();
+        let second = chunks.next();
+        if second.is_none() {
+            return Ok(());
+        }
+        self.progress.set_message("checking");
+        for chunk in first.into_iter().chain(second).chain(chunks) {
+            let checked = chunk
+                .map_err(|error| anyhow::Error::new(error).context(self.source.shown.clone()))
+                .and_then(|chunk| {
+                    self.send(None, &chunk)
+                        .map_err(|error| self.source.located(error, &chunk))?;
+                    self.progress.set_position(chunk.bytes_read);
+                    Ok(())
+                });
+            if let Err(error) = checked {
+                self.progress.abandon();
+                return Err(match error.downcast::<Failure>() {
+                    Ok(mut failure) => {
+                        failure.detail = Some("nothing was appended".to_owned());
+                        anyhow::Error::new(failure)
+                    }
+                    Err(error) => error,
+                });
             }
         }
-        progress.set_position(chunk.bytes_read);
-        progress.set_message(format!("{} records", total.records));
+        Ok(())
     }
-    progress.finish_and_clear();
-    report(global, args, &total, start.elapsed())
+
+    fn append(&self, total: &mut Total) -> Result<(), Stopped> {
+        let stopped = |error, line| Stopped { error, line };
+        let chunks = self
+            .source
+            .chunks(self.args.chunk_bytes as usize)
+            .map_err(|error| stopped(error, None))?;
+        let mut sequence = 0;
+        for chunk in chunks {
+            let chunk = chunk.map_err(|error| {
+                stopped(
+                    anyhow::Error::new(error).context(self.source.shown.clone()),
+                    None,
+                )
+            })?;
+            sequence += 1;
+            match self.send(Some(sequence), &chunk) {
+                Ok(answer) => total.add(&answer),
+                Err(error) => {
+                    return Err(stopped(
+                        self.source.located(error, &chunk),
+                        Some(chunk.first_line),
+                    ));
+                }
+            }
+            self.progress.set_position(chunk.bytes_read);
+            self.progress.set_message(counted(total.records, "record"));
+        }
+        Ok(())
+    }
+
+    /// Sends one piece until it is answered; only answers that a repetition could change are repeated. Without a
+    /// sequence the piece is only checked.
+    fn send(&self, sequence: Option<u64>, chunk: &Chunk) -> anyhow::Result<Value> {
+        let on_error = match self.args.on_error {
+            cli::OnError::Refuse => "refuse",
+            cli::OnError::Skip => "skip",
+        };
+        let path = format!(
+            "/v1/streams/{}/records?on_error={on_error}{}",
+            segment(&self.args.stream),
+            if sequence.is_none() {
+                "&check=true"
+            } else {
+                ""
+            }
+        );
+        let number = sequence.unwrap_or_default().to_string();
+        let mut headers = vec![("content-type", chunk.format.content_type())];
+        if sequence.is_some() {
+            headers.push(("lambic-producer", self.producer.as_str()));
+            headers.push(("lambic-sequence", number.as_str()));
+        }
+        let seed = sequence.unwrap_or_default();
+        let mut waits = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), seed);
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let error = match self
+                .client
+                .post(&path, &headers, &chunk.body)
+                .and_then(read_json)
+            {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // Without an answer it is not known whether the piece was kept; the sequence makes that harmless.
+            // A server that never answered is not waited for: it is not there, or the URL is wrong.
+            let repeat = match error.downcast_ref::<Failure>() {
+                Some(failure) => failure.retry,
+                None => {
+                    sequence.is_some_and(|sequence| sequence > 1)
+                        || !error.to_string().starts_with("no server answers")
+                }
+            };
+            if !repeat || Instant::now() >= give_up {
+                return Err(error);
+            }
+            thread::sleep(waits.next().unwrap_or(PATIENCE));
+        }
+    }
+}
+
+/// What a load is known by beside its name: another file, or other pieces of it, is another load. FNV-1a in 128
+/// bits: it guards against mistakes, not against malice.
+fn content(path: &Path, format: Format, chunk_bytes: u32) -> anyhow::Result<String> {
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    let mut take = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u128::from(*byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+        }
+    };
+    take(format!("{} {chunk_bytes} ", format.content_type()).as_bytes());
+    let failed = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).with_context(failed)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer).with_context(failed)? {
+            0 => break,
+            bytes => take(&buffer[..bytes]),
+        }
+    }
+    Ok(format!("{hash:032x}"))
 }
 
 fn known(format: cli::Format) -> Format {
@@ -93,51 +385,6 @@ fn known(format: cli::Format) -> Format {
         cli::Format::Csv => Format::Csv,
         cli::Format::Parquet => Format::Parquet,
         cli::Format::Arrow => Format::Arrow,
-    }
-}
-
-/// Sends one piece until it is answered; only answers that a repetition could change are repeated.
-fn send(
-    client: &Client,
-    args: &cli::Append,
-    producer: &str,
-    sequence: u64,
-    chunk: &Chunk,
-) -> anyhow::Result<Value> {
-    let on_error = match args.on_error {
-        cli::OnError::Refuse => "refuse",
-        cli::OnError::Skip => "skip",
-    };
-    let path = format!(
-        "/v1/streams/{}/records?on_error={on_error}",
-        segment(&args.stream)
-    );
-    let number = sequence.to_string();
-    let headers = [
-        ("content-type", chunk.format.content_type()),
-        ("lambic-producer", producer),
-        ("lambic-sequence", number.as_str()),
-    ];
-    let mut waits = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), sequence);
-    let give_up = Instant::now() + PATIENCE;
-    loop {
-        let error = match client
-            .post(&path, &headers, &chunk.body)
-            .and_then(read_json)
-        {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        // Without an answer it is not known whether the piece was kept; the sequence makes that harmless.
-        // A server that never answered is not waited for: it is not there, or the URL is wrong.
-        let repeat = match error.downcast_ref::<Failure>() {
-            Some(failure) => failure.retry,
-            None => sequence > 1 || !error.to_string().starts_with("no server answers"),
-        };
-        if !repeat || Instant::now() >= give_up {
-            return Err(error);
-        }
-        thread::sleep(waits.next().unwrap_or(PATIENCE));
     }
 }
 
@@ -153,29 +400,6 @@ impl Total {
             self.bad += number("bad");
         }
         self.frontier = answer["frontier"].clone();
-    }
-}
-
-/// Pieces before the failed one stay: say so.
-fn kept(error: anyhow::Error, total: &Total) -> anyhow::Error {
-    if total.records == 0 {
-        return error;
-    }
-    error.context(format!(
-        "stopped after {} records, which are kept",
-        total.records
-    ))
-}
-
-/// The server knows the line within the piece; the user wants the line within the file.
-fn located(error: anyhow::Error, shown: &str, chunk: &Chunk) -> anyhow::Error {
-    let Some(failure) = error.downcast_ref::<Failure>() else {
-        return error;
-    };
-    let message = in_file(&failure.message, |line| chunk.file_line(line));
-    match &failure.hint {
-        Some(hint) => anyhow::anyhow!("{shown}: {message}\n  {hint}"),
-        None => anyhow::anyhow!("{shown}: {message}"),
     }
 }
 
@@ -231,8 +455,8 @@ fn report(
         }))?;
     } else {
         let mut text = format!(
-            "{} records appended to {} in {:.1} s",
-            total.records,
+            "{} appended to {} in {:.1} s",
+            counted(total.records, "record"),
             args.stream,
             took.as_secs_f64()
         );
@@ -245,8 +469,8 @@ fn report(
         eprintln!("{text}");
         if total.bad > 0 {
             eprintln!(
-                "{} bad records were skipped: SELECT * FROM lambic_dead_letters",
-                total.bad
+                "skipped {}: SELECT * FROM lambic_dead_letters",
+                counted(total.bad, "bad record")
             );
         }
     }
@@ -269,5 +493,18 @@ mod tests {
         );
         assert_eq!(in_file("row 12: y", file), "row 112: y");
         assert_eq!(in_file("linear", file), "linear");
+    }
+
+    #[test]
+    fn another_content_is_another_load() {
+        let known = |bytes: &[u8], chunk_bytes| {
+            let file = tempfile::NamedTempFile::new().expect("a temporary file");
+            std::fs::write(file.path(), bytes).expect("it is ours");
+            content(file.path(), Format::Csv, chunk_bytes).expect("it is readable")
+        };
+        let one = known(b"a\n1\n", 10);
+        assert_eq!(one, known(b"a\n1\n", 10));
+        assert_ne!(one, known(b"a\n2\n", 10));
+        assert_ne!(one, known(b"a\n1\n", 11));
     }
 }

@@ -1,41 +1,78 @@
-//! `lambic audit`: recomputes views from scratch and compares; code 1 if any disagrees.
+//! `lambic audit`: recomputes views from scratch and compares; code 1 if any disagrees or cannot be audited.
+
+use anyhow::bail;
+use serde_json::{Value, json};
 
 use super::Global;
 use crate::{
     cli,
-    client::identifier,
-    exit,
-    output::{self, Rows},
+    client::{Client, identifier},
+    output::{self, Rows, counted},
 };
+
+const COLUMNS: [&str; 6] = [
+    "view",
+    "agrees",
+    "rows",
+    "differences",
+    "detail",
+    "frontier",
+];
 
 pub fn run(global: &Global, args: &cli::Audit) -> anyhow::Result<()> {
     let client = global.client()?;
-    let mut all = Rows::default();
-    let statements: Vec<String> = if args.all {
-        vec!["AUDIT ALL".to_owned()]
+    let views = if args.all {
+        client.views()?
     } else {
-        args.views
-            .iter()
-            .map(|view| format!("AUDIT MATERIALIZED VIEW {}", identifier(view)))
-            .collect()
+        args.views.clone()
     };
-    for statement in statements {
-        let rows = client.rows(&statement)?;
-        all.columns = rows.columns;
-        all.rows.extend(rows.rows);
+    let mut all = Rows {
+        columns: COLUMNS.map(str::to_owned).to_vec(),
+        ..Rows::default()
+    };
+    let (mut disagree, mut failed) = (0, 0);
+    for view in &views {
+        match audit(&client, view) {
+            Ok(row) => {
+                disagree += u64::from(all.get(&row, "agrees").as_bool() != Some(true));
+                all.rows.push(row);
+            }
+            // One view that cannot be audited says nothing of the others.
+            Err(error) if views.len() > 1 => {
+                failed += 1;
+                all.rows.push(
+                    COLUMNS
+                        .iter()
+                        .map(|column| match *column {
+                            "view" => json!(view),
+                            "detail" => json!(format!("not audited: {error:#}")),
+                            _ => Value::Null,
+                        })
+                        .collect(),
+                );
+            }
+            Err(error) => return Err(error),
+        }
     }
     output::print_rows(&all, global.json)?;
-    let disagree = all
-        .rows
-        .iter()
-        .filter(|row| all.get(row, "agrees").as_bool() != Some(true))
-        .count();
-    if disagree > 0 {
-        eprintln!(
-            "{disagree} of {} views disagree with a recompute from scratch",
-            all.rows.len()
-        );
-        return Err(anyhow::Error::new(exit::Silent));
+    let views = counted(views.len() as u64, "view");
+    match (disagree, failed) {
+        (0, 0) => Ok(()),
+        (0, failed) => bail!("{failed} of {views} could not be audited"),
+        (disagree, 0) => bail!("{disagree} of {views} disagree with a recompute from scratch"),
+        (disagree, failed) => bail!(
+            "{disagree} of {views} disagree with a recompute from scratch, and {failed} could not be audited"
+        ),
     }
-    Ok(())
+}
+
+fn audit(client: &Client, view: &str) -> anyhow::Result<Vec<Value>> {
+    let rows = client.rows(&format!("AUDIT MATERIALIZED VIEW {}", identifier(view)))?;
+    let Some(row) = rows.rows.first() else {
+        bail!("the server gave no result of the audit of {view}");
+    };
+    Ok(COLUMNS
+        .iter()
+        .map(|column| rows.get(row, column).clone())
+        .collect())
 }

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Global;
 use crate::{
     cli,
-    client::{Client, identifier},
+    client::identifier,
     output::{self, Rows},
 };
 
@@ -17,13 +17,13 @@ pub fn run(global: &Global, command: cli::Batch) -> anyhow::Result<()> {
     match command {
         cli::Batch::Run { views } => {
             let views = if views.is_empty() {
-                all(&client)?
+                client.views()?
             } else {
                 views
             };
             let mut rows = Rows {
                 columns: vec!["view".into(), "seconds".into()],
-                rows: Vec::new(),
+                ..Rows::default()
             };
             for view in views {
                 let start = Instant::now();
@@ -60,17 +60,12 @@ pub fn run(global: &Global, command: cli::Batch) -> anyhow::Result<()> {
                         .collect()
                 })
                 .collect();
-            output::print_rows(&Rows { columns, rows }, global.json)
+            let rows = Rows {
+                columns,
+                rows,
+                ..Rows::default()
+            };
+            output::print_rows(&rows, global.json)
         }
     }
-}
-
-fn all(client: &Client) -> anyhow::Result<Vec<String>> {
-    let views = client.rows("SELECT name FROM lambic_views ORDER BY name")?;
-    Ok(views
-        .rows
-        .iter()
-        .filter_map(|row| row.first().and_then(Value::as_str))
-        .map(str::to_owned)
-        .collect())
 }

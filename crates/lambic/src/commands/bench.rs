@@ -36,6 +36,7 @@ pub async fn run(global: Global, args: cli::Bench) -> anyhow::Result<()> {
             .map(str::to_owned)
             .to_vec(),
         rows: figures.iter().map(row).collect(),
+        ..Rows::default()
     };
     output::print(&rows.table())
 }

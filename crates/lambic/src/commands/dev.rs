@@ -4,6 +4,7 @@ use super::serve::{data_folder, settings_of};
 use crate::{
     cli,
     exit::refusal,
+    output::counted,
     project::{Problems, Project, apply::Applier, watch::Watch},
     server::{self, Addresses, Doors},
     settings::Settings,
@@ -57,14 +58,21 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
 }
 
 async fn round(applier: &mut Applier, engine: &crate::engine::Engine, project: &Project) {
-    match applier.apply(engine, project).await {
-        Ok(changes) => {
-            for change in &changes.0 {
-                eprintln!("{change}");
-            }
-            eprintln!("project applied: {} changes", changes.0.len());
-        }
-        Err(problems) => say(&problems),
+    let round = applier.apply(engine, project).await;
+    for line in round.changes.iter().chain(&round.orphans) {
+        eprintln!("{line}");
+    }
+    let changes = counted(round.changes.len() as u64, "change");
+    if round.problems.0.is_empty() {
+        eprintln!("project applied: {changes}");
+    } else if round.changes.is_empty() {
+        say(&round.problems);
+    } else {
+        eprintln!("{}", round.problems);
+        eprintln!(
+            "project applied in part: {changes} made, {}; what was running there goes on",
+            counted(round.problems.0.len() as u64, "mistake")
+        );
     }
 }
 

@@ -15,8 +15,7 @@ use super::{Global, stream::show};
 use crate::{
     cli,
     client::{literal, segment},
-    exit, output,
-    output::Rows,
+    output::{self, Rows},
     project::manifest::{Function, Manifest, Runtime, Start},
 };
 
@@ -77,6 +76,7 @@ fn list(global: &Global) -> anyhow::Result<()> {
                     .collect()
             })
             .collect(),
+        ..Rows::default()
     };
     output::print_rows(&rows, false)
 }
@@ -130,10 +130,7 @@ fn invoke(
     output::print(&(body + "\n"))?;
     match failed {
         Some(kind) => {
-            eprintln!(
-                "the function failed ({kind}); `lambic function logs {name}` shows what it wrote"
-            );
-            Err(anyhow::Error::new(exit::Silent))
+            bail!("the function failed ({kind}); `lambic function logs {name}` shows what it wrote")
         }
         None => Ok(()),
     }
@@ -146,6 +143,13 @@ fn logs(global: &Global, name: &str, lines: u32) -> anyhow::Result<()> {
         literal(name)
     ))?;
     rows.rows.reverse();
+    if rows.rows.is_empty() {
+        // A deleted function's lines are still there; a name that never was one is a mistake.
+        client.get(&format!("{FUNCTIONS}/{}/configuration", segment(name)))?;
+        if !global.json {
+            eprintln!("function {name} has written nothing yet");
+        }
+    }
     if global.json {
         return output::print_rows(&rows, true);
     }

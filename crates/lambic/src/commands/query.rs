@@ -21,13 +21,13 @@ pub fn run(global: &Global, args: &cli::Query) -> anyhow::Result<()> {
         bail!("--csv and --json exclude each other");
     }
     let (file, text) = match (&args.sql, &args.file) {
-        (Some(sql), _) => (PathBuf::from("query"), sql.clone()),
-        (None, Some(file)) => {
+        (Some(sql), _) if sql != "-" => (PathBuf::from("query"), sql.clone()),
+        (None, Some(file)) if file != Path::new("-") => {
             let text = fs::read_to_string(file)
                 .with_context(|| format!("cannot read {}", file.display()))?;
             (file.clone(), text)
         }
-        (None, None) => {
+        _ => {
             if io::stdin().is_terminal() {
                 eprintln!("reading SQL from the terminal; end it with Ctrl-D");
             }
@@ -60,8 +60,7 @@ fn one(client: &Client, statement: &Statement, json: bool, csv: bool) -> anyhow:
         match (answer.rows, answer.tag) {
             (Some(rows), _) => {
                 output::print(&rows.table())?;
-                let count = rows.rows.len();
-                eprintln!("{count} {}", if count == 1 { "row" } else { "rows" });
+                eprintln!("{}", output::counted(rows.rows.len() as u64, "row"));
             }
             (None, Some(tag)) => eprintln!("{tag}"),
             (None, None) => {}
@@ -129,21 +128,13 @@ fn array(from: &mut impl BufRead, out: &mut impl Write) -> io::Result<()> {
 
 /// Shows where in the text the statement failed.
 pub fn placed(error: anyhow::Error, statement: &Statement) -> anyhow::Error {
-    let Some(failure) = error.downcast_ref::<Failure>() else {
-        return error;
-    };
-    let hints: Vec<&str> = [&failure.detail, &failure.hint]
-        .into_iter()
-        .flatten()
-        .map(String::as_str)
-        .collect();
-    let hint = hints.join("\n  ");
-    let message = match &failure.sqlstate {
-        Some(sqlstate) => format!("{} (SQLSTATE {sqlstate})", failure.message),
-        None => failure.message.clone(),
-    };
-    let place = statement.place(failure.position);
-    anyhow::anyhow!(place.render(&message, (!hint.is_empty()).then_some(hint.as_str())))
+    match error.downcast::<Failure>() {
+        Ok(mut failure) => {
+            failure.place = Some(statement.place(failure.position));
+            anyhow::Error::new(failure)
+        }
+        Err(error) => error,
+    }
 }
 
 #[cfg(test)]

@@ -38,10 +38,13 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
     let engine = server::open(data.clone(), settings).await?;
     if let Some(project) = &project {
         let applied = match Applier::open(&data) {
-            Ok(mut applier) => applier
-                .apply(&engine, project)
-                .await
-                .map_err(anyhow::Error::new),
+            Ok(mut applier) => {
+                let round = applier.apply(&engine, project).await;
+                for orphan in &round.orphans {
+                    eprintln!("{orphan}");
+                }
+                round.whole().map_err(anyhow::Error::new)
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = applied {

@@ -128,5 +128,10 @@ fn table(items: &[Value]) -> String {
                 .collect()
         })
         .collect();
-    output::Rows { columns, rows }.table()
+    output::Rows {
+        columns,
+        rows,
+        ..output::Rows::default()
+    }
+    .table()
 }

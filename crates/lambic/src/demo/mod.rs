@@ -22,7 +22,6 @@ use tokio::sync::watch;
 
 use crate::{
     engine::Engine,
-    exit,
     project::{Project, apply::Applier},
     server,
     settings::Settings,
@@ -144,7 +143,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if result.agreed() {
         Ok(())
     } else {
-        Err(anyhow::Error::new(exit::Silent))
+        anyhow::bail!("not every audit agreed with what was served")
     }
 }
 
@@ -157,8 +156,8 @@ async fn play(
     started: Instant,
 ) -> anyhow::Result<summary::Result> {
     let mut applier = Applier::open(data)?;
-    let changes = applier.apply(&stage.engine, project).await?;
-    for change in changes.0 {
+    let changes = applier.apply(&stage.engine, project).await.whole()?;
+    for change in changes {
         stage.tell(change);
     }
     let input = source::read(&stage.engine)?;

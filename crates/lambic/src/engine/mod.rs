@@ -144,10 +144,6 @@ impl Engine {
         &self.data
     }
 
-    pub fn dataset(&self) -> &Dataset {
-        self.layers.dataset()
-    }
-
     /// Moves everything that the log holds into the dataset.
     pub async fn seal_all(&self) -> anyhow::Result<()> {
         for stream in self.database.streams() {

@@ -25,18 +25,36 @@ use crate::engine::Engine;
 /// Applies projects to one engine.
 pub struct Applier {
     memory: PathBuf,
-    /// What created each stream and view, as text.
+    /// What created each stream and view, as text; for a function only that the project deployed it.
     applied: BTreeMap<String, String>,
     /// What each function was deployed from in this run of the program.
     functions: HashMap<String, (Function, Fingerprint)>,
+    orphans_told: BTreeSet<String>,
 }
 
 /// Names, sizes and times of a folder's files.
 type Fingerprint = BTreeSet<(PathBuf, u64, SystemTime)>;
 
-/// What a round of applying changed, for the user to read.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes(pub Vec<String>);
+/// What came of a round of applying, for the user to read.
+#[derive(Debug, Default)]
+pub struct Round {
+    pub changes: Vec<String>,
+    /// What was applied before, is in the project no longer, and goes on; each told once.
+    pub orphans: Vec<String>,
+    /// What stays as it was.
+    pub problems: Problems,
+}
+
+impl Round {
+    /// The changes, if everything went as it should.
+    pub fn whole(self) -> Result<Vec<String>, Problems> {
+        if self.problems.0.is_empty() {
+            Ok(self.changes)
+        } else {
+            Err(self.problems)
+        }
+    }
+}
 
 impl Applier {
     pub fn open(data: &Path) -> anyhow::Result<Applier> {
@@ -57,61 +75,82 @@ impl Applier {
             memory,
             applied,
             functions: HashMap::new(),
+            orphans_told: BTreeSet::new(),
         })
     }
 
     /// Stops at the first group (streams, functions, views) with mistakes, because later groups stand
     /// on earlier ones; what was applied before stays.
-    pub async fn apply(&mut self, engine: &Engine, project: &Project) -> Result<Changes, Problems> {
-        let mut changes = Changes::default();
-        let mut problems = Problems::default();
+    pub async fn apply(&mut self, engine: &Engine, project: &Project) -> Round {
+        let mut round = Round::default();
         for statement in &project.streams {
-            self.statement(engine, statement, &mut changes, &mut problems)
-                .await;
+            self.statement(engine, statement, &mut round).await;
         }
-        if problems.0.is_empty() {
+        if round.problems.0.is_empty() {
             for (name, function) in &project.manifest.functions {
                 match self.function(engine, project, name, function).await {
-                    Ok(true) => changes.0.push(format!("function {name} deployed")),
+                    Ok(true) => round.changes.push(format!("function {name} deployed")),
                     Ok(false) => {}
-                    Err(error) => problems.0.push(format!(
+                    Err(error) => round.problems.0.push(format!(
                         "{}: function `{name}`: {error:#}",
                         project.folder.join("lambic.toml").display()
                     )),
                 }
             }
         }
-        if problems.0.is_empty() {
+        if round.problems.0.is_empty() {
             for statement in &project.views {
-                self.statement(engine, statement, &mut changes, &mut problems)
-                    .await;
+                self.statement(engine, statement, &mut round).await;
             }
         }
+        self.orphans(engine, project, &mut round);
         if let Err(error) = self.remember() {
-            problems.0.push(format!("{error:#}"));
+            round.problems.0.push(format!("{error:#}"));
         }
-        if problems.0.is_empty() {
-            Ok(changes)
-        } else {
-            Err(problems)
-        }
+        round
     }
 
-    async fn statement(
-        &mut self,
-        engine: &Engine,
-        statement: &Statement,
-        changes: &mut Changes,
-        problems: &mut Problems,
-    ) {
+    /// Nothing is dropped because a file is gone: that would take records along. But it is said.
+    fn orphans(&mut self, engine: &Engine, project: &Project, round: &mut Round) {
+        let statements = project.streams.iter().chain(&project.views);
+        let mut named: BTreeSet<String> = statements
+            .filter_map(|statement| statement.creates())
+            .map(|creates| creates.key())
+            .collect();
+        let functions = project.manifest.functions.keys();
+        named.extend(functions.map(|name| format!("function {name}")));
+        let views = engine.database.views();
+        self.applied.retain(|key, _| {
+            named.contains(key)
+                || match key.split_once(' ') {
+                    Some(("stream", name)) => engine.database.stream(name).is_some(),
+                    Some(("view", name)) => views.iter().any(|view| view.name == name),
+                    Some(("function", name)) => engine.functions.get(name).is_some(),
+                    _ => false,
+                }
+        });
+        let orphans: BTreeSet<String> = orphans(&self.applied, &named);
+        round.orphans = orphans
+            .difference(&self.orphans_told)
+            .map(|key| {
+                let (kind, name) = key.split_once(' ').unwrap_or_default();
+                let verb = if kind == "function" { "delete" } else { "drop" };
+                format!(
+                    "{key} is no longer in the project and goes on; to end it: lambic {kind} {verb} {name}"
+                )
+            })
+            .collect();
+        self.orphans_told = orphans;
+    }
+
+    async fn statement(&mut self, engine: &Engine, statement: &Statement, round: &mut Round) {
         let creates = statement.creates();
         let (key, exists) = match &creates {
-            Some(Creates::Stream(name)) => (
-                format!("stream {name}"),
-                engine.database.stream(name).is_some(),
-            ),
-            Some(Creates::View(name)) => (
-                format!("view {name}"),
+            Some(creates @ Creates::Stream(name)) => {
+                (creates.key(), engine.database.stream(name).is_some())
+            }
+            Some(creates @ Creates::View(name)) => (
+                creates.key(),
                 engine
                     .database
                     .views()
@@ -119,7 +158,7 @@ impl Applier {
                     .any(|view| view.name == *name),
             ),
             None => {
-                problems.0.push(statement.place(None).render(
+                round.problems.0.push(statement.place(None).render(
                     "a project's files hold CREATE STREAM and CREATE MATERIALIZED VIEW only",
                     Some("run other statements with `lambic query -f FILE`"),
                 ));
@@ -134,23 +173,22 @@ impl Applier {
         };
         match decide(&statement.sql, exists, applied, &creates) {
             Decision::Keep => {}
-            Decision::Refuse => problems.0.push(statement.place(None).render(
+            Decision::Refuse => round.problems.0.push(statement.place(None).render(
                 &format!("{key} exists with another definition, and what was appended does not change"),
                 Some("give the new stream another name, or drop this one with its records: lambic stream drop"),
             )),
             Decision::Run => {
                 let ran = engine.database.execute(&Session::default(), &statement.sql).await;
-                self.ran(ran.err(), |position| position, statement, key, "created", changes, problems);
+                self.ran(ran.err(), |position| position, statement, key, "created", round);
             }
             Decision::Replace => {
                 let (sql, back) = statement.replacing();
                 let ran = engine.database.execute(&Session::default(), &sql).await;
-                self.ran(ran.err(), back, statement, key, "replaced", changes, problems);
+                self.ran(ran.err(), back, statement, key, "replaced", round);
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn ran(
         &mut self,
         error: Option<lambic_query::Error>,
@@ -158,12 +196,11 @@ impl Applier {
         statement: &Statement,
         key: String,
         done: &str,
-        changes: &mut Changes,
-        problems: &mut Problems,
+        round: &mut Round,
     ) {
         match error {
             None => {
-                changes.0.push(format!("{key} {done}"));
+                round.changes.push(format!("{key} {done}"));
                 self.applied.insert(key, statement.sql.clone());
             }
             Some(error) => {
@@ -172,7 +209,7 @@ impl Applier {
                     .flatten()
                     .collect::<Vec<_>>()
                     .join("\n  ");
-                problems.0.push(
+                round.problems.0.push(
                     statement
                         .place(error.position.map(back))
                         .render(&error.message, (!hint.is_empty()).then_some(hint.as_str())),
@@ -191,6 +228,7 @@ impl Applier {
     ) -> anyhow::Result<bool> {
         let folder = function.folder(&project.folder, name);
         let print = fingerprint(&folder)?;
+        self.applied.entry(format!("function {name}")).or_default();
         if self.functions.get(name) == Some(&(function.clone(), print.clone())) {
             return Ok(false);
         }
@@ -209,6 +247,12 @@ impl Applier {
         lambic_base::file::write_atomically(&self.memory, &bytes)
             .with_context(|| format!("cannot write {}", self.memory.display()))
     }
+}
+
+/// What was applied and is not named any more.
+fn orphans(applied: &BTreeMap<String, String>, named: &BTreeSet<String>) -> BTreeSet<String> {
+    let keys = applied.keys().filter(|key| !named.contains(*key));
+    keys.cloned().collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]

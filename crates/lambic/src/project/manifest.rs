@@ -103,6 +103,9 @@ pub enum Start {
     Earliest,
 }
 
+/// AWS Lambda's: 15 minutes.
+const TIMEOUT_S_MAX: f64 = 900.0;
+
 /// AWS Lambda's default.
 fn timeout_s() -> f64 {
     3.0
@@ -131,8 +134,11 @@ impl Manifest {
                     "runtime \"python\" needs `handler = \"module.function\"`",
                 ));
             }
-            if !(function.timeout_s > 0.0 && function.timeout_s.is_finite()) {
-                return Err(about("`timeout_s` must be above 0"));
+            if !(function.timeout_s > 0.0 && function.timeout_s <= TIMEOUT_S_MAX) {
+                return Err(about(&format!(
+                    "`timeout_s` is {}; it must be above 0 and at most {TIMEOUT_S_MAX}",
+                    function.timeout_s
+                )));
             }
             if function
                 .trigger
@@ -189,6 +195,26 @@ mod tests {
             expect![[
                 r#"lambic.toml: function `f`: runtime "python" needs `handler = "module.function"`"#
             ]],
+        );
+        check(
+            "[functions.f]\nruntime = \"wasm\"\ntimeout_s = 1e9\n",
+            expect![
+                "lambic.toml: function `f`: `timeout_s` is 1000000000; it must be above 0 and at most 900"
+            ],
+        );
+        check(
+            "[settings.server]\npg = \"127.0.0.1:1\"\nhttp = \"localhost\"\n",
+            expect![[r#"
+                lambic.toml:3:1: `http` = "localhost": invalid socket address syntax
+                  3 | http = "localhost"
+                    | ^"#]],
+        );
+        check(
+            "settings.dataset.seal_records = 0\n",
+            expect![[r#"
+                lambic.toml:1:18: `seal_records` = 0: it must be at least 1
+                  1 | settings.dataset.seal_records = 0
+                    |                  ^"#]],
         );
         check(
             "[settings.dataset]\nseal_after = 3\n",

@@ -22,6 +22,16 @@ pub enum Creates {
     View(String),
 }
 
+impl Creates {
+    /// `stream visits`, `view pages`.
+    pub fn key(&self) -> String {
+        match self {
+            Creates::Stream(name) => format!("stream {name}"),
+            Creates::View(name) => format!("view {name}"),
+        }
+    }
+}
+
 impl Statement {
     pub fn place(&self, position: Option<usize>) -> Place {
         Place::at_char(&self.file, &self.source, self.start, position.unwrap_or(1))

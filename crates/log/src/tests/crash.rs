@@ -58,6 +58,50 @@ fn every_flipped_bit_of_a_segment_is_named() {
 }
 
 #[test]
+fn looking_names_the_damage_and_changes_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    assert_eq!(
+        crate::inspect(&scratch.path().join("none")).unwrap(),
+        crate::Inspected::default()
+    );
+    assert!(!scratch.path().join("none").exists());
+    let dir = killed(scratch.path());
+    let path = last_segment(&dir);
+    let whole = fs::read(&path).unwrap();
+    let torn = [whole.as_slice(), b"torn"].concat();
+    fs::write(&path, &torn).unwrap();
+    fs::write(dir.join("x.tmp"), "left over").unwrap();
+    let files = || {
+        let mut files: Vec<_> = fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (fs::read(&path).unwrap(), path))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let found = crate::inspect(&dir).unwrap();
+    assert_eq!(
+        (found.segments, found.torn_bytes, found.mark_known),
+        (1, 4, true)
+    );
+    assert_eq!(found.heads.of(PLAIN).records(), 3);
+    assert_eq!(files(), before);
+
+    let mut damaged = whole;
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&path, &damaged).unwrap();
+    let before = files();
+    assert!(matches!(
+        crate::inspect(&dir),
+        Err(Error::Damaged { path: named, .. }) if named == path
+    ));
+    assert_eq!(files(), before);
+}
+
+#[test]
 fn every_cut_of_acknowledged_bytes_is_named_and_torn_tails_go() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = killed(scratch.path());

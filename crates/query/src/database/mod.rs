@@ -255,7 +255,7 @@ impl Database {
             None if names.is_empty() => {
                 missing.with_hint("CREATE MATERIALIZED VIEW name AS SELECT … makes one")
             }
-            None => missing.with_hint(format!("there are: {}", names.join(", "))),
+            None => missing.with_hint(crate::error::there_are(&names)),
         }
     }
 

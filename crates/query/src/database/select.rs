@@ -26,7 +26,7 @@ impl Database {
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "this statement is not supported",
             )
-            .with_hint("streams, views, INSERT and SELECT are; see the README for the list"));
+            .with_hint("there are: CREATE STREAM, CREATE [OR REPLACE] MATERIALIZED VIEW, DROP STREAM, DROP MATERIALIZED VIEW, REFRESH, AUDIT and EXPLAIN MATERIALIZED VIEW, INSERT and SELECT"));
         }
         let frame = DataFrame::new(state, plan);
         let rows = frame.execute_stream().await.map_err(wrong)?;

@@ -1,7 +1,9 @@
-//! `lambic doctor`: what this machine offers, and whether a stopped server's files are whole.
+//! `lambic doctor`: what this machine offers, and whether a stopped server's files are whole. It changes nothing.
+
+mod files;
 
 use std::{
-    fs::{self, File},
+    fs,
     io::Write,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -9,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::{Global, wait};
+use super::Global;
 use crate::{
-    cli, exit,
+    cli,
     output::{self, Rows},
-    server,
     settings::Settings,
 };
 
@@ -36,6 +38,18 @@ impl Check {
         }
     }
 
+    fn trouble(
+        name: &'static str,
+        found: impl Into<String>,
+        trouble: impl std::fmt::Display,
+    ) -> Check {
+        Check {
+            name,
+            found: found.into(),
+            trouble: Some(trouble.to_string()),
+        }
+    }
+
     fn judged(name: &'static str, found: impl Into<String>, trouble: Option<&str>) -> Check {
         Check {
             name,
@@ -53,7 +67,7 @@ pub fn run(global: &Global, args: &cli::Doctor) -> anyhow::Result<()> {
         .unwrap_or_else(|| PathBuf::from("."));
     let mut checks = machine(&folder);
     if let Some(data) = &args.data {
-        checks.extend(files(data)?);
+        checks.extend(files::check(data)?);
     }
     let rows = Rows {
         columns: ["check", "found", "trouble"].map(str::to_owned).to_vec(),
@@ -67,6 +81,7 @@ pub fn run(global: &Global, args: &cli::Doctor) -> anyhow::Result<()> {
                 ]
             })
             .collect(),
+        ..Rows::default()
     };
     if global.json {
         output::print_json(&Value::Array(rows.objects()))?;
@@ -78,8 +93,7 @@ pub fn run(global: &Global, args: &cli::Doctor) -> anyhow::Result<()> {
         .filter(|check| check.trouble.is_some())
         .count();
     if troubles > 0 {
-        eprintln!("{troubles} of {} checks found trouble", checks.len());
-        return Err(anyhow::Error::new(exit::Silent));
+        bail!("{troubles} of {} checks found trouble", checks.len());
     }
     Ok(())
 }
@@ -180,30 +194,25 @@ fn fsync(folder: &Path) -> Check {
                 trouble,
             )
         }
-        Err(error) => Check {
-            name: NAME,
-            found: error.to_string(),
-            trouble: Some(format!("cannot write in {}", folder.display())),
-        },
+        Err(error) => Check::trouble(
+            NAME,
+            error.to_string(),
+            format_args!("cannot write in {}", folder.display()),
+        ),
     }
 }
 
 pub fn fsync_times(folder: &Path, count: usize) -> std::io::Result<Vec<Duration>> {
-    let path = folder.join(format!(".lambic-doctor-{}", std::process::id()));
-    let timed = || {
-        let mut file = File::create(&path)?;
-        (0..count)
-            .map(|_| {
-                let start = Instant::now();
-                file.write_all(&[7; 4096])?;
-                file.sync_data()?;
-                Ok(start.elapsed())
-            })
-            .collect()
-    };
-    let times = timed();
-    let _ = fs::remove_file(&path);
-    times
+    // A file without a name: the folder is not changed, whatever happens.
+    let mut file = tempfile::tempfile_in(folder)?;
+    (0..count)
+        .map(|_| {
+            let start = Instant::now();
+            file.write_all(&[7; 4096])?;
+            file.sync_data()?;
+            Ok(start.elapsed())
+        })
+        .collect()
 }
 
 /// Of sorted durations.
@@ -249,42 +258,6 @@ fn python() -> Check {
             "no python3: Python functions cannot run, everything else can",
         ),
     }
-}
-
-/// Opens the folder as a server would (which reads the whole log) and checks every sealed file.
-fn files(data: &Path) -> anyhow::Result<Vec<Check>> {
-    if !data.is_dir() {
-        return Err(exit::refusal(anyhow::anyhow!(
-            "there is no data folder {}",
-            data.display()
-        )));
-    }
-    let mut checks = Vec::new();
-    let data = data.to_owned();
-    wait(async {
-        let engine = server::open(data, Settings::default()).await?;
-        checks.push(Check::fine(
-            "log",
-            format!("{} bytes, every frame read", engine.log.bytes()),
-        ));
-        let mut files = 0u64;
-        for stream in engine.database.streams() {
-            for file in &engine.dataset().manifest(stream.id).files {
-                files += 1;
-                if let Err(error) = engine.dataset().verify(file).await {
-                    checks.push(Check {
-                        name: "dataset file",
-                        found: file.path.clone(),
-                        trouble: Some(error.to_string()),
-                    });
-                }
-            }
-        }
-        checks.push(Check::fine("dataset", format!("{files} files checked")));
-        engine.close().await;
-        Ok(())
-    })?;
-    Ok(checks)
 }
 
 #[cfg(test)]
