@@ -3,20 +3,36 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{TaskContext, runtime_env::RuntimeEnv};
 use lambic_dataset::{Dataset, LocalStore, Reader};
 use lambic_functions::{Functions, system_streams};
 use lambic_log::Log;
-use lambic_model::{Stream, StreamId, StreamName};
+use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_query::{Catalog, Database, Parts};
 use lambic_serving::Serving;
-use lambic_view::session;
+use lambic_view::{Run, ViewPlan, session, tail::TailSource};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::*;
+
+/// There are no views here to read the log's tail for.
+struct NoViews;
+
+#[async_trait::async_trait]
+impl TailSource for NoViews {
+    async fn run_between(
+        &self,
+        _plan: &ViewPlan,
+        _from: &Frontiers,
+        _to: &Frontiers,
+        _task: Arc<TaskContext>,
+    ) -> Result<Run, lambic_view::Error> {
+        Err(lambic_view::Error::Records("there are no views".to_owned()))
+    }
+}
 
 struct Served {
     handle: Handle,
@@ -57,6 +73,7 @@ async fn served(options: Options) -> Served {
         catalog,
         serving: Serving::default(),
         reader,
+        tail_of: Arc::new(|_| Arc::new(NoViews)),
         appender: Arc::new(log.clone()),
         state: session::state(session::config(2), runtime),
     });

@@ -401,10 +401,8 @@ impl Shared {
     /// The first stream written to that is not declared.
     pub(crate) fn undeclared(&self, prepared: &Prepared) -> Option<StreamId> {
         let streams = self.streams.read().expect("no panic while streams change");
-        let written = prepared.writes.iter().map(|write| write.stream.id);
-        written
-            .into_iter()
-            .find(|stream| !streams.contains_key(stream))
+        let mut written = prepared.writes.iter().map(|write| write.stream.id);
+        written.find(|stream| !streams.contains_key(stream))
     }
 
     fn streams_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<StreamId, Arc<Stream>>> {
