@@ -54,14 +54,9 @@ use datafusion_pg_catalog::{
 use futures::StreamExt;
 use lambic_query::{Database, SqlParser};
 
-use super::{
-    information_schema::InformationSchema,
-    routines::{self, Routines},
-    settings::{self, SERVER_VERSION},
-};
+use super::settings::{self, SERVER_VERSION};
 
 const PG_CATALOG: &str = "pg_catalog";
-const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// Adds `pg_catalog`, `information_schema` and Postgres's functions to the database's context.
 pub fn install(database: &Database) -> Result<()> {
@@ -73,12 +68,11 @@ pub fn install(database: &Database) -> Result<()> {
         .config_mut()
         .options_mut()
         .catalog
-        .information_schema = false;
+        .information_schema = true;
     let tables = Arc::new(PgCatalogStaticTables::try_new()?);
     let catalog_list = Arc::clone(context.state().catalog_list());
     let inner = PgCatalogSchemaProvider::try_new(catalog_list, tables, EmptyContextProvider)?;
     let definitions = Definitions::default();
-    let routines = Routines::default();
     let catalog = context
         .catalog(super::DATABASE)
         .ok_or_else(|| DataFusionError::Configuration("there is no catalog `lambic`".to_owned()))?;
@@ -88,17 +82,9 @@ pub fn install(database: &Database) -> Result<()> {
             inner,
             database: database.clone(),
             definitions: definitions.clone(),
-            routines: Arc::clone(&routines),
         }),
     )?;
-    // DataFusion's own of that name is switched off above: it would hide this one.
-    catalog.register_schema(
-        INFORMATION_SCHEMA,
-        Arc::new(InformationSchema::new(Arc::clone(
-            context.state().catalog_list(),
-        ))),
-    )?;
-    for function in functions(definitions, &routines) {
+    for function in functions(definitions) {
         context.register_udf(function);
     }
     Ok(())
@@ -116,7 +102,6 @@ struct Catalog {
     inner: Inner,
     database: Database,
     definitions: Definitions,
-    routines: Routines,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -150,22 +135,6 @@ impl SchemaProvider for Catalog {
                 };
                 let table =
                     StreamingTable::try_new(Arc::clone(classes.schema()), vec![Arc::new(classes)])?;
-                Ok(Some(Arc::new(table)))
-            }
-            "pg_proc" => {
-                let (
-                    Some(PgCatalogTable::Static(procedures)),
-                    Some(PgCatalogTable::Dynamic(spaces)),
-                ) = (
-                    self.inner.build_table_by_name(name)?,
-                    self.inner.build_table_by_name("pg_namespace")?,
-                )
-                else {
-                    return self.inner.table(name).await;
-                };
-                let schema = procedures.try_into_memtable()?.schema();
-                let functions = self.database.functions();
-                let table = routines::table(schema, spaces, &functions, &self.routines).await?;
                 Ok(Some(Arc::new(table)))
             }
             "pg_matviews" => Ok(Some(Arc::new(materialized_views(&self.database)?))),
@@ -388,8 +357,7 @@ impl ScalarUDFImpl for Function {
     }
 }
 
-fn functions(definitions: Definitions, routines: &Routines) -> Vec<ScalarUDF> {
-    let (of_results, of_arguments) = (Arc::clone(routines), Arc::clone(routines));
+fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
     let text = |value: &str| ScalarValue::Utf8(Some(value.to_owned()));
     let version = format!(
         "PostgreSQL {SERVER_VERSION} (Lambic {}) on {}",
@@ -422,33 +390,6 @@ fn functions(definitions: Definitions, routines: &Routines) -> Vec<ScalarUDF> {
             let values = texts(arguments.get(1), rows)?;
             Ok(Arc::new(values.into_iter().collect::<StringArray>()))
         }),
-        Function::udf(
-            "pg_get_function_result",
-            DataType::Utf8,
-            move |arguments, rows| {
-                let ids = texts(arguments.first(), rows)?;
-                Ok(routines::described(&of_results, ids, |routine| {
-                    &routine.result
-                }))
-            },
-        ),
-        Function::udf(
-            "pg_get_function_arguments",
-            DataType::Utf8,
-            move |arguments, rows| {
-                let ids = texts(arguments.first(), rows)?;
-                Ok(routines::described(&of_arguments, ids, |routine| {
-                    &routine.arguments
-                }))
-            },
-        ),
-        Function::udf("pg_size_pretty", DataType::Utf8, |arguments, rows| {
-            let sizes = texts(arguments.first(), rows)?;
-            let sizes = sizes
-                .into_iter()
-                .map(|size| size?.parse().ok().map(pretty_size));
-            Ok(Arc::new(sizes.collect::<StringArray>()))
-        }),
         Function::udf("pg_get_viewdef", DataType::Utf8, move |arguments, rows| {
             let ids = texts(arguments.first(), rows)?;
             let known = definitions.read().unwrap_or_else(PoisonError::into_inner);
@@ -469,6 +410,8 @@ fn functions(definitions: Definitions, routines: &Routines) -> Vec<ScalarUDF> {
         "pg_get_ruledef",
         "pg_get_triggerdef",
         "pg_get_serial_sequence",
+        "pg_get_function_result",
+        "pg_get_function_arguments",
         "pg_get_function_identity_arguments",
         "pg_get_functiondef",
         "pg_get_statisticsobjdef",
@@ -478,16 +421,6 @@ fn functions(definitions: Definitions, routines: &Routines) -> Vec<ScalarUDF> {
         "pg_get_partition_constraintdef",
     ] {
         functions.push(Function::constant(name, no_text.clone()));
-    }
-    // What a table takes on disk stands in `lambic_streams` and `lambic_views`, not by object id.
-    for name in [
-        "pg_table_size",
-        "pg_relation_size",
-        "pg_total_relation_size",
-        "pg_indexes_size",
-        "pg_database_size",
-    ] {
-        functions.push(Function::constant(name, ScalarValue::Int64(None)));
     }
     for name in [
         "pg_function_is_visible",
@@ -503,18 +436,6 @@ fn functions(definitions: Definitions, routines: &Routines) -> Vec<ScalarUDF> {
         functions.push(Function::constant(name, yes.clone()));
     }
     functions
-}
-
-/// As Postgres shows sizes: in the unit of which there are at least ten.
-fn pretty_size(bytes: i64) -> String {
-    let mut size = bytes;
-    for unit in ["bytes", "kB", "MB", "GB", "TB"] {
-        if size.abs() < 10 * 1024 {
-            return format!("{size} {unit}");
-        }
-        size /= 1024;
-    }
-    format!("{size} PB")
 }
 
 /// The object id of a type that columns can have here, by its usual names.

@@ -8,9 +8,7 @@ mod command;
 mod encode;
 mod error;
 mod handler;
-mod information_schema;
 mod parameter;
-mod routines;
 mod settings;
 
 use std::{

@@ -6,7 +6,6 @@ mod create_stream;
 mod create_view;
 mod drop;
 mod explain;
-mod functions;
 mod insert;
 mod rollback;
 mod select;
