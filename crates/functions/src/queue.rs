@@ -264,14 +264,14 @@ fn parts(ended: Vec<Ended>, bytes_max: usize) -> Vec<Vec<Ended>> {
 
 /// What to try after the log refused `ended`: its halves; or, for one alone, the house's stream of dead letters
 /// instead of the function's own. If that was refused too, the end is given back.
-fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Ended> {
+fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Box<Ended>> {
     if ended.len() > 1 {
         let second = ended.split_off(ended.len() / 2);
         return Ok(vec![second, ended]);
     }
     let mut end = ended.pop().expect("no part is empty");
     if end.dead_letter.is_none() || end.to_house {
-        return Err(end);
+        return Err(Box::new(end));
     }
     end.to_house = true;
     Ok(vec![vec![end]])

@@ -34,6 +34,8 @@ pub fn explain_value(
     let quoted = message.split('`').nth(1).unwrap_or_default().to_owned();
     let suggestion = suggestion(error.message()).or_else(|| {
         closest(&quoted, known.iter().map(String::as_str))
+            // A key that is known has a wrong value, not a wrong name.
+            .filter(|best| *best != quoted)
             .map(|best| format!("did you mean `{best}`?"))
     });
     let at = text
@@ -46,7 +48,7 @@ pub fn explain_value(
         .find(|(_, line)| {
             let key = line.split('=').next().unwrap_or_default();
             let words = key.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'));
-            !quoted.is_empty() && words.filter(|word| !word.is_empty()).last() == Some(&quoted)
+            !quoted.is_empty() && words.filter(|word| !word.is_empty()).next_back() == Some(&quoted)
         });
     let text = match at {
         Some((start, line)) => {

@@ -662,7 +662,7 @@ fn wrong_usage_and_refusals_have_their_codes() {
         .args(["serve", "--print-defaults"])
         .output()
         .expect("the binary is there");
-    fails(&filter, 2, &["LAMBIC_LOG", "==bad"]);
+    fails(&filter, 2, &["LAMBIC_LOG", "is no filter of log lines"]);
     // A cause is said once.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let address = taken.local_addr().expect("it is bound").to_string();

@@ -51,12 +51,14 @@ pub enum Unread {
 impl Bounds {
     pub fn new(options: &Options) -> Bounds {
         // Whatever is allowed alone must fit in.
+        let bytes_min = options
+            .append_bytes_max
+            .max(super::functions::BODY_BYTES_MAX);
+        // A semaphore counts no further.
+        let bytes_max = Semaphore::MAX_PERMITS.min(u32::MAX as usize);
         let bytes = options
             .http_bodies_bytes_max
-            .max(options.append_bytes_max)
-            .max(super::functions::BODY_BYTES_MAX)
-            .min(Semaphore::MAX_PERMITS)
-            .min(u32::MAX as usize);
+            .clamp(bytes_min.min(bytes_max), bytes_max);
         Bounds {
             bodies: Arc::new(Semaphore::new(bytes)),
             records: Arc::new(Semaphore::new(bytes)),

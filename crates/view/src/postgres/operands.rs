@@ -86,13 +86,8 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
             let BinaryExpr { left, op, right } = &mut binary;
             let arithmetic = matches!(op, Operator::Plus | Operator::Minus);
-            let changed = if compares(*op) {
-                align_known(&mut [left, right], &types)
-            } else if arithmetic && types.iter().flatten().all(is_temporal) {
-                align_known(&mut [left, right], &types)
-            } else {
-                false
-            };
+            let of_times = arithmetic && types.iter().flatten().all(is_temporal);
+            let changed = (compares(*op) || of_times) && align_known(&mut [left, right], &types);
             Transformed::new_transformed(Expr::BinaryExpr(binary), changed)
         }
         Expr::Between(mut between) => {
@@ -180,14 +175,13 @@ fn meeting_type<'a>(
             .any(DataType::is_floating)
             .then_some(DataType::Float64),
         DataType::Utf8 | DataType::Date32 | DataType::Timestamp(TimeUnit::Nanosecond, _) => others
-            .filter(|other| match (own, other) {
+            .find(|other| match (own, other) {
                 (_, DataType::Timestamp(TimeUnit::Nanosecond, _)) => false,
                 (DataType::Timestamp(_, own), DataType::Timestamp(_, other)) => {
                     own.is_some() == other.is_some()
                 }
                 (_, other) => matches!(other, DataType::Timestamp(..)),
             })
-            .next()
             .cloned(),
         _ => None,
     }
