@@ -47,8 +47,8 @@ pub fn explain_value(
         })
         .find(|(_, line)| {
             let key = line.split('=').next().unwrap_or_default();
-            let words = key.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'));
-            !quoted.is_empty() && words.filter(|word| !word.is_empty()).next_back() == Some(&quoted)
+            let mut words = key.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'));
+            !quoted.is_empty() && words.rfind(|word| !word.is_empty()) == Some(&quoted)
         });
     let text = match at {
         Some((start, line)) => {
