@@ -69,6 +69,43 @@ pub fn decode_within(
     }
 }
 
+/// What the records of a body hold at most, and never more than `bytes_max`: for who reserves the memory before
+/// [`decode_within`] takes it.
+///
+/// A body of text holds no more records than it has room for the shortest one. Compressed formats, and bad records
+/// that are described, are bounded by `bytes_max` alone.
+pub fn decoded_bytes_max(
+    stream: &Stream,
+    format: Format,
+    body_bytes: usize,
+    on_error: OnError,
+    bytes_max: usize,
+) -> usize {
+    let fields = stream.schema.fields();
+    let record_bytes_min = match format {
+        Format::Parquet | Format::Arrow => return bytes_max,
+        // `{"name":1}` and what separates it from the next one.
+        Format::Ndjson | Format::Json => {
+            let needed = fields.iter().filter(|field| !field.is_nullable());
+            3 + needed.map(|field| field.name().len() + 5).sum::<usize>()
+        }
+        // The header may name fewer columns, but not fewer than have to be there.
+        Format::Csv => {
+            let needed = fields.iter().filter(|field| !field.is_nullable());
+            needed.count().max(1)
+        }
+    };
+    if on_error == OnError::Skip {
+        return bytes_max;
+    }
+    // A last record need not have the separator.
+    let records = (body_bytes / record_bytes_min).saturating_add(1);
+    records
+        .saturating_mul(record_bytes(&stream.schema))
+        .saturating_add(body_bytes)
+        .min(bytes_max)
+}
+
 /// Counts what becomes of an input. It never counts more than the log does, which has the last word.
 #[derive(Debug)]
 pub(crate) struct Budget {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use expect_test::{Expect, expect};
 use lambic_connectors::{
     BadRecord, Error, Format, OnError, dead_letter_schema, dead_letters, decode, decode_within,
+    decoded_bytes_max,
 };
 use lambic_model::{Stream, StreamId, StreamName};
 use parquet::arrow::ArrowWriter;
@@ -930,4 +931,42 @@ fn values_that_repeat_the_one_before_are_read_a_few_at_a_time() {
             expected
         );
     }
+}
+
+#[test]
+fn what_is_reserved_for_a_body_of_text_is_enough_and_no_more_than_its_shortest_records_need() {
+    let optional = stream_of(vec![
+        Field::new("a", DataType::Int64, true),
+        Field::new("b", DataType::Utf8, true),
+        Field::new("c", DataType::Decimal128(7, 2), true),
+    ]);
+    for (format, stream, record, separator, around) in [
+        (Format::Ndjson, flights(), "{\"id\":1}", "\n", ["", ""]),
+        (Format::Ndjson, optional.clone(), "{}", "\n", ["", ""]),
+        (Format::Json, flights(), "{\"id\":1}", ",", ["[", "]"]),
+        (Format::Json, optional.clone(), "{}", ",", ["[", "]"]),
+        (Format::Json, optional.clone(), "{}", "", ["", ""]),
+        (Format::Csv, flights(), "1", "\n", ["id\n", ""]),
+    ] {
+        for records in [1, 2, 1_000] {
+            let list = vec![record; records].join(separator);
+            let body = format!("{}{list}{}", around[0], around[1]);
+            let bytes_max =
+                decoded_bytes_max(&stream, format, body.len(), OnError::Refuse, usize::MAX);
+            let decoded = decode_within(
+                &stream,
+                format,
+                Bytes::from(body),
+                OnError::Refuse,
+                bytes_max,
+            );
+            assert_eq!(decoded.unwrap().records(), records, "{format:?} {record}");
+        }
+    }
+    let reserved =
+        |format, on_error| decoded_bytes_max(&flights(), format, 1 << 10, on_error, 1 << 26);
+    assert!(reserved(Format::Ndjson, OnError::Refuse) < 16 << 10);
+    // Descriptions of bad records, and what is compressed, have no such bound.
+    assert_eq!(reserved(Format::Ndjson, OnError::Skip), 1 << 26);
+    assert_eq!(reserved(Format::Parquet, OnError::Refuse), 1 << 26);
 }

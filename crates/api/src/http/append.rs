@@ -23,7 +23,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lambic_connectors::{BadRecord, Decoded, Format, OnError, decode_within};
+use lambic_connectors::{BadRecord, Decoded, Format, OnError, decode_within, decoded_bytes_max};
 use lambic_model::{Append, Producer, Stream, Write, Written};
 use lambic_query::Catalog;
 use metrics::{counter, histogram};
@@ -116,8 +116,9 @@ async fn decode(
 ) -> Result<(Decoded, OwnedSemaphorePermit), Failure> {
     let reader = Arc::clone(stream);
     let bytes_max = app.options.append_bytes_max;
-    // Few bytes can be many records: room for as many as are allowed, until it is known how many they are.
-    let mut room = app.bounds.records(bytes_max).await?;
+    // Few bytes can be many records: room for as many as there can be, until it is known how many they are.
+    let reserved = decoded_bytes_max(stream, format, body.bytes.len(), on_error, bytes_max);
+    let mut room = app.bounds.records(reserved).await?;
     let decoded = tokio::task::spawn_blocking(move || {
         let bytes = body.bytes.clone();
         let decoded = decode_within(&reader, format, bytes, on_error, bytes_max);
@@ -146,7 +147,7 @@ async fn decode(
         .map(RecordBatch::get_array_memory_size)
         .sum();
     // What they do not need goes back; the rest is held until the log has them.
-    drop(room.split(bytes_max.saturating_sub(memory)));
+    drop(room.split(reserved.saturating_sub(memory)));
     Ok((decoded, room))
 }
 
