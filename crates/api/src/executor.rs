@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use arrow::array::RecordBatch;
 use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
-use lambic_query::{Database, Error, Outcome, Prepared, Session};
+use lambic_query::{Database, Error, Lookup, Outcome, Prepared, Session};
 use tokio::{
     runtime::Runtime,
     sync::{OwnedSemaphorePermit, mpsc},
@@ -82,6 +82,12 @@ impl Executor {
     ) -> Result<Outcome, Error> {
         let database = self.0.database.clone();
         self.run(async move { database.run(&session, &prepared, parameters).await })
+            .await
+    }
+
+    pub async fn lookup(&self, view: String, key: Vec<(String, String)>) -> Result<Lookup, Error> {
+        let database = self.0.database.clone();
+        self.run(async move { database.lookup(&view, &key).await })
             .await
     }
 

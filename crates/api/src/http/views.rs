@@ -48,7 +48,7 @@ pub async fn lookup(
     let view = find(&app, &name)?;
     let (conditions, limit) = split_limit(parameters)?;
     if is_full_key(&view, &conditions) {
-        let found = app.services.database.lookup(&name, &conditions).await?;
+        let found = app.executor.lookup(name.clone(), conditions).await?;
         let schema = found.batches.first().map(RecordBatch::schema);
         let answer = Answer {
             view: name,
