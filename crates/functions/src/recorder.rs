@@ -21,6 +21,8 @@ const WAITING_MAX: usize = 1_024;
 const AT_ONCE_MAX: usize = 256;
 /// Log lines in memory; beyond it, an invocation's lines are left out with a notice.
 const LINE_BYTES_MAX: usize = 32 << 20;
+/// What a line takes in the log beside its text, at most: the request's id, the function's name, times.
+const LINE_BESIDE_BYTES: usize = 192;
 const ATTEMPTS_MAX: usize = 20;
 
 enum Item {
@@ -43,7 +45,10 @@ impl Recorder {
     }
 
     pub async fn record(&self, row: InvocationRow, mut lines: Vec<LogLine>) {
-        let mut bytes: usize = lines.iter().map(|line| line.line.len() + 64).sum();
+        let mut bytes: usize = lines
+            .iter()
+            .map(|line| line.line.len() + LINE_BESIDE_BYTES)
+            .sum();
         if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
             lines = vec![LogLine::now(
                 LogSource::Platform,

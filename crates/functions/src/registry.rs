@@ -158,6 +158,12 @@ impl Registry {
     }
 }
 
+/// True if the path stays in the folder that it is joined to.
+fn is_within(path: &Path) -> bool {
+    path.components()
+        .all(|component| matches!(component, std::path::Component::Normal(_)))
+}
+
 /// Reads the code of a deployment and finds its handler.
 pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
     let refuse = |reason: String| Error::BadDeployment {
@@ -170,7 +176,12 @@ pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
                 Code::Bytes(bytes) => ("function.wasm".to_owned(), bytes.clone()),
                 Code::Folder(folder) => {
                     let file = match &deployment.handler {
-                        Some(file) => file.clone(),
+                        Some(file) if is_within(Path::new(file)) => file.clone(),
+                        Some(file) => {
+                            return Err(refuse(format!(
+                                "its handler `{file}` is not the name of a file in its folder"
+                            )));
+                        }
                         None => only_component(folder).map_err(refuse)?,
                     };
                     let path = folder.join(&file);
@@ -205,6 +216,11 @@ pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
                 )));
             };
             let module = PathBuf::from(module.replace('.', "/"));
+            if !is_within(&module) {
+                return Err(refuse(format!(
+                    "its handler `{handler}` is not the name of a file in its folder"
+                )));
+            }
             let files = match &deployment.code {
                 Code::Bytes(bytes) => [(module.with_extension("py"), bytes.clone())].into(),
                 Code::Folder(folder) => read_folder(folder).map_err(|error| match error {

@@ -153,6 +153,19 @@ async fn a_refused_deployment_leaves_the_former_one_serving() {
             "`handler` is not a handler; write `file.function`",
         ),
         (
+            fine.clone(),
+            Box::new(|d| d.handler = Some("/tmp/elsewhere.handler".to_owned())),
+            "its handler `/tmp/elsewhere.handler` is not the name of a file in its folder",
+        ),
+        (
+            Code::Folder(empty_path.clone()),
+            Box::new(|d| {
+                d.runtime = Runtime::Wasm;
+                d.handler = Some("../../elsewhere.wasm".to_owned());
+            }),
+            "its handler `../../elsewhere.wasm` is not the name of a file in its folder",
+        ),
+        (
             Code::Folder(empty_path.clone()),
             Box::new(|_| {}),
             "its handler `handler.handler` needs the file `handler.py`, which is not in the code",
