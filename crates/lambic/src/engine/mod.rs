@@ -63,7 +63,6 @@ pub struct Engine {
     pub functions: Functions,
     pub log: Log,
     pub serve_options: ServeOptions,
-    data: PathBuf,
     layers: Arc<Layers>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -132,16 +131,11 @@ impl Engine {
             functions,
             log,
             serve_options,
-            data,
             layers,
             stop,
             tasks,
             _lock: lock,
         })
-    }
-
-    pub fn data(&self) -> &Path {
-        &self.data
     }
 
     /// Moves everything that the log holds into the dataset.
