@@ -1,8 +1,9 @@
 //! The handle: what other rooms hold of the log.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc, Mutex, RwLock,
@@ -59,7 +60,8 @@ pub(crate) struct Shared {
     turn: AtomicU32,
     queue: Arc<Semaphore>,
     queued_bytes: Arc<AtomicU64>,
-    trimming: Mutex<()>,
+    /// Segments that are no longer part of the log and have yet to leave the disk, the oldest first.
+    trimming: Mutex<VecDeque<PathBuf>>,
 }
 
 impl Log {
@@ -263,7 +265,9 @@ impl Log {
     /// returns how many. The segment being written always stays. Blocks: it waits for the disk.
     pub fn trim(&self, keep_from: &Frontiers) -> Result<u64, Error> {
         let shared = &self.0.shared;
-        let _one_at_a_time = shared.trimming.lock().expect("no panic while trimming");
+        let mut leaving = shared.trimming.lock().expect("no panic while trimming");
+        // What an earlier trim could not remove goes first: the segments on disk must follow one another.
+        shared.remove_segments(&mut leaving)?;
         let view = shared.view();
         let closed = &view.segments[..view.segments.len() - 1];
         let disposable = |segment: &&Arc<Segment>| {
@@ -285,15 +289,8 @@ impl Log {
         shared.change_view(|view| {
             view.segments = Arc::new(view.segments[removed.len()..].to_vec());
         });
-        for segment in &removed {
-            // One by one and each made durable: a gap would look like a lost segment.
-            let path = &segment.path;
-            shared
-                .disk
-                .remove(path)
-                .and_then(|()| shared.disk.sync_dir(&shared.options.dir))
-                .map_err(|error| Error::io("remove", path, &error))?;
-        }
+        leaving.extend(removed.iter().map(|segment| segment.path.clone()));
+        shared.remove_segments(&mut leaving)?;
         Ok(removed.len() as u64)
     }
 
@@ -368,6 +365,21 @@ impl Drop for Inner {
 }
 
 impl Shared {
+    /// One by one, and each made durable: on disk, a gap would look like a lost segment.
+    fn remove_segments(&self, leaving: &mut VecDeque<PathBuf>) -> Result<(), Error> {
+        while let Some(path) = leaving.front() {
+            match self.disk.remove(path) {
+                // An earlier attempt came as far as this.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+            .and_then(|()| self.disk.sync_dir(&self.options.dir))
+            .map_err(|error| Error::io("remove", path, &error))?;
+            leaving.pop_front();
+        }
+        Ok(())
+    }
+
     pub(crate) fn view(&self) -> Arc<View> {
         self.view
             .lock()
