@@ -54,13 +54,17 @@ struct Inner {
     verified: Mutex<HashSet<String>>,
 }
 
+/// Seals in a row whose end is not known: a store that does not answer is not asked more often.
+const UNDECIDED_MAX: usize = 8;
+
 /// One stream's part of the dataset.
 struct Part {
     stream: Arc<Stream>,
     manifests: ManifestStore<Manifest>,
     current: RwLock<Arc<Manifest>>,
-    /// Seals of one stream take turns.
-    sealing: tokio::sync::Mutex<()>,
+    /// Seals of one stream take turns. Holds the manifests of those that ended before they knew whether theirs
+    /// was committed: whoever waits for a seal may go away while the store is still at it.
+    sealing: tokio::sync::Mutex<Vec<Manifest>>,
 }
 
 impl Part {
@@ -69,6 +73,25 @@ impl Part {
             .read()
             .expect("no one panics while holding the manifest")
             .clone()
+    }
+
+    /// Makes the store's newest manifest the present one if it is one of `undecided`; true if it was.
+    async fn settle(&self, undecided: &mut Vec<Manifest>) -> Result<bool, Error> {
+        if undecided.is_empty() {
+            return Ok(false);
+        }
+        let Some((_, newest)) = self.manifests.load().await? else {
+            return Ok(false);
+        };
+        if !undecided.contains(&newest) {
+            return Ok(false);
+        }
+        undecided.retain(|manifest| manifest.number > newest.number);
+        *self
+            .current
+            .write()
+            .expect("no one panics while holding the manifest") = Arc::new(newest);
+        Ok(true)
     }
 }
 
@@ -186,7 +209,28 @@ impl Dataset {
         tail: &impl Tail,
     ) -> Result<Arc<Manifest>, Error> {
         let part = self.part(stream)?;
-        let _turn = part.sealing.lock().await;
+        let mut undecided = part.sealing.lock().await;
+        part.settle(&mut undecided).await?;
+        loop {
+            match self.seal_once(&part, tail, &mut undecided).await {
+                // By a seal of this process that was broken off, perhaps: then this one goes on from there.
+                Err(conflict @ Error::Conflict { .. }) => {
+                    if !part.settle(&mut undecided).await? {
+                        return Err(conflict);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn seal_once(
+        &self,
+        part: &Arc<Part>,
+        tail: &impl Tail,
+        undecided: &mut Vec<Manifest>,
+    ) -> Result<Arc<Manifest>, Error> {
+        let stream = part.stream.id;
         let manifest = part.manifest();
         let head = tail.head(stream);
         if !head.covers(&manifest.frontier) {
@@ -208,7 +252,7 @@ impl Dataset {
                     log_start,
                 });
             }
-            self.write_range(&part, &manifest, tail, range, &mut added)
+            self.write_range(part, &manifest, tail, range, &mut added)
                 .await?;
         }
         if added.is_empty() {
@@ -218,13 +262,23 @@ impl Dataset {
         if let Err(reason) = next.check() {
             panic!("sealing left a gap or an overlap: {reason}");
         }
-        if let Err(error) = part.manifests.commit(next.number, &next).await {
-            // The store may have kept the manifest although it answered with an error: look.
-            let newest = part.manifests.load().await;
-            if !matches!(&newest, Ok(Some((_, stored))) if *stored == next) {
-                return Err(error);
-            }
+        let number = next.number;
+        if undecided.len() == UNDECIDED_MAX {
+            undecided.remove(0);
         }
+        undecided.push(next.clone());
+        if let Err(error) = part.manifests.commit(number, &next).await {
+            // The store may have kept the manifest although it answered with an error: look.
+            let settled = part.settle(undecided).await;
+            if settled.is_ok() && part.manifest().number == number {
+                return Ok(part.manifest());
+            }
+            if settled.is_ok() {
+                undecided.pop();
+            }
+            return Err(error);
+        }
+        undecided.clear();
         tracing::debug!(
             stream = %part.stream.name,
             manifest = next.number,

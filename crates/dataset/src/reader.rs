@@ -24,7 +24,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, union::UnionExec},
 };
 use lambic_log::{Log, Snapshot};
-use lambic_model::{Frontier, Frontiers, Stream, StreamId};
+use lambic_model::{Frontier, Frontiers, Stream};
 
 use crate::{DataFile, Dataset, Error, Manifest};
 
@@ -285,11 +285,6 @@ impl TableProvider for StreamTable {
             None => Ok(tail),
         }
     }
-}
-
-/// How many records the stream holds up to the pin.
-pub fn records(pin: &Pin, stream: StreamId) -> u64 {
-    pin.log.head(stream).records()
 }
 
 fn parquet_options(state: &dyn Session) -> datafusion::config::TableParquetOptions {

@@ -575,3 +575,30 @@ async fn an_erased_stream_leaves_nothing() {
     assert!(files_below(dir.path()).is_empty());
     assert_eq!(dataset.manifest(STREAM).number, 0);
 }
+
+/// A client that goes away cancels the statement that waits for the seal, wherever that is.
+#[tokio::test]
+async fn a_seal_that_is_broken_off_stands_in_nobodys_way() {
+    for polls in 0..60 {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, _, mut log) = sealed(dir.path()).await;
+        log.append(0, 50..53);
+        log.append(1, 60..63);
+        {
+            let mut seal = Box::pin(dataset.seal_from(STREAM, &log));
+            for _ in 0..polls {
+                if futures::poll!(&mut seal).is_ready() {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+            }
+        }
+        log.append(0, 70..71);
+        dataset.seal_from(STREAM, &log).await.unwrap();
+        assert_eq!(everything(&dataset, &log).await, log.values, "{polls}");
+        assert_eq!(dataset.manifest(STREAM).frontier, log.head(STREAM));
+        let dataset = open(dir.path(), &log.stream).await.unwrap();
+        assert!(dataset.verify_stream(STREAM).await.is_empty());
+        assert_eq!(everything(&dataset, &log).await, log.values, "{polls}");
+    }
+}
