@@ -190,3 +190,47 @@ def test_too_many_connections_are_told_so():
         for connection in connections:
             connection.close()
     assert http("GET", "/health").status == 200
+
+
+def test_ranges_of_a_views_key_are_what_a_look_at_all_rows_finds(connection, name):
+    """Equality in the first columns of the key and a range in the next one: before, in and after a batch."""
+    connection.execute(f"CREATE STREAM {name} (town text, day int, at date)")
+    connection.execute(
+        f"CREATE MATERIALIZED VIEW {name}_v AS SELECT town, day, at, count(*) AS n FROM {name} GROUP BY town, day, at")
+    towns, some_days = ["a", "ab", "b", "", None], [None, *range(-40, 40)]
+
+    def append(part):
+        for index, town in enumerate(towns):
+            values = [
+                (town, day, f"2026-01-{(day or 0) % 28 + 1:02}")
+                for number, day in enumerate(some_days) if (index + number) % 3 != part
+            ]
+            with connection.cursor() as cursor:
+                for start in range(0, len(values), 40):
+                    some = values[start:start + 40]
+                    places = ", ".join(["(%s, %s, %s::date)"] * len(some))
+                    cursor.execute(f"INSERT INTO {name} VALUES {places}", [value for row in some for value in row])
+
+    conditions = [
+        "town = 'a'", "town = 'a' AND day = 3", "town = 'a' AND day > 3", "town = 'a' AND day >= 3 AND day < 7",
+        "town = 'ab' AND day BETWEEN -5 AND 5", "town = 'a' AND 3 >= day", "town = 'a' AND day < 2.5",
+        "town = 'a' AND day > 2.5", "town = 'a' AND day = 2.5", "town > 'a'", "town >= 'ab' AND town <= 'b'", "town < 'ab'",
+        "town = ''", "town IS NULL", "town IS NULL AND day > 0", "town = 'b' AND day IS NULL", "town = 'a' AND day < -100",
+        "town = 'b' AND day = 1 AND at >= '2026-01-02'", "town = 'b' AND at = '2026-01-02'", "town = 'nowhere'",
+        "town = 'a' AND day > 3 AND day > 10", "town = 'a' AND day < 10 AND day <= 4", "day = 4", "town = NULL",
+    ]
+
+    def check(when):
+        for condition in conditions:
+            quick = connection.execute(f"SELECT * FROM {name}_v WHERE {condition} ORDER BY 1, 2, 3").fetchall()
+            slow = connection.execute(
+                f"SELECT town, day, at, count(*) AS n FROM {name} WHERE {condition} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3").fetchall()
+            assert quick == slow, (when, condition)
+
+    append(0)
+    check("before a batch")
+    connection.execute(f"REFRESH MATERIALIZED VIEW {name}_v")
+    append(1)
+    check("after a batch and more records")
+    connection.execute(f"REFRESH MATERIALIZED VIEW {name}_v")
+    check("after all of it was batched")

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Runs kept beside the newest: what a reader of the moment before may still open.
+/// The newest and the one before; only the newest has its file.
 const MANIFESTS_KEPT: usize = 2;
 
 /// What makes a run the view's batch view.
@@ -120,6 +120,8 @@ pub async fn load(
         && manifest.datafusion == datafusion::DATAFUSION_VERSION
         && manifest.state_encoding == STATE_ENCODING
         && manifest.state_types == state_types(&plan.state_schema)
+        // A stream that was dropped and made anew has another id, and other records.
+        && manifest.frontier.0.keys().all(|id| plan.inputs.iter().any(|s| s.id == *id))
         && (manifest.functions.iter()).all(|functions| *functions == definition.functions);
     if !fits {
         return Ok(None);

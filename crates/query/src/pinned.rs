@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use arrow::array::ArrayRef;
 use datafusion::{
     catalog::TableProvider,
     common::{Result, plan_datafusion_err},
@@ -12,7 +11,7 @@ use datafusion::{
 use lambic_dataset::Pin;
 use lambic_model::{Frontiers, Stream};
 use lambic_serving::{Answer, RecomputedView, RunSet, Served, ServedView, Standing, Views};
-use lambic_view::{Run, Source, ViewPlan, tail::TailSource};
+use lambic_view::{KeyRange, Run, Source, ViewPlan, tail::TailSource};
 
 use crate::provider::{Sources, view_table};
 
@@ -75,20 +74,23 @@ impl Pinned {
         plan.inputs.iter().all(covers)
     }
 
-    /// The rows of a kept view; with a key, only those of the key.
+    /// The rows of a kept view; with a range of keys, all of that range and perhaps others.
     pub async fn read(
         &self,
         view: &Arc<ServedView>,
-        key: Option<&[ArrayRef]>,
+        range: Option<&KeyRange>,
         state: &SessionState,
     ) -> Result<Answer> {
         let runs = self.runs_of(view)?;
         let heads = self.heads();
         if !self.tail_is_there(view.plan(), runs) {
-            return self.read_from_history(view, state).await;
+            return self.read_from_history(view, range, state).await;
         }
-        let answer = match key {
-            Some(key) => view.lookup(key, runs, &heads, self.tail.as_ref()).await,
+        let answer = match range {
+            Some(range) => {
+                view.read_range(range, runs, &heads, self.tail.as_ref())
+                    .await
+            }
             None => view.read(runs, &heads, self.tail.as_ref()).await,
         };
         answer.map_err(|error| DataFusionError::External(Box::new(error)))
@@ -97,11 +99,16 @@ impl Pinned {
     async fn read_from_history(
         &self,
         view: &Arc<ServedView>,
+        range: Option<&KeyRange>,
         state: &SessionState,
     ) -> Result<Answer> {
         let plan = view.plan();
         let run = self.states_from_scratch(plan, state).await?;
-        let rows = plan.finish(vec![run.states], state.task_ctx()).await;
+        let states = match range {
+            Some(range) => run.within(range),
+            None => run.states,
+        };
+        let rows = plan.finish(vec![states], state.task_ctx()).await;
         Ok(Answer {
             batches: Arc::new(rows.map_err(view_error)?),
             frontier: self.heads(),
@@ -109,8 +116,11 @@ impl Pinned {
     }
 
     /// All states of a kept view at the pin, merged; what audits of sketches compare.
-    pub async fn merged_states(&self, view: &Arc<ServedView>) -> Result<Run> {
+    pub async fn merged_states(&self, view: &Arc<ServedView>, state: &SessionState) -> Result<Run> {
         let runs = self.runs_of(view)?;
+        if !self.tail_is_there(view.plan(), runs) {
+            return self.states_from_scratch(view.plan(), state).await;
+        }
         let merged = view.merged(runs, &self.heads(), self.tail.as_ref()).await;
         merged.map_err(|error| DataFusionError::External(Box::new(error)))
     }

@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use arrow::{array::ArrayRef, datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{SchemaProvider, Session, TableProvider},
-    common::{Column, Result, ScalarValue, internal_datafusion_err},
+    common::{Result, internal_datafusion_err},
     datasource::{TableType, memory::MemorySourceConfig},
     execution::SessionState,
-    logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown},
+    logical_expr::{Expr, TableProviderFilterPushDown},
     physical_expr::PhysicalExpr,
     physical_plan::{
         ExecutionPlan, execute_stream, execution_plan::reset_plan_states,
@@ -26,7 +26,7 @@ use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving
 use lambic_view::{Source, tail::TailSource};
 
 use crate::{
-    Catalog,
+    Catalog, key_filter,
     pinned::{Pinned, view_error},
     system::SystemTable,
 };
@@ -211,54 +211,6 @@ impl std::fmt::Debug for KeptTable {
     }
 }
 
-impl KeptTable {
-    /// The whole key, if `filters` fix every column of it.
-    fn full_key(&self, filters: &[Expr]) -> Result<Option<Vec<ArrayRef>>> {
-        let plan = self.view.plan();
-        let Some(outputs) = plan.key_outputs() else {
-            return Ok(None);
-        };
-        let mut fixed: HashMap<&str, &ScalarValue> = HashMap::new();
-        for filter in filters {
-            if let Some((column, value)) = equality(filter) {
-                fixed.insert(&column.name, value);
-            }
-        }
-        let mut key = Vec::with_capacity(outputs.len());
-        for (index, output) in outputs.into_iter().enumerate() {
-            let Some(value) = fixed.get(plan.schema.field(output).name().as_str()) else {
-                return Ok(None);
-            };
-            let data_type = plan.state_schema.field(index).data_type();
-            let Ok(value) = value.cast_to(data_type) else {
-                return Ok(None);
-            };
-            if value.is_null() {
-                return Ok(None);
-            }
-            key.push(value.to_array()?);
-        }
-        Ok(Some(key))
-    }
-}
-
-/// `column = literal` or the other way round.
-fn equality(filter: &Expr) -> Option<(&Column, &ScalarValue)> {
-    let Expr::BinaryExpr(BinaryExpr {
-        left,
-        op: Operator::Eq,
-        right,
-    }) = filter
-    else {
-        return None;
-    };
-    match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _))
-        | (Expr::Literal(value, _), Expr::Column(column)) => Some((column, value)),
-        _ => None,
-    }
-}
-
 #[async_trait]
 impl TableProvider for KeptTable {
     fn schema(&self) -> SchemaRef {
@@ -287,9 +239,9 @@ impl TableProvider for KeptTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let key = self.full_key(filters)?;
+        let range = key_filter::range(self.view.plan(), filters)?;
         let state = session_state(state)?;
-        let answer = self.pinned.read(&self.view, key.as_deref(), state).await?;
+        let answer = self.pinned.read(&self.view, range.as_ref(), state).await?;
         in_memory(answer.batches.as_ref().clone(), self.schema(), projection)
     }
 }

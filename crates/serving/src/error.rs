@@ -5,8 +5,6 @@ use lambic_view::Error as ViewError;
 pub enum Error {
     #[error(transparent)]
     View(#[from] ViewError),
-    #[error("new records could not be read: {0}")]
-    Tail(String),
     #[error("view \"{view}\" has no key to look up by: {reason}; read it with SQL")]
     NoKey { view: String, reason: String },
     #[error("{0}")]

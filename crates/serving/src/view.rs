@@ -2,19 +2,26 @@
 
 use std::{
     collections::HashMap,
+    ops::Bound,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use arrow::{
-    array::{ArrayRef, StringArray},
+    array::{ArrayRef, AsArray, StringArray},
     compute::{CastOptions, cast_with_options},
+    datatypes::{DataType, Float32Type, Float64Type},
     record_batch::RecordBatch,
 };
 use datafusion::execution::TaskContext;
 use lambic_model::Frontiers;
-use lambic_view::{Definition, Run, ViewPlan, tail::TailSource};
+use lambic_view::{Definition, KeyRange, Run, ViewPlan, tail::TailSource};
 
 use crate::{Error, RunSet};
+
+/// A range of at most so many states is worth finishing alone.
+const RANGE_ROWS_MIN: usize = 64;
+/// So is one that is not more than this part of all states.
+const RANGE_SHARE_MAX: usize = 4;
 
 /// A planned view, its runs, and the way to new states.
 pub struct ServedView {
@@ -37,6 +44,33 @@ type Finished = (Arc<RunSet>, Arc<Vec<RecordBatch>>);
 pub struct Answer {
     pub batches: Arc<Vec<RecordBatch>>,
     pub frontier: Frontiers,
+}
+
+/// Keys have no -0: it equals 0 (`lambic_view::postgres`).
+fn canonical(value: ArrayRef) -> ArrayRef {
+    match value.data_type() {
+        DataType::Float64 => Arc::new(
+            value
+                .as_primitive::<Float64Type>()
+                .unary::<_, Float64Type>(|v| v + 0.0),
+        ),
+        DataType::Float32 => Arc::new(
+            value
+                .as_primitive::<Float32Type>()
+                .unary::<_, Float32Type>(|v| v + 0.0),
+        ),
+        _ => value,
+    }
+}
+
+/// Of every stream the further of two frontiers.
+fn furthest(a: &Frontiers, b: &Frontiers) -> Frontiers {
+    let mut furthest = a.clone();
+    for (stream, frontier) in &b.0 {
+        let further = furthest.of(*stream).max(frontier);
+        furthest.set(*stream, further);
+    }
+    furthest
 }
 
 impl std::fmt::Debug for ServedView {
@@ -100,9 +134,11 @@ impl ServedView {
         if records == 0 {
             return Ok(0);
         }
+        // A batch may have reached further in one of the streams since `heads` was looked at.
+        let to = furthest(&runs.covered, heads);
         let run = self
             .tail
-            .run_between(&self.plan, &runs.covered, heads, Arc::clone(&self.task))
+            .run_between(&self.plan, &runs.covered, &to, Arc::clone(&self.task))
             .await?;
         runs.covered = run.to.clone();
         runs.speed.push(Arc::new(run));
@@ -123,11 +159,7 @@ impl ServedView {
     pub async fn publish(&self, batch: Run, batches: u64) -> Result<(), Error> {
         let _change = self.change.lock().await;
         let runs = self.runs();
-        let mut covered = runs.covered.clone();
-        for (stream, frontier) in &batch.to.0 {
-            let further = covered.of(*stream).max(frontier);
-            covered.set(*stream, further);
-        }
+        let covered = furthest(&runs.covered, &batch.to);
         let tail = self
             .tail
             .run_between(&self.plan, &batch.to, &covered, Arc::clone(&self.task))
@@ -221,27 +253,31 @@ impl ServedView {
         Ok(self.plan.merge(&all, Arc::clone(&self.task)).await?)
     }
 
-    /// The rows of one key, values in the order of the key columns (one-row arrays of their types).
-    pub async fn lookup(
+    /// The rows whose keys lie in `range`.
+    ///
+    /// Where that is much of the view, all of its rows: they may be at hand already.
+    pub async fn read_range(
         &self,
-        key: &[ArrayRef],
+        range: &KeyRange,
         runs: &Arc<RunSet>,
         heads: &Frontiers,
         tail: &dyn TailSource,
     ) -> Result<Answer, Error> {
-        let Some(key) = self.plan.encode_key(key)? else {
-            return Err(self.no_key("it is not grouped"));
-        };
+        let found: Vec<RecordBatch> = runs.runs().map(|run| run.within(range)).collect();
+        let found_rows: usize = found.iter().map(RecordBatch::num_rows).sum();
+        if found_rows > RANGE_ROWS_MIN && found_rows > runs.state_rows() / RANGE_SHARE_MAX {
+            return self.read(runs, heads, tail).await;
+        }
         let missing = self.missing(runs, heads, tail).await?;
-        let found: Vec<RecordBatch> = runs
-            .runs()
-            .map(AsRef::as_ref)
-            .chain(missing.as_ref())
-            .filter_map(|run| run.find(&key))
+        let missing = missing.iter().map(|run| run.within(range));
+        let states: Vec<RecordBatch> = found
+            .into_iter()
+            .chain(missing)
+            .filter(|states| states.num_rows() > 0)
             .collect();
-        let batches = match found.is_empty() {
+        let batches = match states.is_empty() {
             true => Vec::new(),
-            false => self.plan.finish(found, Arc::clone(&self.task)).await?,
+            false => self.plan.finish(states, Arc::clone(&self.task)).await?,
         };
         Ok(Answer {
             batches: Arc::new(batches),
@@ -267,8 +303,8 @@ impl ServedView {
         )
     }
 
-    /// Turns texts by column name into the arrays that [`ServedView::lookup`] takes.
-    pub fn key_from_text(&self, values: &[(String, String)]) -> Result<Vec<ArrayRef>, Error> {
+    /// The range of one key, from texts by column name.
+    pub fn key_from_text(&self, values: &[(String, String)]) -> Result<KeyRange, Error> {
         let names = self
             .key_names()
             .ok_or_else(|| self.no_key("not all of its key is among its columns"))?;
@@ -298,8 +334,9 @@ impl ServedView {
                     "`{text}` is not a value of column {name} ({data_type})"
                 ))
             })?;
-            key.push(value);
+            key.push(canonical(value));
         }
-        Ok(key)
+        let codec = &self.plan.key_codec;
+        Ok(codec.range(&key, Bound::Unbounded, Bound::Unbounded)?)
     }
 }

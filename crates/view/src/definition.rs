@@ -32,7 +32,7 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Where the view's files live, unique among all versions.
+    /// Where the view's files live, unique among the versions that there are.
     pub fn directory(&self) -> String {
         let own = format!("views/{}/v{}", self.name, self.version);
         match self.part {

@@ -20,6 +20,7 @@ pub mod session;
 mod slot;
 mod split;
 pub mod tail;
+mod ties;
 mod timestamp;
 pub mod wildcard;
 
@@ -28,5 +29,5 @@ pub use error::Error;
 pub use plan::{Class, ViewPlan};
 pub use planned::Planned;
 pub use recompute::{RecomputePlan, ViewSource};
-pub use run::Run;
+pub use run::{KeyRange, Run};
 pub use slot::{Source, TableOf};

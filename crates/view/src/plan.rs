@@ -12,7 +12,7 @@ use std::{
 use arrow::{
     array::{AsArray, BooleanArray},
     compute::filter_record_batch,
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{Field, Schema, SchemaRef},
     record_batch::{RecordBatch, RecordBatchOptions},
     row::Rows,
 };
@@ -341,16 +341,19 @@ impl ViewPlan {
             return None;
         }
         (0..self.key_columns)
-            .map(|key| {
-                self.key_of_output
-                    .iter()
-                    .position(|shown| *shown == Some(key))
-            })
+            .map(|key| self.output_of_key(key))
             .collect()
     }
 
     pub fn key_columns(&self) -> usize {
         self.key_columns
+    }
+
+    /// The output column that shows a key column unchanged.
+    pub fn output_of_key(&self, key: usize) -> Option<usize> {
+        self.key_of_output
+            .iter()
+            .position(|shown| *shown == Some(key))
     }
 
     /// Encodes one key, its values in the order of the group expressions.
@@ -466,9 +469,4 @@ fn renamed(schema: &SchemaRef, key_columns: usize) -> SchemaRef {
         Field::new(name, field.data_type().clone(), true)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-/// True for types whose values audits compare bit for bit.
-pub fn is_comparable(data_type: &DataType) -> bool {
-    arrow::row::RowConverter::supports_fields(&[arrow::row::SortField::new(data_type.clone())])
 }

@@ -1,6 +1,9 @@
 //! A run: states of one view over one stretch of records, sorted by key, with an index.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::{Bound, Range},
+    sync::Arc,
+};
 
 use arrow::{
     array::{ArrayRef, UInt32Array},
@@ -27,31 +30,97 @@ pub struct Run {
 #[derive(Debug, Clone)]
 pub struct KeyCodec {
     converter: Option<Arc<RowConverter>>,
-    columns: usize,
+    fields: Vec<SortField>,
+}
+
+/// A stretch of keys: what equals in the first columns and lies between two ends in the next one.
+///
+/// The encoding of a key is that of its columns, one after the other, and none is the beginning of another; so keys
+/// that begin alike lie side by side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key that belongs to it, encoded.
+    from: Vec<u8>,
+    /// The first key after it that does not; `None`: it goes to the end.
+    to: Option<Vec<u8>>,
 }
 
 impl KeyCodec {
     /// `key_columns`: how many of the first columns are the key; none for rows without a key.
     pub fn new(schema: &SchemaRef, key_columns: usize) -> Result<KeyCodec, Error> {
-        let fields = schema.fields()[..key_columns]
+        let fields: Vec<SortField> = schema.fields()[..key_columns]
             .iter()
-            .map(|f| SortField::new(f.data_type().clone()));
+            .map(|f| SortField::new(f.data_type().clone()))
+            .collect();
         let converter = match key_columns {
             0 => None,
-            _ => Some(Arc::new(RowConverter::new(fields.collect())?)),
+            _ => Some(Arc::new(RowConverter::new(fields.clone())?)),
         };
-        Ok(KeyCodec {
-            converter,
-            columns: key_columns,
-        })
+        Ok(KeyCodec { converter, fields })
     }
 
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<Option<Rows>, Error> {
         Ok(match &self.converter {
-            Some(converter) => Some(converter.convert_columns(&columns[..self.columns])?),
+            Some(converter) => Some(converter.convert_columns(&columns[..self.fields.len()])?),
             None => None,
         })
     }
+
+    /// The keys whose first columns are `equal` (arrays of one row) and whose next one lies between `lower` and `upper`.
+    ///
+    /// NULL comes before every value: it is in the range unless there is a lower end.
+    pub fn range(
+        &self,
+        equal: &[ArrayRef],
+        lower: Bound<&ArrayRef>,
+        upper: Bound<&ArrayRef>,
+    ) -> Result<KeyRange, Error> {
+        let all = self.begins(equal, None)?;
+        let from = match lower {
+            Bound::Unbounded => Some(all.clone()),
+            Bound::Included(value) => Some(self.begins(equal, Some(value))?),
+            Bound::Excluded(value) => after(self.begins(equal, Some(value))?),
+        };
+        let to = match upper {
+            Bound::Unbounded => after(all),
+            Bound::Excluded(value) => Some(self.begins(equal, Some(value))?),
+            Bound::Included(value) => after(self.begins(equal, Some(value))?),
+        };
+        Ok(match from {
+            Some(from) => KeyRange { from, to },
+            // Nothing comes after: an empty stretch.
+            None => KeyRange {
+                from: Vec::new(),
+                to: Some(Vec::new()),
+            },
+        })
+    }
+
+    /// What the encodings of all keys with these first columns begin with.
+    fn begins(&self, equal: &[ArrayRef], next: Option<&ArrayRef>) -> Result<Vec<u8>, Error> {
+        let columns: Vec<ArrayRef> = equal.iter().chain(next).cloned().collect();
+        if columns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let converter = RowConverter::new(self.fields[..columns.len()].to_vec())?;
+        Ok(converter
+            .convert_columns(&columns)?
+            .row(0)
+            .as_ref()
+            .to_vec())
+    }
+}
+
+/// The least bytes that come after all which begin with `bytes`; `None` if there are none.
+fn after(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    while let Some(last) = bytes.last_mut() {
+        if *last < u8::MAX {
+            *last += 1;
+            return Some(bytes);
+        }
+        bytes.pop();
+    }
+    None
 }
 
 impl Run {
@@ -113,6 +182,22 @@ impl Run {
         let first = partition_point(0..keys.num_rows(), |row| keys.row(row) < wanted);
         (first < keys.num_rows() && keys.row(first) == wanted).then(|| self.states.slice(first, 1))
     }
+
+    /// The states whose keys lie in `range`, in their order; none if the view has no key.
+    pub fn within(&self, range: &KeyRange) -> RecordBatch {
+        let Some(keys) = &self.keys else {
+            return self.states.slice(0, 0);
+        };
+        let before = |end: &[u8], from| {
+            partition_point(from..keys.num_rows(), |row| keys.row(row).as_ref() < end)
+        };
+        let first = before(&range.from, 0);
+        let end = match &range.to {
+            Some(to) => before(to, first),
+            None => keys.num_rows(),
+        };
+        self.states.slice(first, end - first)
+    }
 }
 
 fn partition_point(range: Range<usize>, before: impl Fn(usize) -> bool) -> usize {
@@ -126,4 +211,99 @@ fn partition_point(range: Range<usize>, before: impl Fn(usize) -> bool) -> usize
         }
     }
     low
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{AsArray, Int32Array, StringArray},
+        datatypes::{DataType, Field, Int32Type, Schema},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(rows: &[(Option<String>, Option<i32>)]) -> (KeyCodec, Run) {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("k0", DataType::Utf8, true),
+            Field::new("k1", DataType::Int32, true),
+        ]));
+        let texts: StringArray = rows.iter().map(|row| row.0.as_deref()).collect();
+        let numbers: Int32Array = rows.iter().map(|row| row.1).collect();
+        let states = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![Arc::new(texts), Arc::new(numbers)],
+        );
+        let codec = KeyCodec::new(&schema, 2).unwrap();
+        let run = Run::sorted(
+            &codec,
+            &schema,
+            &[states.unwrap()],
+            Frontiers::default(),
+            Frontiers::default(),
+        );
+        (codec, run.unwrap())
+    }
+
+    fn bound(kind: u8, value: &ArrayRef) -> Bound<&ArrayRef> {
+        match kind {
+            0 => Bound::Unbounded,
+            1 => Bound::Included(value),
+            _ => Bound::Excluded(value),
+        }
+    }
+
+    fn reaches(kind: u8, ordering: std::cmp::Ordering) -> bool {
+        match kind {
+            0 => true,
+            1 => ordering.is_ge(),
+            _ => ordering.is_gt(),
+        }
+    }
+
+    proptest! {
+        /// What lies in a range is what a look at every key finds.
+        #[test]
+        fn a_range_is_what_its_conditions_say(
+            rows in proptest::collection::hash_set(
+                (proptest::option::of("[ab\u{ff}\u{10ffff}]{0,3}"), proptest::option::of(-3..3i32)), 0..60),
+            text in "[ab\u{ff}\u{10ffff}]{0,3}",
+            ends in (-3..3i32, -3..3i32),
+            kinds in (0..3u8, 0..3u8),
+        ) {
+            let rows: Vec<_> = rows.into_iter().collect();
+            let (codec, run) = run(&rows);
+            let equal: ArrayRef = Arc::new(StringArray::from(vec![text.as_str()]));
+            let number = |value| Arc::new(Int32Array::from(vec![value])) as ArrayRef;
+            let (low, high) = (number(ends.0), number(ends.1));
+            let range = codec
+                .range(std::slice::from_ref(&equal), bound(kinds.0, &low), bound(kinds.1, &high))
+                .unwrap();
+            let found = run.within(&range);
+            let mut found: Vec<Option<i32>> =
+                found.column(1).as_primitive::<Int32Type>().iter().collect();
+            let mut wanted: Vec<Option<i32>> = rows
+                .iter()
+                .filter(|row| row.0.as_deref() == Some(&text))
+                .map(|row| row.1)
+                .filter(|value| match value {
+                    None => kinds.0 == 0,
+                    Some(value) => {
+                        reaches(kinds.0, value.cmp(&ends.0)) && reaches(kinds.1, ends.1.cmp(value))
+                    }
+                })
+                .collect();
+            found.sort();
+            wanted.sort();
+            prop_assert_eq!(found, wanted);
+
+            let only = codec.range(&[equal, low], Bound::Unbounded, Bound::Unbounded).unwrap();
+            let is_there = rows.contains(&(Some(text), Some(ends.0)));
+            prop_assert_eq!(run.within(&only).num_rows(), usize::from(is_there));
+            let all = codec.range(&[], Bound::Unbounded, Bound::Unbounded).unwrap();
+            prop_assert_eq!(run.within(&all).num_rows(), rows.len());
+        }
+    }
 }

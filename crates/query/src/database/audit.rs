@@ -117,7 +117,7 @@ async fn compare(
         && !view.plan().percentile_states.is_empty()
     {
         let plan = view.plan();
-        let kept = pinned.merged_states(view).await?;
+        let kept = pinned.merged_states(view, state).await?;
         let fresh = pinned.states_from_scratch(plan, state).await?;
         audit::compare_sketches(plan, &kept, &fresh, &mut compared).map_err(view_error)?;
     }
