@@ -17,7 +17,7 @@ use lambic_model::{Stream, SystemColumn};
 use crate::{
     Class, Error, RecomputePlan, ViewPlan, ViewSource, postgres, session,
     slot::{SlotTable, SourceTable},
-    split, wildcard,
+    split, ties, wildcard,
 };
 
 /// A view's `SELECT`, planned: kept by batch and speed, or run when it is read.
@@ -42,6 +42,7 @@ impl Planned {
             ))),
             Err(Error::NotIncremental { reason, .. }) => {
                 split::check_deterministic(&plan)?;
+                let plan = ties::settled(plan)?;
                 let plan = RecomputePlan::new(plan, reason, views, &state).await?;
                 Ok(Planned::Recomputed(Arc::new(plan)))
             }
