@@ -1,6 +1,6 @@
 //! What a `CREATE` declares, checked.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::{
@@ -16,7 +16,13 @@ use datafusion::{
 };
 use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
 
-use crate::{Error, closest, error::find_word, sqlstate, statement::name_of, types};
+use crate::{
+    Error, closest,
+    error::find_word,
+    sqlstate,
+    statement::{name_of, tokens},
+    types,
+};
 
 pub const BATCH_EVERY: Duration = Duration::from_secs(3600);
 const BATCH_EVERY_MIN: Duration = Duration::from_secs(1);
@@ -206,6 +212,15 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
             }
         }
     }
+    if let Some(id) = &stream.record_id {
+        // As a primary key's: what says which record it is must be there.
+        let fields = stream.schema.fields().iter();
+        let fields = fields.map(|field| match field.name() == id {
+            true => field.as_ref().clone().with_nullable(false),
+            false => field.as_ref().clone(),
+        });
+        stream.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    }
     if let Some(event_time) = &stream.event_time {
         let field = stream
             .schema
@@ -313,24 +328,19 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
 
 /// The user's own text of the `SELECT`, so that positions and formatting stay theirs.
 fn select_text(view: &CreateView, sql: &str) -> String {
-    let printed = view.query.to_string();
-    let starts = ["select", "with", "("];
-    let lower = sql.to_ascii_lowercase();
-    let mut from = 0;
-    // The SELECT starts after the first AS that is followed by one; WITH (…) options come before it.
-    while let Some(found) = lower[from..].find("as") {
-        let at = from + found;
-        let alone = !lower[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '"');
-        let rest = lower[at + 2..].trim_start();
-        if alone
-            && lower[at + 2..].starts_with(|c: char| c.is_whitespace() || c == '(')
-            && starts.iter().any(|s| rest.starts_with(s))
-        {
-            return sql[at + 2..].trim().to_owned();
-        }
-        from = at + 2;
+    let tokens = tokens(sql);
+    let is = |token: &Range<usize>, word: &str| sql[token.clone()].eq_ignore_ascii_case(word);
+    // It starts after the first AS that is followed by one; WITH (…) options come before it.
+    let starts = tokens.windows(2).find(|pair| {
+        is(&pair[0], "as")
+            && ["select", "with", "("]
+                .iter()
+                .any(|word| is(&pair[1], word))
+    });
+    match (starts, tokens.last()) {
+        (Some(pair), Some(last)) => sql[pair[1].start..last.end].to_owned(),
+        _ => view.query.to_string(),
     }
-    printed
 }
 
 /// `WITH (key = 'value')` as pairs; keys must be among `known`.

@@ -1,5 +1,7 @@
 //! What a piece of SQL asks for: our own statements, or plain SQL.
 
+use std::ops::Range;
+
 use datafusion::sql::sqlparser::{
     ast::{self, CreateTable, CreateView},
     dialect::PostgreSqlDialect,
@@ -66,6 +68,19 @@ pub struct Piece<'a> {
 /// comments are left out. An error if a quote or comment does not end, since then nothing is certain.
 pub fn split(sql: &str) -> Result<Vec<Piece<'_>>, Error> {
     Ok(parts(sql)?.into_iter().map(|part| part.piece).collect())
+}
+
+/// Where the tokens of `sql` stand, in bytes, without blanks and comments; nothing if a quote or comment does not end.
+pub fn tokens(sql: &str) -> Vec<Range<usize>> {
+    let dialect = PostgreSqlDialect {};
+    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location();
+    let mut places = Places::new(sql);
+    tokens
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_)))
+        .map(|token| places.of(token.span.start).0..places.of(token.span.end).0)
+        .collect()
 }
 
 /// Splits at semicolons and parses each part.

@@ -38,9 +38,7 @@ impl Building {
     pub fn reserve(&self, name: &str) -> Result<Reserved, Error> {
         let mut building = self.lock();
         if building.contains_key(name) {
-            return Err(in_use(format!(
-                "\"{name}\" is being created by another statement"
-            )));
+            return Err(being_created(name));
         }
         building.insert(name.to_owned(), Reads::default());
         Ok(Reserved {
@@ -49,18 +47,39 @@ impl Building {
         })
     }
 
+    /// The views that are being built and read `name`.
+    pub fn readers(&self, name: &str) -> Vec<String> {
+        let building = self.lock();
+        let readers = building
+            .iter()
+            .filter(|(_, reads)| reads.views.iter().any(|read| read == name));
+        readers.map(|(reader, _)| reader.clone()).collect()
+    }
+
+    /// The views that `name` will read, if it is being built.
+    pub fn read_by(&self, name: &str) -> Vec<String> {
+        let building = self.lock();
+        building
+            .get(name)
+            .map_or(Vec::new(), |reads| reads.views.clone())
+    }
+
     pub fn check_stream(&self, stream: &Stream) -> Result<(), Error> {
         self.check(stream.name.as_str(), |reads| {
             reads.streams.contains(&stream.id)
         })
     }
 
-    pub fn check_view(&self, name: &str) -> Result<(), Error> {
-        if self.lock().contains_key(name) {
-            return Err(in_use(format!(
-                "\"{name}\" is being created by another statement"
-            )));
+    /// Nobody is making a new version of the view.
+    pub fn check_at_rest(&self, name: &str) -> Result<(), Error> {
+        match self.lock().contains_key(name) {
+            true => Err(being_created(name)),
+            false => Ok(()),
         }
+    }
+
+    pub fn check_view(&self, name: &str) -> Result<(), Error> {
+        self.check_at_rest(name)?;
         self.check(name, |reads| reads.views.iter().any(|read| read == name))
     }
 
@@ -74,11 +93,19 @@ impl Building {
     }
 }
 
+fn being_created(name: &str) -> Error {
+    in_use(format!("\"{name}\" is being created by another statement"))
+}
+
 fn in_use(message: String) -> Error {
     Error::new(IN_USE, message).with_hint("try again when that is done, or cancel it")
 }
 
 impl Reserved {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn reads(&self, streams: &[Arc<Stream>], views: &[String]) {
         let reads = Reads {
             streams: streams.iter().map(|stream| stream.id).collect(),

@@ -15,6 +15,7 @@ impl Database {
     ) -> Result<Outcome, Error> {
         let _one = self.0.changing.lock().await;
         let name = name_of(&table.name)?;
+        let _reserved = self.0.building.reserve(&name)?;
         if self.names().contains(&name) {
             if table.if_not_exists && self.stream(&name).is_some() {
                 return Ok(done("CREATE STREAM"));

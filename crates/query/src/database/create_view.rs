@@ -1,7 +1,7 @@
 //! `CREATE MATERIALIZED VIEW`, which also makes new versions.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError},
 };
 
@@ -68,8 +68,8 @@ impl Database {
         {
             return Ok(done(CREATED));
         }
-        self.check_readers(name, &planned)?;
         self.reserve_inputs(&reserved, &planned, sql)?;
+        self.check_readers(name, &planned)?;
         let built = self.lifecycle()?.build_view(&definition, planned).await?;
         self.switch(definition, built, reserved).await?;
         Ok(done(CREATED))
@@ -103,7 +103,7 @@ impl Database {
         .await
     }
 
-    /// What the view reads may not be dropped from here on, and was not dropped before.
+    /// What the view reads may not be dropped or get other columns from here on, and did not before.
     pub(super) fn reserve_inputs(
         &self,
         reserved: &Reserved,
@@ -125,11 +125,15 @@ impl Database {
         }
         for name in views {
             self.served(name, sql)?;
+            if *name != reserved.name() {
+                self.0.building.check_at_rest(name)?;
+            }
         }
         Ok(())
     }
 
-    /// Views that select from this one must find the columns that they were planned with.
+    /// Views that select from this one must find the columns that they were planned with. Comes after
+    /// [`Database::reserve_inputs`], so that of two statements at one time each sees what the other reads.
     pub(super) fn check_readers(&self, name: &str, planned: &Planned) -> Result<(), Error> {
         let reads_itself = match planned {
             Planned::Kept(_) => false,
@@ -144,11 +148,11 @@ impl Database {
         let Some(former) = views.get(name) else {
             return Ok(());
         };
-        let readers: Vec<String> = views
+        let readers = views
             .values()
             .filter(|view| view.views_read().iter().any(|read| read == name))
-            .map(|view| view.definition().name.to_string())
-            .collect();
+            .map(|view| view.definition().name.to_string());
+        let readers: BTreeSet<String> = readers.chain(self.0.building.readers(name)).collect();
         if readers.is_empty() {
             return Ok(());
         }
@@ -176,23 +180,29 @@ impl Database {
         };
         let message = format!(
             "view \"{name}\" is read by {}, which could not follow: {what}",
-            readers.join(", ")
+            readers.into_iter().collect::<Vec<_>>().join(", ")
         );
         Err(Error::new(sqlstate::DEPENDENT_OBJECTS, message)
             .with_hint("keep the columns as they are, or drop those views first"))
     }
 
-    /// True if one of the views `from` is `name` or selects from it, however far.
+    /// True if one of the views `from` is `name` or selects from it, however far, now or once what is being built
+    /// is served.
     fn reaches(&self, from: &[String], name: &str) -> bool {
-        from.iter().any(|view| {
-            view == name
-                || self
-                    .0
-                    .sources
-                    .serving
-                    .view(view)
-                    .is_some_and(|view| self.reaches(view.views_read(), name))
-        })
+        let mut seen = BTreeSet::new();
+        let mut next: Vec<String> = from.to_vec();
+        while let Some(view) = next.pop() {
+            if view == name {
+                return true;
+            }
+            if let Some(served) = self.0.sources.serving.view(&view) {
+                next.extend_from_slice(served.views_read());
+            }
+            next.extend(self.0.building.read_by(&view));
+            next.retain(|view| !seen.contains(view));
+            seen.insert(view);
+        }
+        false
     }
 
     /// The functions that `sql` calls.

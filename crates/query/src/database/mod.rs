@@ -504,17 +504,18 @@ impl Database {
         }
     }
 
+    /// Whoever calls it holds `changing`: one change at a time.
     fn change(
         &self,
         change: impl FnOnce(&mut Catalog) -> Result<(), CatalogError>,
     ) -> Result<(), Error> {
-        let mut catalog = self
-            .0
-            .sources
-            .catalog
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        change(&mut catalog).map_err(|error| Error::new(sqlstate::UNAVAILABLE, error.to_string()))
+        // On disk before it is seen, and nobody who reads the catalog waits for the disk.
+        let mut changed = self.0.sources.catalog().clone();
+        change(&mut changed)
+            .map_err(|error| Error::new(sqlstate::UNAVAILABLE, error.to_string()))?;
+        let catalog = &self.0.sources.catalog;
+        *catalog.write().unwrap_or_else(PoisonError::into_inner) = changed;
+        Ok(())
     }
 
     fn existing_view(&self, name: &str, sql: &str) -> Result<Definition, Error> {
@@ -586,7 +587,6 @@ fn serving_error(error: lambic_serving::Error) -> Error {
             Error::new(sqlstate::WRONG_OBJECT_TYPE, error.to_string())
         }
         lambic_serving::Error::Key(message) => Error::new(sqlstate::INVALID_TEXT, message),
-        lambic_serving::Error::Tail(message) => Error::new(sqlstate::UNAVAILABLE, message),
         lambic_serving::Error::View(error) => Error::from_source(&error, ""),
     }
 }

@@ -20,8 +20,8 @@ impl Database {
         let lifecycle = self.lifecycle()?;
         let functions: Vec<Arc<dyn ScalarFunction>> = lifecycle.functions_of_view(&definition)?;
         let planned = self.plan_view(&definition.sql, &functions).await?;
-        self.check_readers(name, &planned)?;
         self.reserve_inputs(&reserved, &planned, sql)?;
+        self.check_readers(name, &planned)?;
         // What is kept of it is brought up to the head before it takes over.
         let built = lifecycle.reopen_view(&definition, planned).await?;
         self.switch(definition, built, reserved).await?;
