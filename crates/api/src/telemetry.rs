@@ -92,6 +92,16 @@ fn describe() {
     );
     describe_gauge!("lambic_log_bytes", Unit::Bytes, "size of the log on disk");
     describe_gauge!(
+        "lambic_http_connections",
+        Unit::Count,
+        "open connections of the HTTP door"
+    );
+    describe_counter!(
+        "lambic_http_connections_refused_total",
+        Unit::Count,
+        "connections answered with 503 because there were too many"
+    );
+    describe_gauge!(
         "lambic_stream_records",
         Unit::Count,
         "records ever appended, by stream"

@@ -97,12 +97,35 @@ impl Settings {
     /// What the types allow and what cannot work.
     fn checked(self) -> Result<Settings, toml::de::Error> {
         const SEGMENT_BYTES_MIN: u64 = 4 << 10;
-        let least: [(&str, u64, u64); 6] = [
+        // More than a process can have open, and as many as a semaphore counts.
+        const COUNT_MAX: u64 = 1 << 20;
+        let most = [
+            ("http_connections_max", self.server.http_connections_max),
+            ("http_statements_max", self.server.http_statements_max),
+        ];
+        if let Some((key, value)) = most.iter().find(|(_, value)| *value as u64 > COUNT_MAX) {
+            return Err(mistake(
+                key,
+                value,
+                &format!("it must be at most {COUNT_MAX}"),
+            ));
+        }
+        let least: [(&str, u64, u64); 8] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
             ("producers_max", self.log.producers_max as u64, 1),
             ("seal_records", self.dataset.seal_records, 1),
+            (
+                "http_connections_max",
+                self.server.http_connections_max as u64,
+                1,
+            ),
+            (
+                "http_statements_max",
+                self.server.http_statements_max as u64,
+                1,
+            ),
             (
                 "query_bytes_max",
                 self.memory.query_bytes_max as u64,

@@ -39,11 +39,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         json: cli.json,
     };
     match cli.command {
-        Command::Dev(args) => wait(dev::run(args)),
-        Command::Demo(args) => wait(demo::run(demo::Options {
-            duration: args.duration,
-            data: args.data,
-        })),
+        Command::Dev(args) => wait(|| dev::run(args)),
+        Command::Demo(args) => wait(|| {
+            demo::run(demo::Options {
+                duration: args.duration,
+                data: args.data,
+            })
+        }),
         Command::Serve(args) => serve::run(args),
         Command::Append(args) => append::run(&global, &args),
         Command::Query(args) => query::run(&global, &args),
@@ -52,20 +54,29 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Batch(args) => batch::run(&global, args),
         Command::Audit(args) => audit::run(&global, &args),
         Command::Function(args) => function::run(&global, args),
-        Command::Bench(args) => wait(bench::run(global, args)),
+        Command::Bench(args) => wait(|| bench::run(global, args)),
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Completions { shell } => completions::run(shell),
     }
 }
 
 /// Runs a command that holds an engine.
-pub fn wait(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub fn wait<T: Future<Output = anyhow::Result<()>>>(
+    task: impl FnOnce() -> T + Send,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // Planning nested SQL takes stack, in a debug build several times as much.
-        .thread_stack_size(16 << 20)
+        .thread_stack_size(lambic_query::STACK_BYTES)
         .build()?;
-    let result = runtime.block_on(task);
+    // Views are planned at the start, which takes more stack than the main thread has.
+    let result = std::thread::scope(|scope| {
+        let main = std::thread::Builder::new()
+            .name("command".to_owned())
+            .stack_size(lambic_query::STACK_BYTES)
+            .spawn_scoped(scope, || runtime.block_on(task()))?;
+        main.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
     // Blocking reads of a terminal or a slow disk must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result

@@ -18,7 +18,7 @@ pub fn run(args: cli::Serve) -> anyhow::Result<()> {
     if args.print_defaults {
         return output::print(settings::DEFAULTS);
     }
-    wait(serve(args))
+    wait(|| serve(args))
 }
 
 async fn serve(args: cli::Serve) -> anyhow::Result<()> {

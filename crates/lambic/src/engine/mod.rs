@@ -28,7 +28,7 @@ use lambic_query::{Catalog, Database, Lifecycle, Parts};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
 use lambic_view::{Definition, session};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 use tracing::error;
 
 use crate::settings::{self, Settings};
@@ -65,7 +65,7 @@ pub struct Engine {
     pub serve_options: ServeOptions,
     layers: Arc<Layers>,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    running: upkeep::Running,
     // Given up last: no other process may open the folder while anything here still writes.
     _lock: DirLock,
 }
@@ -121,7 +121,7 @@ impl Engine {
         database.attach(Arc::clone(&layers) as Arc<dyn Lifecycle>);
 
         let (stop, stopping) = watch::channel(false);
-        let tasks = upkeep::start(&layers, &settings, stopping);
+        let running = upkeep::start(&layers, &settings, stopping)?;
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,
@@ -133,7 +133,7 @@ impl Engine {
             serve_options,
             layers,
             stop,
-            tasks,
+            running,
             _lock: lock,
         })
     }
@@ -154,10 +154,7 @@ impl Engine {
     /// Ends what runs, in the order in which it depends on one another.
     pub async fn close(self) {
         self.stop.send_replace(true);
-        for task in self.tasks {
-            // A task that panicked has said so in the log already.
-            let _ = task.await;
-        }
+        self.running.ended().await;
         self.functions.close().await;
         self.database.detach();
         self.log.close().await;

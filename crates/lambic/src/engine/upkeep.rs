@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use lambic_model::{Frontier, Frontiers, StreamId};
 use lambic_serving::ServedView;
 use lambic_speed::RealTime;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
 use tracing::{error, warn};
 
 use super::layers::Layers;
@@ -23,25 +23,84 @@ const TICK: Duration = Duration::from_secs(1);
 /// A batch runs early when this many records wait for it: real-time states live in memory.
 const RECORDS_WITHOUT_BATCH_MAX: u64 = 20_000_000;
 
+/// What was started. It has threads of its own: a plan can compute for seconds without a pause, which those who serve
+/// connections must not notice.
+pub struct Running {
+    runtime: Option<Runtime>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Waits for the end of what was told to stop.
+    pub async fn ended(mut self) {
+        for task in self.tasks.drain(..) {
+            // A task that panicked has said so in the log already.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Waiting for threads is not allowed where this may be dropped.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 pub fn start(
     layers: &Arc<Layers>,
     settings: &Settings,
     stopping: watch::Receiver<bool>,
-) -> Vec<JoinHandle<()>> {
+) -> std::io::Result<Running> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("layers")
+        .thread_stack_size(lambic_query::STACK_BYTES)
+        .enable_all()
+        .build()?;
     let views = Arc::new(FollowingViews {
         layers: Arc::clone(layers),
         failing: tokio::sync::Mutex::default(),
     });
-    let speed =
-        lambic_speed::keep_current(layers.log().clone(), views, SPEED_PAUSE, stopping.clone());
-    let upkeep = Upkeep {
-        layers: Arc::clone(layers),
-        seal_records: settings.dataset.seal_records,
-        seal_after: settings.dataset.seal_after(),
-        waiting_since: HashMap::new(),
-        batched_at: HashMap::new(),
-    };
-    vec![tokio::spawn(speed), tokio::spawn(upkeep.run(stopping))]
+    let log = layers.log().clone();
+    let stop = stopping.clone();
+    let speed = supervised("the speed layer", move || {
+        let views = Arc::clone(&views);
+        lambic_speed::keep_current(log.clone(), views, SPEED_PAUSE, stop.clone())
+    });
+    let layers = Arc::clone(layers);
+    let (seal_records, seal_after) = (settings.dataset.seal_records, settings.dataset.seal_after());
+    let upkeep = supervised("upkeep", move || {
+        let upkeep = Upkeep {
+            layers: Arc::clone(&layers),
+            seal_records,
+            seal_after,
+            waiting_since: HashMap::new(),
+            batched_at: HashMap::new(),
+            failed: HashSet::new(),
+        };
+        upkeep.run(stopping.clone())
+    });
+    let tasks = vec![runtime.spawn(speed), runtime.spawn(upkeep)];
+    Ok(Running {
+        runtime: Some(runtime),
+        tasks,
+    })
+}
+
+/// Runs what `make` makes until it ends by itself; after a panic, anew.
+async fn supervised<T>(what: &'static str, make: impl Fn() -> T)
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    while let Err(error) = tokio::spawn(make()).await {
+        if error.is_cancelled() {
+            return;
+        }
+        error!(%error, "{what} ended badly and begins anew");
+        tokio::time::sleep(TICK).await;
+    }
 }
 
 /// The first wait before a view that failed is tried again; each further one is twice as long.
@@ -115,6 +174,8 @@ struct Upkeep {
     seal_after: Duration,
     waiting_since: HashMap<StreamId, Instant>,
     batched_at: HashMap<String, Instant>,
+    /// Folders of views whose last batch failed.
+    failed: HashSet<String>,
 }
 
 impl Upkeep {
@@ -165,6 +226,7 @@ impl Upkeep {
         let kept = self.layers.serving().kept();
         let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
         self.batched_at.retain(|folder, _| folders.contains(folder));
+        self.failed.retain(|folder| folders.contains(folder));
         for view in kept {
             let folder = view.definition().directory();
             let last = *self
@@ -179,14 +241,24 @@ impl Upkeep {
             {
                 continue;
             }
-            self.batched_at.insert(folder, Instant::now());
-            if let Err(error) = self.layers.run_batch(&view, false).await {
-                error!(view = %view.definition().name, %error, "batch run failed; the former batch view is still served");
+            self.batched_at.insert(folder.clone(), Instant::now());
+            match self.layers.run_batch(&view, false).await {
+                Ok(()) => {
+                    self.failed.remove(&folder);
+                }
+                Err(error) => {
+                    error!(view = %view.definition().name, %error, "batch run failed; the former batch view is still served");
+                    self.failed.insert(folder);
+                }
             }
         }
     }
 
-    /// The log keeps what is not sealed, what no batch view covers, what views being built have yet to read, and what triggers have yet to read.
+    /// The log keeps what is not sealed, what no batch view covers, what views being built have yet to read, and what
+    /// triggers have yet to read.
+    ///
+    /// A view whose batch fails holds nothing: one record that it cannot compute would let the log grow until the disk
+    /// is full. It is read, and made again, from the dataset.
     async fn trim(&self) {
         let cursors = self.layers.functions().cursors();
         let mut keep = Frontiers::default();
@@ -195,7 +267,8 @@ impl Upkeep {
             // Held first: a view that is served in between is then seen among those that are.
             from = self.layers.holds().earliest(stream, from);
             for view in self.layers.serving().kept() {
-                if view.plan().inputs.iter().any(|input| input.id == stream) {
+                let fails = self.failed.contains(&view.definition().directory());
+                if !fails && view.plan().inputs.iter().any(|input| input.id == stream) {
                     from = from.min(&view.runs().batch_frontier().of(stream));
                 }
             }

@@ -173,6 +173,22 @@ impl Applier {
         };
         match decide(&statement.sql, exists, applied, &creates) {
             Decision::Keep => {}
+            // Remembered before it runs: a kill right after it must not look like a stream that others created.
+            Decision::Run if matches!(creates, Some(Creates::Stream(_))) && !exists => {
+                let before = self.applied.insert(key.clone(), statement.sql.clone());
+                if let Err(error) = self.remember() {
+                    round.problems.0.push(format!("{error:#}"));
+                    return;
+                }
+                let ran = engine.database.execute(&Session::default(), &statement.sql).await;
+                if ran.is_err() {
+                    match before {
+                        Some(before) => self.applied.insert(key.clone(), before),
+                        None => self.applied.remove(&key),
+                    };
+                }
+                self.ran(ran.err(), |position| position, statement, key, "created", round);
+            }
             Decision::Refuse => round.problems.0.push(statement.place(None).render(
                 &format!("{key} exists with another definition, and what was appended does not change"),
                 Some("give the new stream another name, or drop this one with its records: lambic stream drop"),
@@ -202,6 +218,9 @@ impl Applier {
             None => {
                 round.changes.push(format!("{key} {done}"));
                 self.applied.insert(key, statement.sql.clone());
+                if let Err(error) = self.remember() {
+                    round.problems.0.push(format!("{error:#}"));
+                }
             }
             Some(error) => {
                 let hint = [error.detail, error.hint]

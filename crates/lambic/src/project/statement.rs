@@ -1,6 +1,11 @@
 //! Splits a file of SQL into statements that remember where they stood, and tells what each creates.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use lambic_query::tokens;
 
 use crate::source::Place;
 
@@ -32,6 +37,15 @@ impl Creates {
     }
 }
 
+/// The beginning of a `CREATE`, with places in the statement in bytes.
+struct Head {
+    creates: Creates,
+    create: Range<usize>,
+    or_replace: bool,
+    /// `IF NOT EXISTS`, if it is there.
+    if_not_exists: Option<Range<usize>>,
+}
+
 impl Statement {
     pub fn place(&self, position: Option<usize>) -> Place {
         Place::at_char(&self.file, &self.source, self.start, position.unwrap_or(1))
@@ -39,61 +53,69 @@ impl Statement {
 
     /// What the statement creates; `None` for any other statement.
     pub fn creates(&self) -> Option<Creates> {
-        let words = words(&self.sql);
-        let mut rest = words.iter().map(|(_, word)| word.as_str()).peekable();
-        let mut eat = |word: &str| {
-            rest.next_if(|next| next.eq_ignore_ascii_case(word))
-                .is_some()
-        };
-        if !eat("create") {
+        Some(self.head()?.creates)
+    }
+
+    fn head(&self) -> Option<Head> {
+        let tokens = tokens(&self.sql);
+        let mut rest = tokens.into_iter().peekable();
+        let mut eat =
+            |word: &str| rest.next_if(|token| self.sql[token.clone()].eq_ignore_ascii_case(word));
+        let create = eat("create")?;
+        let or_replace = eat("or").is_some() && eat("replace").is_some();
+        let is_view = eat("materialized").is_some() && eat("view").is_some();
+        if !is_view && eat("stream").is_none() && eat("table").is_none() {
             return None;
         }
-        let _ = eat("or") && eat("replace");
-        let view = eat("materialized") && eat("view");
-        if !view && !eat("stream") && !eat("table") {
-            return None;
-        }
-        let _ = eat("if") && eat("not") && eat("exists");
-        let name = rest.next()?;
-        let name = name.rsplit('.').next().unwrap_or(name);
-        let name = match name
-            .strip_prefix('"')
-            .and_then(|name| name.strip_suffix('"'))
+        let if_not_exists = eat("if").and_then(|first| {
+            eat("not")?;
+            Some(first.start..eat("exists")?.end)
+        });
+        let mut name = rest.next()?;
+        // Of a qualified name the last part.
+        while rest
+            .next_if(|token| &self.sql[token.clone()] == ".")
+            .is_some()
         {
-            Some(quoted) => quoted.to_owned(),
+            name = rest.next()?;
+        }
+        let name = &self.sql[name];
+        let quoted = name
+            .strip_prefix('"')
+            .and_then(|name| name.strip_suffix('"'));
+        let name = match quoted {
+            Some(quoted) => quoted.replace("\"\"", "\""),
             None => name.to_ascii_lowercase(),
         };
-        Some(if view {
-            Creates::View(name)
-        } else {
-            Creates::Stream(name)
+        let creates = match is_view {
+            true => Creates::View(name),
+            false => Creates::Stream(name),
+        };
+        Some(Head {
+            creates,
+            create,
+            or_replace,
+            if_not_exists,
         })
     }
 
     /// `CREATE [OR REPLACE] MATERIALIZED VIEW [IF NOT EXISTS]` as `CREATE OR REPLACE`, and a function
     /// that leads a position in the new text back to the old.
     pub fn replacing(&self) -> (String, impl Fn(usize) -> usize + use<>) {
+        const INSERTED: &str = " OR REPLACE";
         let mut sql = self.sql.clone();
         let mut inserted_at = usize::MAX;
-        let words = words(&self.sql);
-        // From the back, so that the earlier places stay true; blanks keep the positions.
-        let exists: Vec<&(usize, String)> = words
-            .iter()
-            .take(8)
-            .filter(|(_, word)| {
-                ["if", "not", "exists"].contains(&word.to_ascii_lowercase().as_str())
-            })
-            .collect();
-        for (start, word) in exists {
-            sql.replace_range(*start..*start + word.len(), &" ".repeat(word.len()));
-        }
-        const INSERTED: &str = " OR REPLACE";
-        if let [(start, create), (_, second), ..] = words.as_slice()
-            && !second.eq_ignore_ascii_case("or")
-        {
-            let end = start + create.len();
-            sql.insert_str(end, INSERTED);
-            inserted_at = self.sql[..end].chars().count();
+        if let Some(head) = self.head() {
+            // From the back, so that the earlier places stay true; blanks keep the positions.
+            if let Some(exists) = head.if_not_exists {
+                let blanks = " ".repeat(exists.len());
+                sql.replace_range(exists, &blanks);
+            }
+            if !head.or_replace {
+                let end = head.create.end;
+                sql.insert_str(end, INSERTED);
+                inserted_at = self.sql[..end].chars().count();
+            }
         }
         (sql, move |position| {
             if position > inserted_at {
@@ -105,145 +127,23 @@ impl Statement {
     }
 }
 
-/// Statements of a file. Text in quotes, dollar quotes and comments is passed over.
+/// Statements of a file. Where a quote or comment does not end, all of it is one statement, and the server says so.
 pub fn split(file: &Path, source: &str) -> Vec<Statement> {
-    let mut statements = Vec::new();
-    let mut start = 0;
-    let mut scanner = Scanner { source, at: 0 };
-    while let Some(token) = scanner.next_token() {
-        if token == Token::Semicolon {
-            push(&mut statements, file, source, start, scanner.at - 1);
-            start = scanner.at;
-        }
-    }
-    push(&mut statements, file, source, start, source.len());
-    statements
-}
-
-fn push(statements: &mut Vec<Statement>, file: &Path, source: &str, start: usize, end: usize) {
-    // Comments before the first word belong to nobody.
-    let mut scanner = Scanner {
-        source: &source[..end],
-        at: start,
-    };
-    let first = loop {
-        let before = scanner.at;
-        match scanner.next_token() {
-            None => return,
-            Some(Token::Blank) => {}
-            Some(_) => break before,
-        }
-    };
-    statements.push(Statement {
+    let statement = |sql: &str, start: usize| Statement {
         file: file.to_owned(),
         source: source.to_owned(),
-        start: first,
-        sql: source[first..end].trim_end().to_owned(),
-    });
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    /// White space or a comment.
-    Blank,
-    Semicolon,
-    /// A word, a quoted name, a literal, or a sign.
-    Other,
-}
-
-struct Scanner<'a> {
-    source: &'a str,
-    at: usize,
-}
-
-impl Scanner<'_> {
-    fn next_token(&mut self) -> Option<Token> {
-        let rest = &self.source[self.at..];
-        let first = rest.chars().next()?;
-        let (length, token) = if first.is_whitespace() {
-            (
-                rest.find(|c: char| !c.is_whitespace())
-                    .unwrap_or(rest.len()),
-                Token::Blank,
-            )
-        } else if rest.starts_with("--") {
-            (rest.find('\n').unwrap_or(rest.len()), Token::Blank)
-        } else if rest.starts_with("/*") {
-            (block_comment(rest), Token::Blank)
-        } else if first == ';' {
-            (1, Token::Semicolon)
-        } else if first == '\'' || first == '"' {
-            (
-                rest[1..].find(first).map_or(rest.len(), |end| end + 2),
-                Token::Other,
-            )
-        } else if first == '$' {
-            (dollar_quote(rest).unwrap_or(1), Token::Other)
-        } else if is_word(first) {
-            (
-                rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
-                Token::Other,
-            )
-        } else {
-            (first.len_utf8(), Token::Other)
-        };
-        self.at += length;
-        Some(token)
-    }
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_' || c == '.'
-}
-
-/// Postgres nests block comments.
-fn block_comment(rest: &str) -> usize {
-    let mut depth = 0;
-    let mut at = 0;
-    while at < rest.len() {
-        if rest[at..].starts_with("/*") {
-            depth += 1;
-            at += 2;
-        } else if rest[at..].starts_with("*/") {
-            depth -= 1;
-            at += 2;
-            if depth == 0 {
-                return at;
-            }
-        } else {
-            at += rest[at..].chars().next().map_or(1, char::len_utf8);
+        start,
+        sql: sql.to_owned(),
+    };
+    match lambic_query::split(source) {
+        Ok(pieces) => {
+            let start_of = |text: &str| text.as_ptr() as usize - source.as_ptr() as usize;
+            let pieces = pieces.into_iter();
+            pieces
+                .map(|piece| statement(piece.text, start_of(piece.text)))
+                .collect()
         }
-    }
-    rest.len()
-}
-
-fn dollar_quote(rest: &str) -> Option<usize> {
-    let tag_end = rest[1..].find('$')? + 2;
-    let tag = &rest[..tag_end];
-    if !tag[1..tag_end - 1]
-        .chars()
-        .all(|c| c.is_alphanumeric() || c == '_')
-    {
-        return None;
-    }
-    Some(
-        rest[tag_end..]
-            .find(tag)
-            .map_or(rest.len(), |end| tag_end + end + tag_end),
-    )
-}
-
-/// The words with their places in bytes, comments left out.
-fn words(sql: &str) -> Vec<(usize, String)> {
-    let mut scanner = Scanner { source: sql, at: 0 };
-    let mut words = Vec::new();
-    loop {
-        let before = scanner.at;
-        match scanner.next_token() {
-            None => return words,
-            Some(Token::Other) => words.push((before, sql[before..scanner.at].to_owned())),
-            Some(_) => {}
-        }
+        Err(_) => vec![statement(source, 0)],
     }
 }
 
@@ -265,6 +165,14 @@ mod tests {
                 "-- one; two\nSELECT ';' ; /* ; /* ; */ */ SELECT \";\"\n; SELECT $a$ ; $a$;\n-- end"
             ),
             ["SELECT ';'", "SELECT \";\"", "SELECT $a$ ; $a$"]
+        );
+        assert_eq!(
+            split_sql(r"INSERT INTO s VALUES (E'it\'s; x'); SELECT 1"),
+            [r"INSERT INTO s VALUES (E'it\'s; x')", "SELECT 1"]
+        );
+        assert_eq!(
+            split_sql("SELECT 1; SELECT 'open"),
+            ["SELECT 1; SELECT 'open"]
         );
         assert!(split_sql(" ; -- nothing\n;").is_empty());
     }
@@ -288,6 +196,10 @@ mod tests {
                 "create materialized view public.V as select 1",
                 Some(Creates::View("v".into())),
             ),
+            (
+                "create stream lambic.public.\"x\"\"y\" (a int)",
+                Some(Creates::Stream("x\"y".into())),
+            ),
             ("INSERT INTO a VALUES (1)", None),
         ] {
             assert_eq!(
@@ -309,6 +221,11 @@ mod tests {
             sql,
             "CREATE OR REPLACE MATERIALIZED VIEW               v AS SELECT wrong FROM s"
         );
+        let other = &split(
+            Path::new("x.sql"),
+            "CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT NOT late AS on_time, if(a, b) FROM s",
+        )[0];
+        assert_eq!(other.replacing().0, other.sql);
         let position = sql.find("wrong").expect("it is there") + 1;
         let place = statement.place(Some(back(position)));
         assert_eq!(
