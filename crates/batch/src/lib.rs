@@ -8,7 +8,7 @@
 mod error;
 mod store;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use datafusion::{
     catalog::TableProvider, error::DataFusionError, execution::SessionState, physical_plan::collect,
@@ -16,6 +16,7 @@ use datafusion::{
 use lambic_dataset::{Dataset, Manifest, Reader, StreamTable};
 use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_view::{Definition, Run, Source, ViewPlan};
+use tracing::debug;
 
 pub use error::Error;
 pub use store::{BatchManifest, RunFile};
@@ -99,14 +100,28 @@ impl Batch {
                 other => Err(DataFusionError::Plan(format!("{other:?} is not a stream"))),
             }
         };
+        let started = Instant::now();
         let states = plan.states_from(&self.state, &table).await?;
         let states = collect(states, self.state.task_ctx()).await?;
-        Ok(plan.sorted(states, from, to)?)
+        let computed = started.elapsed();
+        let run = plan.sorted(states, from, to)?;
+        debug!(
+            computing_s = computed.as_secs_f64(),
+            sorting_s = (started.elapsed() - computed).as_secs_f64(),
+            states = run.rows(),
+            "states of a batch run"
+        );
+        Ok(run)
     }
 
     /// Keeps `run` as the view's batch view; returns its number, from 1.
-    pub async fn keep(&self, definition: &Definition, run: &Run) -> Result<u64, Error> {
-        store::keep(self.dataset().store(), definition, run).await
+    pub async fn keep(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+        run: &Run,
+    ) -> Result<u64, Error> {
+        store::keep(self.dataset().store(), definition, plan, run).await
     }
 
     /// The newest batch view that was kept, if it fits the plan.

@@ -5,8 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::record_batch::RecordBatch;
 use lambic_dataset::{ManifestStore, parquet_file};
 use lambic_model::Frontiers;
-use lambic_view::{Definition, Run, ViewPlan, aggregate::STATE_ENCODING};
+use lambic_view::{Class, Definition, Run, ViewPlan, aggregate::STATE_ENCODING};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use parquet::{
+    file::properties::{EnabledStatistics, WriterProperties},
+    schema::types::ColumnPath,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -56,9 +60,25 @@ fn state_types(schema: &arrow::datatypes::Schema) -> Vec<String> {
         .collect()
 }
 
+/// Keys repeat, and so may rows. States hardly ever do, and are always read whole: to look for repetitions and extremes in
+/// them costs much and gives nothing.
+fn properties(plan: &ViewPlan) -> WriterProperties {
+    let mut properties = parquet_file::properties().set_statistics_enabled(EnabledStatistics::None);
+    if plan.class == Class::Rows {
+        return properties.build();
+    }
+    properties = properties.set_dictionary_enabled(false);
+    for field in &plan.state_schema.fields()[..plan.key_columns()] {
+        let column = ColumnPath::from(field.name().as_str());
+        properties = properties.set_column_dictionary_enabled(column, true);
+    }
+    properties.build()
+}
+
 pub async fn keep(
     store: Arc<dyn ObjectStore>,
     definition: &Definition,
+    plan: &ViewPlan,
     run: &Run,
 ) -> Result<u64, Error> {
     let manifests = manifests(&store, definition);
@@ -66,7 +86,7 @@ pub async fn keep(
     let number = newest.as_ref().map_or(0, |(number, _)| *number) + 1;
     let path = format!("{}/states-{number:020}.parquet", definition.directory());
     let schema = run.states.schema();
-    let file = parquet_file::encode(&schema, [&run.states], parquet_file::properties().build())?;
+    let file = parquet_file::encode(&schema, [&run.states], properties(plan))?;
     let body = BatchManifest {
         sql: definition.sql.clone(),
         datafusion: datafusion::DATAFUSION_VERSION.to_owned(),

@@ -66,6 +66,15 @@ impl KeyCodec {
         })
     }
 
+    /// Room for as much as `rows` holds.
+    fn empty_rows(&self, rows: &Rows) -> Rows {
+        let converter = self
+            .converter
+            .as_ref()
+            .expect("what has rows has a converter");
+        converter.empty_rows(rows.num_rows(), rows.size())
+    }
+
     /// The keys whose first columns are `equal` (arrays of one row) and whose next one lies between `lower` and `upper`.
     ///
     /// NULL comes before every value: it is in the range unless there is a lower end.
@@ -150,13 +159,14 @@ impl Run {
                 to,
             });
         }
-        let mut order: Vec<u32> = (0..states.num_rows() as u32).collect();
-        order.sort_unstable_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
-        let states = take_record_batch(&states, &UInt32Array::from(order))?;
-        let keys = codec.encode(states.columns())?;
+        let order = order_of(&rows);
+        let mut keys = codec.empty_rows(&rows);
+        for row in &order {
+            keys.push(rows.row(*row as usize));
+        }
         Ok(Run {
-            states,
-            keys,
+            states: take_record_batch(&states, &UInt32Array::from(order))?,
+            keys: Some(keys),
             from,
             to,
         })
@@ -198,6 +208,29 @@ impl Run {
         };
         self.states.slice(first, end - first)
     }
+}
+
+/// The numbers of the rows in the order of their bytes.
+fn order_of(rows: &Rows) -> Vec<u32> {
+    // Most keys differ in their first bytes, which are compared as one number without a look at the rows.
+    let mut order: Vec<(u128, u32)> = rows
+        .iter()
+        .zip(0..)
+        .map(|(row, index)| (first_bytes(row.as_ref()), index))
+        .collect();
+    order.sort_unstable_by(|(a, a_row), (b, b_row)| {
+        let whole = || rows.row(*a_row as usize).cmp(&rows.row(*b_row as usize));
+        a.cmp(b).then_with(whole)
+    });
+    order.into_iter().map(|(_, row)| row).collect()
+}
+
+/// What is missing counts as zeros: it never says less where the bytes say greater.
+fn first_bytes(bytes: &[u8]) -> u128 {
+    let mut first = [0; 16];
+    let length = bytes.len().min(first.len());
+    first[..length].copy_from_slice(&bytes[..length]);
+    u128::from_be_bytes(first)
 }
 
 fn partition_point(range: Range<usize>, before: impl Fn(usize) -> bool) -> usize {

@@ -232,7 +232,7 @@ impl Layers {
         let Some(run) = run.map_err(batch_error)? else {
             return Ok(None);
         };
-        let kept = self.parts.batch.keep(definition, &run).await;
+        let kept = self.parts.batch.keep(definition, plan, &run).await;
         let number = kept.map_err(batch_error)?;
         info!(
             view = %definition.name,
