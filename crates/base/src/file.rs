@@ -4,16 +4,23 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
+
+use crate::{Disk, RealDisk};
 
 /// Replaces `path` by `bytes` so that after a crash it holds the old or the new content, whole.
 ///
 /// Durable when it returns `Ok`: the content is synced before the rename, the folder after it. On an
 /// error `path` still holds a whole content, the old or (if only the folder's sync failed) the new one.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomically_on(&RealDisk, path, bytes)
+}
+
+/// [`write_atomically`] on any disk.
+pub fn write_atomically_on(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     static ATTEMPT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().ok_or_else(|| {
         io::Error::new(
@@ -21,24 +28,30 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
             format!("`{}` does not name a file", path.display()),
         )
     })?;
-    let dir = parent(path);
     // The number keeps two threads that replace the same file out of each other's way.
     let attempt = ATTEMPT.fetch_add(1, Ordering::Relaxed);
     let mut temporary_name = name.to_owned();
     temporary_name.push(format!(".{}.{attempt}.tmp", std::process::id()));
-    let temporary = dir.join(temporary_name);
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
+    let temporary = parent(path).join(temporary_name);
+    let written = disk.create(&temporary).and_then(|file| {
+        file.write_all_at(bytes, 0)?;
+        file.sync()?;
+        disk.rename(&temporary, path)
+    });
     if let Err(error) = written {
         // The leftover is harmless; the first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
+        let _ = disk.remove(&temporary);
         return Err(error);
     }
-    sync_dir(dir)
+    disk.sync_dir(parent(path))
+}
+
+/// The whole content of a file on any disk.
+pub fn read_on(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let mut bytes = vec![0; file.len()? as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// Creates `dir` and its missing parents, and makes their entries in the folders above durable.

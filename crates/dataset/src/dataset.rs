@@ -1,7 +1,7 @@
 //! The handle through which the other rooms seal, list and verify the master dataset.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, RwLock},
 };
 
@@ -85,6 +85,11 @@ impl Part {
         };
         if !undecided.contains(&newest) {
             return Ok(false);
+        }
+        // Asking for it again makes sure, unlike looking, that what is there stays there.
+        match self.manifests.commit(newest.number, &newest).await {
+            Ok(()) | Err(Error::Conflict { .. }) => {}
+            Err(error) => return Err(error),
         }
         undecided.retain(|manifest| manifest.number > newest.number);
         *self
@@ -419,7 +424,7 @@ impl Dataset {
 
     /// Compares the directory with the manifest.
     async fn tidy(&self, stream: &Stream, manifest: &Manifest) -> Result<(), Error> {
-        let mut found: HashMap<String, ObjectMeta> = self
+        let mut found: BTreeMap<String, ObjectMeta> = self
             .objects(stream)
             .await?
             .into_iter()

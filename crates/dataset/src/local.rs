@@ -2,11 +2,11 @@
 //!
 //! `object_store`'s own `LocalFileSystem` (0.13) never calls fsync: after a power cut a manifest could be empty while
 //! the log that it replaced is already trimmed. Here a put writes beside the target, syncs the file, moves it into
-//! place and syncs the directories; reading, listing and deleting are `LocalFileSystem`'s.
+//! place and syncs the directories; reading and listing are `LocalFileSystem`'s. Everything that changes something
+//! goes through [`Disk`].
 
 use std::{
     fmt, fs, io,
-    io::Write as _,
     path::{Path as FsPath, PathBuf},
     sync::{
         Arc,
@@ -14,7 +14,8 @@ use std::{
     },
 };
 
-use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream::BoxStream};
+use lambic_base::{Disk, RealDisk};
 use object_store::{
     CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload,
@@ -24,7 +25,9 @@ use object_store::{
 /// The store of a local data folder.
 #[derive(Debug)]
 pub struct LocalStore {
-    inner: Arc<LocalFileSystem>,
+    disk: Arc<dyn Disk>,
+    /// Reads and lists the same objects.
+    reads: Arc<dyn ObjectStore>,
     root: PathBuf,
 }
 
@@ -36,25 +39,36 @@ const STAGED_SUFFIX: &str = ".lambic-staged";
 const OBJECT_SUFFIXES: [&str; 2] = [".parquet", ".json"];
 static STAGED: AtomicU64 = AtomicU64::new(0);
 
+/// Files that are deleted at a time.
+const DELETES_AT_A_TIME: usize = 8;
+
 impl LocalStore {
     /// The directory is created if it is not there, and what a killed process was still writing to the store's own
     /// folders is removed: the caller holds the data folder's lock.
     pub fn open(root: impl AsRef<FsPath>) -> Result<LocalStore> {
         let root = root.as_ref();
-        create_dirs(root)?;
-        let root = fs::canonicalize(root).map_err(|source| failed(root, source))?;
+        RealDisk
+            .create_dir(root)
+            .map_err(|source| failed(root, source))?;
+        let reading = LocalStore::to_read(root)?;
+        LocalStore::open_on(reading.disk, reading.reads, reading.root)
+    }
+
+    /// As [`LocalStore::open`], on any disk; `reads` is a store of the files that are there below `root`, which exists.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        reads: Arc<dyn ObjectStore>,
+        root: PathBuf,
+    ) -> Result<LocalStore> {
         for folder in FOLDERS.map(|folder| root.join(folder)) {
-            match remove_staged(&folder) {
+            match tidy(&*disk, &folder) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed(&folder, error));
                 }
                 _ => {}
             }
         }
-        Ok(LocalStore {
-            inner: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
-            root,
-        })
+        Ok(LocalStore { disk, reads, root })
     }
 
     /// A directory that is there, to be read only: nothing is created, and nothing is removed.
@@ -62,13 +76,18 @@ impl LocalStore {
         let root = root.as_ref();
         let root = fs::canonicalize(root).map_err(|source| failed(root, source))?;
         Ok(LocalStore {
-            inner: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
+            disk: Arc::new(RealDisk),
+            reads: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
             root,
         })
     }
 
     pub fn root(&self) -> &FsPath {
         &self.root
+    }
+
+    fn path_of(&self, location: &Path) -> PathBuf {
+        self.root.join(location.as_ref())
     }
 }
 
@@ -99,17 +118,17 @@ fn is_staged(name: &str) -> bool {
     })
 }
 
-fn remove_staged(dir: &FsPath) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            remove_staged(&entry.path())?;
-        } else if kind.is_file() && is_staged(&entry.file_name().to_string_lossy()) {
-            fs::remove_file(entry.path())?;
+/// Removes what a killed process was still writing, and makes durable what it put without coming to that.
+fn tidy(disk: &dyn Disk, dir: &FsPath) -> io::Result<()> {
+    for path in disk.list(dir)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if disk.is_dir(&path) {
+            tidy(disk, &path)?;
+        } else if is_staged(&name) {
+            disk.remove(&path)?;
         }
     }
-    Ok(())
+    disk.sync_dir(dir)
 }
 
 async fn blocking<T: Send + 'static>(
@@ -120,23 +139,15 @@ async fn blocking<T: Send + 'static>(
         .map_err(|source| Error::JoinError { source })?
 }
 
-fn sync_dir(dir: &FsPath) -> Result<()> {
-    lambic_base::file::sync_dir(dir).map_err(|source| failed(dir, source))
-}
-
-fn create_dirs(dir: &FsPath) -> Result<()> {
-    lambic_base::file::create_dirs(dir).map_err(|source| failed(dir, source))
-}
-
 fn parent_of(path: &FsPath) -> &FsPath {
     path.parent().expect("an object lies below the root")
 }
 
-/// Writes `payload` to `path` as a whole, durably.
-fn put(path: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
+/// Writes `payload` to `path` as a whole, durably. [`io::ErrorKind::AlreadyExists`] is answered about what is durable.
+fn put(disk: &dyn Disk, path: &FsPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> {
     let parent = parent_of(path);
-    if !parent.is_dir() {
-        create_dirs(parent)?;
+    if !disk.is_dir(parent) {
+        disk.create_dir(parent)?;
     }
     let mut staged = path.as_os_str().to_owned();
     staged.push(format!(
@@ -145,28 +156,33 @@ fn put(path: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
         STAGED.fetch_add(1, Ordering::Relaxed)
     ));
     let staged = PathBuf::from(staged);
-    let written = (|| {
-        let mut file = fs::File::create(&staged)?;
+    let written = disk.create(&staged).and_then(|file| {
+        let mut position = 0;
         for part in payload.iter() {
-            file.write_all(part)?;
+            file.write_all_at(part, position)?;
+            position += part.len() as u64;
         }
-        file.sync_all()?;
+        file.sync()?;
         match mode {
             PutMode::Create => {
                 // A link, unlike a rename, fails if the target is there: this is the compare-and-swap.
-                fs::hard_link(&staged, path)?;
+                disk.link(&staged, path)?;
                 // The object is in place; a staging file left over is only litter.
-                let _ = fs::remove_file(&staged);
+                let _ = disk.remove(&staged);
                 Ok(())
             }
-            _ => fs::rename(&staged, path),
+            _ => disk.rename(&staged, path),
         }
-    })();
+    });
     if let Err(error) = written {
-        let _ = fs::remove_file(&staged);
-        return Err(failed(path, error));
+        let _ = disk.remove(&staged);
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            // The put that made it may have failed at this very step.
+            disk.sync_dir(parent)?;
+        }
+        return Err(error);
     }
-    sync_dir(parent)
+    disk.sync_dir(parent)
 }
 
 impl fmt::Display for LocalStore {
@@ -189,8 +205,12 @@ impl ObjectStore for LocalStore {
                 implementer: self.to_string(),
             });
         }
-        let path = self.inner.path_to_filesystem(location)?;
-        blocking(move || put(&path, &payload, &options.mode)).await?;
+        let (disk, path) = (Arc::clone(&self.disk), self.path_of(location));
+        blocking(move || {
+            let done = put(&*disk, &path, &payload, &options.mode);
+            done.map_err(|source| failed(&path, source))
+        })
+        .await?;
         Ok(PutResult {
             e_tag: None,
             version: None,
@@ -202,30 +222,46 @@ impl ObjectStore for LocalStore {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let path = self.inner.path_to_filesystem(location)?;
+        let (disk, path) = (Arc::clone(&self.disk), self.path_of(location));
         let parent = parent_of(&path).to_owned();
-        blocking(move || create_dirs(&parent)).await?;
-        let upload = self.inner.put_multipart_opts(location, options).await?;
-        Ok(Box::new(Upload { upload, path }))
+        blocking(move || {
+            let made = disk.create_dir(&parent);
+            made.map_err(|source| failed(&parent, source))
+        })
+        .await?;
+        let upload = self.reads.put_multipart_opts(location, options).await?;
+        let disk = Arc::clone(&self.disk);
+        Ok(Box::new(Upload { upload, disk, path }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        self.reads.get_opts(location, options).await
     }
 
     fn delete_stream(
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (disk, root) = (Arc::clone(&self.disk), self.root.clone());
+        let remove = move |location: Result<Path>| {
+            let (disk, root) = (Arc::clone(&disk), root.clone());
+            async move {
+                let location = location?;
+                let path = root.join(location.as_ref());
+                blocking(move || disk.remove(&path).map_err(|source| failed(&path, source)))
+                    .await?;
+                Ok(location)
+            }
+        };
+        locations.map(remove).buffered(DELETES_AT_A_TIME).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        self.reads.list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        self.reads.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
@@ -233,7 +269,7 @@ impl ObjectStore for LocalStore {
             CopyMode::Overwrite => PutMode::Overwrite,
             CopyMode::Create => PutMode::Create,
         };
-        let bytes = self.inner.get(from).await?.bytes().await?;
+        let bytes = self.reads.get(from).await?.bytes().await?;
         self.put_opts(to, bytes.into(), mode.into()).await?;
         Ok(())
     }
@@ -243,6 +279,7 @@ impl ObjectStore for LocalStore {
 #[derive(Debug)]
 struct Upload {
     upload: Box<dyn MultipartUpload>,
+    disk: Arc<dyn Disk>,
     path: PathBuf,
 }
 
@@ -254,12 +291,13 @@ impl MultipartUpload for Upload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let result = self.upload.complete().await?;
-        let path = self.path.clone();
+        let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
         blocking(move || {
-            fs::File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(|source| failed(&path, source))?;
-            sync_dir(parent_of(&path))
+            let synced = disk.open(&path).and_then(|file| {
+                file.sync()?;
+                disk.sync_dir(parent_of(&path))
+            });
+            synced.map_err(|source| failed(&path, source))
         })
         .await?;
         Ok(result)

@@ -1,4 +1,4 @@
-//! The index of record ids, in fjall: which ids a stream already holds.
+//! The index of record ids, a key store (`keys`): which ids a stream already holds.
 //!
 //! Never the only copy of what is in the segments: ids go in after the segment was synced, are fed again from
 //! the segments on open, and are made durable before a segment is trimmed. A watermark in the index says up
@@ -7,17 +7,18 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use lambic_base::file;
 use lambic_model::StreamId;
 use sha2::{Digest, Sha256};
 
-use crate::Error;
+use crate::{
+    Error, Options,
+    keys::{KeyStore, KeyStores},
+};
 
 /// Longer ids are known by their SHA-256.
 const RAW_BYTES_MAX: usize = 40;
@@ -25,8 +26,6 @@ const RAW: u8 = 0;
 const HASHED: u8 = 1;
 /// Shorter than any id's key.
 const WATERMARK: &[u8] = b"w";
-/// The index's own journal; the default of half a GiB is more than the log itself usually holds.
-const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
 /// Stream, then the id's bytes or their hash.
 pub(crate) type Key = Box<[u8]>;
@@ -46,7 +45,8 @@ pub(crate) fn key(stream: StreamId, id: &[u8]) -> Key {
 
 pub(crate) struct Ids {
     path: PathBuf,
-    open: Mutex<Option<Open>>,
+    stores: Arc<dyn KeyStores>,
+    open: Mutex<Option<Arc<dyn KeyStore>>>,
     /// The last commit before the first one whose ids did not go in. The watermark never passes it, so the
     /// next open feeds them again.
     complete_to: AtomicU64,
@@ -54,16 +54,11 @@ pub(crate) struct Ids {
     pub(crate) insert_fails: std::sync::atomic::AtomicBool,
 }
 
-#[derive(Clone)]
-struct Open {
-    database: Database,
-    keys: Keyspace,
-}
-
 impl Ids {
-    pub(crate) fn new(dir: &Path) -> Ids {
+    pub(crate) fn new(options: &Options) -> Ids {
         Ids {
-            path: dir.join("ids"),
+            path: options.dir.join("ids"),
+            stores: options.keys.clone(),
             open: Mutex::new(None),
             complete_to: AtomicU64::new(u64::MAX),
             #[cfg(test)]
@@ -76,14 +71,12 @@ impl Ids {
     }
 
     pub(crate) fn exists(&self) -> bool {
-        self.path.exists()
+        self.stores.exists(&self.path)
     }
 
     pub(crate) fn contains(&self, key: &Key) -> Result<bool, Error> {
-        self.open()?
-            .keys
-            .contains_key(key)
-            .map_err(|e| self.failed(&e))
+        let found = self.open()?.get(key).map_err(|e| self.failed(e))?;
+        Ok(found.is_some())
     }
 
     /// The ids of commits from `first` on; those of earlier ones are in.
@@ -103,21 +96,15 @@ impl Ids {
     fn insert_all(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), Error> {
         #[cfg(test)]
         if self.insert_fails.load(Ordering::SeqCst) {
-            return Err(Error::Ids {
-                path: self.path.clone(),
-                reason: "simulated failure".to_owned(),
-            });
+            return Err(self.failed("simulated failure".to_owned()));
         }
         let mut keys = keys.into_iter().peekable();
         if keys.peek().is_none() {
             return Ok(());
         }
-        let open = self.open()?;
-        let mut batch = open.database.batch();
-        for key in keys {
-            batch.insert(&open.keys, &*key, b"".as_slice());
-        }
-        batch.commit().map_err(|e| self.failed(&e))
+        let mut entries = keys.map(|key| (key, Vec::new()));
+        let put = self.open()?.put(&mut entries);
+        put.map_err(|e| self.failed(e))
     }
 
     /// The commit up to which all ids are durable here.
@@ -125,10 +112,9 @@ impl Ids {
         if !self.exists() {
             return Ok(0);
         }
-        let value = self.open()?.keys.get(WATERMARK);
-        let value = value.map_err(|e| self.failed(&e))?;
+        let value = self.open()?.get(WATERMARK).map_err(|e| self.failed(e))?;
         Ok(value
-            .and_then(|value| value.as_ref().try_into().ok())
+            .and_then(|value| value.try_into().ok())
             .map_or(0, u64::from_be_bytes))
     }
 
@@ -139,11 +125,11 @@ impl Ids {
         }
         let commit = commit.min(self.complete_to.load(Ordering::SeqCst));
         let open = self.open()?;
-        let persist = || open.database.persist(PersistMode::SyncAll);
-        persist()
-            .and_then(|()| open.keys.insert(WATERMARK, commit.to_be_bytes()))
-            .and_then(|()| persist())
-            .map_err(|e| self.failed(&e))
+        let watermark = (Box::from(WATERMARK), commit.to_be_bytes().to_vec());
+        open.sync()
+            .and_then(|()| open.put(&mut std::iter::once(watermark)))
+            .and_then(|()| open.sync())
+            .map_err(|e| self.failed(e))
     }
 
     /// Forgets the ids of a stream that was dropped; its identity never comes again.
@@ -151,37 +137,24 @@ impl Ids {
         if !self.exists() {
             return Ok(());
         }
-        let open = self.open()?;
-        for guard in open.keys.prefix(stream.0.to_be_bytes()) {
-            let key = guard.key().map_err(|e| self.failed(&e))?;
-            open.keys.remove(key).map_err(|e| self.failed(&e))?;
-        }
-        Ok(())
+        let removed = self.open()?.remove_prefix(&stream.0.to_be_bytes());
+        removed.map_err(|e| self.failed(e))
     }
 
-    fn open(&self) -> Result<Open, Error> {
+    fn open(&self) -> Result<Arc<dyn KeyStore>, Error> {
         let mut slot = self.open.lock().expect("no panic while the index opens");
         if let Some(open) = &*slot {
             return Ok(open.clone());
         }
-        let opened = Database::builder(&self.path)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .worker_threads(1)
-            .open()
-            .and_then(|database| {
-                let keys = database.keyspace("ids", KeyspaceCreateOptions::default)?;
-                // The folder's own entry: a trimmed log cannot do without what is in it.
-                self.path.parent().map_or(Ok(()), file::sync_dir)?;
-                Ok(Open { database, keys })
-            })
-            .map_err(|e| self.failed(&e))?;
+        let opened = self.stores.open(&self.path);
+        let opened = opened.map_err(|reason| self.failed(reason))?;
         Ok(slot.insert(opened).clone())
     }
 
-    fn failed(&self, error: &fjall::Error) -> Error {
+    fn failed(&self, reason: String) -> Error {
         Error::Ids {
             path: self.path.clone(),
-            reason: error.to_string(),
+            reason,
         }
     }
 }

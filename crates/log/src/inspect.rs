@@ -3,16 +3,13 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
+use lambic_base::{Disk, DiskFile};
 use lambic_model::Frontiers;
 
-use crate::{
-    Error, Options,
-    disk::{Disk, File},
-    recover,
-};
+use crate::{Error, Options, recover};
 
 /// What a log's folder holds, every frame of which was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +29,11 @@ pub struct Inspected {
 /// Reads and checks all segments as opening does, and tells the first damage; the index of record ids is left
 /// alone. A folder that is missing or empty is a log without segments.
 pub fn inspect(dir: &Path) -> Result<Inspected, Error> {
-    let Some(read) = recover::read(&LookingDisk, &Options::new(dir), None)? else {
+    let options = Options {
+        disk: Arc::new(LookingDisk),
+        ..Options::new(dir)
+    };
+    let Some(read) = recover::read(&options, None)? else {
         return Ok(Inspected::default());
     };
     let bytes = read.segments.iter();
@@ -59,15 +60,19 @@ fn refused<T>() -> io::Result<T> {
 }
 
 impl Disk for LookingDisk {
-    fn create(&self, _: &Path) -> io::Result<Box<dyn File>> {
+    fn create(&self, _: &Path) -> io::Result<Box<dyn DiskFile>> {
         refused()
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(fs::File::open(path)?))
     }
 
     fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn link(&self, _: &Path, _: &Path) -> io::Result<()> {
         refused()
     }
 
@@ -77,6 +82,10 @@ impl Disk for LookingDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         fs::exists(path)
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
     }
 
     fn create_dir(&self, _: &Path) -> io::Result<()> {

@@ -17,11 +17,11 @@
 //! lock on its folder: the binary does.
 
 mod cache;
-mod disk;
 mod error;
 mod frame;
 mod ids;
 mod inspect;
+mod keys;
 mod log;
 mod mark;
 mod options;
@@ -41,6 +41,7 @@ mod tests;
 
 pub use error::Error;
 pub use inspect::{Inspected, inspect};
+pub use keys::{KeyStore, KeyStores};
 pub use log::Log;
 pub use options::Options;
 pub use snapshot::{Chunks, Snapshot};

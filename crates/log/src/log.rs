@@ -24,7 +24,6 @@ use tokio::{
 use crate::{
     Error, Options, Snapshot,
     cache::Cache,
-    disk::{Disk, RealDisk},
     ids::Ids,
     options::{INLINE_BYTES_MAX, QUEUE_FACTOR_MAX},
     prepare::{self, Prepared},
@@ -50,7 +49,6 @@ struct Inner {
 /// What the handle and the writer's thread both use.
 pub(crate) struct Shared {
     pub options: Options,
-    pub disk: Box<dyn Disk>,
     pub ids: Ids,
     pub commits: watch::Sender<u64>,
     streams: RwLock<HashMap<StreamId, Arc<Stream>>>,
@@ -79,16 +77,7 @@ impl Log {
         streams: &[Arc<Stream>],
         sealed: Frontiers,
     ) -> Result<Log, Error> {
-        Log::open_on(Box::new(RealDisk), options, streams, sealed)
-    }
-
-    pub(crate) fn open_on(
-        disk: Box<dyn Disk>,
-        options: Options,
-        streams: &[Arc<Stream>],
-        sealed: Frontiers,
-    ) -> Result<Log, Error> {
-        let ids = Ids::new(&options.dir);
+        let ids = Ids::new(&options);
         let Recovered {
             state,
             segments,
@@ -97,7 +86,7 @@ impl Log {
         } = {
             let declared = streams.iter().map(|stream| stream.id).collect();
             let known = Known { declared, sealed };
-            recover::recover(&*disk, &options, &ids, &known)?
+            recover::recover(&options, &ids, &known)?
         };
         let view = View {
             commit: state.commit,
@@ -109,7 +98,6 @@ impl Log {
         let permits = options.queue_bytes_max.div_ceil(PERMIT_BYTES);
         let permits = permits.clamp(1, u64::from(u32::MAX / 2)) as usize;
         let shared = Arc::new(Shared {
-            disk,
             ids,
             commits: watch::Sender::new(state.commit),
             streams: RwLock::default(),
@@ -368,12 +356,12 @@ impl Shared {
     /// One by one, and each made durable: on disk, a gap would look like a lost segment.
     fn remove_segments(&self, leaving: &mut VecDeque<PathBuf>) -> Result<(), Error> {
         while let Some(path) = leaving.front() {
-            match self.disk.remove(path) {
+            match self.options.disk.remove(path) {
                 // An earlier attempt came as far as this.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 removed => removed,
             }
-            .and_then(|()| self.disk.sync_dir(&self.options.dir))
+            .and_then(|()| self.options.disk.sync_dir(&self.options.dir))
             .map_err(|error| Error::io("remove", path, &error))?;
             leaving.pop_front();
         }

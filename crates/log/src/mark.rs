@@ -7,9 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
+use lambic_base::{Disk, DiskFile};
+
 use crate::{
     Error,
-    disk::{Disk, File},
     frame::{u32_at, u64_at},
 };
 
@@ -30,7 +31,7 @@ pub(crate) struct Mark {
 
 #[derive(Debug)]
 pub(crate) struct MarkFile {
-    file: Box<dyn File>,
+    file: Box<dyn DiskFile>,
     turn: usize,
 }
 

@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use lambic_base::{Clock, SystemClock};
+use lambic_base::{Clock, Disk, RealDisk, SystemClock};
+
+use crate::keys::{Fjall, KeyStores};
 
 /// `append` refuses with `Busy` when this many times `queue_bytes_max` is queued or waits to be.
 pub(crate) const QUEUE_FACTOR_MAX: u64 = 4;
@@ -30,6 +32,9 @@ pub struct Options {
     /// Decoded batches of recent frames kept in memory for readers.
     pub cache_bytes_max: u64,
     pub clock: Arc<dyn Clock>,
+    pub disk: Arc<dyn Disk>,
+    /// Where the index of record ids stands.
+    pub keys: Arc<dyn KeyStores>,
 }
 
 impl Options {
@@ -46,6 +51,8 @@ impl Options {
             producers_max: 100_000,
             cache_bytes_max: 64 << 20,
             clock: Arc::new(SystemClock),
+            disk: Arc::new(RealDisk),
+            keys: Arc::new(Fjall),
         }
     }
 }

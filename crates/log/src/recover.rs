@@ -12,11 +12,11 @@ use std::{
     sync::Arc,
 };
 
+use lambic_base::Disk;
 use lambic_model::{Frontiers, Offset, StreamId};
 
 use crate::{
     Error, Options,
-    disk::Disk,
     frame::{self, FRAME_HEADER_BYTES, Frame, Kind, SEGMENT_HEADER_BYTES, SegmentHeader},
     ids::Ids,
     mark::{self, Mark, MarkFile},
@@ -73,13 +73,8 @@ pub(crate) struct Read {
     pub mark_known: bool,
 }
 
-pub(crate) fn recover(
-    disk: &dyn Disk,
-    options: &Options,
-    ids: &Ids,
-    known: &Known,
-) -> Result<Recovered, Error> {
-    let dir = &options.dir;
+pub(crate) fn recover(options: &Options, ids: &Ids, known: &Known) -> Result<Recovered, Error> {
+    let (disk, dir) = (&*options.disk, &options.dir);
     // Each time: a killed process may have made the folder without coming to the sync.
     disk.create_dir(dir)
         .and_then(|()| disk.sync_dir(dir.parent().unwrap_or(dir)))
@@ -91,8 +86,8 @@ pub(crate) fn recover(
                 .map_err(|e| Error::io("remove", &path, &e))?;
         }
     }
-    let Some(mut read) = read(disk, options, Some((ids, &known.declared)))? else {
-        return create(disk, options, ids, &known.sealed);
+    let Some(mut read) = read(options, Some((ids, &known.declared)))? else {
+        return create(options, ids, &known.sealed);
     };
     let heads = &mut read.state.heads;
     heads.0.retain(|stream, _| known.declared.contains(stream));
@@ -120,11 +115,10 @@ pub(crate) fn recover(
 /// all is changed; with the index of record ids and the streams that there are, the ids of records are fed to the
 /// index, and a torn tail is cut off.
 pub(crate) fn read(
-    disk: &dyn Disk,
     options: &Options,
     changing: Option<(&Ids, &HashSet<StreamId>)>,
 ) -> Result<Option<Read>, Error> {
-    let dir = &options.dir;
+    let (disk, dir) = (&*options.disk, &options.dir);
     let paths = list(disk, dir)?;
     let mark = MarkFile::read(disk, dir)?;
     let Some(&oldest) = paths.keys().next() else {
@@ -146,7 +140,6 @@ pub(crate) fn read(
         return Err(missing(segment::path(dir, mark.sequence)));
     }
     let mut reading = Reading {
-        disk,
         options,
         ids: changing.map(|(ids, _)| ids),
         declared: changing.map(|(_, declared)| declared),
@@ -199,12 +192,7 @@ fn missing(path: PathBuf) -> Error {
     }
 }
 
-fn create(
-    disk: &dyn Disk,
-    options: &Options,
-    ids: &Ids,
-    sealed: &Frontiers,
-) -> Result<Recovered, Error> {
+fn create(options: &Options, ids: &Ids, sealed: &Frontiers) -> Result<Recovered, Error> {
     if ids.exists() {
         return Err(missing(segment::path(&options.dir, 1)));
     }
@@ -213,8 +201,8 @@ fn create(
         tracing::warn!(dir = %options.dir.display(), "the log is new, the dataset is not: going on where the dataset ends");
         state.heads = sealed.clone();
     }
-    let active = begin(disk, options, 1, 0, &state.checkpoint(&state.heads))?;
-    let mark = MarkFile::create(disk, &options.dir, active.mark(0))?;
+    let active = begin(options, 1, 0, &state.checkpoint(&state.heads))?;
+    let mark = MarkFile::create(&*options.disk, &options.dir, active.mark(0))?;
     Ok(Recovered {
         state,
         segments: vec![active.segment.clone()],
@@ -227,7 +215,6 @@ fn create(
 ///
 /// [`Error::Unavailable`] if it is not known whether it is there; after other errors it is not.
 pub(crate) fn begin(
-    disk: &dyn Disk,
     options: &Options,
     sequence: u64,
     previous: u32,
@@ -253,6 +240,7 @@ pub(crate) fn begin(
         header_crc,
         &[&json],
     );
+    let disk = &options.disk;
     let path = segment::path(&options.dir, sequence);
     let temporary = path.with_extension("tmp");
     let written = disk.create(&temporary).and_then(|file| {
@@ -286,7 +274,6 @@ pub(crate) fn begin(
 
 /// What has been read so far.
 struct Reading<'a> {
-    disk: &'a dyn Disk,
     options: &'a Options,
     /// `None`: only look, and change nothing.
     ids: Option<&'a Ids>,
@@ -309,7 +296,7 @@ impl Reading<'_> {
         is_last: bool,
     ) -> Result<(Segment, u64), Error> {
         let failed = |error| Error::io("read", &path, &error);
-        let file = self.disk.open(&path).map_err(failed)?;
+        let file = self.options.disk.open(&path).map_err(failed)?;
         let mut bytes = vec![0; file.len().map_err(failed)? as usize];
         file.read_exact_at(&mut bytes, 0).map_err(failed)?;
         let damaged = |position: usize, reason: String| Error::Damaged {
@@ -344,7 +331,7 @@ impl Reading<'_> {
             let begun = segment.get_or_insert_with(|| None::<Segment>);
             let taken = match (&mut *begun, frame.kind) {
                 (None, Kind::Checkpoint) => self.checkpoint(&frame).map(|start| {
-                    let file = self.disk.open(&path)?;
+                    let file = self.options.disk.open(&path)?;
                     let checkpoint_end = (position + frame.bytes()) as u64;
                     *begun = Some(Segment::new(
                         sequence,
@@ -391,8 +378,12 @@ impl Reading<'_> {
             }
         }
         if is_last && self.ids.is_some() {
-            // What a killed process had written but not synced is about to be served.
-            file.sync().map_err(failed)?;
+            // What a killed process had written but not synced is about to be served. It is written again before
+            // the sync: if a sync of it failed, the system takes it for written, and another sync does nothing.
+            let from = mark.map_or(0, |mark| mark.position as usize);
+            file.write_all_at(&bytes[from..position], from as u64)
+                .and_then(|()| file.sync())
+                .map_err(failed)?;
         }
         segment.grow_to(position as u64);
         self.chain = Some(chain);

@@ -10,9 +10,10 @@ use std::{
 };
 
 use arrow::record_batch::RecordBatch;
+use lambic_base::DiskFile;
 use lambic_model::{Frontiers, OffsetRange, PartitionId, StreamId};
 
-use crate::{Error, disk::File, frame, payload};
+use crate::{Error, frame, payload};
 
 const EXTENSION: &str = "segment";
 pub(crate) const RESTORE: &str = "restore this file from a copy, or move the whole log folder away: a new log goes on where the dataset ends, without the records not sealed yet, the positions of triggers, and the record ids and producer sequences known so far; nothing was changed";
@@ -35,7 +36,7 @@ pub(crate) struct Segment {
     pub sequence: u64,
     pub salt: u64,
     pub path: PathBuf,
-    pub file: Box<dyn File>,
+    pub file: Box<dyn DiskFile>,
     /// The heads when it was begun.
     pub start: Frontiers,
     /// Where its checkpoint ends.
@@ -49,7 +50,7 @@ impl Segment {
         sequence: u64,
         salt: u64,
         path: PathBuf,
-        file: Box<dyn File>,
+        file: Box<dyn DiskFile>,
         start: Frontiers,
         checkpoint_end: u64,
     ) -> Segment {

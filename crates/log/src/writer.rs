@@ -221,7 +221,6 @@ impl Writer {
         let checkpoint = self.state.checkpoint(&self.shared.view().heads);
         let shared = &self.shared;
         self.active = recover::begin(
-            &*shared.disk,
             &shared.options,
             self.active.segment.sequence + 1,
             self.active.chain,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use arrow::datatypes::{Field, Schema};
-use lambic_base::file::write_atomically;
+use lambic_base::{
+    Disk, RealDisk,
+    file::{read_on, write_atomically_on},
+};
 use lambic_model::{Stream, StreamId, StreamName};
 use lambic_view::{Definition, ViewVersion};
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,7 @@ pub enum CatalogError {
 /// What exists. Changes are durable before they are visible.
 #[derive(Debug, Clone)]
 pub struct Catalog {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     next_stream: u32,
     streams: BTreeMap<String, Arc<Stream>>,
@@ -83,13 +87,23 @@ struct StoredColumn {
 impl Catalog {
     /// Opens the catalog at `path`; a new one is empty but for `system`, the house's own streams.
     pub fn open(path: PathBuf, system: &[Arc<Stream>]) -> Result<Catalog, CatalogError> {
-        let mut catalog = match std::fs::read(&path) {
-            Ok(bytes) => Catalog::decode(path, &bytes)?,
+        Catalog::open_on(Arc::new(RealDisk), path, system)
+    }
+
+    /// [`Catalog::open`] on any disk.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        system: &[Arc<Stream>],
+    ) -> Result<Catalog, CatalogError> {
+        let mut catalog = match read_on(&*disk, &path) {
+            Ok(bytes) => Catalog::decode(disk, path, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if let Some(data) = described(&path)? {
+                if let Some(data) = described(&*disk, &path)? {
                     return Err(CatalogError::Missing { path, data });
                 }
                 Catalog {
+                    disk,
                     path,
                     next_stream: FIRST_STREAM_ID,
                     streams: BTreeMap::new(),
@@ -107,7 +121,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    fn decode(path: PathBuf, bytes: &[u8]) -> Result<Catalog, CatalogError> {
+    fn decode(disk: Arc<dyn Disk>, path: PathBuf, bytes: &[u8]) -> Result<Catalog, CatalogError> {
         let damaged = |what: String| CatalogError::Damaged {
             path: path.clone(),
             what,
@@ -144,6 +158,7 @@ impl Catalog {
             .map(|view| (view.name.to_string(), view))
             .collect();
         Ok(Catalog {
+            disk,
             path,
             next_stream: stored.catalog.next_stream,
             streams,
@@ -186,7 +201,8 @@ impl Catalog {
             catalog,
         };
         let bytes = serde_json::to_vec_pretty(&stored).expect("a catalog serialises");
-        write_atomically(&self.path, &bytes).map_err(|source| CatalogError::Io {
+        let written = write_atomically_on(&*self.disk, &self.path, &bytes);
+        written.map_err(|source| CatalogError::Io {
             path: self.path.clone(),
             source,
         })
@@ -287,7 +303,7 @@ impl Catalog {
 }
 
 /// What stands beside the catalog and is nothing without it: sealed records of users' streams, or batch views.
-fn described(catalog: &Path) -> Result<Option<PathBuf>, CatalogError> {
+fn described(disk: &dyn Disk, catalog: &Path) -> Result<Option<PathBuf>, CatalogError> {
     let folder = catalog.parent().unwrap_or(Path::new("."));
     let is_described = |path: &Path| {
         let id = path
@@ -296,40 +312,37 @@ fn described(catalog: &Path) -> Result<Option<PathBuf>, CatalogError> {
         id.and_then(|id| id.parse::<u32>().ok())
             .is_some_and(|id| id >= FIRST_STREAM_ID)
     };
-    let streams = entries(&folder.join("dataset"))?;
-    let views = entries(&folder.join("views"))?;
+    let streams = entries(disk, &folder.join("dataset"))?;
+    let views = entries(disk, &folder.join("views"))?;
     let mut candidates = streams
         .into_iter()
         .filter(|path| is_described(path))
         .chain(views);
-    Ok(candidates.find(|path| path.is_dir() && has_file(path)))
+    Ok(candidates.find(|path| disk.is_dir(path) && has_file(disk, path)))
 }
 
-fn has_file(folder: &Path) -> bool {
+fn has_file(disk: &dyn Disk, folder: &Path) -> bool {
     // What cannot be read is taken for data.
-    entries(folder).map_or(true, |paths| {
+    entries(disk, folder).map_or(true, |paths| {
         paths
             .iter()
-            .any(|path| if path.is_dir() { has_file(path) } else { true })
+            .any(|path| !disk.is_dir(path) || has_file(disk, path))
     })
 }
 
 /// Sorted, so that the same folder gives the same message.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, CatalogError> {
-    let failed = |source| CatalogError::Io {
-        path: folder.to_owned(),
-        source,
-    };
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed)?,
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
-    paths.sort();
-    Ok(paths)
+fn entries(disk: &dyn Disk, folder: &Path) -> Result<Vec<PathBuf>, CatalogError> {
+    match disk.list(folder) {
+        Ok(mut paths) => {
+            paths.sort();
+            Ok(paths)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(CatalogError::Io {
+            path: folder.to_owned(),
+            source,
+        }),
+    }
 }
 
 fn checksum(catalog: &StoredCatalog) -> u32 {

@@ -2,11 +2,15 @@
 
 use std::{fs, path::PathBuf, sync::atomic::Ordering};
 
+use lambic_base::{
+    Disk,
+    disk::{Faults, Op},
+};
 use lambic_model::Frontiers;
 use proptest::prelude::*;
 
-use super::{sim::*, *};
-use crate::{Error, disk::Disk, segment};
+use super::*;
+use crate::{Error, segment};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -195,18 +199,10 @@ fn damage_before_a_later_frame_is_no_torn_tail_even_without_the_mark() {
 #[test]
 fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let scratch = tempfile::tempdir().unwrap();
-    let disk = SimDisk::default();
-    let open = |disk: &SimDisk| {
-        Log::open_on(
-            Box::new(disk.clone()),
-            options(scratch.path()),
-            &streams(),
-            Frontiers::default(),
-        )
-        .unwrap()
-    };
+    let disk = SimDisk::new(0);
+    let options = options_on(&disk, scratch.path());
     let runtime = runtime();
-    let log = open(&disk);
+    let log = open(&options);
     runtime.block_on(log.append(write(PLAIN, &[1]))).unwrap();
     for room in [0, 10, 100] {
         disk.set(Faults {
@@ -223,33 +219,25 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     runtime.block_on(log.append(write(PLAIN, &[2]))).unwrap();
     assert_eq!(all(&log.snapshot(), PLAIN), [1, 2]);
     drop(log);
-    assert_eq!(all(&open(&disk).snapshot(), PLAIN), [1, 2]);
+    assert_eq!(all(&open(&options).snapshot(), PLAIN), [1, 2]);
+}
+
+fn failing_at(op: Op) -> Faults {
+    Faults {
+        failing: vec![op],
+        ..Faults::default()
+    }
 }
 
 #[test]
 fn after_a_failed_sync_or_write_the_log_is_read_only() {
-    for faults in [
-        Faults {
-            sync_fails: true,
-            ..Faults::default()
-        },
-        Faults {
-            write_fails: true,
-            ..Faults::default()
-        },
-    ] {
+    for failing in [Op::Sync, Op::Write] {
         let scratch = tempfile::tempdir().unwrap();
-        let disk = SimDisk::default();
-        let log = Log::open_on(
-            Box::new(disk.clone()),
-            options(scratch.path()),
-            &streams(),
-            Frontiers::default(),
-        )
-        .unwrap();
+        let disk = SimDisk::new(0);
+        let log = open(&options_on(&disk, scratch.path()));
         let runtime = runtime();
         runtime.block_on(log.append(write(PLAIN, &[1]))).unwrap();
-        disk.set(faults);
+        disk.set(failing_at(failing));
         let failed = runtime.block_on(log.append(write(PLAIN, &[2])));
         assert!(
             matches!(failed, Err(Error::Unavailable { .. })),
@@ -298,38 +286,24 @@ fn ids_that_did_not_go_into_the_index_are_fed_again_on_the_next_open() {
     assert_eq!(log.snapshot().head(WITH_ID).records(), 3);
 }
 
-/// xorshift64
-fn chance(mut seed: u64) -> impl FnMut() -> u64 {
-    move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    }
-}
-
 #[test]
 fn a_power_cut_while_segments_come_and_go_loses_nothing() {
     let scratch = tempfile::tempdir().unwrap();
-    let mut options = options(scratch.path());
-    options.segment_bytes = 1;
     let runtime = runtime();
-    for seed in 1..60 {
-        let disk = SimDisk::default();
+    for seed in 0..60 {
+        let disk = SimDisk::new(seed);
         let open = |disk: &SimDisk| {
-            let disk = Box::new(disk.clone());
-            Log::open_on(disk, options.clone(), &streams(), Frontiers::default()).unwrap()
+            let mut options = options_on(disk, scratch.path());
+            options.segment_bytes = 1;
+            open(&options)
         };
         let log = open(&disk);
         let mark = crate::mark::path(scratch.path());
-        assert!(disk.power_cut(chance(seed)).exists(&mark).unwrap());
+        assert!(disk.after_power_cut().exists(&mark).unwrap());
         for n in 0..4 {
             runtime.block_on(log.append(write(PLAIN, &[n]))).unwrap();
         }
-        disk.set(Faults {
-            dir_sync_fails: true,
-            ..Faults::default()
-        });
+        disk.set(failing_at(Op::SyncDir));
         let mut sealed = Frontiers::default();
         for stream in [PLAIN, WITH_ID] {
             sealed.set(stream, log.snapshot().head(stream));
@@ -337,7 +311,7 @@ fn a_power_cut_while_segments_come_and_go_loses_nothing() {
         assert!(log.trim(&sealed).is_err(), "a removal is not yet durable");
         let begun = runtime.block_on(log.append(write(PLAIN, &[4])));
         assert!(matches!(begun, Err(Error::Unavailable { .. })), "{begun:?}");
-        let after = disk.power_cut(chance(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15)));
+        let after = disk.after_power_cut();
         let log = open(&after);
         let found = all(&log.snapshot(), PLAIN);
         assert!(
@@ -358,14 +332,14 @@ proptest! {
         sizes in prop::collection::vec(1usize..40, 1..8),
         in_flight in 1usize..200,
         segment_bytes in 1u64..6_000,
-        seed in 1u64..,
+        seed in any::<u64>(),
     ) {
         let scratch = tempfile::tempdir().unwrap();
-        let disk = SimDisk::default();
-        let mut options = options(scratch.path());
-        options.segment_bytes = segment_bytes;
+        let disk = SimDisk::new(seed);
         let open = |disk: &SimDisk| {
-            Log::open_on(Box::new(disk.clone()), options.clone(), &streams(), Frontiers::default())
+            let mut options = options_on(disk, scratch.path());
+            options.segment_bytes = segment_bytes;
+            Log::open(options, &streams())
         };
         let runtime = runtime();
         let log = open(&disk).unwrap();
@@ -376,7 +350,7 @@ proptest! {
             runtime.block_on(log.append(write(PLAIN, &values))).unwrap();
             expected.extend(values);
         }
-        disk.set(Faults { sync_fails: true, ..Faults::default() });
+        disk.set(failing_at(Op::Sync));
         // Both in one group or the second refused: either way never acknowledged.
         let lost = vec![-1; in_flight];
         runtime.block_on(async {
@@ -384,7 +358,7 @@ proptest! {
             let (first, second) = tokio::join!(log.append(first), log.append(second));
             assert!(first.is_err() && second.is_err());
         });
-        let after = disk.power_cut(chance(seed));
+        let after = disk.after_power_cut();
         let log = open(&after).unwrap();
         let found = all(&log.snapshot(), PLAIN);
         prop_assert_eq!(&found[..expected.len()], &expected);

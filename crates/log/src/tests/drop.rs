@@ -4,14 +4,18 @@ use std::{
     collections::HashSet,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Barrier, atomic::AtomicU32},
+    sync::atomic::AtomicU32,
     task::Poll,
+    time::Duration,
 };
 
+use lambic_base::disk::{Faults, Gate};
 use lambic_model::{Frontier, Frontiers, Offset};
 
-use super::{sim::*, *};
+use super::*;
 use crate::{Error, ids::Ids, prepare, recover, stage::Stage};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One step: what was to be queued is queued then.
 async fn begin<F: Future>(mut future: Pin<&mut F>) {
@@ -25,30 +29,22 @@ async fn begin<F: Future>(mut future: Pin<&mut F>) {
 #[tokio::test]
 async fn dropping_a_stream_while_its_append_waits_leaves_a_log_that_opens() {
     let scratch = tempfile::tempdir().unwrap();
-    let disk = SimDisk::default();
-    let mut options = options(scratch.path());
+    let disk = SimDisk::new(0);
+    let mut options = options_on(&disk, scratch.path());
     // A segment, and with it a checkpoint, for every append.
     options.segment_bytes = 1;
-    let open = |streams: &[Arc<Stream>]| {
-        Log::open_on(
-            Box::new(disk.clone()),
-            options.clone(),
-            streams,
-            Frontiers::default(),
-        )
-        .unwrap()
-    };
+    let open = |streams: &[Arc<Stream>]| Log::open(options.clone(), streams).unwrap();
     let log = open(&streams());
     log.append(write(WITH_ID, &[0])).await.unwrap();
 
-    let gate = Arc::new(Barrier::new(2));
+    let gate = Arc::new(Gate::default());
     disk.set(Faults {
         gate: Some(gate.clone()),
         ..Faults::default()
     });
     let mut first = Box::pin(log.append(write(PLAIN, &[0])));
     begin(first.as_mut()).await;
-    gate.wait();
+    assert!(gate.reached_within(PATIENCE));
     // The writer is busy: these three queue up behind it.
     let mut dropped = Box::pin(log.append(write(WITH_ID, &[1])));
     begin(dropped.as_mut()).await;
@@ -56,7 +52,7 @@ async fn dropping_a_stream_while_its_append_waits_leaves_a_log_that_opens() {
     begin(removed.as_mut()).await;
     let mut last = Box::pin(log.append(write(PLAIN, &[1])));
     begin(last.as_mut()).await;
-    gate.wait();
+    gate.open();
     first.await.unwrap();
     let refused = dropped.await;
     assert!(
@@ -101,9 +97,8 @@ async fn a_log_of_the_first_version_with_such_an_append_opens() {
         declared: HashSet::from([PLAIN]),
         ..recover::Known::default()
     };
-    let ids = Ids::new(&options.dir);
-    let disk = crate::disk::RealDisk;
-    let mut found = recover::recover(&disk, &options, &ids, &known).unwrap();
+    let ids = Ids::new(&options);
+    let mut found = recover::recover(&options, &ids, &known).unwrap();
     found.state.heads.set(WITH_ID, Frontier(vec![Offset(7)]));
     let active = found.active;
     let (position, salt) = (active.position, active.segment.salt);

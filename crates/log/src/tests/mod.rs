@@ -3,7 +3,6 @@
 mod appends;
 mod crash;
 mod drop;
-mod sim;
 mod trim;
 
 use std::{path::Path, sync::Arc};
@@ -12,7 +11,7 @@ use arrow::{
     array::{Array, AsArray, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Int64Type, Schema},
 };
-use lambic_base::ManualClock;
+use lambic_base::{ManualClock, disk::SimDisk};
 use lambic_model::{
     Append, OffsetRange, PartitionId, Producer, Stream, StreamId, StreamName, Write,
 };
@@ -47,6 +46,14 @@ pub(crate) fn options(dir: &Path) -> Options {
     Options {
         clock: Arc::new(ManualClock::new(1_000_000)),
         ..Options::new(dir)
+    }
+}
+
+/// The same on a simulated disk.
+pub(crate) fn options_on(disk: &SimDisk, dir: &Path) -> Options {
+    Options {
+        disk: Arc::new(disk.clone()),
+        ..options(dir)
     }
 }
 

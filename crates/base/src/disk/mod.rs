@@ -1,4 +1,9 @@
-//! The few file operations that the journal needs, as traits, so that tests can hand in a disk that fails.
+//! The disk as a component: the few operations that the rooms' files need.
+//!
+//! Rooms that promise durability take a [`Disk`], so that tests and simulations can hand in [`SimDisk`], which is
+//! full, fails, and loses what was not synced.
+
+mod sim;
 
 use std::{
     fmt::Debug,
@@ -7,14 +12,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) trait Disk: Debug + Send + Sync {
+pub use sim::{Faults, Gate, Op, SimDisk};
+
+use crate::file;
+
+pub trait Disk: Debug + Send + Sync {
     /// A new, empty file, open for reading and writing; one that exists is emptied.
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// What was at `to` is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// A second name for a file; an error if `to` is there.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// A file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     fn exists(&self, path: &Path) -> io::Result<bool>;
-    /// With its missing parents; nothing happens if it is there.
+    fn is_dir(&self, path: &Path) -> bool;
+    /// With its missing parents, durably; nothing else happens if it is there.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// What is in `dir`.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
@@ -22,26 +36,30 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
-pub(crate) trait File: Debug + Send + Sync {
+pub trait DiskFile: Debug + Send + Sync {
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
     fn read_exact_at(&self, bytes: &mut [u8], position: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
     fn set_len(&self, bytes: u64) -> io::Result<()>;
     /// Returns when content and length are durable.
     fn sync(&self) -> io::Result<()>;
 }
 
-#[derive(Debug)]
-pub(crate) struct RealDisk;
+/// The machine's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
 
 impl Disk for RealDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         Ok(Box::new(options.open(path)?))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(
             fs::OpenOptions::new().read(true).write(true).open(path)?,
         ))
@@ -49,6 +67,10 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -59,8 +81,12 @@ impl Disk for RealDisk {
         fs::exists(path)
     }
 
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        lambic_base::file::create_dirs(dir)
+        file::create_dirs(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -70,11 +96,11 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        lambic_base::file::sync_dir(dir)
+        file::sync_dir(dir)
     }
 }
 
-impl File for fs::File {
+impl DiskFile for fs::File {
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         FileExt::write_all_at(self, bytes, position)
     }
