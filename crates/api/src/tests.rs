@@ -1,5 +1,7 @@
 //! The doors of a whole server in a folder of its own, as clients see them.
 
+mod wire;
+
 use std::{fmt::Write as _, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema};

@@ -1,7 +1,7 @@
 //! The handle through which the other rooms seal, list and verify the master dataset.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, RwLock},
 };
 
@@ -50,8 +50,8 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     options: Options,
     streams: RwLock<HashMap<StreamId, Arc<Part>>>,
-    /// Paths of files whose checksum was right once since the start.
-    verified: Mutex<HashSet<String>>,
+    /// What files were, by path, when their checksum was right last.
+    verified: Mutex<HashMap<String, ObjectMeta>>,
 }
 
 /// Seals in a row whose end is not known: a store that does not answer is not asked more often.
@@ -368,7 +368,8 @@ impl Dataset {
             Err(StoreError::NotFound { .. }) => return Err(missing(file)),
             Err(error) => return Err(error.into()),
         };
-        check_size(file, result.meta.size)?;
+        let meta = result.meta.clone();
+        check_size(file, meta.size)?;
         let found = result
             .into_stream()
             .try_fold(0, |crc, part| async move {
@@ -382,15 +383,19 @@ impl Dataset {
                 found,
             });
         }
-        self.verified().insert(file.path.clone());
+        self.verified().insert(file.path.clone(), meta);
         Ok(())
     }
 
-    /// [`Dataset::verify`] unless the file was found right before in this process: for readers, before their first
-    /// use of a file.
+    /// [`Dataset::verify`] unless the file was found right before in this process, and was not written to since: for
+    /// readers, before they use a file.
     pub async fn verify_once(&self, file: &DataFile) -> Result<(), Error> {
-        if self.verified().contains(&file.path) {
-            return Ok(());
+        let known = self.verified().get(&file.path).cloned();
+        if let Some(known) = known {
+            let now = self.0.store.head(&Path::from(file.path.as_str())).await;
+            if now.is_ok_and(|now| now == known) {
+                return Ok(());
+            }
         }
         self.verify(file).await
     }
@@ -476,11 +481,11 @@ impl Dataset {
             .expect("no one panics while holding the streams")
     }
 
-    fn verified(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<String, ObjectMeta>> {
         self.0
             .verified
             .lock()
-            .expect("no one panics while holding the set")
+            .expect("no one panics while holding what was verified")
     }
 }
 

@@ -6,10 +6,11 @@
 //! goes through [`Disk`].
 
 use std::{
+    collections::HashSet,
     fmt, fs, io,
     path::{Path as FsPath, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -25,10 +26,19 @@ use object_store::{
 /// The store of a local data folder.
 #[derive(Debug)]
 pub struct LocalStore {
-    disk: Arc<dyn Disk>,
+    files: Arc<Files>,
     /// Reads and lists the same objects.
     reads: Arc<dyn ObjectStore>,
+}
+
+/// What changes files.
+#[derive(Debug)]
+struct Files {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
+    /// Folders below the root whose own entries are durable for certain: one that is there may be what is left of an
+    /// attempt that failed.
+    folders: Mutex<HashSet<PathBuf>>,
 }
 
 /// The folders below the root that are the store's own; everything else there belongs to other rooms.
@@ -51,7 +61,8 @@ impl LocalStore {
             .create_dir(root)
             .map_err(|source| failed(root, source))?;
         let reading = LocalStore::to_read(root)?;
-        LocalStore::open_on(reading.disk, reading.reads, reading.root)
+        let root = reading.root().to_owned();
+        LocalStore::open_on(Arc::new(RealDisk), reading.reads, root)
     }
 
     /// As [`LocalStore::open`], on any disk; `reads` is a store of the files that are there below `root`, which exists.
@@ -68,26 +79,28 @@ impl LocalStore {
                 _ => {}
             }
         }
-        Ok(LocalStore { disk, reads, root })
+        Ok(LocalStore::with(disk, reads, root))
     }
 
     /// A directory that is there, to be read only: nothing is created, and nothing is removed.
     pub fn to_read(root: impl AsRef<FsPath>) -> Result<LocalStore> {
         let root = root.as_ref();
         let root = fs::canonicalize(root).map_err(|source| failed(root, source))?;
-        Ok(LocalStore {
-            disk: Arc::new(RealDisk),
-            reads: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
+        let reads = Arc::new(LocalFileSystem::new_with_prefix(&root)?);
+        Ok(LocalStore::with(Arc::new(RealDisk), reads, root))
+    }
+
+    fn with(disk: Arc<dyn Disk>, reads: Arc<dyn ObjectStore>, root: PathBuf) -> LocalStore {
+        let files = Arc::new(Files {
+            disk,
             root,
-        })
+            folders: Mutex::default(),
+        });
+        LocalStore { files, reads }
     }
 
     pub fn root(&self) -> &FsPath {
-        &self.root
-    }
-
-    fn path_of(&self, location: &Path) -> PathBuf {
-        self.root.join(location.as_ref())
+        &self.files.root
     }
 }
 
@@ -143,51 +156,73 @@ fn parent_of(path: &FsPath) -> &FsPath {
     path.parent().expect("an object lies below the root")
 }
 
-/// Writes `payload` to `path` as a whole, durably. [`io::ErrorKind::AlreadyExists`] is answered about what is durable.
-fn put(disk: &dyn Disk, path: &FsPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> {
-    let parent = parent_of(path);
-    if !disk.is_dir(parent) {
-        disk.create_dir(parent)?;
+impl Files {
+    fn path_of(&self, location: &Path) -> PathBuf {
+        self.root.join(location.as_ref())
     }
-    let mut staged = path.as_os_str().to_owned();
-    staged.push(format!(
-        "{STAGED_SUFFIX}#{}{}",
-        std::process::id(),
-        STAGED.fetch_add(1, Ordering::Relaxed)
-    ));
-    let staged = PathBuf::from(staged);
-    let written = disk.create(&staged).and_then(|file| {
-        let mut position = 0;
-        for part in payload.iter() {
-            file.write_all_at(part, position)?;
-            position += part.len() as u64;
+
+    /// The folder is there, and will be after a crash.
+    fn make_folder(&self, folder: &FsPath) -> io::Result<()> {
+        let known = || self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folder == self.root || known().contains(folder) {
+            return Ok(());
         }
-        file.sync()?;
-        match mode {
-            PutMode::Create => {
-                // A link, unlike a rename, fails if the target is there: this is the compare-and-swap.
-                disk.link(&staged, path)?;
-                // The object is in place; a staging file left over is only litter.
-                let _ = disk.remove(&staged);
-                Ok(())
+        self.make_folder(parent_of(folder))?;
+        self.disk.create_dir(folder)?;
+        known().insert(folder.to_owned());
+        Ok(())
+    }
+
+    /// Writes `payload` to `path` as a whole, durably. [`io::ErrorKind::AlreadyExists`] is answered about what is durable.
+    fn put(&self, path: &FsPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> {
+        let (disk, parent) = (&self.disk, parent_of(path));
+        self.make_folder(parent)?;
+        let mut staged = path.as_os_str().to_owned();
+        staged.push(format!(
+            "{STAGED_SUFFIX}#{}{}",
+            std::process::id(),
+            STAGED.fetch_add(1, Ordering::Relaxed)
+        ));
+        let staged = PathBuf::from(staged);
+        let written = disk.create(&staged).and_then(|file| {
+            let mut position = 0;
+            for part in payload.iter() {
+                file.write_all_at(part, position)?;
+                position += part.len() as u64;
             }
-            _ => disk.rename(&staged, path),
+            file.sync()?;
+            match mode {
+                PutMode::Create => {
+                    // A link, unlike a rename, fails if the target is there: this is the compare-and-swap.
+                    disk.link(&staged, path)?;
+                    // The object is in place; a staging file left over is only litter.
+                    let _ = disk.remove(&staged);
+                    Ok(())
+                }
+                _ => disk.rename(&staged, path),
+            }
+        });
+        if let Err(error) = written {
+            let _ = disk.remove(&staged);
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                // The put that made it may have failed at this very step.
+                disk.sync_dir(parent)?;
+            }
+            return Err(error);
         }
-    });
-    if let Err(error) = written {
-        let _ = disk.remove(&staged);
-        if error.kind() == io::ErrorKind::AlreadyExists {
-            // The put that made it may have failed at this very step.
-            disk.sync_dir(parent)?;
-        }
-        return Err(error);
+        disk.sync_dir(parent)
     }
-    disk.sync_dir(parent)
+
+    fn remove(&self, location: &Path) -> Result<()> {
+        let path = self.path_of(location);
+        let removed = self.disk.remove(&path);
+        removed.map_err(|source| failed(&path, source))
+    }
 }
 
 impl fmt::Display for LocalStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LocalStore({})", self.root.display())
+        write!(f, "LocalStore({})", self.root().display())
     }
 }
 
@@ -205,9 +240,9 @@ impl ObjectStore for LocalStore {
                 implementer: self.to_string(),
             });
         }
-        let (disk, path) = (Arc::clone(&self.disk), self.path_of(location));
+        let (files, path) = (Arc::clone(&self.files), self.files.path_of(location));
         blocking(move || {
-            let done = put(&*disk, &path, &payload, &options.mode);
+            let done = files.put(&path, &payload, &options.mode);
             done.map_err(|source| failed(&path, source))
         })
         .await?;
@@ -222,15 +257,15 @@ impl ObjectStore for LocalStore {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let (disk, path) = (Arc::clone(&self.disk), self.path_of(location));
+        let (files, path) = (Arc::clone(&self.files), self.files.path_of(location));
         let parent = parent_of(&path).to_owned();
         blocking(move || {
-            let made = disk.create_dir(&parent);
+            let made = files.make_folder(&parent);
             made.map_err(|source| failed(&parent, source))
         })
         .await?;
         let upload = self.reads.put_multipart_opts(location, options).await?;
-        let disk = Arc::clone(&self.disk);
+        let disk = Arc::clone(&self.files.disk);
         Ok(Box::new(Upload { upload, disk, path }))
     }
 
@@ -242,14 +277,13 @@ impl ObjectStore for LocalStore {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        let (disk, root) = (Arc::clone(&self.disk), self.root.clone());
+        let files = Arc::clone(&self.files);
         let remove = move |location: Result<Path>| {
-            let (disk, root) = (Arc::clone(&disk), root.clone());
+            let files = Arc::clone(&files);
             async move {
                 let location = location?;
-                let path = root.join(location.as_ref());
-                blocking(move || disk.remove(&path).map_err(|source| failed(&path, source)))
-                    .await?;
+                let removed = location.clone();
+                blocking(move || files.remove(&removed)).await?;
                 Ok(location)
             }
         };

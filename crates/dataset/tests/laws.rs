@@ -421,6 +421,23 @@ async fn every_flipped_bit_and_every_cut_of_a_file_is_named() {
     dataset.verify(file).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_file_that_changes_after_it_was_verified_is_verified_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dataset, manifest, _) = sealed(dir.path()).await;
+    let file = &manifest.files[0];
+    dataset.read(file).await.unwrap();
+    let path = dir.path().join(&file.path);
+    let bytes = std::fs::read(&path).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    let error = dataset.read(file).await.unwrap_err();
+    assert!(matches!(error, Error::FileDamaged { .. }), "{error}");
+    std::fs::write(&path, bytes).unwrap();
+    dataset.read(file).await.unwrap();
+}
+
 /// What verifying every file, and opening again, says after `spoil` had its way.
 async fn check_damage(spoil: impl FnOnce(&Path, &[DataFile]), expected: Expect) {
     let dir = tempfile::tempdir().unwrap();

@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// The index of record ids.
     #[error(
-        "the index of record ids in `{}` failed: {reason}; check the disk and start again; if it fails again, restore the whole log folder from a copy (the records' own segments are not enough once old ones were trimmed)",
+        "the index of record ids in `{}` failed: {reason}; if the disk is full, free space and append again; otherwise check the disk and start again; if it fails again, restore the whole log folder from a copy (the records' own segments are not enough once old ones were trimmed)",
         path.display()
     )]
     Ids { path: PathBuf, reason: String },

@@ -6,10 +6,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use lambic_model::StreamId;
@@ -17,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Options,
-    keys::{KeyStore, KeyStores},
+    keys::{KeyStore, KeyStoreError, KeyStores},
 };
 
 /// Longer ids are known by their SHA-256.
@@ -46,12 +43,27 @@ pub(crate) fn key(stream: StreamId, id: &[u8]) -> Key {
 pub(crate) struct Ids {
     path: PathBuf,
     stores: Arc<dyn KeyStores>,
-    open: Mutex<Option<Arc<dyn KeyStore>>>,
-    /// The last commit before the first one whose ids did not go in. The watermark never passes it, so the
-    /// next open feeds them again.
-    complete_to: AtomicU64,
+    store: Mutex<Store>,
+    missing: Mutex<Missing>,
     #[cfg(test)]
     pub(crate) insert_fails: std::sync::atomic::AtomicBool,
+}
+
+/// What stands at the path.
+enum Store {
+    /// Not yet used, or it failed and is opened again on the next use.
+    Closed,
+    Open(Arc<dyn KeyStore>),
+    /// A sync failed: another one proves nothing.
+    Unsure(String),
+}
+
+/// Ids of durable records that did not go in. No others are taken before they are, so they stay few.
+#[derive(Default)]
+struct Missing {
+    keys: Vec<Key>,
+    /// The first commit that they are of: the watermark stays before it.
+    since: u64,
 }
 
 impl Ids {
@@ -59,8 +71,8 @@ impl Ids {
         Ids {
             path: options.dir.join("ids"),
             stores: options.keys.clone(),
-            open: Mutex::new(None),
-            complete_to: AtomicU64::new(u64::MAX),
+            store: Mutex::new(Store::Closed),
+            missing: Mutex::default(),
             #[cfg(test)]
             insert_fails: Default::default(),
         }
@@ -74,37 +86,44 @@ impl Ids {
         self.stores.exists(&self.path)
     }
 
+    /// True if the index is of no use before the log is opened again.
+    pub(crate) fn is_unsure(&self) -> bool {
+        let store = self.store.lock().expect("no panic while the index opens");
+        matches!(&*store, Store::Unsure(_))
+    }
+
     pub(crate) fn contains(&self, key: &Key) -> Result<bool, Error> {
-        let found = self.open()?.get(key).map_err(|e| self.failed(e))?;
+        self.put_missing(&mut self.missing())?;
+        let found = self.with(|store| store.get(key))?;
         Ok(found.is_some())
     }
 
-    /// The ids of commits from `first` on; those of earlier ones are in.
+    /// The ids of commits from `first` on; those of earlier ones are in. On an error they go in before the next use.
     pub(crate) fn insert(
         &self,
         first: u64,
         keys: impl IntoIterator<Item = Key>,
     ) -> Result<(), Error> {
-        let inserted = self.insert_all(keys);
-        if inserted.is_err() {
-            self.complete_to
-                .fetch_min(first.saturating_sub(1), Ordering::SeqCst);
+        let mut missing = self.missing();
+        if missing.keys.is_empty() {
+            missing.since = first;
         }
-        inserted
+        missing.keys.extend(keys);
+        self.put_missing(&mut missing)
     }
 
-    fn insert_all(&self, keys: impl IntoIterator<Item = Key>) -> Result<(), Error> {
-        #[cfg(test)]
-        if self.insert_fails.load(Ordering::SeqCst) {
-            return Err(self.failed("simulated failure".to_owned()));
-        }
-        let mut keys = keys.into_iter().peekable();
-        if keys.peek().is_none() {
+    fn put_missing(&self, missing: &mut Missing) -> Result<(), Error> {
+        if missing.keys.is_empty() {
             return Ok(());
         }
-        let mut entries = keys.map(|key| (key, Vec::new()));
-        let put = self.open()?.put(&mut entries);
-        put.map_err(|e| self.failed(e))
+        #[cfg(test)]
+        if self.insert_fails.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(self.error("simulated failure".to_owned()));
+        }
+        let mut entries = missing.keys.iter().map(|key| (key.clone(), Vec::new()));
+        self.with(|store| store.put(&mut entries))?;
+        missing.keys.clear();
+        Ok(())
     }
 
     /// The commit up to which all ids are durable here.
@@ -112,7 +131,7 @@ impl Ids {
         if !self.exists() {
             return Ok(0);
         }
-        let value = self.open()?.get(WATERMARK).map_err(|e| self.failed(e))?;
+        let value = self.with(|store| store.get(WATERMARK))?;
         Ok(value
             .and_then(|value| value.try_into().ok())
             .map_or(0, u64::from_be_bytes))
@@ -120,16 +139,25 @@ impl Ids {
 
     /// Makes all ids of commits up to `commit` durable, as far as they went in, then says so.
     pub(crate) fn persist(&self, commit: u64) -> Result<(), Error> {
+        let mut missing = self.missing();
+        // If it fails, those that are in are still worth a watermark.
+        let put = self.put_missing(&mut missing);
         if !self.exists() {
-            return Ok(());
+            return put;
         }
-        let commit = commit.min(self.complete_to.load(Ordering::SeqCst));
-        let open = self.open()?;
-        let watermark = (Box::from(WATERMARK), commit.to_be_bytes().to_vec());
-        open.sync()
-            .and_then(|()| open.put(&mut std::iter::once(watermark)))
-            .and_then(|()| open.sync())
-            .map_err(|e| self.failed(e))
+        let commit = match missing.keys.is_empty() {
+            true => commit,
+            false => commit.min(missing.since.saturating_sub(1)),
+        };
+        // Appends go on while it is synced.
+        drop(missing);
+        let mut watermark = std::iter::once((Box::from(WATERMARK), commit.to_be_bytes().to_vec()));
+        self.with(|store| {
+            store.sync()?;
+            store.put(&mut watermark)?;
+            store.sync()
+        })?;
+        put
     }
 
     /// Forgets the ids of a stream that was dropped; its identity never comes again.
@@ -137,21 +165,52 @@ impl Ids {
         if !self.exists() {
             return Ok(());
         }
-        let removed = self.open()?.remove_prefix(&stream.0.to_be_bytes());
-        removed.map_err(|e| self.failed(e))
+        self.with(|store| store.remove_prefix(&stream.0.to_be_bytes()))
+    }
+
+    fn missing(&self) -> MutexGuard<'_, Missing> {
+        self.missing.lock().expect("no panic while ids go in")
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&dyn KeyStore) -> Result<T, KeyStoreError>,
+    ) -> Result<T, Error> {
+        let store = self.open()?;
+        let done = work(&*store);
+        // Before it is opened again.
+        drop(store);
+        done.map_err(|error| self.failed(error))
     }
 
     fn open(&self) -> Result<Arc<dyn KeyStore>, Error> {
-        let mut slot = self.open.lock().expect("no panic while the index opens");
-        if let Some(open) = &*slot {
-            return Ok(open.clone());
+        let mut slot = self.store.lock().expect("no panic while the index opens");
+        match &*slot {
+            Store::Open(store) => return Ok(store.clone()),
+            Store::Unsure(reason) => return Err(self.error(reason.clone())),
+            Store::Closed => {}
         }
         let opened = self.stores.open(&self.path);
-        let opened = opened.map_err(|reason| self.failed(reason))?;
-        Ok(slot.insert(opened).clone())
+        let opened = opened.map_err(|error| match error {
+            KeyStoreError::Stopped(reason) | KeyStoreError::Unsure(reason) => self.error(reason),
+        })?;
+        *slot = Store::Open(opened.clone());
+        Ok(opened)
     }
 
-    fn failed(&self, reason: String) -> Error {
+    fn failed(&self, error: KeyStoreError) -> Error {
+        let mut slot = self.store.lock().expect("no panic while the index opens");
+        let (now, reason) = match error {
+            KeyStoreError::Stopped(reason) => (Store::Closed, reason),
+            KeyStoreError::Unsure(reason) => (Store::Unsure(reason.clone()), reason),
+        };
+        if !matches!(&*slot, Store::Unsure(_)) {
+            *slot = now;
+        }
+        self.error(reason)
+    }
+
+    fn error(&self, reason: String) -> Error {
         Error::Ids {
             path: self.path.clone(),
             reason,

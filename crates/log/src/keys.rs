@@ -8,21 +8,34 @@ use lambic_base::file;
 /// The index's own journal; the default of half a GiB is more than the log itself usually holds.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
-/// Keys with values. Errors are for the user to read.
+/// Why a key store failed, for the user to read.
+#[derive(Debug, Clone)]
+pub enum KeyStoreError {
+    /// It takes nothing more, and what it had taken is there: open it again when what hindered it, such as a full disk,
+    /// is gone.
+    Stopped(String),
+    /// What was put since the last sync may never become durable, whatever a later sync says.
+    Unsure(String),
+}
+
+/// Keys with values.
 pub trait KeyStore: Send + Sync {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String>;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KeyStoreError>;
     /// After a crash all of them are there or none, and none without those put before.
-    fn put(&self, entries: &mut dyn Iterator<Item = (Box<[u8]>, Vec<u8>)>) -> Result<(), String>;
-    fn remove_prefix(&self, prefix: &[u8]) -> Result<(), String>;
+    fn put(
+        &self,
+        entries: &mut dyn Iterator<Item = (Box<[u8]>, Vec<u8>)>,
+    ) -> Result<(), KeyStoreError>;
+    fn remove_prefix(&self, prefix: &[u8]) -> Result<(), KeyStoreError>;
     /// Returns when everything put before is durable.
-    fn sync(&self) -> Result<(), String>;
+    fn sync(&self) -> Result<(), KeyStoreError>;
 }
 
 /// Opens key stores, each in a folder of its own.
 pub trait KeyStores: Debug + Send + Sync {
     fn exists(&self, path: &Path) -> bool;
     /// Made if it is missing; its folder's own entry is durable then.
-    fn open(&self, path: &Path) -> Result<Arc<dyn KeyStore>, String>;
+    fn open(&self, path: &Path) -> Result<Arc<dyn KeyStore>, KeyStoreError>;
 }
 
 #[derive(Debug)]
@@ -33,8 +46,8 @@ struct FjallStore {
     keys: Keyspace,
 }
 
-fn text(error: fjall::Error) -> String {
-    error.to_string()
+fn stopped(error: impl std::fmt::Display) -> KeyStoreError {
+    KeyStoreError::Stopped(error.to_string())
 }
 
 impl KeyStores for Fjall {
@@ -42,45 +55,54 @@ impl KeyStores for Fjall {
         path.exists()
     }
 
-    fn open(&self, path: &Path) -> Result<Arc<dyn KeyStore>, String> {
+    fn open(&self, path: &Path) -> Result<Arc<dyn KeyStore>, KeyStoreError> {
         let database = Database::builder(path)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             .worker_threads(1)
             .open()
-            .map_err(text)?;
+            .map_err(stopped)?;
         let keys = database
             .keyspace("ids", KeyspaceCreateOptions::default)
-            .map_err(text)?;
+            .map_err(stopped)?;
         // A trimmed log cannot do without what is in it.
-        let synced = path.parent().map_or(Ok(()), file::sync_dir);
-        synced.map_err(|error| error.to_string())?;
+        path.parent()
+            .map_or(Ok(()), file::sync_dir)
+            .map_err(stopped)?;
         Ok(Arc::new(FjallStore { database, keys }))
     }
 }
 
 impl KeyStore for FjallStore {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let value = self.keys.get(key).map_err(text)?;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KeyStoreError> {
+        let value = self.keys.get(key).map_err(stopped)?;
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn put(&self, entries: &mut dyn Iterator<Item = (Box<[u8]>, Vec<u8>)>) -> Result<(), String> {
+    fn put(
+        &self,
+        entries: &mut dyn Iterator<Item = (Box<[u8]>, Vec<u8>)>,
+    ) -> Result<(), KeyStoreError> {
         let mut batch = self.database.batch();
         for (key, value) in entries {
             batch.insert(&self.keys, &*key, value);
         }
-        batch.commit().map_err(text)
+        batch.commit().map_err(stopped)
     }
 
-    fn remove_prefix(&self, prefix: &[u8]) -> Result<(), String> {
+    fn remove_prefix(&self, prefix: &[u8]) -> Result<(), KeyStoreError> {
         for guard in self.keys.prefix(prefix) {
-            let key = guard.key().map_err(text)?;
-            self.keys.remove(key).map_err(text)?;
+            let key = guard.key().map_err(stopped)?;
+            self.keys.remove(key).map_err(stopped)?;
         }
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), String> {
-        self.database.persist(PersistMode::SyncAll).map_err(text)
+    fn sync(&self) -> Result<(), KeyStoreError> {
+        let synced = self.database.persist(PersistMode::SyncAll);
+        synced.map_err(|error| match error {
+            // An earlier write failed, and the sync was not tried.
+            fjall::Error::Poisoned => stopped(error),
+            error => KeyStoreError::Unsure(error.to_string()),
+        })
     }
 }

@@ -41,7 +41,7 @@ mod tests;
 
 pub use error::Error;
 pub use inspect::{Inspected, inspect};
-pub use keys::{KeyStore, KeyStores};
+pub use keys::{KeyStore, KeyStoreError, KeyStores};
 pub use log::Log;
 pub use options::Options;
 pub use snapshot::{Chunks, Snapshot};

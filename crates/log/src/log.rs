@@ -273,7 +273,7 @@ impl Log {
         if removed.is_empty() {
             return Ok(0);
         }
-        shared.ids.persist(view.commit)?;
+        shared.persist_ids(view.commit)?;
         shared.change_view(|view| {
             view.segments = Arc::new(view.segments[removed.len()..].to_vec());
         });
@@ -395,6 +395,18 @@ impl Shared {
         if broken.is_none() {
             tracing::error!(reason, "the log is read-only until it is opened again");
             *broken = Some(reason);
+        }
+    }
+
+    pub(crate) fn persist_ids(&self, commit: u64) -> Result<(), Error> {
+        let persisted = self.ids.persist(commit);
+        persisted.inspect_err(|error| self.break_down_if_unsure(error))
+    }
+
+    /// Where the index can do no more before the log is opened again, neither can the log.
+    pub(crate) fn break_down_if_unsure(&self, error: &Error) {
+        if self.ids.is_unsure() {
+            self.break_down(error.to_string());
         }
     }
 

@@ -176,9 +176,11 @@ impl Writer {
                 .apply(*commit, header)
                 .expect("the stage gives the offsets that the state expects");
         }
-        if let Err(error) = self.shared.ids.insert(stage.first_commit(), stage.ids) {
-            // The records are durable, and their ids are fed again from the segments on the next open.
-            self.shared.break_down(error.to_string());
+        let ids = &self.shared.ids;
+        if let Err(error) = ids.insert(stage.first_commit(), stage.ids) {
+            // The records are durable. No other append with record ids is taken before theirs went in.
+            tracing::warn!(%error, "ids of appended records wait for the index");
+            self.shared.break_down_if_unsure(&error);
         }
         let segment = &self.active.segment;
         let cache = self.shared.view().cache.clone();
@@ -217,7 +219,7 @@ impl Writer {
 
     fn begin_segment(&mut self) -> Result<(), Error> {
         // Bounds what the next open has to feed to the index again.
-        self.shared.ids.persist(self.state.commit)?;
+        self.shared.persist_ids(self.state.commit)?;
         let checkpoint = self.state.checkpoint(&self.shared.view().heads);
         let shared = &self.shared;
         self.active = recover::begin(

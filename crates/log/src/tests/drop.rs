@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use lambic_base::disk::{Faults, Gate};
+use lambic_base::disk::Gate;
 use lambic_model::{Frontier, Frontiers, Offset};
 
 use super::*;
@@ -38,10 +38,7 @@ async fn dropping_a_stream_while_its_append_waits_leaves_a_log_that_opens() {
     log.append(write(WITH_ID, &[0])).await.unwrap();
 
     let gate = Arc::new(Gate::default());
-    disk.set(Faults {
-        gate: Some(gate.clone()),
-        ..Faults::default()
-    });
+    disk.hold_next_sync(Some(gate.clone()));
     let mut first = Box::pin(log.append(write(PLAIN, &[0])));
     begin(first.as_mut()).await;
     assert!(gate.reached_within(PATIENCE));

@@ -29,6 +29,8 @@ struct Sim {
     /// What `sync_dir` made durable.
     durable: Entries,
     faults: Faults,
+    /// Where the next sync of a file waits.
+    gate: Option<Arc<Gate>>,
     chance: StdRng,
     operations: u64,
     is_off: bool,
@@ -70,8 +72,6 @@ pub struct Faults {
     pub error_at: Option<u64>,
     /// At the operation with this number the power goes off: it may have been done, or in part.
     pub power_off_at: Option<u64>,
-    /// The next sync of a file waits here.
-    pub gate: Option<Arc<Gate>>,
 }
 
 /// What becomes of an operation.
@@ -120,6 +120,7 @@ impl SimDisk {
             now,
             durable,
             faults: Faults::default(),
+            gate: None,
             chance,
             operations: 0,
             is_off: false,
@@ -129,6 +130,11 @@ impl SimDisk {
 
     pub fn set(&self, faults: Faults) {
         self.sim().faults = faults;
+    }
+
+    /// The next sync of a file waits at `gate`; `None`: it does not.
+    pub fn hold_next_sync(&self, gate: Option<Arc<Gate>>) {
+        self.sim().gate = gate;
     }
 
     /// The number of the last operation, counted from 1.

@@ -208,7 +208,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let gate = self.disk.sim().faults.gate.take();
+        let gate = self.disk.sim().gate.take();
         if let Some(gate) = gate {
             gate.pass();
         }

@@ -1,0 +1,218 @@
+//! What statements do to the layers, as in the binary, without functions and without anything that runs by itself: here
+//! the history says when.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::execution::TaskContext;
+use lambic_batch::Batch;
+use lambic_dataset::Dataset;
+use lambic_log::Log;
+use lambic_model::{Frontiers, ScalarFunction, Stream, StreamId};
+use lambic_query::{BuiltView, Error, Lifecycle};
+use lambic_serving::{RecomputedView, Served, ServedView, Serving};
+use lambic_speed::Speed;
+use lambic_view::{Definition, Planned, Run, ViewPlan};
+
+pub struct LayersParts {
+    pub log: Log,
+    pub dataset: Dataset,
+    pub serving: Serving,
+    pub batch: Batch,
+    pub speed: Arc<Speed>,
+    pub task: Arc<TaskContext>,
+}
+
+pub struct Layers(pub LayersParts);
+
+/// A view that is not served yet.
+struct Built {
+    view: Served,
+    serving: Serving,
+}
+
+impl BuiltView for Built {
+    fn serve(self: Box<Self>) {
+        self.serving.put(self.view);
+    }
+}
+
+impl Layers {
+    pub async fn open_view(&self, definition: &Definition, planned: Planned) -> Result<(), Error> {
+        let view = self.made(definition, planned, true).await?;
+        self.0.serving.put(view);
+        Ok(())
+    }
+
+    async fn made(
+        &self,
+        definition: &Definition,
+        planned: Planned,
+        is_kept: bool,
+    ) -> Result<Served, Error> {
+        match planned {
+            Planned::Kept(plan) => {
+                let view = self.made_one(definition, plan, is_kept).await?;
+                Ok(Served::Kept(view))
+            }
+            Planned::Recomputed(plan) => {
+                let mut parts = Vec::new();
+                for (index, part) in plan.parts.iter().enumerate() {
+                    let definition = definition.for_part(index);
+                    let part = self.made_one(&definition, Arc::clone(part), is_kept);
+                    parts.push(part.await?);
+                }
+                let view = RecomputedView::new(definition.clone(), plan, parts);
+                Ok(Served::Recomputed(Arc::new(view)))
+            }
+        }
+    }
+
+    async fn made_one(
+        &self,
+        definition: &Definition,
+        plan: Arc<ViewPlan>,
+        is_kept: bool,
+    ) -> Result<Arc<ServedView>, Error> {
+        let loaded = match is_kept {
+            true => self.0.batch.load(definition, &plan).await,
+            false => Ok(None),
+        };
+        let log = self.0.log.snapshot();
+        let reaches = |run: &Run| {
+            let covers = |input: &Arc<Stream>| run.to.of(input.id).covers(&log.start(input.id));
+            plan.inputs.iter().all(covers)
+        };
+        let batch = match loaded.map_err(Error::internal)? {
+            Some((run, number)) if reaches(&run) => (run, number),
+            Some((run, number)) => {
+                let base = Arc::new(run);
+                match self.computed(definition, &plan, Some(&base)).await? {
+                    Some(newer) => newer,
+                    None => (Arc::into_inner(base).expect("nobody else has it"), number),
+                }
+            }
+            None => {
+                let computed = self.computed(definition, &plan, None).await?;
+                computed.expect("without a base there is always a run")
+            }
+        };
+        let (task, speed) = (Arc::clone(&self.0.task), Arc::clone(&self.0.speed));
+        Ok(Arc::new(ServedView::new(
+            definition.clone(),
+            plan,
+            task,
+            speed,
+            Some(batch),
+        )))
+    }
+
+    async fn computed(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+        base: Option<&Arc<Run>>,
+    ) -> Result<Option<(Run, u64)>, Error> {
+        for input in &plan.inputs {
+            self.seal(input.id).await?;
+        }
+        let run = self.0.batch.compute(plan, base).await;
+        let Some(run) = run.map_err(Error::internal)? else {
+            return Ok(None);
+        };
+        let number = self.0.batch.keep(definition, &run).await;
+        Ok(Some((run, number.map_err(Error::internal)?)))
+    }
+
+    pub async fn seal(&self, stream: StreamId) -> Result<(), Error> {
+        let sealed = self.0.dataset.seal(stream, &self.0.log.snapshot()).await;
+        sealed.map(|_| ()).map_err(Error::internal)
+    }
+
+    pub async fn advance(&self) -> Result<(), Error> {
+        let heads = self.0.log.snapshot().heads();
+        for view in self.0.serving.kept() {
+            view.advance(&heads).await.map_err(Error::internal)?;
+        }
+        Ok(())
+    }
+
+    /// The log keeps what is not sealed and what no batch view covers.
+    pub fn trim(&self) -> Result<u64, lambic_log::Error> {
+        let mut keep = Frontiers::default();
+        for (stream, head) in self.0.log.snapshot().heads().0 {
+            let mut from = self.0.dataset.manifest(stream).frontier.min(&head);
+            for view in self.0.serving.kept() {
+                if view.plan().inputs.iter().any(|input| input.id == stream) {
+                    from = from.min(&view.runs().batch_frontier().of(stream));
+                }
+            }
+            keep.set(stream, from);
+        }
+        self.0.log.trim(&keep)
+    }
+}
+
+#[async_trait]
+impl Lifecycle for Layers {
+    async fn add_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
+        let added = self.0.dataset.add_stream(Arc::clone(&stream)).await;
+        added.map_err(Error::internal)?;
+        self.0.log.add_stream(stream);
+        Ok(())
+    }
+
+    async fn remove_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
+        let removed = self.0.log.remove_stream(stream.id).await;
+        removed.map_err(Error::internal)?;
+        let erased = self.0.dataset.erase_stream(&stream).await;
+        erased.map_err(Error::internal)
+    }
+
+    async fn build_view(
+        &self,
+        definition: &Definition,
+        planned: Planned,
+    ) -> Result<Box<dyn BuiltView>, Error> {
+        self.drop_view(definition).await?;
+        let view = self.made(definition, planned, false).await?;
+        let serving = self.0.serving.clone();
+        Ok(Box::new(Built { view, serving }))
+    }
+
+    async fn reopen_view(
+        &self,
+        definition: &Definition,
+        planned: Planned,
+    ) -> Result<Box<dyn BuiltView>, Error> {
+        let view = self.made(definition, planned, true).await?;
+        let serving = self.0.serving.clone();
+        Ok(Box::new(Built { view, serving }))
+    }
+
+    fn functions_of_view(&self, _: &Definition) -> Result<Vec<Arc<dyn ScalarFunction>>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn drop_view(&self, definition: &Definition) -> Result<(), Error> {
+        let forgotten = self.0.batch.forget(definition).await;
+        forgotten.map_err(Error::internal)
+    }
+
+    async fn refresh_view(&self, name: &str, full: bool) -> Result<(), Error> {
+        let served = self.0.serving.view(name);
+        let served = served.ok_or_else(|| Error::internal(format!("no view {name}")))?;
+        for view in served.kept() {
+            let base = view.runs().batch.clone().filter(|_| !full);
+            let computed = self.computed(view.definition(), view.plan(), base.as_ref());
+            if let Some((run, number)) = computed.await? {
+                view.publish(run, number).await.map_err(Error::internal)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn functions_of(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|sql: &str| {
+    lambic_sim::decoders::statements(sql);
+});
