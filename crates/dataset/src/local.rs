@@ -79,6 +79,9 @@ impl LocalStore {
                 _ => {}
             }
         }
+        // The folders themselves.
+        disk.sync_dir(&root)
+            .map_err(|source| failed(&root, source))?;
         Ok(LocalStore::with(disk, reads, root))
     }
 

@@ -1,11 +1,9 @@
 //! Trimming takes only what all streams gave up, and loses nothing that must outlive it.
 
+use lambic_base::disk::{Faults, Op};
 use lambic_model::{Cursor, Frontier, Frontiers, Offset};
 
-use super::{
-    sim::{Faults, SimDisk},
-    *,
-};
+use super::*;
 use crate::Error;
 
 fn frontiers(plain: u64, with_id: u64) -> Frontiers {
@@ -123,26 +121,18 @@ async fn a_new_log_goes_on_where_the_dataset_ends_and_an_older_one_is_refused() 
 #[test]
 fn what_a_trim_could_not_remove_leaves_before_anything_newer() {
     let scratch = tempfile::tempdir().unwrap();
-    let mut options = options(scratch.path());
+    let disk = SimDisk::new(0);
+    let mut options = options_on(&disk, scratch.path());
     options.segment_bytes = 1;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let disk = SimDisk::default();
-    let open = || {
-        Log::open_on(
-            Box::new(disk.clone()),
-            options.clone(),
-            &streams(),
-            Frontiers::default(),
-        )
-    };
-    let log = open().unwrap();
+    let log = open(&options);
     let append = |n| runtime.block_on(log.append(write(PLAIN, &[n]))).unwrap();
     (0..4).for_each(|n| drop(append(n)));
     disk.set(Faults {
-        dir_sync_fails: true,
+        failing: vec![Op::SyncDir],
         ..Faults::default()
     });
     assert!(matches!(log.trim(&frontiers(3, 0)), Err(Error::Io { .. })));
@@ -150,7 +140,7 @@ fn what_a_trim_could_not_remove_leaves_before_anything_newer() {
     (4..7).for_each(|n| drop(append(n)));
     log.trim(&frontiers(6, 0)).unwrap();
     runtime.block_on(log.close());
-    let log = open().unwrap();
+    let log = open(&options);
     assert_eq!(log.snapshot().head(PLAIN), Frontier(vec![Offset(7)]));
     assert_eq!(all(&log.snapshot(), PLAIN), [6]);
 }
