@@ -50,13 +50,17 @@ pub struct Catalog {
 /// Former versions of a view that are kept for a way back.
 const FORMER_VERSIONS_MAX: usize = 3;
 
+// The checksum is of what is understood: a name that is not known, perhaps for a flipped bit, must not pass for
+// something that was left out.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Stored {
     checksum: u32,
     catalog: StoredCatalog,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StoredCatalog {
     next_stream: u32,
     streams: Vec<StoredStream>,
@@ -66,6 +70,7 @@ struct StoredCatalog {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StoredStream {
     id: StreamId,
     name: StreamName,
@@ -77,6 +82,7 @@ struct StoredStream {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StoredColumn {
     name: String,
     #[serde(rename = "type")]
