@@ -129,9 +129,10 @@ impl Disk for SimDisk {
             ..
         } = &mut *sim;
         let is_whole = matches!(fate, Fate::Done);
+        // A name that stands for another file now is among the new: a rename replaces in one step.
         let gone: Vec<PathBuf> = children(durable, dir)
-            .filter(|(path, entry)| now.get(*path).is_none_or(|now| now.id() != entry.id()))
             .map(|(path, _)| path.clone())
+            .filter(|path| !now.contains_key(path))
             .collect();
         let new: Vec<(PathBuf, Entry)> = children(now, dir)
             .filter(|(path, entry)| durable.get(*path).is_none_or(|old| old.id() != entry.id()))
