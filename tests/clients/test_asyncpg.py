@@ -66,6 +66,44 @@ def test_cursors_read_in_portions():
     run(work)
 
 
+def test_transactions(measurements):
+    insert = f"INSERT INTO {measurements} (at, place, count) VALUES (now(), $1, $2)"
+    places = f"SELECT array_agg(place ORDER BY place) FROM {measurements}"
+
+    async def work(connection):
+        async with connection.transaction():
+            await connection.execute(insert, "a", 1)
+            await connection.execute(insert, "b", 2)
+            assert await connection.fetchval(f"SELECT sum(total) FROM {measurements}_by_place") == 3
+            with pytest.raises(ZeroDivisionError):
+                async with connection.transaction():
+                    await connection.execute(insert, "never", 1)
+                    raise ZeroDivisionError
+            with pytest.raises(asyncpg.DataError):
+                async with connection.transaction():
+                    await connection.execute(f"INSERT INTO {measurements} (at, place) VALUES ('soon', 'never')")
+        assert await connection.fetchval(places) == ["a", "b"]
+        with pytest.raises(ZeroDivisionError):
+            async with connection.transaction():
+                await connection.execute(insert, "never", 1)
+                raise ZeroDivisionError
+        # All of a call is one transaction.
+        with pytest.raises(asyncpg.NotNullViolationError):
+            await connection.executemany(insert, [("never", 1), (None, 2)])
+        await connection.executemany(insert, [("c", count) for count in range(1_000)])
+        assert await connection.fetchval(f"SELECT count(*) FROM {measurements}") == 1_002
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            before = await connection.fetchval(f"SELECT count(*) FROM {measurements}")
+            other = await asyncpg.connect(host=PG_HOST, port=int(PG_PORT), user="tester", database="lambic", timeout=20)
+            await other.execute(insert, "d", 1)
+            await other.close()
+            assert await connection.fetchval(f"SELECT count(*) FROM {measurements}") == before
+            assert await connection.fetchval("SHOW transaction_isolation") == "repeatable read"
+        assert await connection.fetchval(f"SELECT count(*) FROM {measurements}") == before + 1
+
+    run(work)
+
+
 def test_errors(measurements):
     async def work(connection):
         with pytest.raises(asyncpg.UndefinedTableError) as caught:

@@ -117,10 +117,17 @@ def test_syntax_errors_and_unknown_names(measurements):
 def test_several_statements_in_one_string(measurements):
     done = psql(f"SELECT 1 AS a; INSERT INTO {measurements} (at, place) VALUES (now(), 'x'); SELECT 2 AS b", options=("-At",))
     assert done.stdout.split() == ["1", "INSERT", "0", "1", "2"]
-    # The first statements stand, the failing one is named, the rest is not run.
+    # They are one transaction: the failing one is named, the rest is not run, and nothing is kept.
     done = psql(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'x'); SELECT nope; SELECT 3", check=False, options=("-At",))
     assert "INSERT 0 1" in done.stdout and "3" not in done.stdout.split()
-    assert psql(f"SELECT count(*) FROM {measurements}", options=("-At",)).stdout.strip() == "2"
+    assert psql(f"SELECT count(*) FROM {measurements}", options=("-At",)).stdout.strip() == "1"
+    commands = [
+        "BEGIN", f"INSERT INTO {measurements} (at, place) VALUES (now(), 'y')", "ROLLBACK", "COMMIT",
+        f"SELECT count(*) FROM {measurements}",
+    ]
+    done = psql(*commands, options=("-At",))
+    assert done.stdout.split("\n")[:5] == ["BEGIN", "INSERT 0 1", "ROLLBACK", "COMMIT", "1"]
+    assert "there is no transaction in progress" in done.stderr
 
 
 def test_other_databases_are_refused():

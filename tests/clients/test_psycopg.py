@@ -119,22 +119,152 @@ def test_a_failed_transaction_wants_a_rollback(measurements):
         assert connection.execute(f"SELECT place FROM {measurements}").fetchall() == [("kept",)]
 
 
-def test_a_rollback_says_what_it_cannot_undo(measurements):
+def insert(connection, stream, place, count=1):
+    connection.execute(f"INSERT INTO {stream} (at, place, count) VALUES (now(), %s, %s)", (place, count))
+
+
+def places(connection, stream):
+    return [place for (place,) in connection.execute(f"SELECT place FROM {stream} ORDER BY place").fetchall()]
+
+
+def test_a_transaction_is_kept_as_one(connection, measurements, name):
+    connection.execute(f"CREATE STREAM {name}_others (place text, n bigint)")
+    with psycopg.connect(DSN) as writer:
+        insert(writer, measurements, "oslo")
+        insert(writer, measurements, "oslo", 2)
+        writer.execute(f"INSERT INTO {name}_others VALUES ('rome', 3)")
+        # Its own records are there, in streams and views, with provisional offsets; nobody else sees them.
+        by_place = f"SELECT n, total FROM {measurements}_by_place WHERE place = 'oslo'"
+        assert writer.execute(by_place).fetchone() == (2, 3)
+        assert writer.execute(f"SELECT count(*), max(_offset) FROM {measurements}").fetchone() == (2, 1)
+        joined = f"SELECT sum(n) FROM (SELECT total AS n FROM {measurements}_by_place UNION ALL SELECT n FROM {name}_others) AS both_of_them"
+        assert writer.execute(joined).fetchone() == (6,)
+        assert connection.execute(by_place).fetchone() is None
+        assert places(connection, measurements) == []
+        writer.commit()
+        assert connection.execute(by_place).fetchone() == (2, 3)
+        assert connection.execute(joined).fetchone() == (6,)
+        insert(writer, measurements, "never")
+        writer.rollback()
+        assert places(connection, measurements) == ["oslo", "oslo"]
+        # A connection that goes away has not committed.
+        insert(writer, measurements, "never")
+        writer.close()
+    assert places(connection, measurements) == ["oslo", "oslo"]
+    connection.execute(f"DROP STREAM {name}_others")
+
+
+def test_a_bad_row_fails_at_once_and_nothing_is_kept(connection, measurements):
+    with psycopg.connect(DSN) as writer:
+        insert(writer, measurements, "oslo")
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            insert(writer, measurements, None)
+        assert writer.info.transaction_status == psycopg.pq.TransactionStatus.INERROR
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction) as caught:
+            insert(writer, measurements, "rome")
+        assert "ROLLBACK" in caught.value.diag.message_hint
+        assert writer.execute("COMMIT").statusmessage == "ROLLBACK"
+        assert writer.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert places(connection, measurements) == []
+
+
+def test_savepoints(connection, measurements):
+    with psycopg.connect(DSN) as writer:
+        insert(writer, measurements, "a")
+        with pytest.raises(psycopg.errors.UndefinedColumn), writer.transaction():
+            insert(writer, measurements, "never")
+            writer.execute(f"SELECT nope FROM {measurements}")
+        assert writer.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+        with writer.transaction():
+            insert(writer, measurements, "b")
+        with writer.transaction() as inner:
+            insert(writer, measurements, "never")
+            raise psycopg.Rollback(inner)
+        assert places(writer, measurements) == ["a", "b"]
+        with pytest.raises(psycopg.errors.InvalidSavepointSpecification):
+            writer.execute("ROLLBACK TO SAVEPOINT nothing_of_this_name")
+        writer.rollback()
+        with pytest.raises(psycopg.errors.NoActiveSqlTransaction):
+            connection.execute("SAVEPOINT outside")
+        insert(writer, measurements, "c")
+        writer.commit()
+    assert places(connection, measurements) == ["c"]
+
+
+def test_isolation_levels(connection, measurements):
+    with psycopg.connect(DSN) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        assert places(reader, measurements) == []
+        assert reader.execute("SHOW transaction_isolation").fetchone() == ("repeatable read",)
+        insert(connection, measurements, "oslo")
+        assert places(reader, measurements) == []
+        assert reader.execute(f"SELECT count(*) FROM {measurements}_by_place").fetchone() == (0,)
+        insert(reader, measurements, "rome")
+        assert places(reader, measurements) == ["rome"]
+        assert reader.execute(f"SELECT place FROM {measurements}_by_place").fetchall() == [("rome",)]
+        with pytest.raises(psycopg.errors.ActiveSqlTransaction):
+            reader.execute(f"CREATE STREAM {measurements}_more (a bigint)")
+        reader.rollback()
+        assert places(reader, measurements) == ["oslo"]
+        reader.commit()
+        reader.isolation_level = None
+        reader.read_only = True
+        assert places(reader, measurements) == ["oslo"]
+        insert(connection, measurements, "rome")
+        assert places(reader, measurements) == ["oslo", "rome"]
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            insert(reader, measurements, "never")
+        reader.rollback()
+        reader.read_only = None
+        reader.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as caught:
+            reader.execute("SELECT 1")
+        assert "REPEATABLE READ" in caught.value.diag.message_hint
+
+
+def test_what_defines_streams_takes_effect_at_once(connection, name):
     notices = []
-    with psycopg.connect(DSN) as connection:
-        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
-        connection.execute(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'kept')")
-        connection.rollback()
-        assert any("kept" in notice for notice in notices), notices
+    with psycopg.connect(DSN) as writer:
+        writer.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        writer.execute(f"CREATE STREAM {name} (a bigint)")
+        writer.execute(f"INSERT INTO {name} VALUES (1)")
+        with pytest.raises(psycopg.errors.ObjectInUse):
+            writer.execute(f"DROP STREAM {name}")
+        writer.rollback()
+        assert notices == ["1 statement(s) of this transaction took effect at once and are kept"]
+        writer.execute(f"INSERT INTO {name} VALUES (1)")
+        connection.execute(f"DROP STREAM {name}")
+        with pytest.raises(psycopg.errors.UndefinedTable, match="nothing of the transaction was kept"):
+            writer.commit()
+        assert writer.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
-def test_savepoints_make_a_failed_block_usable_again(measurements):
-    with psycopg.connect(DSN) as connection:
-        connection.execute("SELECT 1")
-        with pytest.raises(psycopg.errors.UndefinedColumn), connection.transaction():
-            connection.execute(f"SELECT nope FROM {measurements}")
-        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+def test_a_transaction_has_a_size(connection, name):
+    connection.execute(f"CREATE STREAM {name} (text text)")
+    with psycopg.connect(DSN) as writer:
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded) as caught:
+            for _ in range(100):
+                writer.execute(f"INSERT INTO {name} VALUES (%s)", ("x" * 1_000_000,))
+        assert "lambic append" in caught.value.diag.message_hint
+        writer.rollback()
+        with writer.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO {name} VALUES (%s)", [(str(number),) for number in range(5_000)])
+        assert writer.execute(f"SELECT count(DISTINCT text) FROM {name}").fetchone() == (5_000,)
+    assert connection.execute(f"SELECT count(*) FROM {name}").fetchone() == (5_000,)
+    connection.execute(f"DROP STREAM {name}")
+
+
+def test_statements_that_are_sent_together_are_one_transaction(connection, measurements):
+    with pytest.raises(psycopg.errors.UndefinedColumn), connection.pipeline():
+        insert(connection, measurements, "never")
+        connection.execute(f"SELECT nope FROM {measurements}")
+    assert places(connection, measurements) == []
+    one = f"INSERT INTO {measurements} (at, place) VALUES (now(), 'a')"
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        connection.execute(f"{one}; SELECT 1 / (count(*) - 1) FROM {measurements}")
+    assert places(connection, measurements) == []
+    connection.execute(f"{one}; BEGIN; {one}; ROLLBACK; {one}; {one}")
+    assert places(connection, measurements) == ["a", "a"]
 
 
 def test_settings(connection):

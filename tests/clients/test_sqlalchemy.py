@@ -5,6 +5,7 @@ import pytest
 import sqlalchemy
 from conftest import PG_HOST, PG_PORT
 from sqlalchemy import inspect, text
+from sqlalchemy.orm import Session
 
 
 @pytest.fixture
@@ -49,6 +50,36 @@ def test_a_reflected_table_can_be_used(engine, measurements):
         found = connection.execute(sqlalchemy.select(table.c.place, table.c.count).order_by(table.c.place)).all()
         assert found == [("oslo", 1), ("rome", 2)]
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_sessions(engine, measurements):
+    table = sqlalchemy.Table(measurements, sqlalchemy.MetaData(), autoload_with=engine)
+    row = lambda place, count=1: {"at": "2026-01-01T00:00:00Z", "place": place, "count": count}
+    places = sqlalchemy.select(table.c.place).order_by(table.c.place)
+    with Session(engine) as session:
+        session.execute(sqlalchemy.insert(table), [row("a"), row("b")])
+        with session.begin_nested() as nested:
+            session.execute(sqlalchemy.insert(table), [row("never")])
+            nested.rollback()
+        with session.begin_nested():
+            session.execute(sqlalchemy.insert(table), [row("c")])
+        assert session.scalars(places).all() == ["a", "b", "c"]
+        with engine.connect() as other:
+            assert other.execute(places).all() == []
+        session.commit()
+        session.execute(sqlalchemy.insert(table), [row("never")])
+        session.rollback()
+    with pytest.raises(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(sqlalchemy.insert(table), [row("never")])
+        connection.execute(sqlalchemy.insert(table), [row(None)])
+    with engine.connect() as connection:
+        assert connection.scalars(places).all() == ["a", "b", "c"]
+    repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
+    with repeatable.connect() as reader:
+        before = reader.scalars(places).all()
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.insert(table), [row("d")])
+        assert reader.scalars(places).all() == before
 
 
 def test_pandas(engine, measurements):

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use arrow::array::RecordBatch;
 use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
-use lambic_query::{Database, Error, Lookup, Outcome, Prepared, Session};
+use lambic_query::{Database, Error, Lookup, Modes, Outcome, Prepared, Session, Transaction};
 use tokio::{
     runtime::Runtime,
     sync::{OwnedSemaphorePermit, mpsc},
@@ -82,6 +82,19 @@ impl Executor {
     ) -> Result<Outcome, Error> {
         let database = self.0.database.clone();
         self.run(async move { database.run(&session, &prepared, parameters).await })
+            .await
+    }
+
+    pub fn begin(&self, modes: Modes) -> Arc<Transaction> {
+        self.0.database.begin(modes)
+    }
+
+    pub async fn commit(&self, transaction: Arc<Transaction>) -> Result<(), Error> {
+        if !transaction.has_records() {
+            return Ok(());
+        }
+        let database = self.0.database.clone();
+        self.run(async move { database.commit(&transaction).await })
             .await
     }
 

@@ -8,6 +8,7 @@
 //! A door translates and guards: it checks what comes in, hands it to the room that knows, and dresses the
 //! answer. It keeps no data and knows nothing of files, plans or sandboxes.
 
+mod block;
 mod error;
 mod executor;
 mod http;

@@ -1,5 +1,6 @@
 //! The doors of a whole server in a folder of its own, as clients see them.
 
+mod transactions;
 mod wire;
 
 use std::{fmt::Write as _, sync::Arc};
@@ -38,6 +39,7 @@ impl TailSource for NoViews {
 
 struct Served {
     handle: Handle,
+    log: Log,
     _folder: tempfile::TempDir,
 }
 
@@ -78,6 +80,7 @@ async fn served(options: Options) -> Served {
         tail_of: Arc::new(|_| Arc::new(NoViews)),
         appender: Arc::new(log.clone()),
         state: session::state(session::config(2), runtime),
+        transactions: lambic_query::TransactionLimits::default(),
     });
     let lookup = database.clone();
     let functions = lambic_functions::Options::new(
@@ -90,7 +93,7 @@ async fn served(options: Options) -> Served {
         database,
         functions: Functions::open(functions).await.unwrap(),
         appender: Arc::new(log.clone()),
-        log,
+        log: log.clone(),
     };
     let free = "127.0.0.1:0".parse().unwrap();
     let options = Options {
@@ -100,6 +103,7 @@ async fn served(options: Options) -> Served {
     };
     Served {
         handle: serve(options, services).await.unwrap(),
+        log,
         _folder: folder,
     }
 }
@@ -152,7 +156,7 @@ impl Wire {
         self.0.write_all(&message).await.unwrap();
     }
 
-    /// Kind and body of messages up to the next `ReadyForQuery`.
+    /// Kind and body of messages up to the next `ReadyForQuery` (`Z`).
     async fn answers(&mut self) -> Vec<(char, Vec<u8>)> {
         let mut answers = Vec::new();
         loop {
@@ -160,10 +164,10 @@ impl Wire {
             let length = self.0.read_u32().await.unwrap();
             let mut body = vec![0; length as usize - 4];
             self.0.read_exact(&mut body).await.unwrap();
+            answers.push((char::from(kind), body));
             if kind == b'Z' {
                 return answers;
             }
-            answers.push((char::from(kind), body));
         }
     }
 

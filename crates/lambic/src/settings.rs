@@ -52,6 +52,7 @@ pub struct Dataset {
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     pub query_bytes_max: usize,
+    pub transactions_bytes_max: usize,
 }
 
 impl Dataset {

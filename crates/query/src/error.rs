@@ -45,6 +45,15 @@ pub mod sqlstate {
     pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
     pub const INVALID_RECURSION: &str = "42P19";
     pub const SERIALIZATION_FAILURE: &str = "40001";
+    pub const ACTIVE_TRANSACTION: &str = "25001";
+    pub const READ_ONLY_TRANSACTION: &str = "25006";
+    pub const NO_ACTIVE_TRANSACTION: &str = "25P01";
+    pub const FAILED_TRANSACTION: &str = "25P02";
+    pub const UNDEFINED_SAVEPOINT: &str = "3B001";
+    pub const OUT_OF_MEMORY: &str = "53200";
+    pub const LIMIT_EXCEEDED: &str = "54000";
+    pub const OBJECT_IN_USE: &str = "55006";
+    pub const QUERY_CANCELED: &str = "57014";
     pub const TOO_BUSY: &str = "53400";
     pub const STATEMENT_TOO_COMPLEX: &str = "54001";
     pub const UNAVAILABLE: &str = "57P03";

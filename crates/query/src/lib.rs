@@ -1,7 +1,8 @@
 //! SQL over streams, views and system tables; the catalog and the statements that change it.
 //!
 //! Every statement is pinned to one frontier before it is planned: all streams and views that it
-//! names are read at that frontier, which includes every append acknowledged before. What a statement
+//! names are read at that frontier, which includes every append acknowledged before. In a transaction ([`Transaction`])
+//! it also reads what the transaction has inserted so far. What a statement
 //! does to the layers (build a view, refresh it, audit it) goes through [`Lifecycle`]: this room knows
 //! neither batch nor speed.
 
@@ -16,11 +17,13 @@ mod keyword;
 mod lifecycle;
 mod message;
 mod names;
+mod pending;
 mod pinned;
 mod provider;
 mod session;
 mod statement;
 mod system;
+mod transaction;
 mod types;
 
 pub use catalog::{Catalog, CatalogError};
@@ -31,3 +34,4 @@ pub use lifecycle::{BuiltView, Lifecycle};
 pub use provider::TailOf;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};
 pub use statement::{Piece, split, tokens};
+pub use transaction::{Isolation, Modes, Transaction, TransactionLimits};

@@ -13,16 +13,21 @@ use lambic_model::{Frontiers, Stream};
 use lambic_serving::{Answer, RecomputedView, RunSet, Served, ServedView, Standing, Views};
 use lambic_view::{KeyRange, Run, Source, ViewPlan, tail::TailSource};
 
-use crate::provider::{Sources, view_table};
+use crate::{
+    pending::{Own, OwnTail, Pending},
+    provider::{Sources, view_table},
+};
 
 /// Views as they stood, then the log's head after that: no view's runs lie past the head, so each can
 /// be brought up to it exactly, and the head includes every append acknowledged before.
 pub struct Pinned {
     pub views: Views,
     /// By the address of the view, which `views` keeps alive.
-    runs: HashMap<usize, Arc<RunSet>>,
-    pub streams: Pin,
+    runs: Arc<HashMap<usize, Arc<RunSet>>>,
+    streams: Pin,
     tail: Arc<dyn TailSource>,
+    /// What the statement's own transaction has inserted.
+    own: Option<Arc<Own>>,
 }
 
 fn address(view: &Arc<ServedView>) -> usize {
@@ -48,14 +53,33 @@ impl Pinned {
         let streams = sources.reader.pin();
         Pinned {
             views,
-            runs,
+            runs: Arc::new(runs),
             tail: (sources.tail_of)(&streams),
             streams,
+            own: None,
+        }
+    }
+
+    /// The same frontier with what a transaction has inserted, for its own statements.
+    pub fn with_own(&self, pending: Pending, now_us: i64) -> Pinned {
+        let own = Arc::new(Own::new(pending, self.streams.heads(), now_us));
+        Pinned {
+            views: Arc::clone(&self.views),
+            runs: Arc::clone(&self.runs),
+            streams: self.streams.clone(),
+            tail: Arc::new(OwnTail {
+                log: Arc::clone(&self.tail),
+                own: Arc::clone(&own),
+            }),
+            own: Some(own),
         }
     }
 
     pub fn heads(&self) -> Frontiers {
-        self.streams.heads()
+        match &self.own {
+            Some(own) => own.heads(),
+            None => self.streams.heads(),
+        }
     }
 
     fn runs_of(&self, view: &Arc<ServedView>) -> Result<&Arc<RunSet>> {
@@ -136,10 +160,19 @@ impl Pinned {
         run.map_err(view_error)
     }
 
+    /// The stream with its system columns.
+    pub fn stream(&self, stream: &Arc<Stream>) -> Result<Arc<dyn TableProvider>> {
+        let table = self.streams.table(stream);
+        match &self.own {
+            Some(own) => own.table(table, stream.id),
+            None => Ok(Arc::new(table)),
+        }
+    }
+
     /// The table of a stream, for plans that read nothing else.
     pub fn records(&self, source: Source) -> Result<Arc<dyn TableProvider>> {
         match source {
-            Source::Stream(stream) => Ok(Arc::new(self.streams.table(stream))),
+            Source::Stream(stream) => self.stream(stream),
             Source::View(name) => Err(plan_datafusion_err!("view \"{name}\" is not a stream")),
             Source::Part(index) => Err(plan_datafusion_err!("part {index} is not a stream")),
         }
@@ -152,8 +185,14 @@ impl Pinned {
         Ok(view_table(served, self))
     }
 
-    /// What the rows of `view` would stand for.
-    pub fn standing(&self, view: &RecomputedView) -> Standing {
+    /// What the rows of `view` would stand for; `None` if records that are not committed are among them, which are
+    /// nobody else's to see.
+    pub fn standing(&self, view: &RecomputedView) -> Option<Standing> {
+        if let Some(own) = &self.own
+            && view.plan().streams.iter().any(|stream| own.has(stream.id))
+        {
+            return None;
+        }
         let heads = self.heads();
         let mut frontier = Frontiers::default();
         for stream in &view.plan().streams {
@@ -161,7 +200,7 @@ impl Pinned {
         }
         let mut views = Vec::new();
         self.add_views_read(&view.plan().views, &mut views);
-        Standing { frontier, views }
+        Some(Standing { frontier, views })
     }
 
     fn add_views_read(&self, names: &[String], found: &mut Vec<String>) {

@@ -192,7 +192,7 @@ impl TableProvider for PinnedStream {
         // The table has the system columns at its end: without a projection, hide them unless asked for.
         let visible: Vec<usize> = (0..self.schema().fields().len()).collect();
         let projection = projection.unwrap_or(&visible);
-        let table = self.pinned.streams.table(&self.stream);
+        let table = self.pinned.stream(&self.stream)?;
         table.scan(state, Some(projection), filters, limit).await
     }
 }
@@ -302,7 +302,7 @@ impl TableProvider for RecomputedTable {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let standing = self.pinned.standing(&self.view);
-        if let Some(rows) = self.view.rows_at(&standing) {
+        if let Some(rows) = standing.as_ref().and_then(|at| self.view.rows_at(at)) {
             return in_memory(rows.as_ref().clone(), self.schema(), projection);
         }
         let state = session_state(state)?;
@@ -322,7 +322,9 @@ impl TableProvider for RecomputedTable {
         match self.rows(Arc::clone(&plan), state).await? {
             Some(rows) => {
                 let rows = Arc::new(rows);
-                self.view.keep(standing, Arc::clone(&rows));
+                if let Some(standing) = standing {
+                    self.view.keep(standing, Arc::clone(&rows));
+                }
                 in_memory(rows.as_ref().clone(), self.schema(), projection)
             }
             // Too many rows to keep: they are made again, as the reader takes them.

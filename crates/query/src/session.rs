@@ -11,12 +11,16 @@ use datafusion::{
     sql::sqlparser::{ast, parser::ParserError},
 };
 
+use crate::Transaction;
+
 /// One client's standing.
 #[derive(Clone)]
 pub struct Session {
     pub user: String,
     /// How SQL that is not our own extension is parsed; `None` is plain Postgres SQL.
     pub parser: Option<Arc<dyn SqlParser>>,
+    /// `None`: every statement is one of its own.
+    pub transaction: Option<Arc<Transaction>>,
 }
 
 impl Default for Session {
@@ -24,6 +28,7 @@ impl Default for Session {
         Session {
             user: "lambic".to_owned(),
             parser: None,
+            transaction: None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/sql`: any SQL. Of several statements the last one is answered.
+//! `POST /v1/sql`: any SQL. Several statements are one transaction, and the last one is answered.
 
 use axum::{
     Json,
@@ -7,11 +7,16 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lambic_query::{Outcome, Session, split};
+use lambic_query::{Modes, Outcome, Session, split};
 use metrics::{counter, histogram};
 use serde::Deserialize;
 use serde_json::json;
 use tracing::{Instrument, info_span};
+
+use crate::{
+    block::{Block, Status},
+    postgres::{Command, parse_command},
+};
 
 use super::{
     App, Shared,
@@ -74,13 +79,29 @@ pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<R
     }
 }
 
+/// The statements of one body are one transaction, unless they begin and end others. Rows are computed while they
+/// are sent, so an error in those of the last statement comes after the commit.
 async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
-    let session = session();
+    let mut block = Block::default();
+    let begin = |modes| app.executor.begin(modes);
     let mut last = None;
     for piece in split(sql)? {
+        if let Some(Command::Transaction(control)) = parse_command(piece.text) {
+            let step = block.step(&control, Modes::default(), begin)?;
+            if let Some(transaction) = step.commit {
+                app.executor.commit(transaction).await?;
+            }
+            let tag = step.tag.to_owned();
+            last = Some(Outcome::Done { tag });
+            continue;
+        }
+        let session = Session {
+            transaction: Some(block.transaction(|| begin(Modes::default()))?),
+            ..session()
+        };
         let outcomes = app
             .executor
-            .execute(session.clone(), piece.text.to_owned())
+            .execute(session, piece.text.to_owned())
             .await
             .map_err(|error| {
                 let mut failure = Failure::from(error);
@@ -90,6 +111,15 @@ async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
                 failure
             })?;
         last = outcomes.into_iter().next_back().or(last);
+    }
+    if block.status() != Status::Idle {
+        return Err(
+            Failure::bad_request("the transaction is not ended; nothing of it was kept")
+                .with_hint("COMMIT it in the same body: nothing is kept between requests"),
+        );
+    }
+    if let Some(transaction) = block.end_implicit() {
+        app.executor.commit(transaction).await?;
     }
     last.ok_or_else(|| {
         Failure::bad_request("there is no statement in the body")

@@ -1,24 +1,21 @@
-//! The statements that concern a connection and not the data: settings, transactions, housekeeping.
+//! The statements that concern a connection and not the data: settings, housekeeping, transactions ([`control`]).
 //!
 //! Pure: text in, command out. Everything that is not such a statement goes to the query room.
+
+use super::control::{self, Control, ModeChange};
 
 /// What a client asks of its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Begin {
-        tag: &'static str,
-    },
-    Commit,
-    Rollback,
-    Savepoint,
-    Release,
-    RollbackTo,
+    Transaction(Control),
+    /// `SET SESSION CHARACTERISTICS AS TRANSACTION …`
+    SetDefaultModes(ModeChange),
     /// `value` is `None` for `DEFAULT`.
     Set {
         name: String,
         value: Option<String>,
     },
-    /// `SET TRANSACTION …`, `SET CONSTRAINTS …`, `SET ROLE …`: accepted, without effect.
+    /// `SET CONSTRAINTS …`, `SET ROLE …`: accepted, without effect.
     SetIgnored,
     Show {
         name: String,
@@ -41,6 +38,10 @@ pub enum Command {
         tag: &'static str,
     },
     Copy,
+    /// What is wrong with it.
+    Malformed {
+        expected: &'static str,
+    },
     /// Statements that we know and do not have.
     Unsupported {
         what: &'static str,
@@ -53,23 +54,14 @@ pub fn parse(sql: &str) -> Option<Command> {
     let words = words(sql);
     let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
     let upper: Vec<&str> = upper.iter().map(String::as_str).collect();
+    if let Some(command) = control::parse(&words, &upper) {
+        return Some(command);
+    }
     let name = |at: usize| words.get(at).map(|word| unquote(word).to_ascii_lowercase());
     Some(match upper.as_slice() {
-        ["BEGIN", ..] => Command::Begin { tag: "BEGIN" },
-        ["START", "TRANSACTION", ..] => Command::Begin {
-            tag: "START TRANSACTION",
-        },
-        ["COMMIT", ..] | ["END", ..] => Command::Commit,
-        ["ROLLBACK", "TO", ..] | ["ROLLBACK", "WORK" | "TRANSACTION", "TO", ..] => {
-            Command::RollbackTo
-        }
-        ["SAVEPOINT", ..] => Command::Savepoint,
-        ["RELEASE", ..] => Command::Release,
-        ["ROLLBACK", ..] | ["ABORT", ..] => Command::Rollback,
-        ["SET", "TRANSACTION", ..]
-        | ["SET", "CONSTRAINTS", ..]
+        ["SET", "CONSTRAINTS", ..]
         | ["SET", "ROLE", ..]
-        | ["SET", "SESSION", "AUTHORIZATION" | "CHARACTERISTICS", ..] => Command::SetIgnored,
+        | ["SET", "SESSION", "AUTHORIZATION", ..] => Command::SetIgnored,
         ["SET", "SESSION" | "LOCAL", rest @ ..] if !rest.is_empty() => set(&words[2..], rest)?,
         ["SET", rest @ ..] if !rest.is_empty() => set(&words[1..], rest)?,
         ["SHOW", "ALL"] => Command::ShowAll,
@@ -176,7 +168,7 @@ fn value(words: &[String]) -> Option<String> {
     Some(joined.collect())
 }
 
-fn unquote(word: &str) -> String {
+pub fn unquote(word: &str) -> String {
     for quote in ['\'', '"'] {
         if let Some(inner) = word
             .strip_prefix(quote)
@@ -268,14 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn transactions_and_housekeeping() {
-        assert_eq!(
-            parse("begin isolation level serializable"),
-            Some(Command::Begin { tag: "BEGIN" })
-        );
-        assert_eq!(parse("END"), Some(Command::Commit));
-        assert_eq!(parse("ROLLBACK"), Some(Command::Rollback));
-        assert_eq!(parse("ROLLBACK TO SAVEPOINT a"), Some(Command::RollbackTo));
+    fn housekeeping() {
         assert_eq!(
             parse("DEALLOCATE \"_pg3_1\""),
             Some(Command::Deallocate {

@@ -37,14 +37,6 @@ pub fn from_query(error: Error, chars_before: usize) -> PgWireError {
     PgWireError::UserError(Box::new(info))
 }
 
-pub fn aborted() -> PgWireError {
-    with_hint(
-        "25P02",
-        "current transaction is aborted, commands ignored until end of transaction block",
-        "send ROLLBACK",
-    )
-}
-
 pub fn cancelled(by_timeout: bool) -> PgWireError {
     let why = if by_timeout {
         "statement timeout"

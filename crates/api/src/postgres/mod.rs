@@ -5,11 +5,16 @@
 
 mod catalog;
 mod command;
+mod commands;
+mod control;
 mod encode;
 mod error;
+mod extended;
 mod handler;
 mod parameter;
 mod settings;
+mod simple;
+mod transaction;
 
 use std::{
     collections::HashMap,
@@ -52,6 +57,8 @@ use handler::{Connection, DRAIN_MAX, Handler};
 use settings::Settings;
 
 pub use catalog::{CatalogParser, install};
+pub use command::{Command, parse as parse_command};
+pub use control::Control;
 pub use encode::pg_type;
 
 /// The database that clients name.
@@ -210,7 +217,7 @@ impl PgWireServerHandlers for Handlers {
     }
 
     fn error_handler(&self) -> Arc<impl ErrorHandler> {
-        Arc::new(Errors)
+        Arc::new(Errors(self.handler.clone()))
     }
 
     fn cancel_handler(&self) -> Arc<impl CancelHandler> {
@@ -324,13 +331,14 @@ impl CancelHandler for Cancel {
     }
 }
 
-struct Errors;
+/// Every error that a client is told passes here first.
+struct Errors(Handler);
 
 impl ErrorHandler for Errors {
     fn on_error<C>(&self, _client: &C, error: &mut PgWireError)
     where
         C: ClientInfo,
     {
-        debug!(%error, "statement failed");
+        self.0.failed(error);
     }
 }

@@ -6,6 +6,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use lambic_query::Modes;
+
+use super::control::{ModeChange, isolation_named, name_of};
+
 /// What `server_version` says: clients choose their catalog queries by it.
 pub const SERVER_VERSION: &str = "16.6";
 
@@ -86,6 +90,9 @@ const FIXED: &[&str] = &[
     "server_version",
     "server_version_num",
     "session_authorization",
+    // `SET TRANSACTION` sets these.
+    "transaction_isolation",
+    "transaction_read_only",
     "wal_level",
 ];
 
@@ -220,6 +227,28 @@ impl Settings {
         duration(&self.value("statement_timeout")).filter(|timeout| !timeout.is_zero())
     }
 
+    /// What transactions of the session begin with.
+    pub fn modes(&self) -> Modes {
+        let isolation = self.value("default_transaction_isolation");
+        Modes {
+            isolation: isolation_named(&isolation).unwrap_or_default(),
+            read_only: self.value("default_transaction_read_only") == "on",
+        }
+    }
+
+    pub fn set_modes(&mut self, modes: ModeChange) {
+        let read_only = modes.read_only.map(on_or_off);
+        let isolation = modes.isolation.map(name_of);
+        for (name, value) in [
+            ("default_transaction_isolation", isolation),
+            ("default_transaction_read_only", read_only),
+        ] {
+            if let Some(value) = value {
+                self.changed.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
     pub fn bytea_as_escape(&self) -> bool {
         self.value("bytea_output").eq_ignore_ascii_case("escape")
     }
@@ -252,6 +281,10 @@ fn checked(name: &str, value: &str) -> Option<String> {
         // Timestamps are read and written in UTC only.
         "timezone" => is_utc(value).then(|| "UTC".to_owned()),
         "statement_timeout" => duration(value).map(|_| value.to_owned()),
+        "default_transaction_isolation" => {
+            isolation_named(value).map(|isolation| name_of(isolation).to_owned())
+        }
+        "default_transaction_read_only" => switch(value).map(|on| on_or_off(on).to_owned()),
         "bytea_output" => ["hex", "escape"]
             .iter()
             .find(|known| value.eq_ignore_ascii_case(known))
@@ -272,6 +305,18 @@ fn checked(name: &str, value: &str) -> Option<String> {
             Some(format!("ISO, {order}"))
         }
         _ => Some(value.to_owned()),
+    }
+}
+
+pub fn on_or_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+fn switch(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
+        _ => None,
     }
 }
 

@@ -24,7 +24,7 @@ use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
 use lambic_model::{Frontiers, StreamId};
-use lambic_query::{Catalog, Database, Lifecycle, Parts};
+use lambic_query::{Catalog, Database, Lifecycle, Parts, TransactionLimits};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
 use lambic_view::{Definition, session};
@@ -104,6 +104,7 @@ impl Engine {
             tail_of: Arc::new(|pin: &Pin| Arc::new(lambic_speed::At(pin.log().clone())) as _),
             appender: Arc::new(log.clone()),
             state: state.clone(),
+            transactions: transaction_limits(&settings),
         });
         let functions = open_functions(&data, &log, system, &database).await?;
         database.set_functions(functions.scalars());
@@ -198,6 +199,14 @@ async fn open_view(
     layers.open_view(definition.clone(), planned).await
 }
 
+fn transaction_limits(settings: &Settings) -> TransactionLimits {
+    TransactionLimits {
+        bytes_max: usize::try_from(settings.log.append_bytes_max).unwrap_or(usize::MAX),
+        bytes_together_max: settings.memory.transactions_bytes_max,
+        ..TransactionLimits::default()
+    }
+}
+
 fn log_options(data: &Path, settings: &Settings) -> lambic_log::Options {
     lambic_log::Options {
         segment_bytes: settings.log.segment_bytes,
@@ -260,5 +269,13 @@ mod tests {
         assert_eq!(ours.append_bytes_max, of_the_log.append_bytes_max);
         assert_eq!(ours.queue_bytes_max, of_the_log.queue_bytes_max);
         assert_eq!(ours.producers_max, of_the_log.producers_max);
+    }
+
+    #[test]
+    fn transactions_and_the_settings_have_the_same_defaults() {
+        let ours = transaction_limits(&Settings::default());
+        let theirs = TransactionLimits::default();
+        assert_eq!(ours.bytes_max, theirs.bytes_max);
+        assert_eq!(ours.bytes_together_max, theirs.bytes_together_max);
     }
 }

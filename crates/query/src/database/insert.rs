@@ -12,24 +12,51 @@ use datafusion::{
     scalar::ScalarValue,
     sql::sqlparser::ast,
 };
-use lambic_model::{Append, AppendError, Stream, Write};
+use futures::TryStreamExt;
+use lambic_model::{AppendError, Stream};
 
 use super::{Database, done, with_parameters};
 use crate::{
-    Catalog, Error, Outcome,
+    Catalog, Error, Modes, Outcome, Session, Transaction,
     error::{find_word, undefined_table},
     sqlstate,
 };
 
 impl Database {
+    /// The records become part of the session's transaction, or of one of their own that is committed.
     pub(super) async fn insert(
         &self,
+        session: &Session,
         ast: &ast::Statement,
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
+        let rows = match &session.transaction {
+            Some(transaction) => {
+                self.insert_in(transaction, session, ast, sql, parameters)
+                    .await?
+            }
+            None => {
+                let alone = self.begin(Modes::default());
+                let rows = self.insert_in(&alone, session, ast, sql, parameters);
+                let rows = rows.await?;
+                self.commit(&alone).await?;
+                rows
+            }
+        };
+        Ok(done(&format!("INSERT 0 {rows}")))
+    }
+
+    async fn insert_in(
+        &self,
+        transaction: &Transaction,
+        session: &Session,
+        ast: &ast::Statement,
+        sql: &str,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<usize, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
-        let state = self.pinned();
+        let state = self.pinned(session);
         let plan =
             with_parameters(self.plan(&state, ast, sql).await?, parameters).map_err(wrong)?;
         let LogicalPlan::Dml(dml) = &plan else {
@@ -64,26 +91,16 @@ impl Database {
                 "records are immutable: only INSERT is supported",
             ));
         }
+        let wrong = |error| wrong(error).with_columns_of(&stream.schema);
         let frame = DataFrame::new(state, dml.input.as_ref().clone());
-        let batches = frame
-            .collect()
-            .await
-            .map_err(|error| wrong(error).with_columns_of(&stream.schema))?;
-        let mut append = Append::default();
-        let mut rows = 0;
-        for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
-            rows += batch.num_rows();
-            let batch = in_schema(&batch, &stream)?;
-            append.writes.push(Write {
-                stream: stream.id,
-                partition: None,
-                batch,
-            });
+        let mut staged = transaction.stage(Arc::clone(&stream));
+        let mut batches = frame.execute_stream().await.map_err(wrong)?;
+        while let Some(batch) = batches.try_next().await.map_err(wrong)? {
+            if batch.num_rows() > 0 {
+                staged.push(in_schema(&batch, &stream)?).await?;
+            }
         }
-        if rows > 0 {
-            self.0.appender.append(append).await.map_err(append_error)?;
-        }
-        Ok(done(&format!("INSERT 0 {rows}")))
+        staged.keep()
     }
 }
 
@@ -113,7 +130,7 @@ fn in_schema(batch: &RecordBatch, stream: &Stream) -> Result<RecordBatch, Error>
         .map_err(Error::internal)
 }
 
-fn append_error(error: AppendError) -> Error {
+pub(super) fn append_error(error: AppendError) -> Error {
     match error {
         AppendError::Refused(message) | AppendError::SequenceForgotten(message) => {
             Error::new("23000", message)

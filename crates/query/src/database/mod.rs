@@ -9,6 +9,7 @@ mod explain;
 mod insert;
 mod rollback;
 mod select;
+mod transaction;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,7 +44,8 @@ pub use audit::AuditResult;
 use building::Building;
 
 use crate::{
-    Catalog, CatalogError, Error, Lifecycle, Lookup, Outcome, Prepared, Session, ViewInfo, closest,
+    Catalog, CatalogError, Error, Lifecycle, Lookup, Outcome, Prepared, Session, TransactionLimits,
+    ViewInfo, closest,
     error::find_word,
     function::udf,
     pinned::Pinned,
@@ -51,6 +53,7 @@ use crate::{
     sqlstate,
     statement::{self, Parsed, Statement},
     system::{self, SystemTable},
+    transaction::Room,
 };
 
 /// What a database is made of.
@@ -62,6 +65,7 @@ pub struct Parts {
     pub appender: Arc<dyn Appender>,
     /// Settings, aggregates and memory for statements.
     pub state: SessionState,
+    pub transactions: TransactionLimits,
 }
 
 /// SQL; clones share it.
@@ -78,6 +82,7 @@ struct Inner {
     /// One change of the catalog at a time.
     changing: tokio::sync::Mutex<()>,
     building: Building,
+    transactions: Room,
 }
 
 /// A list of catalogs whose schema `public` is this one; other schemas are those of `besides`.
@@ -125,6 +130,7 @@ impl Database {
             functions: RwLock::new(BTreeMap::new()),
             changing: tokio::sync::Mutex::new(()),
             building: Building::default(),
+            transactions: Room::new(parts.transactions),
         }))
     }
 
@@ -332,29 +338,6 @@ impl Database {
         }
     }
 
-    /// A session state pinned to one frontier.
-    fn pinned(&self) -> SessionState {
-        self.pinned_to(Arc::new(Pinned::take(&self.0.sources)), false)
-    }
-
-    /// The same, in which streams show their system columns if `sql` names one.
-    fn pinned_for(&self, sql: &str) -> SessionState {
-        let pinned = Arc::new(Pinned::take(&self.0.sources));
-        self.pinned_to(pinned, names_system_column(sql))
-    }
-
-    fn pinned_to(&self, pinned: Arc<Pinned>, with_system: bool) -> SessionState {
-        let public = Public {
-            sources: self.0.sources.clone(),
-            with_system,
-            pinned: Some(pinned),
-        };
-        let besides = self.0.context.catalog(session::CATALOG);
-        let mut state = self.0.context.state();
-        state.register_catalog_list(catalogs(public, besides.as_deref()));
-        state
-    }
-
     /// Runs `work` to its end even if whoever asked for it has gone: the catalog and the layers
     /// change together.
     async fn to_the_end<T: Send + 'static>(
@@ -364,12 +347,12 @@ impl Database {
         done.unwrap_or_else(|error| Err(Error::internal(error)))
     }
 
-    /// Runs one or many statements, in order; the first error ends it.
+    /// Runs one or many statements, in order; the first error ends it. Without a transaction each commits by itself.
     pub async fn execute(&self, session: &Session, sql: &str) -> Result<Vec<Outcome>, Error> {
         let mut outcomes = Vec::new();
         for parsed in statement::parse(session, sql)? {
             let ran = self
-                .run_statement(&parsed.statement, &parsed.sql, Vec::new())
+                .run_statement(session, &parsed.statement, &parsed.sql, Vec::new())
                 .await;
             outcomes.push(ran.map_err(|error| moved(error, &parsed))?);
         }
@@ -393,7 +376,7 @@ impl Database {
         });
         let (parameter_types, schema) = match &parsed.statement {
             Statement::Sql(ast) | Statement::Insert(ast) => {
-                let state = self.pinned_for(&parsed.sql);
+                let state = self.pinned_for(session, &parsed.sql);
                 let plan = self
                     .plan(&state, ast, &parsed.sql)
                     .await
@@ -434,11 +417,11 @@ impl Database {
     /// Runs a prepared statement.
     pub async fn run(
         &self,
-        _session: &Session,
+        session: &Session,
         prepared: &Prepared,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
-        self.run_statement(&prepared.statement, &prepared.sql, parameters)
+        self.run_statement(session, &prepared.statement, &prepared.sql, parameters)
             .await
     }
 
@@ -461,10 +444,14 @@ impl Database {
 
     async fn run_statement(
         &self,
+        session: &Session,
         statement: &Statement,
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
+        if let Some(transaction) = &session.transaction {
+            transaction.check(statement)?;
+        }
         match statement {
             Statement::Empty => Ok(done("")),
             Statement::CreateStream(table) => {
@@ -499,8 +486,8 @@ impl Database {
             }
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
-            Statement::Insert(ast) => self.insert(ast, sql, parameters).await,
-            Statement::Sql(ast) => self.query(ast, sql, parameters).await,
+            Statement::Insert(ast) => self.insert(session, ast, sql, parameters).await,
+            Statement::Sql(ast) => self.query(session, ast, sql, parameters).await,
         }
     }
 

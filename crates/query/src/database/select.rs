@@ -8,17 +8,18 @@ use datafusion::{
 };
 
 use super::{Database, returns_rows, with_parameters};
-use crate::{Error, Outcome, names, sqlstate};
+use crate::{Error, Outcome, Session, names, sqlstate};
 
 impl Database {
     pub(super) async fn query(
         &self,
+        session: &Session,
         ast: &ast::Statement,
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
-        let state = self.pinned_for(sql);
+        let state = self.pinned_for(session, sql);
         let plan =
             with_parameters(self.plan(&state, ast, sql).await?, parameters).map_err(wrong)?;
         if !returns_rows(&plan) {

@@ -1,0 +1,244 @@
+//! Extended queries: statements that are parsed, bound and executed by messages of their own.
+//!
+//! As in Postgres, what is executed up to the next Sync message without `BEGIN` is one transaction.
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+use futures::{Sink, SinkExt};
+use lambic_query::split;
+use pgwire::{
+    api::{
+        ClientInfo, ClientPortalStore, DEFAULT_NAME, Type,
+        portal::{Format, Portal},
+        query::{ExtendedQueryHandler, send_ready_for_query},
+        results::{DescribePortalResponse, DescribeStatementResponse, FieldInfo, Response},
+        stmt::{QueryParser, StoredStatement},
+        store::PortalStore,
+    },
+    error::{ErrorInfo, PgWireError, PgWireResult},
+    messages::{
+        PgWireBackendMessage,
+        extendedquery::{Execute, Sync as SyncMessage},
+    },
+};
+use tracing::{Instrument, debug_span};
+
+use super::{
+    command::{self, Command},
+    commands::text_fields,
+    encode,
+    error::{self, wire},
+    handler::{Busy, Handler, Statement},
+    parameter,
+};
+
+#[async_trait]
+impl QueryParser for Handler {
+    type Statement = Statement;
+
+    async fn parse_sql<C>(
+        &self,
+        _client: &C,
+        sql: &str,
+        _types: &[Option<Type>],
+    ) -> PgWireResult<Option<Statement>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        let pieces = split(sql).map_err(|error| error::from_query(error, 0))?;
+        let piece = match pieces.as_slice() {
+            [] => return Ok(None),
+            [piece] => *piece,
+            _ => {
+                return Err(wire(
+                    "42601",
+                    "cannot insert multiple commands into a prepared statement",
+                ));
+            }
+        };
+        if let Some(command) = command::parse(piece.text) {
+            return Ok(Some(Statement::Command(command)));
+        }
+        let session = self.query_session()?;
+        let _busy = Busy::new(self);
+        let work = async {
+            self.shared
+                .executor
+                .prepare(session, piece.text.to_owned())
+                .await
+                .map_err(|error| error::from_query(error, piece.chars_before))
+        };
+        let prepared = self
+            .bounded(self.deadline(), work.instrument(debug_span!("prepare")))
+            .await;
+        let mut prepared = prepared?;
+        let unused = prepared
+            .parameters
+            .saturating_sub(prepared.parameter_types.len());
+        parameter::types_of_text(piece.text, &mut prepared.parameter_types);
+        Ok(Some(Statement::Query { prepared, unused }))
+    }
+
+    fn get_parameter_types(&self, statement: &Statement) -> PgWireResult<Vec<Type>> {
+        Ok(match statement {
+            Statement::Command(_) => Vec::new(),
+            Statement::Query { prepared, unused } => prepared
+                .parameter_types
+                .iter()
+                .map(|planned| parameter::wire_type(planned.as_ref()))
+                .chain(std::iter::repeat_n(Type::TEXT, *unused))
+                .collect(),
+        })
+    }
+
+    fn get_result_schema(
+        &self,
+        statement: &Statement,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<FieldInfo>> {
+        let format = format.unwrap_or(&Format::UnifiedText);
+        match statement {
+            Statement::Command(command) => Ok(match command {
+                Command::Show { name } => {
+                    let shown = self
+                        .connection
+                        .settings()
+                        .get(name)
+                        .map_or(name.clone(), |(name, _)| name);
+                    text_fields(&[&shown], format)
+                }
+                Command::ShowAll => text_fields(&["name", "setting", "description"], format),
+                _ => Vec::new(),
+            }),
+            Statement::Query { prepared, .. } if prepared.schema.fields().is_empty() => {
+                Ok(Vec::new())
+            }
+            Statement::Query { prepared, .. } => encode::fields(&prepared.schema, format),
+        }
+    }
+}
+
+#[async_trait]
+impl ExtendedQueryHandler for Handler {
+    type Statement = Statement;
+    type QueryParser = Handler;
+
+    fn query_parser(&self) -> Arc<Handler> {
+        Arc::new(self.clone())
+    }
+
+    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        self._on_execute(client, message).await?;
+        client.set_transaction_status(self.status());
+        Ok(())
+    }
+
+    /// Commits what came since the last one without `BEGIN`. After an error there is nothing to commit any more.
+    async fn on_sync<C>(&self, client: &mut C, _message: SyncMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        client.portal_store().rm_portal(DEFAULT_NAME);
+        if let Err(error) = self.commit_implicit().await {
+            // Returned, it would have the library wait for another Sync.
+            self.failed(&error);
+            let error = ErrorInfo::from(error);
+            client
+                .feed(PgWireBackendMessage::ErrorResponse(error.into()))
+                .await?;
+        }
+        let status = self.status();
+        client.set_transaction_status(status);
+        send_ready_for_query(client, status).await
+    }
+
+    async fn do_describe_statement<C>(
+        &self,
+        _client: &mut C,
+        target: &StoredStatement<Statement>,
+    ) -> PgWireResult<DescribeStatementResponse>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        // What the client declared stands, unless it left it open ("unknown").
+        let planned = self.get_parameter_types(&target.statement)?;
+        let types = planned.into_iter().enumerate().map(|(index, planned)| {
+            let declared = target.parameter_types.get(index).cloned().flatten();
+            declared
+                .filter(|declared| *declared != Type::UNKNOWN)
+                .unwrap_or(planned)
+        });
+        let fields = self.get_result_schema(&target.statement, None)?;
+        Ok(DescribeStatementResponse::new(types.collect(), fields))
+    }
+
+    async fn do_describe_portal<C>(
+        &self,
+        _client: &mut C,
+        target: &Portal<Statement>,
+    ) -> PgWireResult<DescribePortalResponse>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let fields = self.get_result_schema(
+            &target.statement.statement,
+            Some(&target.result_column_format),
+        )?;
+        Ok(DescribePortalResponse::new(fields))
+    }
+
+    async fn do_query<C>(
+        &self,
+        client: &mut C,
+        portal: &Portal<Statement>,
+        _max_rows: usize,
+    ) -> PgWireResult<Response>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let format = &portal.result_column_format;
+        let (prepared, unused) = match &portal.statement.statement {
+            Statement::Command(command) => {
+                return Ok(self.command(client, command, format).await?.into());
+            }
+            Statement::Query { prepared, unused } => (prepared, *unused),
+        };
+        let session = self.query_session()?;
+        let parameters = parameter::values(portal, &prepared.parameter_types, unused)?;
+        let busy = Busy::new(self);
+        let deadline = self.deadline();
+        let work = async {
+            self.shared
+                .executor
+                .run_prepared(session, prepared.clone(), parameters)
+                .await
+                .map_err(|error| error::from_query(error, 0))
+        };
+        let outcome = self
+            .bounded(
+                deadline,
+                work.instrument(debug_span!("sql", door = "postgres")),
+            )
+            .await;
+        Ok(self.response(outcome?, format, deadline, busy)?.into())
+    }
+}
