@@ -122,6 +122,89 @@ def test_skip_keeps_the_good_and_the_bad_apart(measurements):
     assert append(measurements, body, query="?on_eror=skip").status == 400
 
 
+@pytest.fixture
+def notes(connection, name):
+    """A second stream."""
+    connection.execute(f"CREATE STREAM {name}_notes (id bigint NOT NULL, text text)")
+    yield f"{name}_notes"
+    connection.execute(f"DROP STREAM {name}_notes")
+
+
+def append_both(body, kind="application/json", query="", **headers):
+    body = body if isinstance(body, (bytes, str)) else json.dumps(body)
+    return http("POST", f"/v1/append{query}", body, content_type=kind, **headers)
+
+
+def both_counts(*streams):
+    return [rows(f"SELECT count(*) FROM {stream}")[0][0] for stream in streams]
+
+
+def test_several_streams_at_once(measurements, notes):
+    record = json.loads(line("oslo", 1))
+    answer = append_both({measurements: [record, record], notes: {"id": 1, "text": "x"}})
+    assert answer.status == 200, answer.body
+    said = answer.json()
+    assert (said["records"], said["duplicate"]) == (3, False)
+    assert [(one["stream"], one["records"], one["records_known"]) for one in said["streams"]] == [
+        (measurements, 2, 0), (notes, 1, 0)]
+    assert all(sum(r["end"] - r["first"] for r in one["ranges"]) == one["records"] for one in said["streams"])
+    lines = [{"stream": notes, "record": {"id": 2}}, {"stream": measurements, "record": record}, {"record": {"id": 3}, "stream": notes}]
+    answer = append_both("\n".join(map(json.dumps, lines)), NDJSON)
+    assert answer.status == 200 and [one["records"] for one in answer.json()["streams"]] == [2, 1]
+    assert both_counts(measurements, notes) == [3, 3]
+    assert rows(f"SELECT total FROM {measurements}_by_place") == [[3]]
+    assert append_both({}).json() == {"records": 0, "duplicate": False, "streams": []}
+    assert append_both({notes: []}).json()["streams"][0]["records"] == 0
+    checked = append_both({notes: [{"id": 9}]}, query="?check=true").json()
+    assert checked == {"checked": True, "records": 1, "streams": [{"stream": notes, "records": 1}]}
+    assert append_both({}, query="?chek=true").status == 400
+    assert both_counts(measurements, notes) == [3, 3]
+
+
+def test_several_streams_once(measurements, notes):
+    body = {measurements: [json.loads(line("oslo", 1))], notes: [{"id": 1}]}
+    headers = {"lambic_producer": "p-" + measurements, "lambic_sequence": "1"}
+    once, again = append_both(body, **headers).json(), append_both(body, **headers).json()
+    assert (once["duplicate"], again["duplicate"]) == (False, True)
+    # A single stream's appends are counted apart.
+    assert append(measurements, line("oslo", 1), **headers).json()["duplicate"] is False
+    assert both_counts(measurements, notes) == [2, 1]
+    assert append_both(body, lambic_producer="p").status == 400
+
+
+@pytest.mark.parametrize("body, kind, expected", [
+    ('{"NOTES": [{"id": 1},\n {"id": "x"}]}', "application/json", ["NOTES", "line 2", "id"]),
+    ('{"NOTES": [{"id": 1}],\n "OTHER": [\n{"at": "x", "place": "b"}]}', "application/json", ["OTHER", "line 3", "at"]),
+    ('{"stream": "NOTES", "record": {"id": 1}}\n\n{"stream": "NOTES", "record": {"text": "a"}}', NDJSON, ["NOTES", "line 3", "id"]),
+    ('{"stream": "NOTES", "record": {"id": 1}}\n{"stream": "NOTES"}', NDJSON, ["line 2", "record"]),
+    ('{"NOTES": [{"id": 1}]', "application/json", ["line 1"]),
+    ('[{"id": 1}]', "application/json", ["streams"]),
+    ("id\n1\n", "text/csv", ["CSV", "one stream"]),
+])
+def test_one_bad_record_keeps_all_streams_as_they_were(measurements, notes, body, kind, expected):
+    named = lambda text: text.replace("NOTES", notes).replace("OTHER", measurements)
+    answer = append_both(named(body), kind)
+    assert answer.status == 400, answer.body
+    error = answer.error
+    assert error["owner"] == "user" and error["hint"] and "nothing" in error["detail"]
+    for wanted in expected:
+        assert named(wanted) in error["message"], error
+    assert both_counts(measurements, notes) == [0, 0]
+
+
+def test_what_cannot_be_appended_at_once(measurements, notes):
+    good = {notes: [{"id": 1}]}
+    assert append_both(good | {notes + "x": []}).status == 404
+    assert append_both(good | {f"{measurements}_by_place": []}).status == 404
+    assert append_both(good | {"lambic_logs": [{}]}).status == 403
+    assert append_both(good, kind="text/html").status == 415
+    assert append_both({f"s{number}": [] for number in range(65)}).status == 400
+    assert append_both(b" " * (64 * 1024 * 1024 + 1)).status == 413
+    large = append_both('{"' + notes + '": [' + ", ".join(['{"id":1}'] * 5_700_000) + "]}")
+    assert large.status == 413 and "once it is decoded" in large.error["message"]
+    assert both_counts(notes) == [0]
+
+
 def test_what_cannot_be_appended(measurements):
     answer = append(measurements[:-1] + "_", line("a", 1))
     assert answer.status == 404 and answer.error["hint"]
@@ -154,6 +237,19 @@ def test_sql_that_does_something(name):
     assert sql(f"CREATE STREAM {name} (a bigint)").json() == {"tag": "CREATE STREAM"}
     assert sql(f"INSERT INTO {name} VALUES (1), (2); SELECT sum(a) FROM {name}").json()["rows"] == [[3]]
     assert sql(f"DROP STREAM {name}").json() == {"tag": "DROP STREAM"}
+
+
+def test_statements_of_one_body_are_one_transaction(measurements):
+    insert = f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'a', 1)"
+    count = f"SELECT count(*) FROM {measurements}"
+    assert http("POST", "/v1/sql", f"{insert}; SELECT nope FROM {measurements}").status == 400
+    assert rows(count) == [[0]]
+    assert rows(f"{insert}; {insert}; {count}") == [[2]]
+    assert sql(f"BEGIN; {insert}; SAVEPOINT a; {insert}; ROLLBACK TO a; COMMIT").json() == {"tag": "COMMIT"}
+    assert rows(f"BEGIN; {insert}; ROLLBACK; {count}") == [[3]]
+    answer = http("POST", "/v1/sql", f"BEGIN; {insert}")
+    assert answer.status == 400 and "COMMIT" in answer.error["hint"]
+    assert rows(count) == [[3]]
 
 
 def test_sql_errors(measurements):

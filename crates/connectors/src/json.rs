@@ -126,12 +126,12 @@ pub(crate) fn decode_array(
     Ok(decoded)
 }
 
-fn broken(mismatch: Mismatch, lines: &mut Lines, scanner: &Scanner<'_>) -> Error {
+pub(crate) fn broken(mismatch: Mismatch, lines: &mut Lines, scanner: &Scanner<'_>) -> Error {
     let line = lines.of(scanner.text, scanner.at);
     Error::record(mismatch.at(Place::Line, line, ""))
 }
 
-fn not_utf8() -> Mismatch {
+pub(crate) fn not_utf8() -> Mismatch {
     Mismatch::new("UTF-8 text", "bytes that are not UTF-8")
 }
 
@@ -146,13 +146,13 @@ pub(crate) fn newlines(bytes: &[u8]) -> u64 {
 
 /// Line numbers of ascending positions, counting every byte once.
 #[derive(Default)]
-struct Lines {
+pub(crate) struct Lines {
     counted: usize,
     before: u64,
 }
 
 impl Lines {
-    fn of(&mut self, text: &str, at: usize) -> u64 {
+    pub fn of(&mut self, text: &str, at: usize) -> u64 {
         let at = at.min(text.len());
         if at > self.counted {
             self.before += newlines(&text.as_bytes()[self.counted..at]);
@@ -162,14 +162,14 @@ impl Lines {
     }
 }
 
-struct Scanner<'a> {
-    text: &'a str,
+pub(crate) struct Scanner<'a> {
+    pub text: &'a str,
     bytes: &'a [u8],
-    at: usize,
+    pub at: usize,
 }
 
 impl<'a> Scanner<'a> {
-    fn new(text: &'a str) -> Scanner<'a> {
+    pub fn new(text: &'a str) -> Scanner<'a> {
         Scanner {
             text,
             bytes: text.as_bytes(),
@@ -177,24 +177,24 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn peek(&self) -> Option<u8> {
+    pub fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    fn take(&mut self, byte: u8) -> bool {
+    pub fn take(&mut self, byte: u8) -> bool {
         let there = self.peek() == Some(byte);
         self.at += usize::from(there);
         there
     }
 
-    fn skip_space(&mut self) {
+    pub fn skip_space(&mut self) {
         while let Some(b' ' | b'\t' | b'\r' | b'\n') = self.peek() {
             self.at += 1;
         }
     }
 
     /// What is wrong at the present place.
-    fn expected(&self, expected: &str) -> Mismatch {
+    pub fn expected(&self, expected: &str) -> Mismatch {
         let found = match self.text.get(self.at..).unwrap_or_default() {
             "" => "the end".to_owned(),
             rest => shown(&rest.chars().take(20).collect::<String>()),
@@ -251,7 +251,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Scalar<'a>, Mismatch> {
+    pub fn value(&mut self, depth: usize) -> Result<Scalar<'a>, Mismatch> {
         match self.peek() {
             Some(b'"') => Ok(Scalar::Text(self.string()?)),
             Some(b'-' | b'0'..=b'9') => Ok(Scalar::Number(self.number()?)),
@@ -342,7 +342,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The present byte is the opening quote.
-    fn string(&mut self) -> Result<Cow<'a, str>, Mismatch> {
+    pub fn string(&mut self) -> Result<Cow<'a, str>, Mismatch> {
         self.at += 1;
         let start = self.at;
         loop {

@@ -2,7 +2,7 @@
 //!
 //! [`decode`] is strict: what it accepts is exactly what was sent, nothing is rounded, guessed or left out. What it
 //! refuses it names: line or row, column, what was expected, what was found. [`split`] cuts files into pieces of
-//! request size at record boundaries.
+//! request size at record boundaries; [`several`] takes bodies apart that hold records of several streams.
 //!
 //! The room does not append; it knows neither HTTP nor the log's files.
 
@@ -14,6 +14,7 @@ mod decode;
 pub mod error;
 pub mod format;
 mod json;
+pub mod several;
 pub mod split;
 mod text;
 

@@ -28,7 +28,7 @@ use lambic_model::{Append, Producer, Stream, Write, Written};
 use lambic_query::Catalog;
 use metrics::{counter, histogram};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Instrument, info_span};
 
@@ -75,16 +75,8 @@ pub async fn append(
     };
     let producer = producer(&headers)?;
     let format = format(&headers)?;
-    let stream = find(&app, &name)?;
+    let stream = writable(&app, &name)?;
     let producer = producer.map(|producer| within(&stream, producer));
-    if Catalog::is_system(&stream) {
-        return Err(Failure::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            format!("{name} is written by the system"),
-        )
-        .with_hint("append to a stream of your own; CREATE STREAM makes one"));
-    }
     let bytes_max = app.options.append_bytes_max;
     let body = app
         .bounds
@@ -106,6 +98,20 @@ pub async fn append(
     Ok(answer)
 }
 
+/// The stream, if it is one that clients append to.
+pub fn writable(app: &App, name: &str) -> Result<Arc<Stream>, Failure> {
+    let stream = find(app, name)?;
+    match Catalog::is_system(&stream) {
+        false => Ok(stream),
+        true => Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("{name} is written by the system"),
+        )
+        .with_hint("append to a stream of your own; CREATE STREAM makes one")),
+    }
+}
+
 /// The records, and the room that they take until they are dropped.
 async fn decode(
     app: &App,
@@ -119,27 +125,19 @@ async fn decode(
     // Few bytes can be many records: room for as many as there can be, until it is known how many they are.
     let reserved = decoded_bytes_max(stream, format, body.bytes.len(), on_error, bytes_max);
     let mut room = app.bounds.records(reserved).await?;
-    let decoded = tokio::task::spawn_blocking(move || {
+    let decoded = blocking(move || {
         let bytes = body.bytes.clone();
         let decoded = decode_within(&reader, format, bytes, on_error, bytes_max);
         drop(body);
         decoded
     })
-    .await
-    .map_err(|error| {
-        Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            error.to_string(),
-        )
-    })?
+    .await?
     .map_err(|error| match error {
-        lambic_connectors::Error::TooLarge { .. } => Failure::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            format!("{error}; nothing was kept"),
-        ),
-        error => bad_records(&error, stream),
+        lambic_connectors::Error::TooLarge { .. } => too_large_decoded(&error),
+        error => bad_records(&error).with_hint(format!(
+            "the stream has the columns {}; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}",
+            columns(stream)
+        )),
     })?;
     let memory: usize = decoded
         .batches
@@ -149,6 +147,19 @@ async fn decode(
     // What they do not need goes back; the rest is held until the log has them.
     drop(room.split(reserved.saturating_sub(memory)));
     Ok((decoded, room))
+}
+
+/// Runs what takes time off the threads that serve connections.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            error.to_string(),
+        )
+    })
 }
 
 async fn check(
@@ -226,39 +237,65 @@ async fn work(
         .filter(|written| written.stream == stream.id)
         .take(own_writes.max(1))
         .collect();
-    let known: u64 = written.iter().map(|written| written.records_known).sum();
-    let ranges: Vec<_> = written
-        .iter()
-        .flat_map(|written| &written.ranges)
-        .map(|range| json!({ "partition": range.partition.0, "first": range.first.0, "end": range.end.0 }))
-        .collect();
-    let frontier = match written.last() {
-        Some(written) => written.frontier.to_string(),
-        None => app.services.log.snapshot().head(stream.id).to_string(),
-    };
+    let kept = Kept::new(app, &stream, written.iter());
     if !duplicate {
         counter!("lambic_appended_records_total", "stream" => name.clone())
-            .increment(records as u64 - known.min(records as u64));
+            .increment((records as u64).saturating_sub(kept.records_known));
     }
     let answer = json!({
         "stream": name,
         "records": records,
-        "records_known": known,
+        "records_known": kept.records_known,
         "duplicate": duplicate,
-        "ranges": ranges,
-        "frontier": frontier,
+        "ranges": kept.ranges,
+        "frontier": kept.frontier,
         "bad": bad,
     });
     Ok(Json(answer).into_response())
 }
 
-fn too_large(bytes_max: usize) -> Failure {
+/// What became of the records for one stream, as answers tell it.
+pub struct Kept {
+    pub records_known: u64,
+    pub ranges: Vec<Value>,
+    pub frontier: String,
+}
+
+impl Kept {
+    /// `written` are the stream's writes.
+    pub fn new<'a>(app: &App, stream: &Stream, written: impl Iterator<Item = &'a Written>) -> Kept {
+        let mut kept = Kept {
+            records_known: 0,
+            ranges: Vec::new(),
+            frontier: app.services.log.snapshot().head(stream.id).to_string(),
+        };
+        for written in written {
+            kept.records_known += written.records_known;
+            kept.ranges.extend(written.ranges.iter().map(|range| {
+                json!({ "partition": range.partition.0, "first": range.first.0, "end": range.end.0 })
+            }));
+            kept.frontier = written.frontier.to_string();
+        }
+        kept
+    }
+}
+
+pub fn too_large(bytes_max: usize) -> Failure {
     let message = format!("the body is over the limit of {bytes_max} bytes; nothing was kept");
     Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
         .with_hint("send it in several requests (each with its own Lambic-Sequence), or use `lambic append`, which does")
 }
 
-fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Failure> {
+/// Few bytes of a body can be many once they are decoded.
+pub fn too_large_decoded(error: &lambic_connectors::Error) -> Failure {
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        format!("{error}; nothing was kept"),
+    )
+}
+
+pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Failure> {
     let text = |name: &'static str| match headers.get(name) {
         None => Ok(None),
         Some(value) => value
@@ -301,7 +338,7 @@ fn one_without_the_other(given: &str, missing: &str) -> Failure {
         .with_hint("send both, and repetitions have no second effect; or neither")
 }
 
-fn format(headers: &HeaderMap) -> Result<Format, Failure> {
+pub fn format(headers: &HeaderMap) -> Result<Format, Failure> {
     const KNOWN: &str = "application/x-ndjson, application/json, text/csv, application/vnd.apache.arrow.stream \
                          or application/vnd.apache.parquet";
     let unsupported = |message: String| {
@@ -322,19 +359,17 @@ fn format(headers: &HeaderMap) -> Result<Format, Failure> {
         .map_err(|_| unsupported(format!("records cannot be read from {given}")))
 }
 
-fn bad_records(error: &lambic_connectors::Error, stream: &Stream) -> Failure {
-    let columns: Vec<String> = stream
-        .schema
-        .fields()
-        .iter()
-        .map(|field| format!("{} {}", field.name(), super::answer::sql_type(field)))
-        .collect();
+pub fn bad_records(error: &lambic_connectors::Error) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, BAD_RECORD, error.to_string())
         .with_detail("nothing of this request was kept")
-        .with_hint(format!(
-            "the stream has the columns {}; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}",
-            columns.join(", ")
-        ))
+}
+
+/// Names and types, as a hint shows them.
+pub fn columns(stream: &Stream) -> String {
+    let columns = stream.schema.fields().iter();
+    let columns =
+        columns.map(|field| format!("{} {}", field.name(), super::answer::sql_type(field)));
+    columns.collect::<Vec<_>>().join(", ")
 }
 
 /// The bad rows as records of the dead-letter stream, by the names of its columns.

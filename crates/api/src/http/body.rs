@@ -25,6 +25,8 @@ pub struct Bounds {
     bodies: Arc<Semaphore>,
     /// Bytes of the records that bodies were decoded to.
     records: Arc<Semaphore>,
+    /// All of them.
+    bytes_max: usize,
     statements: Arc<Semaphore>,
     idle_max: Duration,
     wait_max: Duration,
@@ -62,6 +64,7 @@ impl Bounds {
         Bounds {
             bodies: Arc::new(Semaphore::new(bytes)),
             records: Arc::new(Semaphore::new(bytes)),
+            bytes_max: bytes,
             statements: Arc::new(Semaphore::new(options.http_statements_max)),
             idle_max: options.http_idle_max,
             wait_max: options.http_wait_max,
@@ -130,6 +133,8 @@ impl Bounds {
 
     /// Memory for the records of one append, before they are decoded.
     pub async fn records(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+        // More than there is at all would be waited for in vain.
+        let bytes = bytes.min(self.bytes_max);
         self.wait(&self.records, bytes).await.ok_or_else(busy)
     }
 

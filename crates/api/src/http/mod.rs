@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /health`, `GET /metrics` | is it up; Prometheus text |
 //! | `POST /v1/streams/{name}/records` | append |
+//! | `POST /v1/append` | append to several streams at once |
 //! | `GET /v1/streams`, `/v1/streams/{name}` | what streams there are |
 //! | `POST /v1/sql` | any SQL |
 //! | `GET /v1/views`, `/v1/views/{name}`, `/v1/views/{name}/changes` | views: list, lookup by key, follow |
@@ -13,6 +14,7 @@
 
 mod answer;
 mod append;
+mod append_streams;
 mod body;
 mod changes;
 mod error;
@@ -90,6 +92,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/v1/sql", post(sql::run))
+        .route("/v1/append", post(append_streams::append))
         .route("/v1/streams", get(streams::list))
         .route("/v1/streams/{name}", get(streams::one))
         .route("/v1/streams/{name}/records", post(append::append))
@@ -143,7 +146,7 @@ async fn unknown(uri: Uri) -> Response {
         return lambda::unknown(path);
     }
     Failure::not_found(format!("there is nothing at {path}"))
-        .with_hint("POST /v1/streams/{name}/records; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
+        .with_hint("POST /v1/streams/{name}/records; POST /v1/append; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
         .into_response()
 }
 
