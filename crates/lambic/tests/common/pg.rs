@@ -1,0 +1,115 @@
+//! Postgres's simple query protocol, as much of it as tests need.
+
+use std::{
+    io::{BufReader, Read, Write},
+    net::TcpStream,
+};
+
+use super::PATIENCE;
+
+/// Values as text; `None` is NULL.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+pub struct Pg {
+    socket: BufReader<TcpStream>,
+    /// What the last `ReadyForQuery` said: `I`, `T` or `E`.
+    pub status: char,
+}
+
+impl Pg {
+    pub fn connect(address: &str) -> Pg {
+        let socket = TcpStream::connect(address).expect("the server listens");
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a socket has timeouts");
+        socket.set_nodelay(true).expect("a socket can send at once");
+        let mut pg = Pg {
+            socket: BufReader::new(socket),
+            status: '?',
+        };
+        let startup = b"\x00\x03\x00\x00user\0tester\0database\0lambic\0\0";
+        let length = (startup.len() as u32 + 4).to_be_bytes();
+        pg.send(&[&length[..], startup].concat());
+        pg.answer().expect("anybody is let in");
+        pg
+    }
+
+    /// The rows of all statements, or SQLSTATE and message.
+    pub fn query(&mut self, sql: &str) -> Result<Rows, String> {
+        let length = (sql.len() as u32 + 5).to_be_bytes();
+        self.send(&[&b"Q"[..], &length, sql.as_bytes(), b"\0"].concat());
+        self.answer()
+    }
+
+    /// The same, and it must succeed.
+    #[track_caller]
+    pub fn ok(&mut self, sql: &str) -> Rows {
+        self.query(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    fn send(&mut self, message: &[u8]) {
+        let sent = self.socket.get_mut().write_all(message);
+        sent.expect("the server takes it");
+    }
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.socket
+            .read_exact(&mut bytes)
+            .expect("the server answers");
+        bytes
+    }
+
+    fn answer(&mut self) -> Result<Rows, String> {
+        let mut rows = Rows::new();
+        let mut failed = None;
+        loop {
+            let [kind] = self.take();
+            let length = u32::from_be_bytes(self.take()) as usize - 4;
+            let mut body = vec![0; length];
+            self.socket
+                .read_exact(&mut body)
+                .expect("the server answers");
+            match kind {
+                b'D' => rows.push(values(&body)),
+                b'E' => failed = Some(error(&body)),
+                b'Z' => {
+                    self.status = char::from(body[0]);
+                    return match failed {
+                        Some(error) => Err(error),
+                        None => Ok(rows),
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn values(mut body: &[u8]) -> Vec<Option<String>> {
+    let mut number = |bytes: usize| {
+        let (number, rest) = body.split_at(bytes);
+        body = rest;
+        number.to_vec()
+    };
+    let count = number(2);
+    let count = u16::from_be_bytes([count[0], count[1]]);
+    let values = (0..count).map(|_| {
+        let length = number(4);
+        let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+        let length = usize::try_from(length).ok()?;
+        Some(String::from_utf8(number(length)).expect("text is UTF-8"))
+    });
+    values.collect()
+}
+
+fn error(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let field = |code| {
+        let mut fields = text.split('\0');
+        let found = fields.find_map(|field| field.strip_prefix(code));
+        found.unwrap_or_default().to_owned()
+    };
+    format!("{}: {}", field('C'), field('M'))
+}
