@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod manifest;
+mod order;
 pub mod statement;
 pub mod watch;
 
@@ -23,6 +24,7 @@ pub struct Project {
     pub manifest: Manifest,
     /// In the order of the files' names, and within a file as written.
     pub streams: Vec<Statement>,
+    /// The same, but each behind the views that it selects from.
     pub views: Vec<Statement>,
 }
 
@@ -70,7 +72,7 @@ impl Project {
             }
         }
         let streams = read_sql(&folder.join("streams"), &mut problems);
-        let views = read_sql(&folder.join("views"), &mut problems);
+        let views = order::by_dependency(read_sql(&folder.join("views"), &mut problems));
         if manifest == Manifest::default()
             && streams.is_empty()
             && views.is_empty()
