@@ -29,7 +29,7 @@ const BATCH_EVERY_MIN: Duration = Duration::from_secs(1);
 const PARTITIONS_MAX: u32 = 1024;
 
 const STREAM_OPTIONS: [&str; 4] = ["event_time", "record_id", "partition_by", "partitions"];
-const VIEW_OPTIONS: [&str; 1] = ["batch_every"];
+const VIEW_OPTIONS: [&str; 2] = ["batch_every", "expect"];
 
 /// Translates declared types; it knows no tables.
 struct Types(ConfigOptions);
@@ -278,6 +278,7 @@ fn column(stream: &Stream, name: &str, sql: &str) -> Result<String, Error> {
 pub struct ViewDeclaration {
     pub name: ViewName,
     pub batch_every: Duration,
+    pub expects_no_rows: bool,
     pub query: String,
 }
 
@@ -306,24 +307,46 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
         _ => &[],
     };
     let mut batch_every = BATCH_EVERY;
-    for (_, value) in settings(options, sql, &VIEW_OPTIONS)? {
-        let parsed = humantime::parse_duration(&value)
-            .ok()
-            .filter(|every| *every >= BATCH_EVERY_MIN);
-        batch_every = parsed.ok_or_else(|| {
-            Error::new(
-                sqlstate::INVALID_PARAMETER,
-                format!("batch_every must be a duration of at least 1s, not '{value}'"),
-            )
-            .with_position(find_word(sql, "batch_every"))
-            .with_hint("for example '30s', '15m', '1h' or '1day'")
-        })?;
+    let mut expects_no_rows = false;
+    for (key, value) in settings(options, sql, &VIEW_OPTIONS)? {
+        match key.as_str() {
+            "batch_every" => batch_every = interval(&value, sql)?,
+            _ => expects_no_rows = expected(&value, sql)?,
+        }
     }
     Ok(ViewDeclaration {
         name,
         batch_every,
+        expects_no_rows,
         query: select_text(view, sql),
     })
+}
+
+fn interval(value: &str, sql: &str) -> Result<Duration, Error> {
+    let parsed = humantime::parse_duration(value).ok();
+    let parsed = parsed.filter(|every| *every >= BATCH_EVERY_MIN);
+    parsed.ok_or_else(|| {
+        Error::new(
+            sqlstate::INVALID_PARAMETER,
+            format!("batch_every must be a duration of at least 1s, not '{value}'"),
+        )
+        .with_position(find_word(sql, "batch_every"))
+        .with_hint("for example '30s', '15m', '1h' or '1day'")
+    })
+}
+
+fn expected(value: &str, sql: &str) -> Result<bool, Error> {
+    if value.eq_ignore_ascii_case("no rows") {
+        return Ok(true);
+    }
+    Err(Error::new(
+        sqlstate::INVALID_PARAMETER,
+        format!("expect must be 'no rows', not '{value}'"),
+    )
+    .with_position(find_word(sql, "expect"))
+    .with_hint(
+        "let the view select what must not be: every row of it is a mistake that its audit tells",
+    ))
 }
 
 /// The user's own text of the `SELECT`, so that positions and formatting stay theirs.

@@ -24,7 +24,7 @@ const EXAMPLES_MAX: usize = 5;
 pub struct Comparison {
     /// Rows of the recomputed view.
     pub rows: u64,
-    /// Rows that only one side has, and sketches that disagree.
+    /// Rows that only one side has, rows where none are expected, and sketches that disagree.
     pub differences: u64,
     /// The first of them, for people.
     pub examples: Vec<String>,
@@ -89,6 +89,15 @@ pub fn compare_finished(
     };
     compare_rows((schema, randomised), served, recomputed, &mut comparison)?;
     Ok(comparison)
+}
+
+/// Adds every row of a view that expects none.
+pub fn expect_no_rows(recomputed: &[RecordBatch], comparison: &mut Comparison) {
+    for batch in recomputed {
+        for row in 0..batch.num_rows() {
+            comparison.note(|| format!("not expected: {}", describe(batch, row)));
+        }
+    }
 }
 
 fn compare_rows(

@@ -23,6 +23,9 @@ pub struct Definition {
     pub sql: String,
     /// How often the batch layer recomputes the view.
     pub batch_every: Duration,
+    /// Set on a view of mistakes: every row of it is one, and its audit says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expects_no_rows: bool,
     /// Functions that the `SELECT` calls, by SQL name, with the digest of the code: a view keeps the
     /// code that it was created with, so that recomputing gives the same answers.
     pub functions: BTreeMap<String, String>,

@@ -1,4 +1,5 @@
-//! `lambic audit`: recomputes views from scratch and compares; code 1 if any disagrees or cannot be audited.
+//! `lambic audit`: recomputes views from scratch and compares; code 1 if any disagrees, has rows where it expects none,
+//! or cannot be audited.
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -18,6 +19,9 @@ const COLUMNS: [&str; 6] = [
     "detail",
     "frontier",
 ];
+
+/// What a view can disagree with.
+const AGAINST: &str = "a recompute from scratch, or with what is expected of them";
 
 pub fn run(global: &Global, args: &cli::Audit) -> anyhow::Result<()> {
     let client = global.client()?;
@@ -59,9 +63,9 @@ pub fn run(global: &Global, args: &cli::Audit) -> anyhow::Result<()> {
     match (disagree, failed) {
         (0, 0) => Ok(()),
         (0, failed) => bail!("{failed} of {views} could not be audited"),
-        (disagree, 0) => bail!("{disagree} of {views} disagree with a recompute from scratch"),
+        (disagree, 0) => bail!("{disagree} of {views} disagree with {AGAINST}"),
         (disagree, failed) => bail!(
-            "{disagree} of {views} disagree with a recompute from scratch, and {failed} could not be audited"
+            "{disagree} of {views} disagree with {AGAINST}, and {failed} could not be audited"
         ),
     }
 }

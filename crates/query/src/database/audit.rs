@@ -1,7 +1,8 @@
 //! `AUDIT MATERIALIZED VIEW name`, `AUDIT ALL`: what is served against the view's `SELECT` run from scratch.
 //!
 //! The `SELECT` runs as plain SQL over the streams at the statement's frontier, not split into states;
-//! views that it selects from are run from scratch in turn. Percentiles come from randomised sketches:
+//! views that it selects from are run from scratch in turn. A view that expects no rows disagrees with every
+//! row it has: what it selects is what its owner says must not be. Percentiles come from randomised sketches:
 //! their states are computed anew and compared by rank.
 
 use std::sync::Arc;
@@ -113,6 +114,9 @@ async fn compare(
     let source = served.as_source();
     let compared = audit::compare_finished(&source.schema, &source.randomised, &read, &scratch);
     let mut compared = compared.map_err(view_error)?;
+    if served.definition().expects_no_rows {
+        audit::expect_no_rows(&scratch, &mut compared);
+    }
     if let Served::Kept(view) = served
         && !view.plan().percentile_states.is_empty()
     {

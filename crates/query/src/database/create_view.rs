@@ -57,12 +57,14 @@ impl Database {
             functions: functions_now,
             sql: declared.query,
             batch_every: declared.batch_every,
+            expects_no_rows: declared.expects_no_rows,
             part: None,
         };
         let broken = self.0.sources.broken().contains_key(name);
         if let Some(former) = &former
             && former.sql == definition.sql
             && former.batch_every == definition.batch_every
+            && former.expects_no_rows == definition.expects_no_rows
             && former.functions == definition.functions
             && !broken
         {

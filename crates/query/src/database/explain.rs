@@ -29,6 +29,12 @@ impl Database {
             Served::Recomputed(view) => recomputed(view, &info, &mut lines),
         }
         lines.push(("batch every", info.batch_every.clone().unwrap_or_default()));
+        if definition.expects_no_rows {
+            lines.push((
+                "expects",
+                "no rows; its audit tells of every row".to_owned(),
+            ));
+        }
         let functions: Vec<String> = definition
             .functions
             .iter()
