@@ -23,6 +23,10 @@ const MANIFESTS_KEPT: usize = 2;
 pub struct BatchManifest {
     /// The `SELECT`, with the encodings that states depend on: a run made by others is recomputed.
     pub sql: String,
+    /// What of it the states are of: a part of a recomputed view is known by its number, and what is a part may
+    /// change with what can be kept. Older files have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
     pub datafusion: String,
     pub state_encoding: u32,
     pub state_types: Vec<String>,
@@ -89,6 +93,7 @@ pub async fn keep(
     let file = parquet_file::encode(&schema, [&run.states], properties(plan))?;
     let body = BatchManifest {
         sql: definition.sql.clone(),
+        plan: Some(plan.described()),
         datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
         state_encoding: STATE_ENCODING,
         state_types: state_types(&schema),
@@ -137,6 +142,7 @@ pub async fn load(
         Err(error) => return Err(error.into()),
     };
     let fits = manifest.sql == definition.sql
+        && manifest.plan.as_deref() == Some(plan.described().as_str())
         && manifest.datafusion == datafusion::DATAFUSION_VERSION
         && manifest.state_encoding == STATE_ENCODING
         && manifest.state_types == state_types(&plan.state_schema)

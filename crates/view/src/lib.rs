@@ -9,6 +9,7 @@
 pub mod aggregate;
 mod aggregation;
 pub mod audit;
+mod constant;
 pub mod definition;
 mod error;
 pub mod plan;

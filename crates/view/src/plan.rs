@@ -217,6 +217,11 @@ impl ViewPlan {
         self.sorted(states, from, to)
     }
 
+    /// The `SELECT` as it was understood, in text: states belong to it.
+    pub fn described(&self) -> String {
+        self.whole.display_indent().to_string()
+    }
+
     /// The `SELECT` as plain SQL, as if it were not a view: what audits compare with.
     pub fn from_scratch(&self, table: TableOf) -> Result<LogicalPlan, Error> {
         Ok(slot::filled(self.whole.clone(), table)?)

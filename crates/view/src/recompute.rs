@@ -183,6 +183,7 @@ async fn with_parts(
     plan: LogicalPlan,
     state: &SessionState,
 ) -> Result<(LogicalPlan, Vec<SchemaRef>, Vec<Arc<ViewPlan>>), Error> {
+    let mut nodes: Vec<LogicalPlan> = Vec::new();
     let mut found = Vec::new();
     let mut schemas = Vec::new();
     let over_parts = plan.clone().transform_down_with_subqueries(|node| {
@@ -192,9 +193,14 @@ async fn with_parts(
         let Ok(split @ Split::Mergeable { .. }) = split::split(node.clone()) else {
             return Ok(Transformed::no(node));
         };
-        let (scan, schema) = part_scan(found.len(), node.schema())?;
-        found.push(split);
-        schemas.push(schema);
+        // What a common table expression aggregates stands in the plan once for each of its uses.
+        let known = nodes.iter().position(|known| *known == node);
+        let (scan, schema) = part_scan(known.unwrap_or(nodes.len()), node.schema())?;
+        if known.is_none() {
+            nodes.push(node);
+            found.push(split);
+            schemas.push(schema);
+        }
         Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
     })?;
     let mut parts = Vec::with_capacity(found.len());

@@ -182,7 +182,11 @@ pub fn fill(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let filled = Arc::clone(plan).transform_up(|node| {
         let Some(slot) = node.downcast_ref::<SlotExec>() else {
-            return Ok(Transformed::no(node));
+            // A join keeps the side that it has built, which may be other records.
+            return match node.children().len() {
+                2 => node.reset_state().map(Transformed::yes),
+                _ => Ok(Transformed::no(node)),
+            };
         };
         let batches = records.get(&slot.stream).cloned().unwrap_or_default();
         let schema = Arc::clone(&schemas[&slot.stream]);

@@ -1,7 +1,7 @@
 //! Splits the logical plan of a view's `SELECT` at its aggregation.
 //!
 //! Above the aggregation there may be projections and filters (`HAVING`, computed columns); below it
-//! projections, filters, `UNION ALL` and `UNNEST` over streams. Anything else has no states that
+//! projections, filters, `UNION ALL`, `UNNEST` and joins with constants over streams. Anything else has no states that
 //! merge, and the refusal says which part it is.
 
 use std::{collections::HashSet, sync::Arc};
@@ -20,7 +20,7 @@ use datafusion::{
 };
 use lambic_model::SystemColumn;
 
-use crate::{Error, slot::SlotTable};
+use crate::{Error, constant, slot::SlotTable};
 
 /// Aggregates whose states merge to the same bits in any order (given a total order where they need one).
 const MERGEABLE: [&str; 26] = [
@@ -232,10 +232,13 @@ fn check_row_work(plan: &LogicalPlan) -> Result<(), Error> {
         | LogicalPlan::Union(_)
         | LogicalPlan::Unnest(_) => return plan.inputs().into_iter().try_for_each(check_row_work),
         LogicalPlan::Sort(sort) if sort.fetch.is_none() => return check_row_work(&sort.input),
-        LogicalPlan::Join(_) => (
-            "it joins",
-            "aggregate one stream at a time, and join the views when you read them",
-        ),
+        LogicalPlan::Join(join) => match constant::side_of_records(join)? {
+            Some(records) => return check_row_work(records),
+            None => (
+                "it joins",
+                "aggregate one stream at a time, and join the views when you read them",
+            ),
+        },
         LogicalPlan::Window(_) => ("it uses a window function", "use it when you read the view"),
         LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => {
             ("it has a LIMIT", "use LIMIT when you read the view")
@@ -399,7 +402,7 @@ fn carry_place(plan: LogicalPlan) -> Result<LogicalPlan, Error> {
         LogicalPlan::Sort(sort) => carry_place(Arc::unwrap_or_clone(sort.input))?,
         _ => {
             return Err(Error::not_incremental(
-                "first_value, last_value, array_agg or string_agg over UNION or UNNEST has no defined order",
+                "first_value, last_value, array_agg or string_agg over UNION, UNNEST or a join has no defined order",
                 "create a view for each branch",
             ));
         }

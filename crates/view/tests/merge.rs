@@ -19,7 +19,7 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Planned, Run, ViewPlan, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 17] = [
+const VIEWS: [&str; 22] = [
     "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
     "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",
     "SELECT k, stddev(f), var_pop(f), stddev(v), variance(v) FROM s GROUP BY k HAVING count(*) > 1",
@@ -37,6 +37,12 @@ const VIEWS: [&str; 17] = [
     "SELECT f, f - f AS z, count(*) AS n FROM s GROUP BY f, f - f",
     "SELECT k, sum(v * 1.25) AS s, avg(v * 1.25) AS a, sum(v::numeric(38, 18)) AS w FROM s GROUP BY k",
     "SELECT DISTINCT f, v / 4.0 AS q, f > 5 AS b FROM s",
+    // Joins with constants.
+    "SELECT k, size, v / size AS bucket, count(*) AS n FROM s CROSS JOIN (VALUES (1), (10), (50)) AS b (size) GROUP BY 1, 2, 3",
+    "SELECT name, sum(v) FROM s JOIN (VALUES ('k0', 'zero'), ('k0', 'null'), ('k2', 'two')) AS names (k, name) USING (k) GROUP BY name",
+    "SELECT s.k, v, name FROM s LEFT JOIN (VALUES ('k1', 'one'), ('k1', 'uno')) AS names (k, name) ON names.k = s.k AND v > 20",
+    "SELECT DISTINCT name, s.k FROM (VALUES (1, 'low'), (50, 'high')) AS names (least, name) JOIN s ON v >= least",
+    "SELECT s.k, count(*) AS n FROM (SELECT DISTINCT x FROM (VALUES ('k1'), ('k3')) AS t (x)) AS t RIGHT JOIN s ON x = k GROUP BY s.k",
 ];
 
 fn stream() -> Arc<Stream> {
@@ -209,6 +215,14 @@ async fn what_has_no_incremental_form_says_so() {
     let state = state();
     for (sql, reason) in [
         ("SELECT a.k FROM s a JOIN s b ON a.k = b.k", "it joins"),
+        (
+            "SELECT k, x FROM s FULL JOIN (VALUES ('k1')) AS t (x) ON k = x",
+            "it joins",
+        ),
+        (
+            "SELECT k, x FROM (VALUES ('k1')) AS t (x) LEFT JOIN s ON k = x",
+            "it joins",
+        ),
         ("SELECT k FROM s ORDER BY v LIMIT 3", "it has a LIMIT"),
         (
             "SELECT k, row_number() OVER (ORDER BY v) FROM s",
@@ -290,6 +304,11 @@ async fn aggregations_within_a_recomputed_view_become_parts() {
             "SELECT k, v FROM s AS o WHERE v = (SELECT max(v) FROM s AS i WHERE i.k = o.k)",
             0,
             "it has a subquery",
+        ),
+        (
+            "WITH c AS (SELECT k, count(*) AS n FROM s GROUP BY k) SELECT a.k, b.n FROM c AS a JOIN c AS b ON a.n < b.n",
+            1,
+            "it joins",
         ),
         (
             "SELECT k, v FROM s WHERE v > (SELECT avg(v) FROM s)",

@@ -131,10 +131,13 @@ fn recomputed(view: &RecomputedView, info: &ViewInfo, lines: &mut Lines) {
     for part in view.parts() {
         let runs = part.runs();
         let states: usize = runs.state_rows();
+        let streams = part.plan().inputs.iter();
+        let streams: Vec<&str> = streams.map(|stream| stream.name.as_str()).collect();
         lines.push((
             "part",
             format!(
-                "an aggregation whose states are kept: {states} rows; batch run {}; real-time runs {}",
+                "an aggregation of {} whose states are kept: {states} rows; batch run {}; real-time runs {}",
+                streams.join(", "),
                 batch_run(&runs),
                 real_time_runs(&runs)
             ),
