@@ -268,7 +268,7 @@ pub fn undefined_table(name: &str, sql: &str, names: &[String]) -> Error {
         sqlstate::UNDEFINED_TABLE,
         format!("there is no stream or view \"{name}\""),
     )
-    .with_position(find_word(sql, name));
+    .with_position(find_table(sql, name));
     match closest(name, names) {
         Some(best) => found.with_hint(format!("did you mean \"{best}\"?")),
         None => {
@@ -312,24 +312,40 @@ pub fn position_of(sql: &str, line: u64, column: u64) -> usize {
     before + column.max(1) as usize
 }
 
+/// Where `name` stands in `sql` as a table, in characters from 1: a column may have the same name.
+fn find_table(sql: &str, name: &str) -> Option<usize> {
+    let as_table = find_words(sql, name).find(|place| {
+        let before: String = sql.chars().take(place - 1).collect();
+        let before = before.trim_end_matches('"').trim_end_matches("public.");
+        let word = before.split_whitespace().next_back().unwrap_or_default();
+        ["from", "join", "into"].contains(&word.to_ascii_lowercase().as_str())
+    });
+    as_table.or_else(|| find_word(sql, name))
+}
+
 /// Where `word` stands alone in `sql`, in characters from 1.
 pub fn find_word(sql: &str, word: &str) -> Option<usize> {
+    find_words(sql, word).next()
+}
+
+fn find_words(sql: &str, word: &str) -> impl Iterator<Item = usize> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let lower = sql.to_ascii_lowercase();
     let word = word.to_ascii_lowercase();
     let mut from = 0;
-    while !word.is_empty()
-        && let Some(found) = lower[from..].find(&word)
-    {
-        let start = from + found;
-        let end = start + word.len();
-        let alone = !lower[..start].ends_with(is_word) && !lower[end..].starts_with(is_word);
-        if alone {
-            return Some(lower[..start].chars().count() + 1);
+    std::iter::from_fn(move || {
+        while !word.is_empty()
+            && let Some(found) = lower[from..].find(&word)
+        {
+            let start = from + found;
+            let end = start + word.len();
+            from = end;
+            if !lower[..start].ends_with(is_word) && !lower[end..].starts_with(is_word) {
+                return Some(lower[..start].chars().count() + 1);
+            }
         }
-        from = end;
-    }
-    None
+        None
+    })
 }
 
 pub fn lower_first(text: &str) -> String {
@@ -353,6 +369,13 @@ mod tests {
             Some(25)
         );
         assert_eq!(find_word("select a", "b"), None);
+        let sql = "select n, s.n from m join public.n as s on s.n = n";
+        assert_eq!(
+            (find_word(sql, "n"), find_table(sql, "n")),
+            (Some(8), Some(34))
+        );
+        assert_eq!(find_table("select b from a, b", "b"), Some(8));
+        assert_eq!(find_table("select a", "b"), None);
         assert_eq!(position_of("select\n  x", 2, 3), 10);
     }
 
