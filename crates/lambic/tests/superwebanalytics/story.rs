@@ -15,6 +15,27 @@ fn check(site: &Site, visits: u64, bounces: u64) {
 }
 
 #[test]
+fn what_can_be_kept_is_kept() {
+    let site = Site::start();
+    let kept = "SELECT name FROM lambic_views WHERE class = 'mergeable' ORDER BY name";
+    assert_eq!(
+        site.server.rows(kept),
+        [json!({"name": "buckets"}), json!({"name": "page_hours"})]
+    );
+    // Of the others, the aggregations of streams within them.
+    let explained = |view: &str| {
+        let explained = site.server.ok(&["view", "explain", view]);
+        assert!(
+            explained.contains("recompute (it has no incremental form: "),
+            "{explained}"
+        );
+        explained.matches("whose states are kept").count()
+    };
+    let parts = ["persons", "visits", "visitors"].map(explained);
+    assert_eq!(parts, [1, 1, 0]);
+}
+
+#[test]
 fn a_mistake_is_noticed_and_heals() {
     let site = Site::start();
     for stream in ["page_view", "equiv"] {
