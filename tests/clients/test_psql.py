@@ -1,12 +1,17 @@
 """psql: the session that the README shows, and its backslash commands."""
 
+import base64
+import json
 import os
+import pathlib
 import shutil
 import subprocess
 
 import pytest
 
-from conftest import PG_HOST, PG_PORT
+from conftest import PG_HOST, PG_PORT, http
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
 
@@ -92,6 +97,71 @@ def test_other_backslash_commands(measurements):
     psql(r"\dT")
     assert "lambic" in psql(r"\conninfo").stdout
     assert "did not find any" in psql(r"\d nothing_of_this_name", check=False).stderr.lower()
+
+
+def test_sizes(measurements):
+    psql(f"INSERT INTO {measurements} (at, place) VALUES (now(), 'x')", f"REFRESH MATERIALIZED VIEW {measurements}_by_place")
+
+    def cells(command, relation):
+        line = next(line for line in psql(command).stdout.splitlines() if f" {relation} " in line)
+        return [cell.strip() for cell in line.split("|")]
+
+    assert cells(r"\dt+", measurements)[6].endswith(("bytes", "kB"))
+    assert cells(r"\dm+", f"{measurements}_by_place")[6].endswith(("bytes", "kB"))
+    assert cells(r"\d+", measurements)[2] == "table"
+    assert cells(r"\l+", "lambic")[-3].endswith(("bytes", "kB"))
+    ask = lambda sql: psql(sql, options=("-At",)).stdout.strip()
+    size = f"pg_total_relation_size('{measurements}'::regclass)"
+    assert int(ask(f"SELECT {size}")) > 0
+    assert ask(f"SELECT pg_size_pretty({size})") == f"{ask(f'SELECT {size}')} bytes"
+    assert ask("SELECT pg_size_pretty(10240), pg_size_pretty(NULL), pg_indexes_size(1)") == "10 kB||0"
+    sealed = f"SELECT sealed_bytes FROM lambic_streams WHERE name = '{measurements}'"
+    assert ask(f"SELECT {size}") == ask(sealed)
+
+
+def test_deployed_functions_are_listed(name):
+    wasm = ROOT / "examples/flights/functions/geohash/geohash.wasm"
+    files = {"geohash.wasm": base64.b64encode(wasm.read_bytes()).decode()}
+    deployment = {"runtime": "wasm", "files": files}
+    deployed = http("PUT", "/v1/functions/geohash", json.dumps(deployment), content_type="application/json")
+    assert deployed.status in (200, 201), deployed.body
+    try:
+        lines = [[cell.strip() for cell in line.split("|")] for line in psql(r"\df").stdout.splitlines()]
+        listed = [line for line in lines if "geohash" in line]
+        assert listed == [["public", "geohash", "text", "double precision, double precision, integer", "func"]]
+        assert "geohash" in psql(r"\df geo*").stdout
+        assert "immutable" in psql(r"\df+ geohash").stdout
+        # What describes all tables describes this one too.
+        psql(r"\d", r"\d pg_catalog.pg_proc")
+    finally:
+        assert http("DELETE", "/2015-03-31/functions/geohash").status == 204
+    assert "geohash" not in psql(r"\df").stdout
+
+
+def test_information_schema_has_the_types_of_sql(measurements):
+    ask = lambda sql: psql(sql, options=("-At",)).stdout.split("\n")[:-1]
+    columns = "FROM information_schema.columns WHERE table_schema = 'public'"
+    types = dict(line.split("|") for line in ask(f"SELECT column_name, data_type {columns} AND table_name = '{measurements}'"))
+    assert types == {
+        "at": "timestamp with time zone",
+        "place": "text",
+        "value": "double precision",
+        "count": "bigint",
+        "small": "smallint",
+        "medium": "integer",
+        "ratio": "real",
+        "price": "numeric",
+        "ok": "boolean",
+        "day": "date",
+        "local": "timestamp without time zone",
+        "raw": "bytea",
+    }
+    of_view = ask(f"SELECT data_type {columns} AND table_name = '{measurements}_by_place' ORDER BY ordinal_position")
+    assert of_view == ["text", "bigint", "bigint", "double precision"]
+    tables = ask("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    assert {measurements, f"{measurements}_by_place"} <= set(tables)
+    # The tables that describe tables are no tables of the user.
+    assert "information_schema" not in psql(r"\d").stdout
 
 
 def test_an_error_points_at_its_place(measurements):

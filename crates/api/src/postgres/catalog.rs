@@ -1,31 +1,28 @@
 //! What Postgres's tools ask of `pg_catalog`: `\d`, drivers' type lookups, SQLAlchemy's reflection.
 //!
 //! `datafusion-pg-catalog` brings the tables and rewrites the tools' SQL into what DataFusion plans.
-//! Here stands what it does not know: that views are materialized (`relkind` `m`), their definitions,
-//! and functions that the tools call in passing.
+//! Here stands what it does not know: functions that the tools call in passing, and, in `relations`, `routines` and
+//! `information_schema`, what there is besides tables and how large it is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     ops::ControlFlow,
     sync::{Arc, LazyLock, PoisonError, RwLock},
 };
 
 use arrow::{
-    array::{
-        ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, StringArray, new_null_array,
-    },
-    datatypes::{DataType, Field, Int32Type, Schema, SchemaRef},
+    array::{ArrayRef, AsArray, Int32Array, StringArray, new_empty_array},
+    datatypes::DataType,
 };
 use async_trait::async_trait;
 use datafusion::{
-    catalog::{MemTable, SchemaProvider, TableProvider, streaming::StreamingTable},
+    catalog::{SchemaProvider, TableProvider, streaming::StreamingTable},
     error::{DataFusionError, Result},
-    execution::{SendableRecordBatchStream, TaskContext},
     logical_expr::{
         ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
         Volatility,
     },
-    physical_plan::{stream::RecordBatchStreamAdapter, streaming::PartitionStream},
+    physical_plan::streaming::PartitionStream,
     scalar::ScalarValue,
     sql::sqlparser::{
         ast::{
@@ -51,12 +48,17 @@ use datafusion_pg_catalog::{
         },
     },
 };
-use futures::StreamExt;
 use lambic_query::{Database, SqlParser};
 
-use super::settings::{self, SERVER_VERSION};
+use super::{
+    information_schema::InformationSchema,
+    relations::{self, Relation, Relations},
+    routines::{self, Routine, Routines},
+    settings::{self, SERVER_VERSION},
+};
 
 const PG_CATALOG: &str = "pg_catalog";
+const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// Adds `pg_catalog`, `information_schema` and Postgres's functions to the database's context.
 pub fn install(database: &Database) -> Result<()> {
@@ -68,11 +70,12 @@ pub fn install(database: &Database) -> Result<()> {
         .config_mut()
         .options_mut()
         .catalog
-        .information_schema = true;
+        .information_schema = false;
     let tables = Arc::new(PgCatalogStaticTables::try_new()?);
     let catalog_list = Arc::clone(context.state().catalog_list());
     let inner = PgCatalogSchemaProvider::try_new(catalog_list, tables, EmptyContextProvider)?;
-    let definitions = Definitions::default();
+    let relations = Relations::default();
+    let routines = Routines::default();
     let catalog = context
         .catalog(super::DATABASE)
         .ok_or_else(|| DataFusionError::Configuration("there is no catalog `lambic`".to_owned()))?;
@@ -81,17 +84,22 @@ pub fn install(database: &Database) -> Result<()> {
         Arc::new(Catalog {
             inner,
             database: database.clone(),
-            definitions: definitions.clone(),
+            relations: Arc::clone(&relations),
+            routines: Arc::clone(&routines),
         }),
     )?;
-    for function in functions(definitions) {
+    // DataFusion's own of that name is switched off above: it would hide this one.
+    catalog.register_schema(
+        INFORMATION_SCHEMA,
+        Arc::new(InformationSchema::new(Arc::clone(
+            context.state().catalog_list(),
+        ))),
+    )?;
+    for function in functions(database, &relations, &routines) {
         context.register_udf(function);
     }
     Ok(())
 }
-
-/// The SQL of views by object id, filled whenever `pg_class` is read (ids come into being there).
-type Definitions = Arc<RwLock<HashMap<i32, String>>>;
 
 type Inner = PgCatalogSchemaProvider<
     Arc<dyn datafusion::catalog::CatalogProviderList>,
@@ -101,7 +109,8 @@ type Inner = PgCatalogSchemaProvider<
 struct Catalog {
     inner: Inner,
     database: Database,
-    definitions: Definitions,
+    relations: Relations,
+    routines: Routines,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -127,155 +136,42 @@ impl SchemaProvider for Catalog {
                 else {
                     return self.inner.table(name).await;
                 };
-                let classes = Classes {
-                    schema: with_lists(inner.schema()),
-                    inner,
-                    database: self.database.clone(),
-                    definitions: Arc::clone(&self.definitions),
-                };
-                let table =
-                    StreamingTable::try_new(Arc::clone(classes.schema()), vec![Arc::new(classes)])?;
-                Ok(Some(Arc::new(table)))
+                let classes = relations::Classes::new(inner, &self.database, &self.relations);
+                streaming(classes).map(Some)
             }
-            "pg_matviews" => Ok(Some(Arc::new(materialized_views(&self.database)?))),
+            "pg_proc" => {
+                let (
+                    Some(PgCatalogTable::Static(builtin)),
+                    Some(PgCatalogTable::Dynamic(namespaces)),
+                ) = (
+                    self.inner.build_table_by_name(name)?,
+                    self.inner.build_table_by_name("pg_namespace")?,
+                )
+                else {
+                    return self.inner.table(name).await;
+                };
+                let builtin = (builtin.schema(), builtin.data());
+                let procedures =
+                    routines::Procedures::new(builtin, namespaces, &self.database, &self.routines);
+                streaming(procedures).map(Some)
+            }
+            "pg_matviews" => {
+                let views = relations::materialized_views(&self.database)?;
+                Ok(Some(Arc::new(views)))
+            }
             _ => self.inner.table(name).await,
         }
     }
 }
 
-/// `pg_class` with views as materialized views.
-struct Classes {
-    /// The inner table's columns and those that it lacks.
-    schema: SchemaRef,
-    inner: Arc<dyn PartitionStream>,
-    database: Database,
-    definitions: Definitions,
-}
-
-impl std::fmt::Debug for Classes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Classes").finish_non_exhaustive()
-    }
-}
-
-impl PartitionStream for Classes {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let views: BTreeMap<String, String> = self
-            .database
-            .views()
-            .into_iter()
-            .map(|view| (view.name, view.sql))
-            .collect();
-        let definitions = Arc::clone(&self.definitions);
-        let batches = self
-            .inner
-            .execute(context)
-            .map(move |batch| classes(batch?, &views, &definitions));
-        Box::pin(RecordBatchStreamAdapter::new(
-            Arc::clone(self.schema()),
-            batches,
-        ))
-    }
-}
-
-/// Access rights and options: lists that are always NULL here, but asked for.
-fn with_lists(schema: &Schema) -> SchemaRef {
-    let texts = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
-    let more = ["relacl", "reloptions"]
-        .into_iter()
-        .filter(|name| schema.index_of(name).is_err())
-        .map(|name| Arc::new(Field::new(name, texts.clone(), true)));
-    Arc::new(Schema::new(
-        schema
-            .fields()
-            .iter()
-            .cloned()
-            .chain(more)
-            .collect::<Vec<_>>(),
-    ))
-}
-
-fn classes(
-    batch: RecordBatch,
-    views: &BTreeMap<String, String>,
-    definitions: &Definitions,
-) -> Result<RecordBatch> {
-    let schema = batch.schema();
-    let names = batch.column(schema.index_of("relname")?).as_string::<i32>();
-    let kinds_at = schema.index_of("relkind")?;
-    let kinds = batch.column(kinds_at).as_string::<i32>();
-    let ids = batch
-        .column(schema.index_of("oid")?)
-        .as_primitive::<Int32Type>();
-    let mut known = definitions.write().unwrap_or_else(PoisonError::into_inner);
-    known.clear();
-    let kinds: StringArray = (0..batch.num_rows())
-        .map(|row| match views.get(names.value(row)) {
-            Some(sql) => {
-                known.insert(ids.value(row), sql.clone());
-                Some("m")
-            }
-            None => Some(kinds.value(row)),
-        })
-        .collect();
-    drop(known);
-    let mut columns = batch.columns().to_vec();
-    columns[kinds_at] = Arc::new(kinds);
-    if let Ok(owners_at) = schema.index_of("relowner") {
-        columns[owners_at] = Arc::new(Int32Array::from(vec![OWNER; batch.num_rows()]));
-    }
-    let wider = with_lists(&schema);
-    let more = wider.fields().iter().skip(columns.len());
-    columns.extend(
-        more.map(|field| new_null_array(field.data_type(), batch.num_rows()))
-            .collect::<Vec<_>>(),
-    );
-    Ok(RecordBatch::try_new(wider, columns)?)
-}
-
-/// The object id of Postgres's first user.
-const OWNER: i32 = 10;
-
-fn materialized_views(database: &Database) -> Result<MemTable> {
-    let text = |name: &str| Field::new(name, DataType::Utf8, true);
-    let schema = Arc::new(Schema::new(vec![
-        text("schemaname"),
-        text("matviewname"),
-        text("matviewowner"),
-        text("tablespace"),
-        Field::new("hasindexes", DataType::Boolean, true),
-        Field::new("ispopulated", DataType::Boolean, true),
-        text("definition"),
-    ]));
-    let views = database.views();
-    let same = |value: &str| Arc::new(StringArray::from(vec![value; views.len()])) as ArrayRef;
-    let batch = RecordBatch::try_new(
-        Arc::clone(&schema),
-        vec![
-            same("public"),
-            Arc::new(
-                views
-                    .iter()
-                    .map(|view| Some(view.name.as_str()))
-                    .collect::<StringArray>(),
-            ),
-            same("lambic"),
-            Arc::new(StringArray::from(vec![None::<&str>; views.len()])),
-            Arc::new(BooleanArray::from(vec![false; views.len()])),
-            Arc::new(BooleanArray::from(vec![true; views.len()])),
-            Arc::new(
-                views
-                    .iter()
-                    .map(|view| Some(view.sql.as_str()))
-                    .collect::<StringArray>(),
-            ),
-        ],
-    )?;
-    MemTable::try_new(schema, vec![vec![batch]])
+/// A table that is made when it is read. Not before: `pg_class` and others ask for tables while they hold the lock of
+/// object ids, which making a table may need too.
+fn streaming(table: impl PartitionStream + 'static) -> Result<Arc<dyn TableProvider>> {
+    let schema = Arc::clone(table.schema());
+    Ok(Arc::new(StreamingTable::try_new(
+        schema,
+        vec![Arc::new(table)],
+    )?))
 }
 
 /// A function by its rows of arguments; tools call these with whatever types they like.
@@ -357,7 +253,7 @@ impl ScalarUDFImpl for Function {
     }
 }
 
-fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
+fn functions(database: &Database, relations: &Relations, routines: &Routines) -> Vec<ScalarUDF> {
     let text = |value: &str| ScalarValue::Utf8(Some(value.to_owned()));
     let version = format!(
         "PostgreSQL {SERVER_VERSION} (Lambic {}) on {}",
@@ -390,17 +286,48 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
             let values = texts(arguments.get(1), rows)?;
             Ok(Arc::new(values.into_iter().collect::<StringArray>()))
         }),
-        Function::udf("pg_get_viewdef", DataType::Utf8, move |arguments, rows| {
-            let ids = texts(arguments.first(), rows)?;
-            let known = definitions.read().unwrap_or_else(PoisonError::into_inner);
-            let sql = ids.into_iter().map(|id| {
-                known
-                    .get(&id?.parse::<i32>().ok()?)
-                    .map(|sql| format!("{sql};"))
-            });
-            Ok(Arc::new(sql.collect::<StringArray>()))
+        Function::udf("pg_size_pretty", DataType::Utf8, |arguments, rows| {
+            let sizes = texts(arguments.first(), rows)?;
+            let sizes = sizes
+                .into_iter()
+                .map(|size| size?.parse().ok().map(relations::pretty_size));
+            Ok(Arc::new(sizes.collect::<StringArray>()))
         }),
     ];
+    functions.extend(of_objects(
+        relations,
+        |relation: &Relation| {
+            let sql = relation.sql.as_ref();
+            ScalarValue::Utf8(sql.map(|sql| format!("{sql};")))
+        },
+        &["pg_get_viewdef"],
+        DataType::Utf8,
+    ));
+    functions.extend(of_objects(
+        relations,
+        |relation: &Relation| ScalarValue::Int64(relation.bytes),
+        &[
+            "pg_table_size",
+            "pg_relation_size",
+            "pg_total_relation_size",
+        ],
+        DataType::Int64,
+    ));
+    functions.extend(of_objects(
+        routines,
+        |routine: &Routine| ScalarValue::Utf8(Some(routine.result.clone())),
+        &["pg_get_function_result"],
+        DataType::Utf8,
+    ));
+    functions.extend(of_objects(
+        routines,
+        |routine: &Routine| ScalarValue::Utf8(Some(routine.arguments.clone())),
+        &[
+            "pg_get_function_arguments",
+            "pg_get_function_identity_arguments",
+        ],
+        DataType::Utf8,
+    ));
     // Questions about things that there are none of.
     for name in [
         "obj_description",
@@ -410,10 +337,8 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
         "pg_get_ruledef",
         "pg_get_triggerdef",
         "pg_get_serial_sequence",
-        "pg_get_function_result",
-        "pg_get_function_arguments",
-        "pg_get_function_identity_arguments",
         "pg_get_functiondef",
+        "pg_get_function_sqlbody",
         "pg_get_statisticsobjdef",
         "pg_tablespace_location",
         "inet_server_addr",
@@ -422,6 +347,19 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
     ] {
         functions.push(Function::constant(name, no_text.clone()));
     }
+    let all = database.clone();
+    functions.push(Function::udf(
+        "pg_database_size",
+        DataType::Int64,
+        move |_, rows| {
+            let bytes: u64 = all.relation_bytes().values().sum();
+            ScalarValue::Int64(i64::try_from(bytes).ok()).to_array_of_size(rows)
+        },
+    ));
+    functions.push(Function::constant(
+        "pg_indexes_size",
+        ScalarValue::Int64(Some(0)),
+    ));
     for name in [
         "pg_function_is_visible",
         "pg_type_is_visible",
@@ -436,6 +374,35 @@ fn functions(definitions: Definitions) -> Vec<ScalarUDF> {
         functions.push(Function::constant(name, yes.clone()));
     }
     functions
+}
+
+/// Functions of an object id, answered from what was known of it when its table was read; NULL if that is nothing.
+fn of_objects<T: Send + Sync + 'static>(
+    known: &Arc<RwLock<HashMap<i32, T>>>,
+    of: impl Fn(&T) -> ScalarValue + Send + Sync + Copy + 'static,
+    names: &[&'static str],
+    returns: DataType,
+) -> Vec<ScalarUDF> {
+    let named = |name: &&'static str| {
+        let (known, none) = (Arc::clone(known), ScalarValue::try_from(&returns));
+        Function::udf(name, returns.clone(), move |arguments, rows| {
+            let none = none.as_ref().expect("text and numbers have NULL");
+            let ids = texts(arguments.first(), rows)?;
+            let known = known.read().unwrap_or_else(PoisonError::into_inner);
+            let values: Vec<ScalarValue> = ids
+                .into_iter()
+                .map(|id| {
+                    let found = id.and_then(|id| known.get(&id.parse().ok()?));
+                    found.map_or_else(|| none.clone(), of)
+                })
+                .collect();
+            match values.is_empty() {
+                true => Ok(new_empty_array(&none.data_type())),
+                false => ScalarValue::iter_to_array(values),
+            }
+        })
+    };
+    names.iter().map(named).collect()
 }
 
 /// The object id of a type that columns can have here, by its usual names.

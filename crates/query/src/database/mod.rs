@@ -6,7 +6,9 @@ mod create_stream;
 mod create_view;
 mod drop;
 mod explain;
+
 mod insert;
+mod listed;
 mod rollback;
 mod select;
 mod transaction;
