@@ -129,7 +129,9 @@ impl Error {
                     other => Error::new(sqlstate::DATATYPE_MISMATCH, other.to_string()).with_position(position),
                 }
             }
-            DataFusionError::External(inner) => Error::from_source(inner.as_ref(), sql),
+            DataFusionError::External(inner) => {
+                Error::from_source(inner.as_ref(), sql).with_position(position)
+            }
             DataFusionError::ResourcesExhausted(message) => Error::new("53200", message.clone())
                 .with_hint("the statement needs more memory than it may use; select less or raise the limit"),
             DataFusionError::Execution(message) => message::of_value(message).with_position(position),

@@ -86,7 +86,8 @@ fn out_of_range(message: String) -> Error {
 
 /// Of a value that our own operators refused.
 pub fn of_postgres(error: &ValueError, sql: &str) -> Error {
-    let ours = Error::new(error.sqlstate, error.message.clone());
+    let mut ours = Error::new(error.sqlstate, error.message.clone());
+    ours.hint = error.hint.clone();
     if error.sqlstate != sqlstate::UNDEFINED_OBJECT {
         return ours;
     }

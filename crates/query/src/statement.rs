@@ -6,10 +6,10 @@ use datafusion::sql::sqlparser::{
     ast::{self, CreateTable, CreateView},
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
-    tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
+    tokenizer::{Token, TokenWithSpan, Tokenizer},
 };
 
-use lambic_view::postgres;
+use lambic_view::{place::Places, postgres, window};
 
 use crate::{Error, Session, depth, names, sqlstate};
 
@@ -151,44 +151,6 @@ fn parts(sql: &str) -> Result<Vec<Part<'_>>, Error> {
     Ok(parts)
 }
 
-/// Turns the tokenizer's places, which ascend, into indices while reading the text once.
-struct Places<'a> {
-    rest: std::str::Chars<'a>,
-    line: u64,
-    column: u64,
-    byte: usize,
-    char: usize,
-}
-
-impl<'a> Places<'a> {
-    fn new(sql: &'a str) -> Places<'a> {
-        Places {
-            rest: sql.chars(),
-            line: 1,
-            column: 1,
-            byte: 0,
-            char: 0,
-        }
-    }
-
-    /// Bytes and characters before a place that is not before the last one asked for.
-    fn of(&mut self, place: Location) -> (usize, usize) {
-        while (self.line, self.column) < (place.line, place.column)
-            && let Some(next) = self.rest.next()
-        {
-            self.byte += next.len_utf8();
-            self.char += 1;
-            if next == '\n' {
-                self.line += 1;
-                self.column = 1;
-            } else {
-                self.column += 1;
-            }
-        }
-        (self.byte, self.char)
-    }
-}
-
 /// What the wire can count.
 const PARAMETERS_MAX: usize = u16::MAX as usize;
 
@@ -244,7 +206,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             }
         }
         ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED", ..] => {
-            match plain(sql, sql)? {
+            match plain(&window::readable(sql), sql)? {
                 ast::Statement::CreateView(view) => Ok(Statement::CreateView(Box::new(view))),
                 _ => Err(syntax(
                     "CREATE MATERIALIZED VIEW name AS SELECT … is expected",
@@ -291,7 +253,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         )),
         ["EXPLAIN", "MATERIALIZED", "VIEW", ..] => Ok(Statement::ExplainView(named(&words, 3)?)),
         ["INSERT", ..] => {
-            let mut insert = plain(sql, sql)?;
+            let mut insert = plain(&window::readable(sql), sql)?;
             postgres::adapt(&mut insert);
             Ok(Statement::Insert(Box::new(insert)))
         }
@@ -301,9 +263,10 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         )
         .with_hint("append a record that corrects, and let a view take the latest of each key")),
         _ => {
+            let readable = window::readable(sql);
             let parsed = match &session.parser {
-                Some(parser) => parser.parse(sql),
-                None => Parser::parse_sql(&PostgreSqlDialect {}, sql),
+                Some(parser) => parser.parse(&readable),
+                None => Parser::parse_sql(&PostgreSqlDialect {}, &readable),
             };
             let mut statements = parsed.map_err(|error| Error::from_parser(&error, sql))?;
             match statements.len() {

@@ -12,6 +12,7 @@ pub mod audit;
 mod constant;
 pub mod definition;
 mod error;
+pub mod place;
 pub mod plan;
 mod planned;
 pub mod postgres;
@@ -24,6 +25,7 @@ pub mod tail;
 mod ties;
 mod timestamp;
 pub mod wildcard;
+pub mod window;
 
 pub use definition::{Definition, ViewVersion};
 pub use error::Error;

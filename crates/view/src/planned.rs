@@ -17,7 +17,7 @@ use lambic_model::{Stream, SystemColumn};
 use crate::{
     Class, Error, RecomputePlan, ViewPlan, ViewSource, postgres, session,
     slot::{SlotTable, SourceTable},
-    split, ties, wildcard,
+    split, ties, wildcard, window,
 };
 
 /// A view's `SELECT`, planned: kept by batch and speed, or run when it is read.
@@ -93,7 +93,9 @@ pub(crate) async fn analysed(
         .iter()
         .any(|column| mentions(sql, column.name()));
     let state = planning_state(base, streams, views, names_system)?;
-    let mut statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+    let readable = window::readable(sql);
+    let dialect = state.config_options().sql_parser.dialect;
+    let mut statement = state.sql_to_statement(&readable, &dialect)?;
     postgres::adapt_planned(&mut statement);
     if names_system && let Statement::Statement(select) = &mut statement {
         wildcard::spell_out(select, &|name| {

@@ -88,6 +88,9 @@ impl Wildcards<'_> {
             }
             TableFactor::Derived {
                 alias: Some(alias), ..
+            }
+            | TableFactor::Function {
+                alias: Some(alias), ..
             } => Some(Table {
                 qualifier: alias.name.clone(),
                 columns: None,

@@ -19,7 +19,7 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Planned, Run, ViewPlan, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 22] = [
+const VIEWS: [&str; 26] = [
     "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
     "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",
     "SELECT k, stddev(f), var_pop(f), stddev(v), variance(v) FROM s GROUP BY k HAVING count(*) > 1",
@@ -43,6 +43,12 @@ const VIEWS: [&str; 22] = [
     "SELECT s.k, v, name FROM s LEFT JOIN (VALUES ('k1', 'one'), ('k1', 'uno')) AS names (k, name) ON names.k = s.k AND v > 20",
     "SELECT DISTINCT name, s.k FROM (VALUES (1, 'low'), (50, 'high')) AS names (least, name) JOIN s ON v >= least",
     "SELECT s.k, count(*) AS n FROM (SELECT DISTINCT x FROM (VALUES ('k1'), ('k3')) AS t (x)) AS t RIGHT JOIN s ON x = k GROUP BY s.k",
+    "SELECT window_start, window_end, k, count(*) AS n, sum(f) AS f FROM TUMBLE(s, t, INTERVAL '10 seconds') \
+     GROUP BY window_start, window_end, k",
+    "SELECT window_start, sum(v), max(f) FROM TABLE(HOP(TABLE s, DESCRIPTOR(t), INTERVAL '5' SECOND, INTERVAL '20' SECOND)) \
+     GROUP BY window_start",
+    "SELECT window_end, k, v FROM HOP(s, t, INTERVAL '1 minute', INTERVAL '2 minutes', INTERVAL '7 seconds')",
+    "SELECT window_start, last_value(v ORDER BY t) AS v FROM TUMBLE(s, t, INTERVAL '1 minute') GROUP BY window_start",
 ];
 
 fn stream() -> Arc<Stream> {
@@ -314,6 +320,11 @@ async fn aggregations_within_a_recomputed_view_become_parts() {
             "SELECT k, v FROM s WHERE v > (SELECT avg(v) FROM s)",
             1,
             "it has a subquery",
+        ),
+        (
+            "SELECT k, window_start, count(*) FROM SESSION(s, k, t, INTERVAL '10 seconds') GROUP BY k, window_start",
+            0,
+            "it uses a window function",
         ),
     ] {
         let planned = Planned::new(sql, &state, &[stream()], &[]).await;

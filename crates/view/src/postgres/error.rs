@@ -9,6 +9,7 @@ pub struct ValueError {
     /// Five characters of Postgres's table of error codes.
     pub sqlstate: &'static str,
     pub message: String,
+    pub hint: Option<String>,
 }
 
 impl ValueError {
@@ -16,6 +17,14 @@ impl ValueError {
         ValueError {
             sqlstate,
             message: message.into(),
+            hint: None,
+        }
+    }
+
+    pub fn with_hint(self, hint: impl Into<String>) -> ValueError {
+        ValueError {
+            hint: Some(hint.into()),
+            ..self
         }
     }
 

@@ -10,12 +10,13 @@ mod cast;
 pub mod decimal;
 mod error;
 pub mod float;
-mod function;
+pub(crate) mod function;
 mod meaning;
 mod operands;
 mod ranking;
 mod statement;
-mod time;
+pub(crate) mod stride;
+pub(crate) mod time;
 mod to_char;
 mod types;
 
@@ -32,7 +33,7 @@ pub use error::ValueError;
 pub use statement::adapt;
 pub use types::{Types, name as type_name};
 
-use crate::timestamp::ShortTimestamps;
+use crate::{timestamp::ShortTimestamps, window::Windows};
 
 /// Makes a session that understands SQL as Postgres does.
 pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
@@ -43,6 +44,7 @@ pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
         .with_analyzer_rules(rules)
         .with_type_planner(Arc::new(Types))
+        .with_relation_planners(vec![Arc::new(Windows)])
 }
 
 /// [`adapt`] for what DataFusion parsed.

@@ -5,8 +5,10 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     CastKind, CharacterLength, DataType, ExactNumberInfo, Expr, Function, FunctionArg,
     FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SetExpr,
-    Statement, Value, Values, VisitMut, VisitorMut,
+    Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
 };
+
+use crate::window;
 
 /// Digits that decimals have room for.
 const DECIMAL_DIGITS: usize = 38;
@@ -26,6 +28,12 @@ impl VisitorMut for Words {
         if let SetExpr::Values(values) = query.body.as_mut() {
             doubles_beside_doubles(values);
         }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
+        // Before what is in it is visited: sources of windows become queries.
+        window::adapt(table);
         ControlFlow::Continue(())
     }
 

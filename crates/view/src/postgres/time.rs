@@ -20,7 +20,10 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{ValueError, calendar};
+use super::{
+    ValueError, calendar,
+    stride::{DAY, SECOND, Stride},
+};
 
 type Timestamps = PrimitiveArray<TimestampMicrosecondType>;
 
@@ -152,7 +155,7 @@ impl ScalarUDFImpl for Time {
                 }
             }
             Which::Bin => {
-                let stride = Stride::of(&arguments.args[0])?;
+                let stride = width(&arguments.args[0])?;
                 let origin = match arguments.args.get(2) {
                     Some(ColumnarValue::Scalar(origin)) => match origin {
                         ScalarValue::TimestampMicrosecond(Some(origin), _) => *origin,
@@ -180,6 +183,19 @@ impl ScalarUDFImpl for Time {
     }
 }
 
+/// The width of `date_bin`'s bins.
+fn width(value: &ColumnarValue) -> Result<Stride> {
+    let array = value.to_array(1)?;
+    if !matches!(value, ColumnarValue::Scalar(_)) && array.len() != 1 {
+        return exec_err!("the width of the bins must be a constant");
+    }
+    if array.is_null(0) {
+        return exec_err!("the width of the bins must not be NULL");
+    }
+    let interval = array.as_primitive::<IntervalMonthDayNanoType>().value(0);
+    Ok(Stride::new(interval, "the width of the bins")?)
+}
+
 fn constant(value: &ColumnarValue, what: &str) -> Result<String> {
     let scalar = match value {
         ColumnarValue::Scalar(scalar) => scalar.clone(),
@@ -192,7 +208,8 @@ fn constant(value: &ColumnarValue, what: &str) -> Result<String> {
     }
 }
 
-fn each(
+/// The times that `compute` gives; an error where there is none.
+pub fn each(
     times: &Timestamps,
     compute: impl Fn(i64) -> Option<i64>,
 ) -> Result<Timestamps, ValueError> {
@@ -212,9 +229,6 @@ enum Unit {
     /// As many years; centuries and millennia begin with year 1.
     Years(i64),
 }
-
-const SECOND: i64 = 1_000_000;
-const DAY: i64 = 86_400 * SECOND;
 
 impl Unit {
     fn named(name: &str) -> Result<Unit, ValueError> {
@@ -263,63 +277,6 @@ impl Unit {
                 let (year, _, _) = calendar::civil_from_days(time.div_euclid(DAY));
                 let year = year - 1;
                 day_of(year - year.rem_euclid(years) + 1, 1).checked_mul(DAY)
-            }
-        }
-    }
-}
-
-/// The width of `date_bin`'s bins.
-#[derive(Debug, Clone, Copy)]
-enum Stride {
-    Micros(i64),
-    Months(i64),
-}
-
-impl Stride {
-    fn of(value: &ColumnarValue) -> Result<Stride> {
-        let array = value.to_array(1)?;
-        if !matches!(value, ColumnarValue::Scalar(_)) && array.len() != 1 {
-            return exec_err!("the width of the bins must be a constant");
-        }
-        if array.is_null(0) {
-            return exec_err!("the width of the bins must not be NULL");
-        }
-        let interval = array.as_primitive::<IntervalMonthDayNanoType>().value(0);
-        let nanos =
-            i128::from(interval.days) * i128::from(DAY) * 1000 + i128::from(interval.nanoseconds);
-        let wrong = |message: &str| Err(ValueError::new("22023", message).into());
-        match (interval.months, nanos) {
-            (0, nanos) if nanos % 1000 != 0 => wrong("bins are of whole microseconds"),
-            (0, nanos) if nanos > 0 => match i64::try_from(nanos / 1000) {
-                Ok(micros) => Ok(Stride::Micros(micros)),
-                Err(_) => wrong("the bins are too wide"),
-            },
-            (months, 0) if months > 0 => Ok(Stride::Months(i64::from(months))),
-            (months, nanos) if months != 0 && nanos != 0 => {
-                wrong("bins are of months or of days and shorter units, not of both")
-            }
-            _ => wrong("the width of the bins must be greater than zero"),
-        }
-    }
-
-    fn bin(self, time: i64, origin: i64) -> Option<i64> {
-        match self {
-            Stride::Micros(width) => {
-                let since = time.checked_sub(origin)?;
-                time.checked_sub(since.rem_euclid(width))
-            }
-            Stride::Months(width) => {
-                let month = |time: i64| {
-                    let (year, month, _) = calendar::civil_from_days(time.div_euclid(DAY));
-                    year * 12 + month - 1
-                };
-                let bins = (month(time) - month(origin)).div_euclid(width);
-                let start = calendar::add_months(origin, bins * width)?;
-                // The origin may stand later in its month than the time in its own.
-                match start > time {
-                    true => calendar::add_months(origin, (bins - 1) * width),
-                    false => Some(start),
-                }
             }
         }
     }
@@ -432,26 +389,6 @@ mod tests {
             Some(micros("9999-12-01"))
         );
         assert_eq!(Unit::Fixed(DAY).truncate(i64::MIN), None);
-    }
-
-    #[test]
-    fn bins_start_at_the_origin() {
-        let quarter = Stride::Micros(900 * SECOND);
-        assert_eq!(
-            quarter.bin(micros("2024-01-01 10:52:00"), 0),
-            Some(micros("2024-01-01 10:45:00"))
-        );
-        let months = Stride::Months(3);
-        assert_eq!(
-            months.bin(micros("2024-05-20"), 0),
-            Some(micros("2024-04-01"))
-        );
-        let origin = micros("2024-01-15");
-        assert_eq!(months.bin(micros("2024-04-14"), origin), Some(origin));
-        assert_eq!(
-            months.bin(micros("2023-12-31"), origin),
-            Some(micros("2023-10-15"))
-        );
     }
 
     #[test]
