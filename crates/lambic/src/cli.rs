@@ -287,6 +287,7 @@ pub enum BenchPart {
     Lookup,
     Sql,
     Function,
+    Sums,
 }
 
 #[derive(Debug, Args)]

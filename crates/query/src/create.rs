@@ -15,6 +15,7 @@ use datafusion::{
     },
 };
 use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
+use lambic_view::aggregate::FloatSums;
 
 use crate::{
     Error, closest,
@@ -29,7 +30,7 @@ const BATCH_EVERY_MIN: Duration = Duration::from_secs(1);
 const PARTITIONS_MAX: u32 = 1024;
 
 const STREAM_OPTIONS: [&str; 4] = ["event_time", "record_id", "partition_by", "partitions"];
-const VIEW_OPTIONS: [&str; 2] = ["batch_every", "expect"];
+const VIEW_OPTIONS: [&str; 3] = ["batch_every", "expect", "float_sums"];
 
 /// Translates declared types; it knows no tables.
 struct Types(ConfigOptions);
@@ -279,6 +280,7 @@ pub struct ViewDeclaration {
     pub name: ViewName,
     pub batch_every: Duration,
     pub expects_no_rows: bool,
+    pub float_sums: FloatSums,
     pub query: String,
 }
 
@@ -308,16 +310,19 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
     };
     let mut batch_every = BATCH_EVERY;
     let mut expects_no_rows = false;
+    let mut float_sums = FloatSums::default();
     for (key, value) in settings(options, sql, &VIEW_OPTIONS)? {
         match key.as_str() {
             "batch_every" => batch_every = interval(&value, sql)?,
-            _ => expects_no_rows = expected(&value, sql)?,
+            "expect" => expects_no_rows = expected(&value, sql)?,
+            _ => float_sums = sums(&value, sql)?,
         }
     }
     Ok(ViewDeclaration {
         name,
         batch_every,
         expects_no_rows,
+        float_sums,
         query: select_text(view, sql),
     })
 }
@@ -347,6 +352,19 @@ fn expected(value: &str, sql: &str) -> Result<bool, Error> {
     .with_hint(
         "let the view select what must not be: every row of it is a mistake that its audit tells",
     ))
+}
+
+fn sums(value: &str, sql: &str) -> Result<FloatSums, Error> {
+    match value {
+        "exact" => Ok(FloatSums::Exact),
+        "fast" => Ok(FloatSums::Fast),
+        other => Err(Error::new(
+            sqlstate::INVALID_PARAMETER,
+            format!("float_sums must be 'exact' or 'fast', not '{other}'"),
+        )
+        .with_position(find_word(sql, "float_sums"))
+        .with_hint("'exact' gives the same bits whatever the order; 'fast' is faster, and its last digits depend on it")),
+    }
 }
 
 /// The user's own text of the `SELECT`, so that positions and formatting stay theirs.

@@ -73,15 +73,15 @@ impl Served {
 
     /// As other views may select from it.
     pub fn as_source(&self) -> ViewSource {
-        let (schema, randomised) = match self {
-            Served::Kept(view) => (&view.plan().schema, &view.plan().randomised),
-            Served::Recomputed(view) => (&view.plan().schema, &view.plan().randomised),
+        let (schema, exactness) = match self {
+            Served::Kept(view) => (&view.plan().schema, &view.plan().exactness),
+            Served::Recomputed(view) => (&view.plan().schema, &view.plan().exactness),
         };
         ViewSource {
             name: self.definition().name.to_string(),
             schema: Arc::clone(schema),
             streams: self.streams().to_vec(),
-            randomised: randomised.clone(),
+            exactness: exactness.clone(),
         }
     }
 }

@@ -1,20 +1,21 @@
 //! Compares what is served with what was recomputed from scratch.
 //!
-//! Rows must be equal bit for bit, but for columns that come from randomised sketches (KLL): of those
-//! the sketches are compared, by the rank that the served answer has in the recomputed sketch.
+//! Rows must be equal bit for bit, but for columns that come from fast sums of doubles, where rounding may
+//! differ, and from randomised sketches (KLL): of those the sketches are compared, by the rank that the served
+//! answer has in the recomputed sketch.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
-    compute::concat_batches,
-    datatypes::SchemaRef,
+    array::{Array, ArrayRef, AsArray, Float64Array},
+    compute::{cast, concat_batches},
+    datatypes::{DataType, Float64Type, SchemaRef},
     record_batch::RecordBatch,
     row::{RowConverter, SortField},
 };
 use datasketches::common::SearchCriteria;
 
-use crate::{Error, Run, ViewPlan, aggregate::summary::percentile_state};
+use crate::{Error, Exactness, Run, ViewPlan, aggregate::summary::percentile_state};
 
 /// Differences shown; all are counted.
 const EXAMPLES_MAX: usize = 5;
@@ -57,7 +58,7 @@ pub fn compare(
             .sum(),
         ..Comparison::default()
     };
-    let columns = (&plan.schema, plan.randomised.as_slice());
+    let columns = (&plan.schema, plan.exactness.as_slice());
     compare_rows(columns, served.0, recomputed.0, &mut comparison)?;
     compare_sketches(plan, served.1, recomputed.1, &mut comparison)?;
     Ok(comparison)
@@ -76,10 +77,11 @@ pub fn compare_sketches(
     Ok(())
 }
 
-/// Compares finished rows as multisets. Columns that are `randomised` are left out.
+/// Compares finished rows as multisets: exact columns bit for bit, rounded ones within the tolerance.
+/// Randomised columns are left out.
 pub fn compare_finished(
     schema: &SchemaRef,
-    randomised: &[bool],
+    exactness: &[Exactness],
     served: &[RecordBatch],
     recomputed: &[RecordBatch],
 ) -> Result<Comparison, Error> {
@@ -87,7 +89,7 @@ pub fn compare_finished(
         rows: recomputed.iter().map(|batch| batch.num_rows() as u64).sum(),
         ..Comparison::default()
     };
-    compare_rows((schema, randomised), served, recomputed, &mut comparison)?;
+    compare_rows((schema, exactness), served, recomputed, &mut comparison)?;
     Ok(comparison)
 }
 
@@ -100,50 +102,106 @@ pub fn expect_no_rows(recomputed: &[RecordBatch], comparison: &mut Comparison) {
     }
 }
 
+/// Rows whose exact columns are the same, by their index in what is served and in what is recomputed.
+#[derive(Default)]
+struct Same {
+    served: Vec<usize>,
+    recomputed: Vec<usize>,
+}
+
 fn compare_rows(
-    (schema, randomised): (&SchemaRef, &[bool]),
+    (schema, exactness): (&SchemaRef, &[Exactness]),
     served: &[RecordBatch],
     recomputed: &[RecordBatch],
     comparison: &mut Comparison,
 ) -> Result<(), Error> {
-    let exact: Vec<usize> = (0..schema.fields().len())
-        .filter(|index| !randomised[*index])
-        .collect();
-    let fields = exact
-        .iter()
-        .map(|index| SortField::new(schema.field(*index).data_type().clone()));
-    let converter = RowConverter::new(fields.collect())?;
-    let mut counts: BTreeMap<Vec<u8>, (i64, usize, bool)> = BTreeMap::new();
+    let columns = |wanted: Exactness| -> Vec<usize> {
+        let all = 0..exactness.len();
+        all.filter(|index| exactness[*index] == wanted).collect()
+    };
+    let (exact, rounded) = (columns(Exactness::Exact), columns(Exactness::Rounded));
+    if exact.is_empty() && rounded.is_empty() {
+        return Ok(());
+    }
     let served = concat_batches(schema, served)?;
     let recomputed = concat_batches(schema, recomputed)?;
-    for (batch, weight) in [(&served, 1), (&recomputed, -1)] {
-        if exact.is_empty() {
-            break;
-        }
-        let columns: Vec<ArrayRef> = exact
-            .iter()
-            .map(|index| batch.column(*index).clone())
-            .collect();
-        let rows = converter.convert_columns(&columns)?;
-        for row in 0..batch.num_rows() {
-            let entry =
-                counts
-                    .entry(rows.row(row).as_ref().to_vec())
-                    .or_insert((0, row, weight > 0));
-            entry.0 += weight;
-        }
+    let mut groups: BTreeMap<Vec<u8>, Same> = BTreeMap::new();
+    for (row, key) in keys(&served, &exact)?.into_iter().enumerate() {
+        groups.entry(key).or_default().served.push(row);
     }
-    for (count, row, of_served) in counts.into_values().filter(|(count, ..)| *count != 0) {
-        let (batch, whose) = if of_served {
-            (&served, "served")
-        } else {
-            (&recomputed, "recomputed")
-        };
-        for _ in 0..count.unsigned_abs() {
-            comparison.note(|| format!("only {whose}: {}", describe(batch, row)));
+    for (row, key) in keys(&recomputed, &exact)?.into_iter().enumerate() {
+        groups.entry(key).or_default().recomputed.push(row);
+    }
+    let served_values = floats(&served, &rounded)?;
+    let recomputed_values = floats(&recomputed, &rounded)?;
+    for mut same in groups.into_values() {
+        // What is closest stands side by side.
+        same.served.sort_by(|a, b| order(&served_values, *a, *b));
+        same.recomputed
+            .sort_by(|a, b| order(&recomputed_values, *a, *b));
+        for (&one, &other) in same.served.iter().zip(&same.recomputed) {
+            let mut columns = served_values.iter().zip(&recomputed_values);
+            if !columns.all(|(a, b)| agree(a, one, b, other)) {
+                let (one, other) = (describe(&served, one), describe(&recomputed, other));
+                comparison.note(|| format!("served: {one}, recomputed: {other}"));
+            }
+        }
+        let both = same.served.len().min(same.recomputed.len());
+        for &row in &same.served[both..] {
+            comparison.note(|| format!("only served: {}", describe(&served, row)));
+        }
+        for &row in &same.recomputed[both..] {
+            comparison.note(|| format!("only recomputed: {}", describe(&recomputed, row)));
         }
     }
     Ok(())
+}
+
+/// The values of `columns` of every row, as bytes.
+fn keys(batch: &RecordBatch, columns: &[usize]) -> Result<Vec<Vec<u8>>, Error> {
+    if columns.is_empty() {
+        return Ok(vec![Vec::new(); batch.num_rows()]);
+    }
+    let columns: Vec<ArrayRef> = columns
+        .iter()
+        .map(|index| batch.column(*index).clone())
+        .collect();
+    let fields = columns
+        .iter()
+        .map(|column| SortField::new(column.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let rows = converter.convert_columns(&columns)?;
+    Ok(rows.iter().map(|row| row.as_ref().to_vec()).collect())
+}
+
+fn floats(batch: &RecordBatch, columns: &[usize]) -> Result<Vec<Float64Array>, Error> {
+    let columns = columns.iter().map(|index| {
+        let values = cast(batch.column(*index), &DataType::Float64)?;
+        Ok(values.as_primitive::<Float64Type>().clone())
+    });
+    columns.collect()
+}
+
+fn value(values: &Float64Array, row: usize) -> Option<f64> {
+    values.is_valid(row).then(|| values.value(row))
+}
+
+fn order(columns: &[Float64Array], a: usize, b: usize) -> Ordering {
+    let column = |values: &Float64Array| match (value(values, a), value(values, b)) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    };
+    let mut orders = columns.iter().map(column);
+    orders
+        .find(|order| order.is_ne())
+        .unwrap_or(Ordering::Equal)
+}
+
+fn agree(a: &Float64Array, at_a: usize, b: &Float64Array, at_b: usize) -> bool {
+    match (value(a, at_a), value(b, at_b)) {
+        (Some(a), Some(b)) => Exactness::agree(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    }
 }
 
 /// Adds the percentile sketches of column `column` that disagree.
@@ -211,7 +269,7 @@ fn describe(batch: &RecordBatch, row: usize) -> String {
         .iter()
         .zip(batch.schema_ref().fields())
         .filter_map(|(column, field)| {
-            if matches!(field.data_type(), arrow::datatypes::DataType::Binary) {
+            if matches!(field.data_type(), DataType::Binary) {
                 return None;
             }
             let formatter =

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use lambic_model::ViewName;
 use serde::{Deserialize, Serialize};
 
+use crate::aggregate::FloatSums;
+
 /// Counts the definitions that a view has had, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ViewVersion(pub u32);
@@ -26,12 +28,19 @@ pub struct Definition {
     /// Set on a view of mistakes: every row of it is one, and its audit says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub expects_no_rows: bool,
+    /// How its aggregates sum doubles up.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub float_sums: FloatSums,
     /// Functions that the `SELECT` calls, by SQL name, with the digest of the code: a view keeps the
     /// code that it was created with, so that recomputing gives the same answers.
     pub functions: BTreeMap<String, String>,
     /// Set on a part of a recomputed view: which one, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<usize>,
+}
+
+fn is_default(float_sums: &FloatSums) -> bool {
+    *float_sums == FloatSums::default()
 }
 
 impl Definition {

@@ -12,6 +12,7 @@ pub mod audit;
 mod constant;
 pub mod definition;
 mod error;
+mod exactness;
 pub mod place;
 pub mod plan;
 mod planned;
@@ -29,6 +30,7 @@ pub mod window;
 
 pub use definition::{Definition, ViewVersion};
 pub use error::Error;
+pub use exactness::{Exactness, TOLERANCE};
 pub use plan::{Class, ViewPlan};
 pub use planned::Planned;
 pub use recompute::{RecomputePlan, ViewSource};

@@ -32,7 +32,7 @@ use datafusion::{
 use lambic_model::{Frontiers, Stream, StreamId};
 
 use crate::{
-    Error, Run, TableOf,
+    Error, Exactness, Run, TableOf,
     aggregation::Aggregation,
     planned::analysed,
     run::KeyCodec,
@@ -75,8 +75,8 @@ pub struct ViewPlan {
     pub state_schema: SchemaRef,
     /// By output column: the key column that it shows unchanged.
     pub key_of_output: Vec<Option<usize>>,
-    /// By output column: true if it comes from a randomised sketch.
-    pub randomised: Vec<bool>,
+    /// By output column.
+    pub exactness: Vec<Exactness>,
     /// State columns that hold percentile sketches, with the share asked for.
     pub percentile_states: Vec<usize>,
     pub key_codec: KeyCodec,
@@ -131,7 +131,7 @@ impl ViewPlan {
             inputs,
             state_schema: renamed(&schema, 0),
             key_of_output: vec![None; schema.fields().len()],
-            randomised: vec![false; schema.fields().len()],
+            exactness: vec![Exactness::Exact; schema.fields().len()],
             percentile_states: Vec::new(),
             key_codec: KeyCodec::new(&schema, 0)?,
             key_columns: 0,
@@ -162,23 +162,23 @@ impl ViewPlan {
         let reduced = aggregation.exec(AggregateMode::PartialReduce, Arc::new(partial))?;
         let key_columns = aggregate.group_expr.len();
         let state_schema = renamed(&reduced.schema(), key_columns);
-        let percentiles: HashSet<usize> = aggregate
-            .aggr_expr
-            .iter()
-            .enumerate()
-            .filter(|(_, expr)| split::is_percentile(expr))
-            .map(|(index, _)| index)
-            .collect();
-        let sources = percentiles
-            .iter()
-            .map(|index| key_columns + index)
-            .collect();
+        let percentiles = positions(&aggregate, split::is_percentile);
+        let depend_on = |sources: &HashSet<usize>| {
+            let columns = sources.iter().map(|index| key_columns + index).collect();
+            split::depends_on(&aggregate, &above, &columns)
+        };
+        let randomised = depend_on(&percentiles);
+        let rounded = depend_on(&positions(&aggregate, split::rounds_in_order));
+        let schema = unqualified(output);
+        let exactness = schema.fields().iter().enumerate().map(|(column, field)| {
+            Exactness::of(randomised[column], rounded[column], field.data_type())
+        });
         Ok(ViewPlan {
             class: Class::Mergeable,
             inputs,
-            schema: unqualified(output),
+            exactness: exactness.collect(),
+            schema,
             key_of_output: split::key_of_output(&aggregate, &above, output),
-            randomised: split::depends_on(&aggregate, &above, &sources),
             percentile_states: aggregation.state_columns(key_columns, &percentiles)?,
             key_codec: KeyCodec::new(&state_schema, key_columns)?,
             state_schema,
@@ -414,6 +414,14 @@ fn after(above: Steps, state: &SessionState) -> Result<Vec<After>, Error> {
         });
     }
     Ok(steps)
+}
+
+/// Which aggregates are `chosen`.
+fn positions(aggregate: &Aggregate, chosen: fn(&Expr) -> bool) -> HashSet<usize> {
+    let all = aggregate.aggr_expr.iter().enumerate();
+    all.filter(|(_, expr)| chosen(expr))
+        .map(|(index, _)| index)
+        .collect()
 }
 
 /// The same columns under another schema.

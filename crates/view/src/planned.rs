@@ -15,7 +15,7 @@ use datafusion::{
 use lambic_model::{Stream, SystemColumn};
 
 use crate::{
-    Class, Error, RecomputePlan, ViewPlan, ViewSource, postgres, session,
+    Class, Error, Exactness, RecomputePlan, ViewPlan, ViewSource, postgres, session,
     slot::{SlotTable, SourceTable},
     split, ties, wildcard, window,
 };
@@ -73,11 +73,11 @@ impl Planned {
         }
     }
 
-    /// By output column: true if it may come from a randomised sketch.
-    pub fn randomised(&self) -> &[bool] {
+    /// By output column.
+    pub fn exactness(&self) -> &[Exactness] {
         match self {
-            Planned::Kept(plan) => &plan.randomised,
-            Planned::Recomputed(plan) => &plan.randomised,
+            Planned::Kept(plan) => &plan.exactness,
+            Planned::Recomputed(plan) => &plan.exactness,
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    datatypes::{Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
 use datafusion::{
@@ -22,7 +22,7 @@ use datafusion::{
 use lambic_model::Stream;
 
 use crate::{
-    Error, ViewPlan,
+    Error, Exactness, ViewPlan,
     plan::{unqualified, with_schema},
     slot::{self, Kind, SlotTable, SourceTable, TableOf},
     split::{self, Split},
@@ -35,8 +35,8 @@ pub struct ViewSource {
     pub schema: SchemaRef,
     /// The streams that it is made from, also through other views.
     pub streams: Vec<Arc<Stream>>,
-    /// By column: true if it comes from a randomised sketch.
-    pub randomised: Vec<bool>,
+    /// By column.
+    pub exactness: Vec<Exactness>,
 }
 
 /// A `SELECT` that is run when it is read.
@@ -52,8 +52,8 @@ pub struct RecomputePlan {
     pub parts: Vec<Arc<ViewPlan>>,
     /// Why it has no incremental form.
     pub reason: String,
-    /// By output column: true if it may come from a randomised sketch.
-    pub randomised: Vec<bool>,
+    /// By output column.
+    pub exactness: Vec<Exactness>,
     /// The `SELECT` over streams and views.
     whole: LogicalPlan,
     /// The same over streams, views and parts.
@@ -79,13 +79,14 @@ impl RecomputePlan {
         }
         let (over_parts, part_schemas, parts) = with_parts(plan.clone(), state).await?;
         let schema = unqualified(plan.schema());
-        // Which columns a percentile reaches is not followed through joins and windows: all that could.
-        let may_be = schema
-            .fields()
-            .iter()
-            .map(|field| (read.percentiles || read.randomised) && field.data_type().is_floating());
+        // Which columns a percentile or a sum reaches is not followed through joins and windows: all that could.
+        let fields = schema.fields().iter();
+        let exactness = fields.map(|field| match field.data_type().is_floating() {
+            true => read.exactness,
+            false => Exactness::Exact,
+        });
         Ok(RecomputePlan {
-            randomised: may_be.collect(),
+            exactness: exactness.collect(),
             schema,
             streams: read.streams,
             views: read.views,
@@ -138,8 +139,8 @@ impl RecomputePlan {
 struct Read {
     streams: Vec<Arc<Stream>>,
     views: Vec<String>,
-    percentiles: bool,
-    randomised: bool,
+    /// The least of all columns that are read.
+    exactness: Exactness,
 }
 
 impl Read {
@@ -147,7 +148,12 @@ impl Read {
         let mut read = Read::default();
         plan.apply_with_subqueries(|node| {
             for expr in node.expressions() {
-                read.percentiles |= expr.exists(|part| Ok(split::is_percentile(part)))?;
+                expr.apply(|part| {
+                    let randomised = split::is_percentile(part);
+                    let rounded = split::rounds_in_order(part);
+                    read.reaches(Exactness::of(randomised, rounded, &DataType::Float64));
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
             }
             if let LogicalPlan::TableScan(scan) = node {
                 let provider = source_as_provider(&scan.source)?;
@@ -157,7 +163,9 @@ impl Read {
                     && let Kind::View(name) = &source.kind
                     && let Some(view) = views.iter().find(|view| view.name == *name)
                 {
-                    read.randomised |= view.randomised.contains(&true);
+                    view.exactness
+                        .iter()
+                        .for_each(|column| read.reaches(*column));
                     view.streams
                         .iter()
                         .for_each(|stream| read.add_stream(stream));
@@ -169,6 +177,10 @@ impl Read {
             Ok(TreeNodeRecursion::Continue)
         })?;
         Ok(read)
+    }
+
+    fn reaches(&mut self, exactness: Exactness) {
+        self.exactness = self.exactness.max(exactness);
     }
 
     fn add_stream(&mut self, stream: &Arc<Stream>) {

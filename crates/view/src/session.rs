@@ -6,10 +6,14 @@ use std::sync::Arc;
 use datafusion::{
     catalog::MemoryCatalogProviderList,
     execution::{SessionState, SessionStateBuilder, runtime_env::RuntimeEnv},
+    logical_expr::registry::FunctionRegistry,
     prelude::SessionConfig,
 };
 
-use crate::{aggregate, postgres};
+use crate::{
+    aggregate::{self, FloatSums},
+    postgres,
+};
 
 pub const CATALOG: &str = "lambic";
 pub const SCHEMA: &str = "public";
@@ -46,11 +50,15 @@ pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
     let mut state = postgres::builder(builder).build();
     postgres::register(&mut state);
-    for function in aggregate::all() {
-        use datafusion::logical_expr::registry::FunctionRegistry;
+    set_float_sums(&mut state, FloatSums::Exact);
+    state
+}
+
+/// Chooses how statements of `state` sum doubles up.
+pub fn set_float_sums(state: &mut SessionState, float_sums: FloatSums) {
+    for function in aggregate::all(float_sums) {
         state
             .register_udaf(Arc::new(function))
             .expect("aggregates can always be registered");
     }
-    state
 }

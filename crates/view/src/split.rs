@@ -20,14 +20,13 @@ use datafusion::{
 };
 use lambic_model::SystemColumn;
 
-use crate::{Error, constant, slot::SlotTable};
+use crate::{Error, aggregate, constant, slot::SlotTable};
 
 /// Aggregates whose states merge to the same bits in any order (given a total order where they need one).
-const MERGEABLE: [&str; 26] = [
+const MERGEABLE: [&str; 34] = [
     "count",
     "sum",
     "avg",
-    "mean",
     "min",
     "max",
     "bool_and",
@@ -39,6 +38,18 @@ const MERGEABLE: [&str; 26] = [
     "stddev_pop",
     "var",
     "var_pop",
+    "covar_pop",
+    "covar_samp",
+    "corr",
+    "regr_count",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_sxx",
+    "regr_syy",
+    "regr_sxy",
+    "regr_slope",
+    "regr_intercept",
+    "regr_r2",
     "approx_distinct",
     "approx_percentile_cont",
     "first_value",
@@ -46,10 +57,7 @@ const MERGEABLE: [&str; 26] = [
     "array_agg",
     "string_agg",
     "median",
-    "var_samp",
-    "var_population",
-    "stddev_samp",
-    "variance",
+    "percentile_cont",
 ];
 /// Of these, the ones whose answer depends on the order of the records.
 const ORDERED: [&str; 4] = ["first_value", "last_value", "array_agg", "string_agg"];
@@ -187,10 +195,10 @@ fn check_aggregate(expr: &Expr) -> Result<bool, Error> {
         ));
     };
     let name = func.name();
-    if !MERGEABLE.contains(&name) {
+    if !MERGEABLE.contains(&name) && !aggregate::SKETCHES.contains(&name) {
         return Err(Error::not_incremental(
             format!("the states of {name}() do not merge exactly"),
-            format!("aggregates that do: {}", MERGEABLE[..22].join(", ")),
+            format!("aggregates that do: {}", MERGEABLE.join(", ")),
         ));
     }
     if params.distinct
@@ -502,7 +510,17 @@ pub fn depends_on(aggregate: &Aggregate, above: &Steps, sources: &HashSet<usize>
 /// Percentiles are of a randomised sketch: audits compare them by rank, not by value.
 pub fn is_percentile(expr: &Expr) -> bool {
     match expr.clone().unalias_nested().data {
-        Expr::AggregateFunction(call) => call.func.name() == "approx_percentile_cont",
+        Expr::AggregateFunction(call) => {
+            call.func.name() == "approx_percentile_cont" || aggregate::is_random(&call.func)
+        }
+        _ => false,
+    }
+}
+
+/// True if the aggregate's answers depend on the order of what it sums up.
+pub fn rounds_in_order(expr: &Expr) -> bool {
+    match expr.clone().unalias_nested().data {
+        Expr::AggregateFunction(call) => aggregate::rounds_in_order(&call.func),
         _ => false,
     }
 }

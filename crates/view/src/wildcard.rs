@@ -192,6 +192,10 @@ mod tests {
                 "SELECT i.* FROM (SELECT s.\"a\", s.\"B\", _offset FROM s) AS i",
             ),
             ("SELECT count(*) FROM s", "SELECT count(*) FROM s"),
+            (
+                "SELECT *, _offset FROM s JOIN LATERAL f(1) AS g ON true",
+                "SELECT s.\"a\", s.\"B\", g.*, _offset FROM s JOIN LATERAL f(1) AS g ON true",
+            ),
         ];
         for (sql, expected) in cases {
             let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();

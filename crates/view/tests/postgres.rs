@@ -357,3 +357,93 @@ async fn files_with_nan_are_filtered_right() {
         1
     );
 }
+
+#[tokio::test]
+async fn statistics_of_pairs_are_those_of_postgres() {
+    let pairs =
+        "(VALUES (1.0::float8, 2.0::float8), (2, 4), (4, 5), (5, 4), (NULL, 9), (7, NULL)) t(x, y)";
+    check(&[
+        (
+            &format!("SELECT regr_count(y, x), regr_avgx(y, x), regr_avgy(y, x), regr_sxx(y, x), regr_syy(y, x), regr_sxy(y, x) FROM {pairs}"),
+            "4, 3.0, 3.75, 10.0, 4.75, 5.0",
+        ),
+        (
+            &format!("SELECT regr_slope(y, x), regr_intercept(y, x), regr_r2(y, x), covar_pop(y, x), covar_samp(x, y) FROM {pairs}"),
+            "0.5, 2.25, 0.5263157894736842, 1.25, 1.6666666666666667",
+        ),
+        (
+            &format!("SELECT corr(y, x) = corr(x, y), round(corr(y, x) * 1000000), corr(x, x), corr(x, -x) FROM {pairs}"),
+            "true, 725476.0, 1.0, -1.0",
+        ),
+        (
+            "SELECT regr_count(y, x), corr(y, x), covar_pop(y, x), regr_avgx(y, x) FROM (VALUES (1.0::float8, NULL::float8)) t(x, y)",
+            "0, NULL, NULL, NULL",
+        ),
+        (
+            "SELECT covar_pop(y, x), covar_samp(y, x), corr(y, x), regr_slope(y, x), regr_r2(y, x) FROM (VALUES (1.0::float8, 2.0::float8)) t(x, y)",
+            "0.0, NULL, NULL, NULL, NULL",
+        ),
+        (
+            "SELECT regr_r2(y, x), corr(y, x), regr_slope(y, x) FROM (VALUES (1.0::float8, 3.0::float8), (2, 3)) t(x, y)",
+            "1.0, NULL, 0.0",
+        ),
+        (
+            "SELECT covar_pop(y, x), corr(y, x), regr_avgx(y, x) FROM (VALUES (1.0::float8, 3.0::float8), ('Infinity', 3)) t(x, y)",
+            "NaN, NULL, inf",
+        ),
+        // No cancellation: the spread is 1 beside values of a billion.
+        (
+            "SELECT covar_pop(v, v), corr(v, v) FROM (SELECT 1e9::float8 + i AS v FROM generate_series(0, 2) t(i)) s",
+            "0.6666666666666666, 1.0",
+        ),
+        (
+            "SELECT covar_pop(i, i) OVER (ORDER BY i ROWS 1 PRECEDING), stddev_pop(i) OVER (ORDER BY i ROWS 1 PRECEDING) FROM generate_series(1, 3) t(i)",
+            "0.0, 0.0; 0.25, 0.5; 0.25, 0.5",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn sketches_are_values() {
+    let built = "(SELECT i % 2 AS k, hll_sketch_build(i) AS h, theta_sketch_build(i) AS t, kll_double_sketch_build(i) AS q \
+                  FROM generate_series(1, 100) t(i) GROUP BY 1) s";
+    check(&[
+        (
+            &format!("SELECT k, round(hll_sketch_get_estimate(h)), theta_sketch_get_estimate(t), kll_double_sketch_get_n(q), kll_double_sketch_get_quantile(q, 0.5) FROM {built} ORDER BY k"),
+            "0, 50.0, 50.0, 50, 50.0; 1, 50.0, 50.0, 50, 49.0",
+        ),
+        (
+            &format!("SELECT round(hll_sketch_get_estimate(hll_sketch_union(h))), theta_sketch_get_estimate(theta_sketch_union(t)), \
+             theta_sketch_get_estimate(theta_sketch_intersection(t)), kll_double_sketch_get_rank(kll_double_sketch_merge(q), 25) FROM {built}"),
+            "100.0, 100.0, 0.0, 0.25",
+        ),
+        (
+            "SELECT theta_sketch_get_estimate(theta_sketch_a_not_b(a, b)), theta_sketch_get_estimate(theta_sketch_a_not_b(b, a)) FROM \
+             (SELECT theta_sketch_build(i) AS a, theta_sketch_build(i) FILTER (WHERE i > 70) AS b FROM generate_series(1, 100) t(i)) s",
+            "70.0, 0.0",
+        ),
+        (
+            "SELECT hll_sketch_build(x), theta_sketch_build(x), theta_sketch_get_estimate(NULL), kll_double_sketch_build(x) FROM (VALUES (NULL::bigint)) t(x)",
+            "NULL, NULL, NULL, NULL",
+        ),
+        // One value is one, whatever the width of its type.
+        (
+            "SELECT theta_sketch_get_estimate(theta_sketch_union(s)) FROM (SELECT theta_sketch_build(1::smallint) AS s UNION ALL SELECT theta_sketch_build(1::bigint)) t",
+            "1.0",
+        ),
+        (
+            "SELECT hll_sketch_get_estimate('\\x00'::bytea)",
+            "22023 these bytes are no HLL sketch of DataSketches",
+        ),
+        (
+            "SELECT theta_sketch_union('\\x00'::bytea)",
+            "22023 these bytes are no Theta sketch of DataSketches",
+        ),
+        (
+            &format!("SELECT kll_double_sketch_get_quantile(q, 1.5) FROM {built}"),
+            "22023 the share of the values must be from 0 to 1, not 1.5",
+        ),
+    ])
+    .await;
+}

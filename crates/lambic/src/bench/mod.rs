@@ -6,6 +6,7 @@ mod append;
 mod batch;
 mod function;
 mod read;
+mod sums;
 
 use std::{
     path::PathBuf,
@@ -134,6 +135,9 @@ pub async fn run(options: Options) -> anyhow::Result<Vec<Figure>> {
     }
     if wanted(BenchPart::Sql) {
         figures.extend(read::sql(&bench).await?);
+    }
+    if wanted(BenchPart::Sums) {
+        figures.extend(sums::run(&bench).await?);
     }
     bench.engine.close().await;
     Ok(figures)

@@ -194,7 +194,9 @@ async fn open_view(
     definition: &Definition,
 ) -> anyhow::Result<()> {
     let functions = layers.functions_of_view(definition)?;
-    let planned = database.plan_view(&definition.sql, &functions).await;
+    let planned = database
+        .plan_view(&definition.sql, &functions, definition.float_sums)
+        .await;
     let planned = planned.context("it can no longer be planned")?;
     layers.open_view(definition.clone(), planned).await
 }

@@ -24,7 +24,7 @@ use datafusion::{
 };
 use lambic_serving::Served;
 use lambic_view::{
-    Source,
+    Exactness, Source, TOLERANCE,
     audit::{self, Comparison},
 };
 
@@ -96,10 +96,30 @@ impl Database {
             agrees: compared.agrees(),
             rows: compared.rows,
             differences: compared.differences,
-            detail: compared.examples.join("; "),
+            detail: tolerated(&served)
+                .into_iter()
+                .chain(compared.examples)
+                .collect::<Vec<_>>()
+                .join("; "),
             frontier: frontier.collect::<Vec<_>>().join(" "),
         })
     }
+}
+
+/// Says which columns are not compared bit for bit.
+fn tolerated(served: &Served) -> Option<String> {
+    let source = served.as_source();
+    let columns = source.schema.fields().iter().zip(&source.exactness);
+    let rounded: Vec<&str> = columns
+        .filter(|(_, exactness)| **exactness == Exactness::Rounded)
+        .map(|(field, _)| field.name().as_str())
+        .collect();
+    (!rounded.is_empty()).then(|| {
+        let columns = rounded.join(", ");
+        format!(
+            "compared within {TOLERANCE:e} of their size, as sums of doubles are fast: {columns}"
+        )
+    })
 }
 
 async fn compare(
@@ -112,7 +132,7 @@ async fn compare(
     let read = collect(read, state.task_ctx()).await?;
     let scratch = rows_from_scratch(served, pinned, state).await?;
     let source = served.as_source();
-    let compared = audit::compare_finished(&source.schema, &source.randomised, &read, &scratch);
+    let compared = audit::compare_finished(&source.schema, &source.exactness, &read, &scratch);
     let mut compared = compared.map_err(view_error)?;
     if served.definition().expects_no_rows {
         audit::expect_no_rows(&scratch, &mut compared);

@@ -36,7 +36,9 @@ impl Database {
             .map(|byte| sql[..byte].chars().count())
             .unwrap_or(0);
         let functions = self.functions_in(&declared.query);
-        let planned = self.plan_view(&declared.query, &functions).await;
+        let planned = self
+            .plan_view(&declared.query, &functions, declared.float_sums)
+            .await;
         let planned = planned.map_err(|mut error| {
             error.position = error.position.map(|position| position + at);
             error
@@ -58,6 +60,7 @@ impl Database {
             sql: declared.query,
             batch_every: declared.batch_every,
             expects_no_rows: declared.expects_no_rows,
+            float_sums: declared.float_sums,
             part: None,
         };
         let broken = self.0.sources.broken().contains_key(name);
@@ -65,6 +68,7 @@ impl Database {
             && former.sql == definition.sql
             && former.batch_every == definition.batch_every
             && former.expects_no_rows == definition.expects_no_rows
+            && former.float_sums == definition.float_sums
             && former.functions == definition.functions
             && !broken
         {

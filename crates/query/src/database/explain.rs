@@ -8,7 +8,7 @@ use arrow::{
 };
 
 use lambic_serving::{RecomputedView, RunSet, Served, ServedView};
-use lambic_view::Class;
+use lambic_view::{Class, aggregate::FloatSums};
 
 use super::{Database, rows};
 use crate::{Error, Outcome, ViewInfo, system};
@@ -27,6 +27,11 @@ impl Database {
         match &served {
             Served::Kept(view) => kept(view, &info, &mut lines),
             Served::Recomputed(view) => recomputed(view, &info, &mut lines),
+        }
+        if definition.float_sums == FloatSums::Fast {
+            let fast =
+                "fast: the last digits of sums of doubles depend on the order of the records";
+            lines.push(("float sums", fast.to_owned()));
         }
         lines.push(("batch every", info.batch_every.clone().unwrap_or_default()));
         if definition.expects_no_rows {

@@ -40,7 +40,7 @@ use datafusion::{
 use lambic_dataset::Reader;
 use lambic_model::{Appender, ScalarFunction, Stream, SystemColumn};
 use lambic_serving::{Served, Serving};
-use lambic_view::{Definition, Planned, session, wildcard};
+use lambic_view::{Definition, Planned, aggregate::FloatSums, session, wildcard};
 
 pub use audit::AuditResult;
 use building::Building;
@@ -307,8 +307,10 @@ impl Database {
         &self,
         sql: &str,
         functions: &[Arc<dyn ScalarFunction>],
+        float_sums: FloatSums,
     ) -> Result<Planned, Error> {
         let mut state = self.0.context.state();
+        session::set_float_sums(&mut state, float_sums);
         for function in functions {
             use datafusion::logical_expr::registry::FunctionRegistry;
             let registered = state.register_udf(Arc::new(udf(Arc::clone(function))));

@@ -12,7 +12,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::summary::{Kind, Single};
+use super::{accumulate::Single, kind::Kind};
 
 /// Collects values; sums them up in the end.
 #[derive(Debug)]

@@ -7,8 +7,8 @@
 //! order to the same bits; the problem and its cost in databases are the subject of Müller et al.,
 //! *Reproducible Floating-Point Aggregation in RDBMSs*, arXiv:1802.09883.
 
-/// Value of the lowest bit of limb 0: 2^-1074.
-const LOWEST_EXPONENT: i32 = -1074;
+use super::integer::{Integer, LOWEST_EXPONENT};
+
 const LIMB_BITS: u32 = 32;
 const LIMB_MASK: i64 = (1 << LIMB_BITS) - 1;
 /// Limbs hold 32 bits in 64, so this many additions cannot overflow one.
@@ -22,7 +22,7 @@ pub struct ExactSum {
     /// Two's-complement digits of base 2^32, lowest first, carries not yet propagated.
     limbs: Vec<i64>,
     additions: u32,
-    nan: bool,
+    nans: i64,
     infinite_up: i64,
     infinite_down: i64,
 }
@@ -33,13 +33,9 @@ impl ExactSum {
         self.add_times(value, 1);
     }
 
-    /// Takes back what [`ExactSum::add`] added.
-    pub fn subtract(&mut self, value: f64) {
-        self.add_times(value, -1);
-    }
-
+    /// Adds `value` so many times.
     #[inline]
-    fn add_times(&mut self, value: f64, times: i64) {
+    pub fn add_times(&mut self, value: f64, times: i64) {
         let bits = value.to_bits();
         let exponent_bits = (bits >> 52 & 0x7ff) as u32;
         let fraction = bits & ((1 << 52) - 1);
@@ -71,7 +67,7 @@ impl ExactSum {
 
     fn add_special(&mut self, value: f64, times: i64) {
         if value.is_nan() {
-            self.nan = true;
+            self.nans += times;
         } else if value > 0.0 {
             self.infinite_up += times;
         } else {
@@ -79,20 +75,20 @@ impl ExactSum {
         }
     }
 
-    /// Adds `value * value` exactly (but for underflow below 2^-1074).
+    /// Adds `x * y`, so many times, exactly (but for underflow below 2^-1074).
     #[inline]
-    pub fn add_square(&mut self, value: f64) {
-        let high = value * value;
+    pub fn add_product(&mut self, x: f64, y: f64, times: i64) {
+        let high = x * y;
         if high.is_finite() {
-            self.add(high);
-            self.add(value.mul_add(value, -high));
+            self.add_times(high, times);
+            self.add_times(x.mul_add(y, -high), times);
         } else {
-            self.add_special(high, 1);
+            self.add_special(high, times);
         }
     }
 
     pub fn merge(&mut self, other: &ExactSum) {
-        self.nan |= other.nan;
+        self.nans += other.nans;
         self.infinite_up += other.infinite_up;
         self.infinite_down += other.infinite_down;
         if other.limbs.is_empty() {
@@ -154,7 +150,7 @@ impl ExactSum {
     }
 
     fn special(&self) -> Option<f64> {
-        match (self.nan, self.infinite_up > 0, self.infinite_down > 0) {
+        match (self.nans > 0, self.infinite_up > 0, self.infinite_down > 0) {
             (true, _, _) | (_, true, true) => Some(f64::NAN),
             (_, true, _) => Some(f64::INFINITY),
             (_, _, true) => Some(f64::NEG_INFINITY),
@@ -194,9 +190,9 @@ impl ExactSum {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut normal = self.clone();
         normal.propagate();
-        let mut bytes = Vec::with_capacity(18 + normal.limbs.len() * 8);
+        let mut bytes = Vec::with_capacity(28 + normal.limbs.len() * 8);
         bytes.extend(normal.base.to_le_bytes());
-        bytes.push(u8::from(normal.nan));
+        bytes.extend(normal.nans.to_le_bytes());
         bytes.extend(normal.infinite_up.to_le_bytes());
         bytes.extend(normal.infinite_down.to_le_bytes());
         for limb in &normal.limbs {
@@ -208,7 +204,7 @@ impl ExactSum {
     /// `None` if the bytes are not of [`ExactSum::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Option<ExactSum> {
         let (base, rest) = bytes.split_first_chunk::<4>()?;
-        let (nan, rest) = rest.split_first()?;
+        let (nans, rest) = rest.split_first_chunk::<8>()?;
         let (up, rest) = rest.split_first_chunk::<8>()?;
         let (down, rest) = rest.split_first_chunk::<8>()?;
         let (limbs, []) = rest.as_chunks::<8>() else {
@@ -218,7 +214,7 @@ impl ExactSum {
             base: u32::from_le_bytes(*base),
             limbs: limbs.iter().map(|limb| i64::from_le_bytes(*limb)).collect(),
             additions: 0,
-            nan: *nan != 0,
+            nans: i64::from_le_bytes(*nans),
             infinite_up: i64::from_le_bytes(*up),
             infinite_down: i64::from_le_bytes(*down),
         })
@@ -229,142 +225,26 @@ impl ExactSum {
     }
 }
 
-/// `(count * squares - sum^2) / count`, the sum of squared distances from the mean, rounded only once
-/// before the division: no cancellation, whatever the values.
-pub fn squared_distances(count: u64, sum: &ExactSum, squares: &ExactSum) -> f64 {
-    if sum.special().is_some() || squares.special().is_some() {
+/// `(count * products - sum_x * sum_y) / count`, the sum of the products of both distances from their means,
+/// rounded only once before the division: no cancellation, whatever the values.
+pub fn distance_products(count: i64, x: &ExactSum, y: &ExactSum, products: &ExactSum) -> f64 {
+    if [x, y, products].iter().any(|sum| sum.special().is_some()) {
         return f64::NAN;
     }
-    // `squares` counts units of 2^-1074, the square of `sum` units of 2^-2148: bring them together.
-    let scaled = squares
+    // `products` counts units of 2^-1074, the product of two sums units of 2^-2148: bring them together.
+    let scaled = products
         .integer()
-        .times(count)
+        .times(&Integer::from(count))
         .shifted_left((-LOWEST_EXPONENT) as u32);
-    let difference = scaled.minus_magnitude(&sum.integer().squared());
+    let difference = scaled.minus(&x.integer().times(&y.integer()));
     difference.to_f64(2 * LOWEST_EXPONENT) / count as f64
 }
 
-/// A plain big integer; lowest digit first.
-struct Integer {
-    negative: bool,
-    magnitude: Vec<u32>,
-}
-
-impl Integer {
-    fn times(self, factor: u64) -> Integer {
-        let digits = [factor as u32, (factor >> 32) as u32];
-        Integer {
-            negative: self.negative,
-            magnitude: multiply(&self.magnitude, &digits),
-        }
-    }
-
-    fn squared(self) -> Integer {
-        Integer {
-            negative: false,
-            magnitude: multiply(&self.magnitude, &self.magnitude),
-        }
-    }
-
-    fn shifted_left(self, bits: u32) -> Integer {
-        let mut magnitude = vec![0u32; (bits / 32) as usize];
-        let shift = bits % 32;
-        let mut carry = 0u64;
-        for digit in self.magnitude {
-            let wide = (u64::from(digit) << shift) | carry;
-            magnitude.push(wide as u32);
-            carry = wide >> 32;
-        }
-        magnitude.push(carry as u32);
-        Integer {
-            negative: self.negative,
-            magnitude,
-        }
-    }
-
-    /// `self - other` for two that are not negative; 0 where rounding of squares let `other` be larger.
-    fn minus_magnitude(self, other: &Integer) -> Integer {
-        let mut magnitude = self.magnitude;
-        magnitude.resize(magnitude.len().max(other.magnitude.len()), 0);
-        let mut borrow = 0i64;
-        for (index, digit) in magnitude.iter_mut().enumerate() {
-            let taken = i64::from(other.magnitude.get(index).copied().unwrap_or(0));
-            let wide = i64::from(*digit) - taken + borrow;
-            *digit = wide as u32;
-            borrow = wide >> 32;
-        }
-        if borrow < 0 {
-            magnitude.clear();
-        }
-        Integer {
-            negative: false,
-            magnitude,
-        }
-    }
-
-    /// `self * 2^exponent`, rounded to nearest, ties to even.
-    fn to_f64(&self, exponent: i32) -> f64 {
-        let Some(top) = self.magnitude.iter().rposition(|digit| *digit != 0) else {
-            return 0.0;
-        };
-        let bits = top as i32 * 32 + 32 - self.magnitude[top].leading_zeros() as i32;
-        // 53 significant bits, fewer where the result is subnormal.
-        let lowest_kept = (bits - 53).max(LOWEST_EXPONENT - exponent);
-        let bit = |index: i32| {
-            index >= 0
-                && self
-                    .magnitude
-                    .get(index as usize / 32)
-                    .is_some_and(|d| d >> (index % 32) & 1 == 1)
-        };
-        let mut mantissa = 0u64;
-        for index in (lowest_kept.max(0)..bits).rev() {
-            mantissa = mantissa << 1 | u64::from(bit(index));
-        }
-        if lowest_kept < 0 {
-            mantissa <<= -lowest_kept as u32;
-        }
-        let half = bit(lowest_kept - 1);
-        let rest = (0..(lowest_kept - 1).max(0)).any(bit);
-        if half && (rest || mantissa & 1 == 1) {
-            mantissa += 1;
-        }
-        let value = scale(mantissa as f64, lowest_kept + exponent);
-        if self.negative { -value } else { value }
-    }
-}
-
-fn multiply(a: &[u32], b: &[u32]) -> Vec<u32> {
-    let mut product = vec![0u32; a.len() + b.len() + 1];
-    for (i, &x) in a.iter().enumerate().filter(|(_, x)| **x != 0) {
-        let mut carry = 0u64;
-        for (j, &y) in b.iter().enumerate() {
-            let wide = u64::from(x) * u64::from(y) + u64::from(product[i + j]) + carry;
-            product[i + j] = wide as u32;
-            carry = wide >> 32;
-        }
-        let mut at = i + b.len();
-        while carry != 0 {
-            let wide = u64::from(product[at]) + carry;
-            product[at] = wide as u32;
-            carry = wide >> 32;
-            at += 1;
-        }
-    }
-    product
-}
-
-/// `value * 2^exponent` where the result is exact or overflows.
-fn scale(mut value: f64, mut exponent: i32) -> f64 {
-    while exponent > 1000 {
-        value *= 2f64.powi(1000);
-        exponent -= 1000;
-    }
-    while exponent < -1000 {
-        value *= 2f64.powi(-1000);
-        exponent += 1000;
-    }
-    value * 2f64.powi(exponent)
+/// The sum of squared distances from the mean.
+pub fn squared_distances(count: i64, sum: &ExactSum, squares: &ExactSum) -> f64 {
+    let distances = distance_products(count, sum, sum, squares);
+    // Squares that underflowed can make it less than nothing.
+    if distances < 0.0 { 0.0 } else { distances }
 }
 
 #[cfg(test)]
@@ -413,8 +293,23 @@ mod tests {
     fn variance_does_not_cancel() {
         let values = [1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0];
         let mut squares = ExactSum::default();
-        values.iter().for_each(|value| squares.add_square(*value));
+        values
+            .iter()
+            .for_each(|value| squares.add_product(*value, *value, 1));
         assert_eq!(squared_distances(4, &sum(&values), &squares), 90.0);
+    }
+
+    #[test]
+    fn covariance_does_not_cancel() {
+        let (x, y) = (
+            [1e9 + 1.0, 1e9 + 2.0, 1e9 + 3.0],
+            [1e9 + 4.0, 1e9 + 2.0, 1e9],
+        );
+        let mut products = ExactSum::default();
+        x.iter()
+            .zip(y)
+            .for_each(|(x, y)| products.add_product(*x, y, 1));
+        assert_eq!(distance_products(3, &sum(&x), &sum(&y), &products), -4.0);
     }
 
     fn double() -> impl Strategy<Value = f64> {
@@ -456,9 +351,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_subtracted_is_gone(values in prop::collection::vec(double(), 1..20)) {
+        fn what_is_subtracted_is_gone(values in prop::collection::vec(any::<f64>(), 1..20)) {
             let mut all = sum(&values);
-            all.subtract(values[0]);
+            all.add_times(values[0], -1);
             prop_assert_eq!(all.to_bytes(), sum(&values[1..]).to_bytes());
         }
     }

@@ -14,6 +14,7 @@ pub(crate) mod function;
 mod meaning;
 mod operands;
 mod ranking;
+mod sketch;
 mod statement;
 pub(crate) mod stride;
 pub(crate) mod time;
@@ -57,7 +58,8 @@ pub fn adapt_planned(statement: &mut Statement) {
 /// Registers Postgres's functions over DataFusion's of the same name.
 pub fn register(state: &mut SessionState) {
     const TAKEN: &str = "functions can always be registered";
-    for function in time::functions().into_iter().chain([to_char::function()]) {
+    let functions = time::functions().into_iter().chain(sketch::functions());
+    for function in functions.chain([to_char::function()]) {
         state.register_udf(Arc::new(function)).expect(TAKEN);
     }
     for function in ranking::functions() {
