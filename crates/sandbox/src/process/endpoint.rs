@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,10 +19,18 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
 
 /// AWS's cap of a response.
 const RESPONSE_BYTES_MAX: usize = 6_291_556;
+/// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
+const CONNECTIONS_MAX: usize = 32;
+/// After a connection could not be taken: mostly the server has no file number left for it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// One event on its way through the environment.
 #[derive(Debug, Clone)]
@@ -122,14 +131,21 @@ impl Endpoint {
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     // Dropped with this task: connections end with the endpoint.
     let mut connections = JoinSet::new();
-    loop {
-        let Ok((connection, _)) = listener.accept().await else {
-            continue;
-        };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Ok(place) = places.clone().acquire_owned().await {
         while connections.try_join_next().is_some() {}
+        let (connection, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection of an environment cannot be taken; it is tried again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let _ = connection.set_nodelay(true);
         let shared = shared.clone();
         connections.spawn(async move {
+            let _place = place;
             let answer = service_fn(|request| {
                 let shared = shared.clone();
                 async move { Ok::<_, Infallible>(answer(&shared, request).await) }
@@ -288,4 +304,40 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> 
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(value.to_string())))
         .expect("constant headers are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_environment_has_a_bound_of_connections() {
+        let endpoint = Endpoint::open().await.unwrap();
+        let connect = || TcpStream::connect(endpoint.address);
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            open.push(connect().await.unwrap());
+        }
+        let mut one_more = connect().await.unwrap();
+        one_more
+            .write_all(b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 12];
+        let read = one_more.read_exact(&mut answer);
+        tokio::pin!(read);
+        let answered = tokio::time::timeout(Duration::from_millis(200), &mut read).await;
+        assert!(answered.is_err(), "it was answered beyond the bound");
+        open.pop();
+        tokio::time::timeout(Duration::from_secs(60), read)
+            .await
+            .expect("its turn comes when another one is closed")
+            .unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+    }
 }
