@@ -1,6 +1,6 @@
 //! Output cut into lines, within a bound: a function that prints for ever fills neither memory nor disk.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use lambic_base::{Clock, SystemClock};
 
 /// Longer lines are cut into several, as AWS does at 256 KB.
 const LINE_BYTES_MAX: usize = 256 << 10;
@@ -34,17 +34,11 @@ pub struct LogLine {
 impl LogLine {
     pub fn now(source: LogSource, line: String) -> LogLine {
         LogLine {
-            at_us: now_us(),
+            at_us: SystemClock.now_us(),
             source,
             line,
         }
     }
-}
-
-fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as i64)
 }
 
 #[derive(Debug)]

@@ -14,10 +14,11 @@ use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use lambic_base::{Clock, SystemClock};
 use lambic_model::Outcome;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -185,7 +186,7 @@ impl Environment {
         self.endpoint.set_event(Event {
             request_id: request_id.to_owned(),
             payload: Bytes::copy_from_slice(payload),
-            deadline_ms: now_ms() + timeout.as_millis() as i64,
+            deadline_ms: SystemClock.now_us() / 1_000 + timeout.as_millis() as i64,
             function_arn: self.spec.function_arn(),
         });
         for process in self.stopped.drain(..) {
@@ -451,10 +452,4 @@ fn command(spec: &Spec, dir: &Path, endpoint: &Endpoint) -> Command {
             dir.file_name().unwrap_or_default(),
         );
     command
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as i64)
 }
