@@ -227,7 +227,7 @@ impl Functions {
                 kind: InvocationKind::Sync,
                 attempt: 1,
             };
-            entry.run(call, &payload, &inner.recorder).await
+            entry.run(call, payload.as_bytes(), &inner.recorder).await
         });
         run.await.unwrap_or(Err(Error::Closed))
     }
@@ -544,7 +544,7 @@ fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::L
     }
 }
 
-fn check_payload(payload: Vec<u8>, limit: usize) -> Result<Vec<u8>, Error> {
+fn check_payload(payload: Vec<u8>, limit: usize) -> Result<String, Error> {
     if payload.len() > limit {
         return Err(Error::PayloadTooLarge {
             bytes: payload.len(),
@@ -552,13 +552,16 @@ fn check_payload(payload: Vec<u8>, limit: usize) -> Result<Vec<u8>, Error> {
         });
     }
     if payload.is_empty() {
-        return Ok(b"{}".to_vec());
+        return Ok("{}".to_owned());
     }
-    match serde_json::from_slice::<serde::de::IgnoredAny>(&payload) {
-        Ok(_) => Ok(payload),
-        Err(error) => Err(Error::PayloadNotJson {
-            reason: error.to_string(),
-        }),
+    let not_json = |error: &dyn std::fmt::Display| Error::PayloadNotJson {
+        reason: error.to_string(),
+    };
+    // First, because text that nobody looks at is not checked to be UTF-8.
+    let text = String::from_utf8(payload).map_err(|error| not_json(&error))?;
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(not_json(&error)),
     }
 }
 

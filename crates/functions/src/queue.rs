@@ -37,7 +37,7 @@ const PARTITION: PartitionId = PartitionId(0);
 pub async fn enqueue(
     inner: &Inner,
     name: &FunctionName,
-    payload: Vec<u8>,
+    payload: String,
 ) -> Result<String, Error> {
     let request_id = uuid::Uuid::new_v4().to_string();
     let row = QueueRow {
@@ -45,7 +45,7 @@ pub async fn enqueue(
         request_id: request_id.clone(),
         function: name.to_string(),
         state: "queued".to_owned(),
-        event: Some(String::from_utf8_lossy(&payload).into_owned()),
+        event: Some(payload),
     };
     let queue = &inner.options.streams.queue;
     let append = Append {

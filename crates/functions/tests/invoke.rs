@@ -292,6 +292,13 @@ async fn bad_events_are_refused() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::PayloadNotJson { .. }));
+    // Nobody looks into this text, so it must be looked at here: the queue keeps text.
+    let not_text = b"{\"a\": \"\xff\"}".to_vec();
+    let error = house.functions.invoke_async(&name, not_text.clone()).await;
+    assert!(matches!(error, Err(Error::PayloadNotJson { .. })));
+    let error = house.functions.invoke(&name, not_text).await;
+    assert!(matches!(error, Err(Error::PayloadNotJson { .. })));
+    assert!(house.rows("lambic_async").is_empty());
     let large = format!("\"{}\"", "x".repeat(6 << 20)).into_bytes();
     let error = house.functions.invoke(&name, large).await.unwrap_err();
     assert!(matches!(error, Error::PayloadTooLarge { .. }));

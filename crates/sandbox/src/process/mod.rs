@@ -338,11 +338,18 @@ fn answer_of(answer: &[u8]) -> Outcome {
     if answer.is_empty() {
         return Outcome::Success(b"null".to_vec());
     }
-    match serde_json::from_slice::<serde::de::IgnoredAny>(answer) {
-        Ok(_) => Outcome::Success(answer.to_vec()),
-        Err(error) => failure(
+    // As text, because bytes that nobody looks at are not checked to be UTF-8.
+    let problem = match std::str::from_utf8(answer) {
+        Ok(text) => serde_json::from_str::<serde::de::IgnoredAny>(text)
+            .err()
+            .map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    match problem {
+        None => Outcome::Success(answer.to_vec()),
+        Some(problem) => failure(
             "Runtime.MarshalError",
-            &format!("the answer is not JSON: {error}"),
+            &format!("the answer is not JSON: {problem}"),
         ),
     }
 }
@@ -452,4 +459,26 @@ fn command(spec: &Spec, dir: &Path, endpoint: &Endpoint) -> Command {
             dir.file_name().unwrap_or_default(),
         );
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_json_in_utf_8() {
+        for (answer, is_success) in [
+            (&b""[..], true),
+            ("{\"a\": \"ä\"}".as_bytes(), true),
+            (b"{\"a\": \"\xff\"}", false),
+            (b"{", false),
+        ] {
+            let outcome = answer_of(answer);
+            assert_eq!(
+                matches!(outcome, Outcome::Success(_)),
+                is_success,
+                "{outcome:?}"
+            );
+        }
+    }
 }
