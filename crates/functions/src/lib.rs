@@ -468,7 +468,7 @@ impl Inner {
             Runtime::Python => {
                 let isolation = self
                     .isolation
-                    .get_or_try_init(|| Isolation::probe(&self.options.python))
+                    .get_or_try_init(|| Isolation::probe(&self.options.python, &self.options.dir))
                     .await?
                     .clone();
                 Ok(Program::Process(Arc::new(Spec {

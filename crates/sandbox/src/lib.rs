@@ -9,6 +9,7 @@
 
 mod error;
 mod execution;
+mod files;
 mod lines;
 pub mod process;
 pub mod wasm;

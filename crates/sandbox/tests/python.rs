@@ -25,7 +25,7 @@ async fn spec(code: &Path, handler: &str) -> Spec {
         memory_mb: 128,
         log_bytes_max: 64 << 10,
         init_timeout: LONG,
-        isolation: Isolation::probe(Path::new("python3"))
+        isolation: Isolation::probe(Path::new("python3"), Path::new("/nowhere"))
             .await
             .expect("python3 is installed"),
     }
@@ -428,7 +428,9 @@ async fn a_flood_of_output_is_cut_and_does_not_block() {
 
 #[tokio::test]
 async fn the_code_cannot_be_changed_by_the_function() {
-    let isolation = Isolation::probe(Path::new("python3")).await.unwrap();
+    let isolation = Isolation::probe(Path::new("python3"), Path::new("/nowhere"))
+        .await
+        .unwrap();
     let mut environment = start(
         "import os, tempfile\n\
          def handler(event, context):\n\
@@ -452,4 +454,40 @@ async fn the_code_cannot_be_changed_by_the_function() {
     if isolation.namespaces {
         assert_eq!(answer[2], 1);
     }
+}
+
+#[tokio::test]
+async fn the_covered_folder_is_empty() {
+    let covered = tempfile::tempdir().unwrap();
+    std::fs::write(covered.path().join("secret"), "x").unwrap();
+    // For whichever user: only the cover hides it.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(covered.path(), open).unwrap();
+    let source = format!(
+        "import ctypes, os\n\
+         def handler(event, context):\n\
+         \x20   libc = ctypes.CDLL(None)\n\
+         \x20   # Whoever makes namespaces of its own may do much there, but not take the cover off.\n\
+         \x20   libc.unshare(0x10000000 | 0x20000)\n\
+         \x20   libc.umount2(os.fsencode({0:?}), 2)\n\
+         \x20   found = os.listdir({0:?})\n\
+         \x20   try:\n\
+         \x20       open({0:?} + '/mine', 'w').close()\n\
+         \x20   except OSError as e:\n\
+         \x20       found.append(type(e).__name__)\n\
+         \x20   return found\n",
+        covered.path()
+    );
+    let code = code(&source);
+    let mut spec = spec(code.path(), "app.handler").await;
+    spec.isolation = Isolation::probe(Path::new("python3"), covered.path())
+        .await
+        .unwrap();
+    if !spec.isolation.namespaces {
+        eprintln!("this machine has no namespaces: nothing can be covered");
+        return;
+    }
+    let mut environment = Environment::start(Arc::new(spec)).await.unwrap().unwrap();
+    let execution = environment.invoke("id", b"null", LONG).await;
+    assert_eq!(answer(&execution), serde_json::json!(["OSError"]));
 }

@@ -424,3 +424,55 @@ fn text_goes_in_and_the_cache_survives_damage() {
         assert_eq!(std::fs::read(&compiled).unwrap().len(), whole.len());
     }
 }
+
+/// Whoever can write compiled code can make the server run it.
+#[test]
+fn compiled_code_that_others_can_write_is_not_trusted() {
+    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+    let dir = tempfile::tempdir().unwrap();
+    let code = |answer: u32| {
+        scalar(
+            r#"(param "a" s32) (result s32)"#,
+            "(param i32) (result i32)",
+            &format!("(i32.const {answer})"),
+        )
+    };
+    let answer = |answer: u32| {
+        let module = Wasm::new(dir.path())
+            .unwrap()
+            .load(code(answer).as_bytes(), LIMITS)
+            .unwrap();
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![0]));
+        let answers = only(&module).call(&[column], 1).unwrap();
+        answers.as_primitive::<Int32Type>().value(0)
+    };
+    let files = |extension: &str| -> Vec<PathBuf> {
+        let all = fs::read_dir(dir.path()).unwrap();
+        let mut files: Vec<_> = all.map(|entry| entry.unwrap().path()).collect();
+        files.retain(|path| path.extension().is_some_and(|e| e == extension));
+        files
+    };
+    assert_eq!(answer(1), 1);
+    let (of_one, sum_of_one) = (files("cwasm").remove(0), files("sha256").remove(0));
+    assert_eq!(answer(2), 2);
+    let other =
+        |all: Vec<PathBuf>, one: &PathBuf| all.into_iter().find(|path| path != one).unwrap();
+    fs::write(&of_one, fs::read(other(files("cwasm"), &of_one)).unwrap()).unwrap();
+    fs::write(
+        &sum_of_one,
+        fs::read(other(files("sha256"), &sum_of_one)).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(answer(1), 2, "what this user wrote is taken as it is");
+    fs::set_permissions(&of_one, fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(answer(1), 1);
+    assert_eq!(
+        fs::metadata(&of_one).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(
+        fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+}

@@ -4,14 +4,17 @@
 //! |---|---|---|
 //! | processes | own PID namespace: all end with the first | own session; found through `/proc` and killed (`tree`) |
 //! | mounts, IPC, host name | own namespaces | shared |
+//! | the server's folder of code | covered by an empty one | what the user may |
 //! | user | `nobody` if started as root | the server's |
 //! | files, core dumps, data, open files | rlimits | rlimits |
 //! | network | shared (the Runtime API is on loopback) | shared |
+//!
+//! Only root can give a function another user. Started without root, the server's other files are the function's too.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     process::Stdio,
     sync::OnceLock,
@@ -44,11 +47,13 @@ pub struct Isolation {
     pub program: PathBuf,
     pub namespaces: bool,
     pub user: Option<u32>,
+    /// The folder that programs find empty, where they have mounts of their own.
+    covered: CString,
 }
 
 impl Isolation {
-    /// Looks `program` up and tries what can be done with it.
-    pub async fn probe(program: &Path) -> Result<Isolation, Error> {
+    /// Looks `program` up and tries what can be done with it. Programs are not to see what is in `covered`.
+    pub async fn probe(program: &Path, covered: &Path) -> Result<Isolation, Error> {
         let spawn_error = |source| Error::Spawn {
             program: program.display().to_string(),
             source,
@@ -66,10 +71,14 @@ impl Isolation {
             )));
         }
         let root = Uid::effective().is_root();
+        // Programs start in folders of their own.
+        let covered = std::path::absolute(covered).map_err(spawn_error)?;
         let mut isolation = Isolation {
             program: PathBuf::from(real),
             namespaces: true,
             user: root.then_some(NOBODY),
+            covered: CString::new(covered.as_os_str().as_bytes())
+                .map_err(|error| spawn_error(error.into()))?,
         };
         if !isolation.works().await {
             isolation.namespaces = false;
@@ -85,12 +94,22 @@ impl Isolation {
                 "processes are less isolated than they could be: this machine does not allow it"
             );
         }
+        let cannot_write = "import os, sys; sys.exit(os.access(sys.argv[1], os.W_OK))";
+        if !isolation.runs(&[cannot_write.as_ref(), &covered]).await {
+            tracing::warn!(folder = %covered.display(),
+                "processes can change the server's own files: this machine does not allow to prevent it");
+        }
         Ok(isolation)
     }
 
     async fn works(&self) -> bool {
+        self.runs(&["pass".as_ref()]).await
+    }
+
+    /// True if the script with its arguments ends well.
+    async fn runs(&self, script: &[&Path]) -> bool {
         let mut command = Command::new(&self.program);
-        command.args(["-S", "-c", "pass"]).current_dir("/");
+        command.args(["-S", "-c"]).args(script).current_dir("/");
         let spawned = self.spawn(command, 1_024).await;
         match spawned {
             Ok((mut child, _)) => child.wait().await.is_ok_and(|status| status.success()),
@@ -109,6 +128,7 @@ impl Isolation {
         let shut_in = ShutIn {
             namespaces: self.namespaces,
             user: self.user,
+            covered: self.covered.clone(),
             uid_map: format!("{0} {0} 1", Uid::effective()).into_bytes(),
             gid_map: format!("{0} {0} 1", Gid::effective()).into_bytes(),
             is_root: Uid::effective().is_root(),
@@ -152,6 +172,7 @@ impl Isolation {
 struct ShutIn {
     namespaces: bool,
     user: Option<u32>,
+    covered: CString,
     uid_map: Vec<u8>,
     gid_map: Vec<u8>,
     is_root: bool,
@@ -226,6 +247,14 @@ impl ShutIn {
                     c"/proc",
                     Some(c"proc"),
                     MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                    none,
+                );
+                // Where it is refused, the probe warns.
+                let _ = mount(
+                    Some(c"tmpfs"),
+                    self.covered.as_c_str(),
+                    Some(c"tmpfs"),
+                    MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY,
                     none,
                 );
                 Ok(())

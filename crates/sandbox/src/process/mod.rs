@@ -10,7 +10,7 @@ mod isolation;
 mod tree;
 
 use std::{
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::{Arc, Mutex},
@@ -30,6 +30,7 @@ use self::{
 };
 use crate::{
     Error, Execution, LogLine, execution, failure,
+    files::set_mode,
     lines::{Lines, LogSource},
 };
 
@@ -396,11 +397,6 @@ fn make_dir(spec: &Spec) -> Result<TempDir, Error> {
     }
     set_mode(&tmp, 0o700)?;
     Ok(dir)
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(Error::io("set the permissions of", path))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {

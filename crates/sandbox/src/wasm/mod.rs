@@ -68,13 +68,13 @@ pub struct Module {
 }
 
 impl Wasm {
-    /// Compiled code is kept in `cache_dir`, which must be written by nobody else.
+    /// Compiled code is kept in `cache_dir`, a folder of its own.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Result<Wasm, Error> {
         Wasm::with_slots(cache_dir.into(), HANDLERS_MAX, SCALARS_MAX)
     }
 
     fn with_slots(cache_dir: PathBuf, handlers: u32, scalars: u32) -> Result<Wasm, Error> {
-        std::fs::create_dir_all(&cache_dir).map_err(Error::io("create", &cache_dir))?;
+        cache::open(&cache_dir)?;
         let engine = match Engine::new(&config(Some(handlers + scalars))) {
             Ok(engine) => engine,
             Err(error) => {
