@@ -9,6 +9,7 @@ mod check;
 mod deployment;
 mod entry;
 mod error;
+mod events;
 mod invoke;
 mod mapping;
 mod options;

@@ -22,6 +22,7 @@ use crate::{
     Inner, Trigger,
     append::{NotKept, append_patiently},
     entry::{Call, Entry, kind_name},
+    events,
     records::{self, DeadLetter, error_message},
     registry::Mapping,
 };
@@ -134,7 +135,7 @@ impl Worker {
                 Err(error) => vec![Err(error.to_string())],
             });
         let bytes_max = self.inner.options.payload_bytes_max;
-        let events = match records::to_events(&self.stream, range, batches, bytes_max) {
+        let events = match events::to_events(&self.stream, range, batches, bytes_max) {
             Ok(events) => events,
             Err(reason) => {
                 error!(function = %self.function, stream = %self.stream.name, %reason,
@@ -278,7 +279,7 @@ impl Worker {
         position: &mut Frontier,
         attempts_max: u32,
     ) -> Result<Delivery, Stopped> {
-        let payload = records::payload(events);
+        let payload = events::payload(events);
         let mut waits = Backoff::new(
             self.inner.options.retry_wait,
             self.inner.options.retry_wait_max,
@@ -334,7 +335,7 @@ impl Worker {
     ) -> Result<Result<Delivery, (String, String)>, Stopped> {
         let bad = |message: String| Ok(Err(("Lambic.BadOutput".to_owned(), message)));
         let has_output = entry.info.output.is_some();
-        let answer = match records::parse_answer(&self.stream, range, answer, has_output) {
+        let answer = match events::parse_answer(&self.stream, range, answer, has_output) {
             Ok(answer) => answer,
             Err(reason) => return bad(reason),
         };
@@ -356,7 +357,7 @@ impl Worker {
                     "the output stream `{name}` does not exist any more"
                 ));
             };
-            match records::from_objects(&output, &answer.output) {
+            match events::from_objects(&output, &answer.output) {
                 Ok(batch) => writes.push(Write {
                     stream: output.id,
                     partition: None,

@@ -1,10 +1,12 @@
-//! The nouns that three or more rooms share: names, positions, streams, appends, functions.
+//! The nouns that three or more rooms share: names, positions, streams, appends, functions; and how records are
+//! written as JSON.
 //!
 //! No I/O happens here. The traits at the end are the few doors through which one room uses another
 //! without knowing it: a view calls a function, SQL appends to the log; the binary hands them over.
 
 pub mod append;
 pub mod function;
+pub mod json;
 pub mod name;
 pub mod position;
 pub mod stream;

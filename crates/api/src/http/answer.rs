@@ -1,23 +1,17 @@
 //! Rows of an answer in the form that the client asked for, as a stream: an answer of any size takes
 //! the memory of a few batches.
 
-use std::{
-    io,
-    sync::{Arc, LazyLock},
-};
+use std::{io, sync::Arc};
 
 use arrow::{
-    array::{Array, AsArray, RecordBatch},
+    array::RecordBatch,
     csv,
-    datatypes::{
-        ArrowPrimitiveType, DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type,
-        Schema, SchemaRef,
-    },
+    datatypes::{Field, Schema, SchemaRef},
     error::ArrowError,
     ipc::writer::StreamWriter,
     json::{
-        Encoder, EncoderFactory, EncoderOptions, StructMode, WriterBuilder,
-        writer::{JsonArray, LineDelimited, NullableEncoder, make_encoder},
+        StructMode,
+        writer::{JsonArray, LineDelimited},
     },
 };
 use axum::{
@@ -27,6 +21,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use lambic_model::json::writer as json_writer;
 use serde_json::{Value, json, value::RawValue};
 
 use super::error::Failure;
@@ -105,77 +100,6 @@ pub fn sql_type(field: &Arc<Field>) -> String {
         other => other,
     };
     format!("{name}{array}")
-}
-
-/// JSON as we write it: NULL is there, and so are the floats for which JSON has no number, as the strings that
-/// Postgres's `to_json` and our own appends know: `"NaN"`, `"Infinity"`, `"-Infinity"`.
-fn json_writer() -> WriterBuilder {
-    WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .with_encoder_factory(Arc::new(AllFloats))
-}
-
-#[derive(Debug)]
-struct AllFloats;
-
-impl EncoderFactory for AllFloats {
-    fn make_default_encoder<'a>(
-        &self,
-        _field: &'a FieldRef,
-        array: &'a dyn Array,
-        _options: &'a EncoderOptions,
-    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
-        Ok(match array.data_type() {
-            DataType::Float16 => float_encoder::<Float16Type>(array, f64::from)?,
-            DataType::Float32 => float_encoder::<Float32Type>(array, f64::from)?,
-            DataType::Float64 => float_encoder::<Float64Type>(array, f64::from)?,
-            _ => None,
-        })
-    }
-}
-
-/// `None` if all values are numbers to JSON.
-fn float_encoder<'a, T: ArrowPrimitiveType>(
-    array: &'a dyn Array,
-    wide: fn(T::Native) -> f64,
-) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
-    let floats = array.as_primitive::<T>();
-    let values = floats.values().iter().map(|value| wide(*value));
-    if values.clone().all(f64::is_finite) {
-        return Ok(None);
-    }
-    // Finite values are written by Arrow as ever; asking it with the default options does not lead back here.
-    static DEFAULTS: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
-    static FIELD: LazyLock<FieldRef> =
-        LazyLock::new(|| Arc::new(Field::new("float", DataType::Float64, true)));
-    let encoder = FloatEncoder {
-        values: values.collect(),
-        finite: make_encoder(&FIELD, array, &DEFAULTS)?,
-    };
-    Ok(Some(NullableEncoder::new(
-        Box::new(encoder),
-        array.nulls().cloned(),
-    )))
-}
-
-struct FloatEncoder<'a> {
-    values: Vec<f64>,
-    finite: NullableEncoder<'a>,
-}
-
-impl Encoder for FloatEncoder<'_> {
-    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
-        let value = self.values[row];
-        if value.is_finite() {
-            self.finite.encode(row, out);
-        } else if value.is_nan() {
-            out.extend_from_slice(b"\"NaN\"");
-        } else if value > 0.0 {
-            out.extend_from_slice(b"\"Infinity\"");
-        } else {
-            out.extend_from_slice(b"\"-Infinity\"");
-        }
-    }
 }
 
 /// The rows of a batch as JSON arrays without the outer brackets: `[1,"a"],[2,"b"]`.
@@ -378,7 +302,7 @@ fn unwritable(error: ArrowError) -> Failure {
 mod tests {
     use arrow::{
         array::{Float64Array, Int64Array, StringArray},
-        datatypes::DataType,
+        datatypes::{DataType, Float64Type},
     };
 
     use super::*;

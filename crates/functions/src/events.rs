@@ -1,0 +1,427 @@
+//! Between records (Arrow) and the events and answers of functions (JSON).
+
+use std::collections::BTreeMap;
+
+use arrow::{
+    array::AsArray,
+    datatypes::{Int64Type, TimestampMicrosecondType},
+    json::{ReaderBuilder, writer::JsonArray},
+    record_batch::RecordBatch,
+};
+use lambic_model::{OffsetRange, Stream, SystemColumn, json};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+
+/// Records that become JSON at one time.
+const ROWS_AT_ONCE: usize = 64;
+
+/// The elements of an event's `Records`, JSON, for the first records of `range`: as many as fit into `bytes_max`, and
+/// at least one. `batches` have the system columns, and are read as far as they are needed.
+pub fn to_events(
+    stream: &Stream,
+    range: OffsetRange,
+    batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
+    bytes_max: usize,
+) -> Result<Vec<String>, String> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    for batch in batches {
+        let batch = batch?;
+        for first in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
+            let some = batch.slice(first, ROWS_AT_ONCE.min(batch.num_rows() - first));
+            for event in events_of(stream, range, &some)? {
+                bytes += event.len() + 1;
+                if bytes > bytes_max && !events.is_empty() {
+                    return Ok(events);
+                }
+                events.push(event);
+            }
+        }
+    }
+    Ok(events)
+}
+
+fn events_of(
+    stream: &Stream,
+    range: OffsetRange,
+    batch: &RecordBatch,
+) -> Result<Vec<String>, String> {
+    let columns = stream.schema.fields().len();
+    let user = batch
+        .project(&(0..columns).collect::<Vec<_>>())
+        .map_err(|error| error.to_string())?;
+    let mut writer = json::writer().build::<_, JsonArray>(Vec::new());
+    writer.write(&user).map_err(|error| error.to_string())?;
+    writer.finish().map_err(|error| error.to_string())?;
+    let written = writer.into_inner();
+    // As text: a number that is read may lose its last digits.
+    let rows: Vec<&RawValue> =
+        serde_json::from_slice(&written).map_err(|error| error.to_string())?;
+    let offsets = batch
+        .column_by_name(SystemColumn::Offset.name())
+        .ok_or("records without offsets")?
+        .as_primitive::<Int64Type>();
+    let appended = batch
+        .column_by_name(SystemColumn::AppendedAt.name())
+        .ok_or("records without the time of their append")?
+        .as_primitive::<TimestampMicrosecondType>();
+    let event = |(row, data): (usize, &RawValue)| {
+        let offset = offsets.value(row);
+        let event = Event {
+            approximate_arrival_timestamp: appended.value(row) as f64 / 1e6,
+            data,
+            event_id: item_identifier(stream, range, offset.cast_unsigned()),
+            event_source: "lambic:stream",
+            offset,
+            partition: range.partition.0,
+            stream: stream.name.as_str(),
+        };
+        serde_json::to_string(&event).map_err(|error| error.to_string())
+    };
+    rows.into_iter().enumerate().map(event).collect()
+}
+
+/// An element of an event's `Records`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    approximate_arrival_timestamp: f64,
+    data: &'a RawValue,
+    #[serde(rename = "eventID")]
+    event_id: String,
+    event_source: &'static str,
+    offset: i64,
+    partition: u32,
+    stream: &'a str,
+}
+
+/// The event of a batch of records.
+pub fn payload(events: &[String]) -> Vec<u8> {
+    format!("{{\"Records\":[{}]}}", events.join(",")).into_bytes()
+}
+
+fn item_identifier(stream: &Stream, range: OffsetRange, offset: u64) -> String {
+    format!("{}-{}-{offset}", stream.name, range.partition)
+}
+
+/// How much of an answer that is not understood is shown.
+const ANSWER_CHARS_SHOWN: usize = 80;
+
+/// What a function made of a batch of records.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// Objects as the function wrote them: a number that is read may lose its last digits.
+    pub output: Vec<&'a RawValue>,
+    /// The first offset of the batch that failed.
+    pub failed: Option<u64>,
+}
+
+/// Understands `null`, a list of objects, `{"records": […]}` and `{"batchItemFailures": [{"itemIdentifier": …}]}`.
+/// If the function has an output stream, anything else is an error: it was meant for that stream and would be lost.
+pub fn parse_answer<'a>(
+    stream: &Stream,
+    range: OffsetRange,
+    answer: &'a [u8],
+    has_output: bool,
+) -> Result<Answer<'a>, String> {
+    let answer: &RawValue = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    let (mut output, mut failures) = (Vec::new(), Vec::new());
+    let mut is_understood = true;
+    match answer.get().as_bytes()[0] {
+        b'[' => output = list(answer).ok_or("the answer is not a list")?,
+        b'{' => {
+            let members: BTreeMap<String, &RawValue> =
+                serde_json::from_str(answer.get()).map_err(|error| error.to_string())?;
+            let of = |key: &str| match members.get(key).copied() {
+                None => Ok(Vec::new()),
+                Some(member) if member.get() == "null" => Ok(Vec::new()),
+                Some(member) => {
+                    list(member).ok_or_else(|| format!("`{key}` of the answer is not a list"))
+                }
+            };
+            let keys = ["records", "batchItemFailures"];
+            is_understood = members.is_empty() || keys.iter().any(|key| members.contains_key(*key));
+            output = of("records")?;
+            failures = of("batchItemFailures")?;
+        }
+        // AWS ignores what a handler of a stream returns beside failures; a status text is common.
+        other => is_understood = other == b'n',
+    }
+    if has_output && !is_understood {
+        return Err(format!(
+            "the answer of a function with an output stream is a list of objects, one for each output record, {{\"records\": […]}}, {{\"batchItemFailures\": […]}} or null, not {}",
+            shown(answer)
+        ));
+    }
+    if let Some(other) = output.iter().find(|record| !record.get().starts_with('{')) {
+        return Err(format!(
+            "the answer must be a list of objects, one for each output record; it has {}",
+            shown(other)
+        ));
+    }
+    let mut failed = None;
+    for failure in failures {
+        let failure: Value =
+            serde_json::from_str(failure.get()).map_err(|error| error.to_string())?;
+        let identifier = match &failure["itemIdentifier"] {
+            Value::String(identifier) => identifier.clone(),
+            Value::Number(offset) => offset.to_string(),
+            _ => return Err("a batch item failure has no `itemIdentifier`".to_owned()),
+        };
+        let offset = (range.first.0..range.end.0)
+            .find(|&offset| {
+                identifier == offset.to_string()
+                    || identifier == item_identifier(stream, range, offset)
+            })
+            .ok_or_else(|| format!("`{identifier}` is not an item of the batch"))?;
+        failed = Some(failed.map_or(offset, |earlier: u64| earlier.min(offset)));
+    }
+    Ok(Answer { output, failed })
+}
+
+fn list(value: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn shown(value: &RawValue) -> String {
+    let text = value.get();
+    match text.char_indices().nth(ANSWER_CHARS_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Objects as records of `stream`; the error says which object does not fit and why.
+pub fn from_objects(stream: &Stream, objects: &[&RawValue]) -> Result<RecordBatch, String> {
+    let decode = |objects: &[&RawValue]| {
+        let mut decoder = ReaderBuilder::new(stream.schema.clone())
+            .with_strict_mode(true)
+            .with_batch_size(objects.len().max(1))
+            .build_decoder()?;
+        for object in objects {
+            decoder.decode(object.get().as_bytes())?;
+        }
+        decoder.flush()
+    };
+    match decode(objects) {
+        Ok(batch) => Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(stream.schema.clone()))),
+        Err(error) => {
+            // The decoder does not tell which: look for the first that fails alone.
+            let (index, reason) = objects
+                .iter()
+                .enumerate()
+                .find_map(|(index, object)| {
+                    let error = decode(std::slice::from_ref(object)).err()?;
+                    Some((index, error.to_string()))
+                })
+                .unwrap_or((0, error.to_string()));
+            Err(format!(
+                "output record {index} does not fit stream `{}`: {reason}",
+                stream.name
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{
+            Array, ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+        },
+        datatypes::{DataType, Field, Float64Type, Schema},
+    };
+    use lambic_model::{Offset, PartitionId, StreamId, StreamName};
+
+    use super::*;
+
+    fn stream() -> Stream {
+        Stream {
+            id: StreamId(1),
+            name: StreamName::new("s").unwrap(),
+            schema: Arc::new(Schema::new(vec![
+                Field::new("a", DataType::Int64, false),
+                Field::new("b", DataType::Utf8, true),
+            ])),
+            partitions: 1,
+            event_time: None,
+            record_id: None,
+            partition_by: None,
+        }
+    }
+
+    const RANGE: OffsetRange = OffsetRange {
+        partition: PartitionId(0),
+        first: Offset(5),
+        end: Offset(8),
+    };
+
+    #[test]
+    fn answers_are_understood() {
+        for (answer, expected) in [
+            ("null", Ok((0, None))),
+            ("\"ok\"", Ok((0, None))),
+            ("{}", Ok((0, None))),
+            (r#"[{"a":1}]"#, Ok((1, None))),
+            (r#"{"records":[{"a":1},{"a":2}]}"#, Ok((2, None))),
+            (r#"{"batchItemFailures":[]}"#, Ok((0, None))),
+            (
+                r#"{"batchItemFailures":[{"itemIdentifier":"s-0-7"},{"itemIdentifier":6}]}"#,
+                Ok((0, Some(6))),
+            ),
+            (
+                r#"{"batchItemFailures":[{"itemIdentifier":"8"}]}"#,
+                Err("`8` is not an item of the batch"),
+            ),
+            (
+                r#"{"batchItemFailures":[{}]}"#,
+                Err("a batch item failure has no `itemIdentifier`"),
+            ),
+            (
+                r#"{"records":1}"#,
+                Err("`records` of the answer is not a list"),
+            ),
+            (
+                "[1]",
+                Err("the answer must be a list of objects, one for each output record; it has 1"),
+            ),
+        ] {
+            let found = parse_answer(&stream(), RANGE, answer.as_bytes(), false)
+                .map(|answer| (answer.output.len(), answer.failed));
+            assert_eq!(found, expected.map_err(str::to_owned), "{answer}");
+        }
+    }
+
+    /// As the log gives it: a column `b` and the system's.
+    fn read(first: u64, column: ArrayRef) -> RecordBatch {
+        let fields = [
+            Field::new("b", column.data_type().clone(), true),
+            SystemColumn::Offset.field(),
+            SystemColumn::AppendedAt.field(),
+        ];
+        let offsets = (first as i64..).take(column.len());
+        let appended = TimestampMicrosecondArray::from_value(1_500_000, column.len());
+        RecordBatch::try_new(
+            Arc::new(Schema::new(fields.to_vec())),
+            vec![
+                column,
+                Arc::new(Int64Array::from_iter_values(offsets)),
+                Arc::new(appended.with_timezone("UTC")),
+            ],
+        )
+        .unwrap()
+    }
+
+    /// What a function is given and what it answers are the very values.
+    #[test]
+    fn floats_pass_in_both_directions() {
+        let values = [
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            -0.0,
+            0.1 + 0.2,
+            1.0 / 3.0,
+            f64::MAX,
+            f64::MIN_POSITIVE,
+            5e-324,
+            // A reader that is not exact gives the neighbour of each of these.
+            31.245_270_191_439_438,
+            2.225_073_858_507_201e-308,
+        ];
+        let mut stream = stream();
+        stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Float64, true)]));
+        let batch = read(5, Arc::new(Float64Array::from(values.to_vec())));
+        let events = to_events(&stream, RANGE, [Ok(batch)], 1 << 20).unwrap();
+        assert!(events[0].contains(r#""data":{"b":"NaN"}"#), "{}", events[0]);
+        assert!(events[1].contains(r#""data":{"b":"Infinity"}"#));
+        assert!(events[2].contains(r#""data":{"b":"-Infinity"}"#));
+        let data = events.iter().map(|event| {
+            let start = event.find(r#""data":"#).unwrap() + 7;
+            let end = event.find(r#","eventID""#).unwrap();
+            &event[start..end]
+        });
+        let answer = format!("[{}]", data.collect::<Vec<_>>().join(", "));
+        let answer = parse_answer(&stream, RANGE, answer.as_bytes(), true).unwrap();
+        let batch = from_objects(&stream, &answer.output).unwrap();
+        let column = batch.column(0).as_primitive::<Float64Type>();
+        let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(column.values()), bits(&values));
+    }
+
+    #[test]
+    fn a_batch_ends_where_its_bytes_do() {
+        let mut stream = stream();
+        stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Utf8, true)]));
+        let batch =
+            |first: u64, texts: &[&str]| read(first, Arc::new(StringArray::from(texts.to_vec())));
+        let long = "x".repeat(1_000);
+        let batches = || {
+            [
+                Ok(batch(5, &[&long, "y"])),
+                Ok(batch(7, &[&long])),
+                Err("not needed".to_owned()),
+            ]
+        };
+        let events = |bytes_max| to_events(&stream, RANGE, batches(), bytes_max);
+        let all = to_events(&stream, RANGE, batches().into_iter().take(2), 1 << 20).unwrap();
+        assert_eq!(all.len(), 3);
+        let second = concat!(
+            r#"{"approximateArrivalTimestamp":1.5,"data":{"b":"y"},"eventID":"s-0-6","#,
+            r#""eventSource":"lambic:stream","offset":6,"partition":0,"stream":"s"}"#
+        );
+        assert_eq!(all[1], second);
+        assert_eq!(
+            payload(&all[1..2]),
+            format!(r#"{{"Records":[{second}]}}"#).as_bytes()
+        );
+        for (bytes_max, expected) in [(0, 1), (1_200, 1), (1_500, 2), (2_000, 2)] {
+            assert_eq!(events(bytes_max).unwrap(), all[..expected], "{bytes_max}");
+        }
+        assert_eq!(events(1 << 20), Err("not needed".to_owned()));
+    }
+
+    #[test]
+    fn what_is_meant_for_an_output_is_not_lost() {
+        let parse =
+            |answer: &str| parse_answer(&stream(), RANGE, answer.as_bytes(), true).map(drop);
+        for lost in [r#"{"id":1}"#, "\"ok\"", "7"] {
+            let error = parse(lost).unwrap_err();
+            assert!(error.ends_with(&format!("not {lost}")), "{error}");
+        }
+        for fine in [
+            "null",
+            "{}",
+            "[]",
+            r#"[{"a":1}]"#,
+            r#"{"records":[]}"#,
+            r#"{"batchItemFailures":[]}"#,
+        ] {
+            assert!(parse(fine).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn objects_that_do_not_fit_are_named() {
+        let from = |texts: [&str; 2]| {
+            let objects = texts.map(|text| RawValue::from_string(text.to_owned()).unwrap());
+            from_objects(&stream(), &[&objects[0], &objects[1]])
+        };
+        let fits = r#"{"a": 1, "b": "x"}"#;
+        assert_eq!(from([fits, r#"{"a": 2}"#]).unwrap().num_rows(), 2);
+        for (object, reason) in [
+            (r#"{"a": 1, "c": 2}"#, "column 'c'"),
+            (r#"{"b": "x"}"#, "a"),
+            (r#"{"a": "x"}"#, "x"),
+        ] {
+            let error = from([fits, object]).unwrap_err();
+            assert!(
+                error.starts_with("output record 1 does not fit stream `s`: ")
+                    && error.contains(reason),
+                "{error}"
+            );
+        }
+    }
+}
