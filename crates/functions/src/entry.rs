@@ -14,7 +14,7 @@ use lambic_sandbox::{
     process::{Environment, Spec},
     wasm,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Error, FunctionInfo, InvokeResult, Options,
@@ -41,7 +41,7 @@ pub struct Entry {
     pub info: FunctionInfo,
     pub mappings: Vec<Mapping>,
     pub program: Program,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     concurrency: usize,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -83,7 +83,7 @@ impl Entry {
             info,
             mappings,
             program,
-            turns: Semaphore::new(concurrency),
+            turns: Arc::new(Semaphore::new(concurrency)),
             concurrency,
             waiting: AtomicUsize::new(0),
             waiting_max: options.waiting_max,
@@ -126,16 +126,11 @@ impl Entry {
         }
     }
 
-    /// Runs one event when its turn comes. Callers who wait are bounded; the queue and triggers, which have bounds
-    /// of their own, are not throttled.
-    pub async fn run(
-        &self,
-        call: Call<'_>,
-        payload: &[u8],
-        recorder: &Recorder,
-    ) -> Result<InvokeResult, Error> {
+    /// Waits for a turn. Callers who wait are bounded; the queue and triggers, which have bounds of their own, are not
+    /// throttled.
+    pub async fn turn(self: &Arc<Self>, kind: InvocationKind) -> Result<Turn, Error> {
         let waiting = Waiting::enter(&self.waiting);
-        if call.kind == InvocationKind::Sync
+        if kind == InvocationKind::Sync
             && waiting.before >= self.waiting_max
             && self.turns.available_permits() == 0
         {
@@ -145,73 +140,19 @@ impl Entry {
                 waiting: waiting.before,
             });
         }
-        let _turn = self.turns.acquire().await.map_err(|_| Error::Closed)?;
-        drop(waiting);
-        let mut platform = vec![LogLine::now(
-            LogSource::Platform,
-            format!(
-                "START RequestId: {} Version: {}",
-                call.request_id, self.info.deployment
-            ),
-        )];
-        let (execution, init) = self.execute(call.request_id, payload).await?;
-        let duration_ms = execution.duration.as_secs_f64() * 1e3;
-        let billed_ms = duration_ms.ceil() as u64;
-        let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
-        let init_ms = init.map(|init| init.as_secs_f64() * 1e3);
-        let error = match &execution.outcome {
-            Outcome::Success(_) => None,
-            Outcome::Failure {
-                error_type,
-                payload,
-            } => Some((error_type.clone(), error_message(payload))),
-        };
-        platform.extend(execution.lines);
-        let mut report = format!(
-            "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
-             Memory Size: {} MB\tMax Memory Used: {memory_peak_mb} MB",
-            call.request_id, self.info.memory_mb
-        );
-        if let Some(init_ms) = init_ms {
-            report.push_str(&format!("\tInit Duration: {init_ms:.2} ms"));
-        }
-        if let Some((error_type, message)) = &error
-            && (error_type.starts_with("Runtime.") || error_type.starts_with("Sandbox."))
-        {
-            platform.push(LogLine::now(
-                LogSource::Platform,
-                format!("{error_type}: {message}"),
-            ));
-        }
-        for line in [format!("END RequestId: {}", call.request_id), report] {
-            platform.push(LogLine::now(LogSource::Platform, line));
-        }
-        let log_tail = tail(&platform);
-        let row = InvocationRow {
-            at_us: platform[0].at_us,
-            request_id: call.request_id.to_owned(),
-            function: self.info.name.to_string(),
-            digest: self.info.digest.clone(),
-            kind: kind_name(call.kind),
-            error,
-            duration_ms,
-            billed_ms: billed_ms as i64,
-            init_ms,
-            memory_mb: memory_peak_mb as i64,
-            cold: init.is_some(),
-            attempt: call.attempt as i32,
-        };
-        recorder.record(row, platform).await;
-        Ok(InvokeResult {
-            request_id: call.request_id.to_owned(),
-            outcome: execution.outcome,
-            digest: self.info.digest.clone(),
-            duration_ms,
-            billed_ms,
-            init_ms,
-            memory_peak_mb,
-            cold: init.is_some(),
-            log_tail,
+        let turn = self.turns.clone().acquire_owned().await;
+        Ok(Turn {
+            entry: self.clone(),
+            _turn: turn.map_err(|_| Error::Closed)?,
+        })
+    }
+
+    /// A turn if one is free.
+    pub fn turn_now(self: &Arc<Self>) -> Option<Turn> {
+        let turn = self.turns.clone().try_acquire_owned().ok()?;
+        Some(Turn {
+            entry: self.clone(),
+            _turn: turn,
         })
     }
 
@@ -272,6 +213,89 @@ impl Entry {
                 Ok((execution, init))
             }
         }
+    }
+}
+
+/// The right to run one event.
+pub struct Turn {
+    pub entry: Arc<Entry>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    pub async fn run(
+        self,
+        call: Call<'_>,
+        payload: &[u8],
+        recorder: &Recorder,
+    ) -> Result<InvokeResult, Error> {
+        let info = &self.entry.info;
+        let mut platform = vec![LogLine::now(
+            LogSource::Platform,
+            format!(
+                "START RequestId: {} Version: {}",
+                call.request_id, info.deployment
+            ),
+        )];
+        let (execution, init) = self.entry.execute(call.request_id, payload).await?;
+        let duration_ms = execution.duration.as_secs_f64() * 1e3;
+        let billed_ms = duration_ms.ceil() as u64;
+        let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
+        let init_ms = init.map(|init| init.as_secs_f64() * 1e3);
+        let error = match &execution.outcome {
+            Outcome::Success(_) => None,
+            Outcome::Failure {
+                error_type,
+                payload,
+            } => Some((error_type.clone(), error_message(payload))),
+        };
+        platform.extend(execution.lines);
+        let mut report = format!(
+            "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
+             Memory Size: {} MB\tMax Memory Used: {memory_peak_mb} MB",
+            call.request_id, info.memory_mb
+        );
+        if let Some(init_ms) = init_ms {
+            report.push_str(&format!("\tInit Duration: {init_ms:.2} ms"));
+        }
+        if let Some((error_type, message)) = &error
+            && (error_type.starts_with("Runtime.") || error_type.starts_with("Sandbox."))
+        {
+            platform.push(LogLine::now(
+                LogSource::Platform,
+                format!("{error_type}: {message}"),
+            ));
+        }
+        for line in [format!("END RequestId: {}", call.request_id), report] {
+            platform.push(LogLine::now(LogSource::Platform, line));
+        }
+        let log_tail = tail(&platform);
+        let row = InvocationRow {
+            at_us: platform[0].at_us,
+            request_id: call.request_id.to_owned(),
+            function: info.name.to_string(),
+            digest: info.digest.clone(),
+            kind: kind_name(call.kind),
+            error,
+            duration_ms,
+            billed_ms: billed_ms as i64,
+            init_ms,
+            memory_mb: memory_peak_mb as i64,
+            cold: init.is_some(),
+            attempt: call.attempt as i32,
+        };
+        recorder.record(row, platform).await;
+        Ok(InvokeResult {
+            request_id: call.request_id.to_owned(),
+            outcome: execution.outcome,
+            digest: info.digest.clone(),
+            duration_ms,
+            billed_ms,
+            init_ms,
+            memory_peak_mb,
+            cold: init.is_some(),
+            log_tail,
+        })
     }
 }
 

@@ -228,7 +228,8 @@ impl Functions {
                 kind: InvocationKind::Sync,
                 attempt: 1,
             };
-            entry.run(call, payload.as_bytes(), &inner.recorder).await
+            let turn = entry.turn(call.kind).await?;
+            turn.run(call, payload.as_bytes(), &inner.recorder).await
         });
         run.await.unwrap_or(Err(Error::Closed))
     }

@@ -273,7 +273,7 @@ impl Worker {
 
     async fn deliver(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         range: OffsetRange,
         events: &[String],
         position: &mut Frontier,
@@ -295,7 +295,10 @@ impl Worker {
                 attempt: attempts,
             };
             let result = self
-                .wait(entry.run(call, &payload, &self.inner.recorder))
+                .wait(async {
+                    let turn = entry.turn(call.kind).await?;
+                    turn.run(call, &payload, &self.inner.recorder).await
+                })
                 .await?;
             let (error_type, message) = match result {
                 Ok(result) => match result.outcome {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray,
+        ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray,
         TimestampMicrosecondArray,
     },
-    datatypes::TimestampMicrosecondType,
     record_batch::RecordBatch,
 };
 use lambic_model::Stream;
@@ -153,24 +152,6 @@ pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
             texts(rows.iter().map(|row| row.event.as_deref())),
         ],
     )
-}
-
-pub fn queue_rows(batch: &RecordBatch) -> Vec<QueueRow> {
-    use arrow::array::Array;
-    let at = batch.column(0).as_primitive::<TimestampMicrosecondType>();
-    let text = |column: usize, row: usize| {
-        let column = batch.column(column).as_string::<i32>();
-        (!column.is_null(row)).then(|| column.value(row).to_owned())
-    };
-    (0..batch.num_rows())
-        .map(|row| QueueRow {
-            at_us: at.value(row),
-            request_id: text(1, row).unwrap_or_default(),
-            function: text(2, row).unwrap_or_default(),
-            state: text(3, row).unwrap_or_default(),
-            event: text(4, row),
-        })
-        .collect()
 }
 
 fn batch(stream: &Stream, columns: Vec<ArrayRef>) -> RecordBatch {

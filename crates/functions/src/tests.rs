@@ -5,14 +5,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use lambic_base::{Clock, SystemClock};
 use lambic_log::Log;
 use lambic_model::{
-    Append, Frontier, FunctionName, Offset, OffsetRange, PartitionId, Stream, StreamId, Write,
+    Append, Frontier, FunctionName, Offset, OffsetRange, PartitionId, Stream, StreamId, StreamName,
+    Write,
 };
 use tokio::sync::watch;
 
 use crate::{
-    Functions, Options, SystemStreams, Trigger,
+    Code, Functions, Options, SystemStreams, Trigger,
     mapping::Worker,
-    queue,
     records::{self, DeadLetter, QueueRow},
     registry::Mapping,
     system_streams,
@@ -48,45 +48,78 @@ impl Clock for Gate {
     }
 }
 
-struct House {
-    dir: tempfile::TempDir,
-    log: Log,
-    system: SystemStreams,
+pub struct House {
+    pub dir: tempfile::TempDir,
+    pub log: Log,
+    pub system: SystemStreams,
+    /// Of a user.
+    input: Arc<Stream>,
 }
 
+/// A component whose `handle` runs `body`; the event is at `$at`, of `$length` bytes.
+pub fn component(body: &str) -> Code {
+    let text = format!(
+        r#"
+(component
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "handle") (param $at i32) (param $length i32) (result i32) {body}))
+  (core instance $i (instantiate $m))
+  (func (export "handle") (param "event" string) (result (result string (error string)))
+    (canon lift (core func $i "handle") (memory (core memory $i "memory"))
+      (realloc (core func $i "realloc")))))
+"#
+    );
+    Code::Bytes(text.into_bytes())
+}
+
+/// Answers with its event.
+pub const ECHO: &str = "\
+(i32.store8 (i32.const 16) (i32.const 0))
+(i32.store (i32.const 20) (local.get $at))
+(i32.store (i32.const 24) (local.get $length))
+(i32.const 16)";
+
 impl House {
-    fn open(change: impl FnOnce(&mut lambic_log::Options)) -> House {
+    pub fn open(change: impl FnOnce(&mut lambic_log::Options)) -> House {
         let dir = tempfile::tempdir().unwrap();
         let system = system_streams(StreamId(1));
         let mut options = lambic_log::Options::new(dir.path().join("log"));
         change(&mut options);
-        let log = Log::open(options, &system.all()).unwrap();
-        House { dir, log, system }
+        let input = Arc::new(Stream {
+            id: StreamId(20),
+            name: StreamName::new("input").unwrap(),
+            ..Stream::clone(&system.logs)
+        });
+        let mut streams = system.all().to_vec();
+        streams.push(input.clone());
+        let log = Log::open(options, &streams).unwrap();
+        House {
+            dir,
+            log,
+            system,
+            input,
+        }
     }
 
-    async fn functions(&self) -> Functions {
-        let lookup = Arc::new(|_: &str| None);
+    pub async fn functions(&self) -> Functions {
+        let input = self.input.clone();
+        let lookup = Arc::new(move |name: &str| (name == "input").then(|| input.clone()));
         let dir = self.dir.path().join("functions");
         let mut options = Options::new(dir, self.log.clone(), self.system.clone(), lookup);
         options.retry_wait = std::time::Duration::from_millis(5);
         Functions::open(options).await.unwrap()
     }
 
-    /// Queues an event of a function that does not exist: it becomes a dead letter at once.
-    async fn enqueue(&self, event: String) {
-        let row = QueueRow {
-            at_us: 0,
-            request_id: uuid::Uuid::new_v4().to_string(),
-            function: "gone".to_owned(),
-            state: "queued".to_owned(),
-            event: Some(event),
-        };
+    /// Appends rows to the queue's stream, as they are.
+    pub async fn enqueue(&self, rows: &[QueueRow]) {
         let queue = &self.system.queue;
         let append = Append {
             writes: vec![Write {
                 stream: queue.id,
                 partition: None,
-                batch: records::queue(queue, &[&row]),
+                batch: records::queue(queue, &rows.iter().collect::<Vec<_>>()),
             }],
             ..Append::default()
         };
@@ -94,7 +127,7 @@ impl House {
     }
 
     /// Waits until the stream holds `records`.
-    async fn wait_for(&self, stream: &Stream, records: u64) {
+    pub async fn wait_for(&self, stream: &Stream, records: u64) {
         let mut commits = self.log.commits();
         let all = async {
             while self.log.snapshot().head(stream.id).records() < records {
@@ -105,64 +138,6 @@ impl House {
         let waited = tokio::time::timeout(bound, all).await;
         waited.unwrap_or_else(|_| panic!("{} lacks records", stream.name));
     }
-}
-
-#[tokio::test]
-async fn dead_letters_that_do_not_fit_into_one_append_are_all_kept() {
-    let house = House::open(|log| log.append_bytes_max = 64 << 10);
-    for n in 0..8 {
-        house
-            .enqueue(format!("\"{n}{}\"", "x".repeat(20 << 10)))
-            .await;
-    }
-    let functions = house.functions().await;
-    house.wait_for(&house.system.dead_letters, 8).await;
-    house.wait_for(&house.system.queue, 16).await;
-    functions.close().await;
-    let cursor = house.log.cursor(queue::CURSOR).unwrap();
-    assert!(cursor.frontier.0[0] >= Offset(8), "{cursor:?}");
-}
-
-/// A disk may fail for a moment: queued events wait for it, and need no restart.
-#[tokio::test]
-async fn the_queue_goes_on_after_it_could_not_be_read() {
-    let house = House::open(|log| log.cache_bytes_max = 0);
-    house.enqueue("\"event\"".to_owned()).await;
-    let segment = std::fs::read_dir(house.dir.path().join("log"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_file())
-        .max_by_key(|path| path.metadata().unwrap().len())
-        .unwrap();
-    let whole = std::fs::read(&segment).unwrap();
-    // In place: the log holds the file open.
-    let write = |bytes: &[u8]| {
-        use std::os::unix::fs::FileExt;
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(&segment)
-            .unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-    };
-    let at = whole
-        .windows(7)
-        .position(|bytes| bytes == b"\"event\"")
-        .unwrap();
-    let mut damaged = whole.clone();
-    damaged[at + 1] = b'E';
-    write(&damaged[..at + 2]);
-    let functions = house.functions().await;
-    // On this single thread the queue has its turn, and fails, before this goes on.
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(
-        house.log.snapshot().head(house.system.queue.id).records(),
-        1
-    );
-    write(&whole[..at + 2]);
-    house.wait_for(&house.system.dead_letters, 1).await;
-    functions.close().await;
 }
 
 fn worker(functions: &Functions, stream: &Arc<Stream>, stop: watch::Receiver<bool>) -> Worker {

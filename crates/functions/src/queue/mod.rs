@@ -1,0 +1,519 @@
+//! Events that nobody waits for: kept in `lambic_async`, run, retried, then done or a dead letter.
+//!
+//! The stream is the queue. An event is a row `queued`; its end is a row `done` or `dead`, appended together with
+//! the dead letter and the move of the cursor, which stands at the oldest event that has not ended. After a crash
+//! everything from there that has no end is run again: at least once, as in AWS.
+//!
+//! One task decides ([`Queue`]); what waits for the disk, for a function or for the log are tasks of its own. An event
+//! takes a turn for an attempt and until its end is kept, none while it waits for the next attempt or for its function's
+//! concurrency ([`lines`]).
+
+mod attempt;
+mod ends;
+mod intake;
+mod lines;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use lambic_base::retry::Backoff;
+use lambic_model::{Append, FunctionName, InvocationKind, Offset, PartitionId, Producer, Write};
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tracing::error;
+
+use self::{
+    attempt::{Attempt, attempt},
+    ends::Ended,
+    intake::EndedBefore,
+    lines::{Lines, Queued},
+};
+use crate::{
+    Error, Inner,
+    append::{NotKept, append_patiently},
+    entry::{Entry, Turn, kind_name},
+    records::{self, DeadLetter, QueueRow},
+};
+
+pub const CURSOR: &str = "functions/async";
+const PARTITION: PartitionId = PartitionId(0);
+/// How often it is looked whether a function that is full was deployed again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Appends the event durably; returns when it is on disk.
+pub async fn enqueue(inner: &Inner, name: &FunctionName, payload: String) -> Result<String, Error> {
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let row = QueueRow {
+        at_us: inner.options.clock.now_us(),
+        request_id: request_id.clone(),
+        function: name.to_string(),
+        state: "queued".to_owned(),
+        event: Some(payload),
+    };
+    let queue = &inner.options.streams.queue;
+    let append = Append {
+        writes: vec![Write {
+            stream: queue.id,
+            partition: Some(PARTITION),
+            batch: records::queue(queue, &[&row]),
+        }],
+        producer: None,
+        cursors: Vec::new(),
+    };
+    inner.options.log.append(append).await?;
+    Ok(request_id)
+}
+
+/// Runs until the service stops.
+pub async fn run(inner: Arc<Inner>) {
+    Queue::new(inner).run().await;
+}
+
+/// What a task of the queue brings back.
+enum Done {
+    Start(Result<Option<EndedBefore>, lambic_log::Error>),
+    Scan(Scan, Result<Vec<Queued>, lambic_log::Error>),
+    Attempt(Attempt),
+    /// A turn of the function, if it still gives any.
+    Free(String, Option<Turn>),
+    Kept(Vec<Ended>, Result<(), NotKept>),
+}
+
+/// A stretch of the stream that is looked through.
+#[derive(Debug)]
+struct Scan {
+    from: u64,
+    to: u64,
+    /// One that was behind; `None`: new events of all.
+    function: Option<String>,
+}
+
+struct Queue {
+    inner: Arc<Inner>,
+    /// The next record of the stream to look at.
+    position: u64,
+    /// `None` until it could be read.
+    ended_before: Option<Arc<EndedBefore>>,
+    lines: Lines,
+    /// The offsets of events in memory.
+    open: BTreeSet<u64>,
+    /// Events between two attempts, by when the next one is due.
+    waiting: BTreeMap<(Instant, u64), Queued>,
+    /// Turns that functions gave just now, to be used at once or given back.
+    free: HashMap<String, Turn>,
+    tasks: JoinSet<Done>,
+    running: HashMap<Id, Queued>,
+    /// The task that reads the stream.
+    reading: Option<Id>,
+    /// The last look was at new events.
+    was_new: bool,
+    read_again_at: Option<Instant>,
+    read_waits: Backoff,
+    ended: Vec<Ended>,
+    parts: Vec<Vec<Ended>>,
+    /// The task that appends ends.
+    keeping: Option<Id>,
+    producer: Producer,
+}
+
+impl Queue {
+    fn new(inner: Arc<Inner>) -> Queue {
+        let options = &inner.options;
+        let queue = options.streams.queue.id;
+        let start = options.log.snapshot().start(queue).offset(PARTITION);
+        let cursor = options.log.cursor(CURSOR);
+        let position = cursor
+            .filter(|cursor| cursor.stream == queue)
+            .map_or(start, |cursor| cursor.frontier.offset(PARTITION))
+            .max(start);
+        Queue {
+            position: position.0,
+            ended_before: None,
+            lines: Lines::new(options.async_max.max(1)),
+            open: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            free: HashMap::new(),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            reading: None,
+            was_new: false,
+            read_again_at: None,
+            read_waits: Backoff::new(options.retry_wait, options.retry_wait_max, 0),
+            ended: Vec::new(),
+            parts: Vec::new(),
+            keeping: None,
+            producer: Producer {
+                id: format!("functions/async/{}", uuid::Uuid::now_v7()),
+                sequence: 0,
+            },
+            inner,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut stop = self.inner.stop.subscribe();
+        let mut commits = self.inner.options.log.commits();
+        loop {
+            if *stop.borrow_and_update() {
+                break;
+            }
+            commits.borrow_and_update();
+            self.wake();
+            self.read();
+            self.try_events();
+            self.keep();
+            let due = self.waiting.keys().map(|&(at, _)| at).next();
+            let due = due.into_iter().chain(self.read_again_at).min();
+            let due = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = stop.changed() => break,
+                () = due => {}
+                changed = commits.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                Some(done) = self.tasks.join_next_with_id() => self.take(done),
+            }
+            while let Some(done) = self.tasks.try_join_next_with_id() {
+                self.take(done);
+            }
+        }
+        // What has ended need not run again; and an append is not cancelled: it may be kept all the same, and the next
+        // queue reads the cursor.
+        loop {
+            self.keep();
+            if self.keeping.is_none() {
+                break;
+            }
+            if let Some(done) = self.tasks.join_next_with_id().await {
+                self.take(done);
+            }
+        }
+        self.tasks.shutdown().await;
+    }
+
+    /// Events whose wait is over.
+    fn wake(&mut self) {
+        let now = Instant::now();
+        while let Some(first) = self.waiting.first_entry()
+            && first.key().0 <= now
+        {
+            self.lines.try_again(first.remove());
+        }
+        self.read_again_at = self.read_again_at.filter(|&at| at > now);
+    }
+
+    /// Looks for more events if there is anything to look at and room for them.
+    fn read(&mut self) {
+        if self.reading.is_some() || self.read_again_at.is_some() {
+            return;
+        }
+        let (snapshot, queue) = (
+            self.inner.options.log.snapshot(),
+            self.inner.options.streams.queue.id,
+        );
+        let Some(ended_before) = self.ended_before.clone() else {
+            let (first, stop) = (self.position, self.inner.stop.subscribe());
+            let task = self.tasks.spawn_blocking(move || {
+                let ids_max = intake::IDS_MAX;
+                Done::Start(EndedBefore::read(&snapshot, queue, first, ids_max, &stop))
+            });
+            self.reading = Some(task.id());
+            return;
+        };
+        let head = snapshot.head(queue).offset(PARTITION).0;
+        let Some(scan) = self.next_scan(head) else {
+            return;
+        };
+        self.was_new = scan.function.is_none();
+        let task = self.tasks.spawn_blocking(move || {
+            let function = scan.function.as_deref();
+            let (from, to) = (scan.from, scan.to);
+            let found = intake::events(&snapshot, queue, from, to, &ended_before, function);
+            Done::Scan(scan, found)
+        });
+        self.reading = Some(task.id());
+    }
+
+    /// New events and those of functions that are behind, in turns.
+    fn next_scan(&self, head: u64) -> Option<Scan> {
+        let stretch = |from: u64, end: u64, function: Option<&str>| Scan {
+            from,
+            to: end.min(from + intake::RECORDS_MAX),
+            function: function.map(str::to_owned),
+        };
+        let new = (self.position < head).then(|| stretch(self.position, head, None));
+        let behind = self.lines.furthest_behind();
+        let behind = behind.map(|(function, from)| stretch(from, self.position, Some(function)));
+        if self.was_new {
+            behind.or(new)
+        } else {
+            new.or(behind)
+        }
+    }
+
+    /// Starts attempts as long as there are turns.
+    fn try_events(&mut self) {
+        while let Some(event) = self.lines.next_event() {
+            let turn = match self.inner.entry(&event.function) {
+                None => None,
+                Some(entry) => {
+                    let turn = self.free.remove(&event.function);
+                    let turn = turn.filter(|turn| Arc::ptr_eq(&turn.entry, &entry));
+                    let Some(turn) = turn.or_else(|| entry.turn_now()) else {
+                        let function = event.function.clone();
+                        self.lines.set_full(event);
+                        let turn = next_turn(self.inner.clone(), entry);
+                        self.tasks
+                            .spawn(async move { Done::Free(function, turn.await) });
+                        continue;
+                    };
+                    Some(turn)
+                }
+            };
+            let attempt = attempt(self.inner.clone(), event.clone(), turn);
+            let task = self
+                .tasks
+                .spawn(async move { Done::Attempt(attempt.await) });
+            self.running.insert(task.id(), event);
+        }
+        self.free.clear();
+    }
+
+    /// Appends ends, one append at a time.
+    fn keep(&mut self) {
+        if self.keeping.is_some() {
+            return;
+        }
+        if self.parts.is_empty() {
+            self.parts = ends::parts(std::mem::take(&mut self.ended), ends::BYTES_MAX);
+        }
+        let Some(part) = self.parts.pop() else {
+            return;
+        };
+        self.producer.sequence += 1;
+        let cursor = self.cursor_without(&part);
+        let append = ends::append(&self.inner, &part, cursor, self.producer.clone());
+        let inner = self.inner.clone();
+        let task = self.tasks.spawn(async move {
+            let stopped = async {
+                let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
+            };
+            let log = &inner.options.log;
+            let kept = append_patiently(log, &append, usize::MAX, stopped).await;
+            Done::Kept(part, kept)
+        });
+        self.keeping = Some(task.id());
+    }
+
+    /// Where the cursor stands once `ended` are kept: at the oldest event that has not ended.
+    fn cursor_without(&self, ended: &[Ended]) -> Offset {
+        let ended: HashSet<u64> = ended.iter().map(|end| end.offset).collect();
+        let open = self.open.iter().find(|offset| !ended.contains(offset));
+        let oldest = open.copied().into_iter().chain(self.lines.oldest_behind());
+        Offset(oldest.chain([self.position]).min().unwrap_or_default())
+    }
+
+    fn take(&mut self, done: Result<(Id, Done), JoinError>) {
+        match done {
+            Ok((_, Done::Start(read))) => {
+                self.reading = None;
+                if let Some(Some(ended_before)) = self.read_or_wait(read) {
+                    self.ended_before = Some(Arc::new(ended_before));
+                }
+            }
+            Ok((_, Done::Scan(scan, found))) => {
+                self.reading = None;
+                if let Some(found) = self.read_or_wait(found) {
+                    self.take_in(scan, found);
+                }
+            }
+            Ok((id, Done::Attempt(attempt))) => {
+                if let Some(event) = self.running.remove(&id) {
+                    self.take_attempt(event, attempt);
+                }
+            }
+            Ok((_, Done::Free(function, turn))) => {
+                self.lines.set_free(&function);
+                self.free.extend(turn.map(|turn| (function, turn)));
+            }
+            Ok((_, Done::Kept(part, kept))) => {
+                self.keeping = None;
+                self.take_kept(part, kept);
+            }
+            Err(error) => self.take_lost(&error),
+        }
+    }
+
+    /// A task panicked, which its thread has reported, or was stopped.
+    fn take_lost(&mut self, error: &JoinError) {
+        let id = error.id();
+        if let Some(event) = self.running.remove(&id) {
+            self.take_attempt(event, Attempt::Unread(error.to_string()));
+        } else if self.reading == Some(id) {
+            self.reading = None;
+            self.read_later(error);
+        } else if self.keeping == Some(id) {
+            self.keeping = None;
+            error!(%error, "ends of queued events were not kept; they run again after a restart");
+        }
+    }
+
+    fn read_or_wait<T>(&mut self, read: Result<T, lambic_log::Error>) -> Option<T> {
+        match read {
+            Ok(read) => {
+                self.read_waits.reset();
+                Some(read)
+            }
+            Err(error) => {
+                self.read_later(&error);
+                None
+            }
+        }
+    }
+
+    fn read_later(&mut self, error: &dyn std::fmt::Display) {
+        error!(%error, "queued events cannot be read; it is tried again");
+        let wait = self.read_waits.next();
+        let wait = wait.unwrap_or(self.inner.options.retry_wait_max);
+        self.read_again_at = Some(Instant::now() + wait);
+    }
+
+    fn take_in(&mut self, scan: Scan, found: Vec<Queued>) {
+        let mut passed = scan.to;
+        for event in found {
+            // New events of a function that is behind are found when it is their turn.
+            if scan.function.is_none() && self.lines.is_behind(&event.function) {
+                continue;
+            }
+            let offset = event.offset;
+            if self.lines.take(event) {
+                self.open.insert(offset);
+            } else if scan.function.is_some() {
+                passed = offset;
+                break;
+            }
+        }
+        match scan.function {
+            None => self.position = passed,
+            Some(function) => {
+                let behind = Some(passed).filter(|&passed| passed < self.position);
+                self.lines.set_behind(&function, behind);
+            }
+        }
+    }
+
+    fn take_attempt(&mut self, mut event: Queued, attempt: Attempt) {
+        let failure = match attempt {
+            Attempt::Success => None,
+            Attempt::Unread(reason) => {
+                error!(
+                    request_id = event.request_id,
+                    reason, "a queued event cannot be read; it is tried again"
+                );
+                return self.wait(event);
+            }
+            Attempt::Failure {
+                error_type,
+                message,
+                payload,
+                retries,
+            } => {
+                event.attempts += 1;
+                if event.attempts <= retries {
+                    return self.wait(event);
+                }
+                Some((error_type, message, payload))
+            }
+        };
+        let at_us = self.inner.options.clock.now_us();
+        let state = if failure.is_some() { "dead" } else { "done" };
+        let dead_letter = failure.map(|(error_type, error_message, payload)| DeadLetter {
+            at_us,
+            function: event.function.clone(),
+            request_id: event.request_id.clone(),
+            kind: kind_name(InvocationKind::Async),
+            source: None,
+            error_type,
+            error_message,
+            attempts: i32::try_from(event.attempts).unwrap_or(i32::MAX),
+            event: payload,
+        });
+        self.ended.push(Ended {
+            offset: event.offset,
+            to_house: false,
+            dead_letter,
+            row: QueueRow {
+                at_us,
+                request_id: event.request_id,
+                function: event.function,
+                state: state.to_owned(),
+                event: None,
+            },
+        });
+    }
+
+    /// Until the next attempt; its turn is free.
+    fn wait(&mut self, mut event: Queued) {
+        self.lines.stop_running(&event.function);
+        let options = &self.inner.options;
+        let mut waits = Backoff::new(options.retry_wait, options.retry_wait_max, event.offset);
+        let wait = waits.nth(event.waits as usize);
+        event.waits = event.waits.saturating_add(1);
+        let due = Instant::now() + wait.unwrap_or(options.retry_wait_max);
+        self.waiting.insert((due, event.offset), event);
+    }
+
+    fn take_kept(&mut self, part: Vec<Ended>, kept: Result<(), NotKept>) {
+        let refused = match kept {
+            Ok(()) => {
+                for end in part {
+                    self.open.remove(&end.offset);
+                    self.lines.stop_running(&end.row.function);
+                    self.lines.end(&end.row.function);
+                }
+                return;
+            }
+            // Only when the service stops: they run again.
+            Err(NotKept::GivenUp(_)) => return,
+            Err(NotKept::Refused(error)) => error,
+        };
+        // Nothing of them is kept: they stay open, so the cursor does not pass them.
+        match ends::smaller(part) {
+            Ok(smaller) => self.parts.extend(smaller),
+            Err(end) => {
+                self.lines.stop_running(&end.row.function);
+                error!(request_id = end.row.request_id, error = %refused,
+                    "the end of a queued event was refused; it runs again after a restart");
+            }
+        }
+    }
+}
+
+/// The next turn that the deployment gives; `None` if another one took over meanwhile.
+async fn next_turn(inner: Arc<Inner>, entry: Arc<Entry>) -> Option<Turn> {
+    let turn = entry.turn(InvocationKind::Async);
+    tokio::pin!(turn);
+    loop {
+        if let Ok(turn) = tokio::time::timeout(LOOK_AGAIN, &mut turn).await {
+            return turn.ok();
+        }
+        let present = inner.entry(entry.info.name.as_str());
+        if !present.is_some_and(|present| Arc::ptr_eq(&present, &entry)) {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Queued events, on a log.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Code, Deployment, Functions, Runtime,
+    tests::{ECHO, House, component},
+};
+
+/// Of a function that does not exist it becomes a dead letter at once.
+fn queued(function: &str, event: &str) -> QueueRow {
+    QueueRow {
+        at_us: 0,
+        request_id: uuid::Uuid::new_v4().to_string(),
+        function: function.to_owned(),
+        state: "queued".to_owned(),
+        event: Some(event.to_owned()),
+    }
+}
+
+async fn deploy(functions: &Functions, name: &str, code: Code, retries: u32) {
+    let name = FunctionName::new(name).unwrap();
+    let mut deployment = Deployment::new(name, Runtime::Wasm, code);
+    deployment.timeout = Duration::from_secs(60);
+    deployment.retries = retries;
+    functions.deploy(deployment).await.unwrap();
+}
+
+#[tokio::test]
+async fn dead_letters_that_do_not_fit_into_one_append_are_all_kept() {
+    let house = House::open(|log| log.append_bytes_max = 64 << 10);
+    for n in 0..8 {
+        let event = format!("\"{n}{}\"", "x".repeat(20 << 10));
+        house.enqueue(&[queued("gone", &event)]).await;
+    }
+    let functions = house.functions().await;
+    house.wait_for(&house.system.dead_letters, 8).await;
+    house.wait_for(&house.system.queue, 16).await;
+    functions.close().await;
+    let cursor = house.log.cursor(CURSOR).unwrap();
+    assert!(cursor.frontier.0[0] >= Offset(8), "{cursor:?}");
+}
+
+/// A disk may fail for a moment: queued events wait for it, and need no restart.
+#[tokio::test]
+async fn the_queue_goes_on_after_it_could_not_be_read() {
+    let house = House::open(|log| log.cache_bytes_max = 0);
+    house.enqueue(&[queued("gone", "\"event\"")]).await;
+    let segment = std::fs::read_dir(house.dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let whole = std::fs::read(&segment).unwrap();
+    // In place: the log holds the file open.
+    let write = |bytes: &[u8]| {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&segment)
+            .unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+    };
+    let at = whole
+        .windows(7)
+        .position(|bytes| bytes == b"\"event\"")
+        .unwrap();
+    let mut damaged = whole.clone();
+    damaged[at + 1] = b'E';
+    write(&damaged[..at + 2]);
+    let functions = house.functions().await;
+    // Another one, step by step.
+    let mut queue = Queue::new(functions.0.clone());
+    queue.read();
+    let done = queue.tasks.join_next_with_id().await.unwrap();
+    queue.take(done);
+    assert!(queue.ended_before.is_none());
+    let again_at = queue.read_again_at.unwrap();
+    queue.read();
+    assert!(queue.tasks.is_empty(), "it waits");
+    write(&whole[..at + 2]);
+    tokio::time::sleep_until(again_at).await;
+    queue.wake();
+    queue.read();
+    let done = queue.tasks.join_next_with_id().await.unwrap();
+    queue.take(done);
+    assert!(queue.ended_before.is_some());
+    house.wait_for(&house.system.dead_letters, 1).await;
+    functions.close().await;
+}
+
+/// Its events stand behind more of another function than there are turns, and than there is room for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_keeps_failing_does_not_keep_others_waiting() {
+    let house = House::open(|_| {});
+    let functions = house.functions().await;
+    deploy(&functions, "bad", component("unreachable"), 10_000).await;
+    deploy(&functions, "good", component(ECHO), 0).await;
+    let mut rows: Vec<_> = (0..1_100).map(|_| queued("bad", "1")).collect();
+    rows.push(queued("good", "2"));
+    house.enqueue(&rows).await;
+    house.wait_for(&house.system.queue, 1_102).await;
+    assert_eq!(
+        house
+            .log
+            .snapshot()
+            .head(house.system.dead_letters.id)
+            .records(),
+        0
+    );
+    functions.close().await;
+    // The oldest event has not ended: the good one is found to have ended at the next start.
+    let cursor = house.log.cursor(CURSOR).unwrap();
+    assert_eq!(cursor.frontier.0, [Offset(0)]);
+    let functions = house.functions().await;
+    functions
+        .remove(&FunctionName::new("bad").unwrap())
+        .await
+        .unwrap();
+    house.wait_for(&house.system.dead_letters, 1_100).await;
+    house.wait_for(&house.system.queue, 2_202).await;
+    functions.close().await;
+    assert_eq!(
+        house.log.snapshot().head(house.system.queue.id).records(),
+        2_202
+    );
+}
+
+/// More than there is room for: the rest is read from the stream when there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_of_a_long_queue_ends() {
+    let house = House::open(|_| {});
+    for _ in 0..25 {
+        let rows: Vec<_> = (0..100).map(|_| queued("gone", "1")).collect();
+        house.enqueue(&rows).await;
+    }
+    let functions = house.functions().await;
+    house.wait_for(&house.system.dead_letters, 2_500).await;
+    functions.close().await;
+    let cursor = house.log.cursor(CURSOR).unwrap();
+    assert!(cursor.frontier.0[0] >= Offset(2_500), "{cursor:?}");
+}
+
+#[tokio::test]
+async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
+    let house = House::open(|_| {});
+    let functions = house.functions().await;
+    let mut queue = Queue::new(functions.0.clone());
+    let scan = |from, to, function: Option<&str>| Scan {
+        from,
+        to,
+        function: function.map(str::to_owned),
+    };
+    let events = |function: &str, offsets: std::ops::Range<u64>| -> Vec<Queued> {
+        let event = |offset| Queued {
+            offset,
+            request_id: String::new(),
+            function: function.to_owned(),
+            attempts: 0,
+            waits: 0,
+        };
+        offsets.map(event).collect()
+    };
+    let end = |queue: &mut Queue, function: &str, offset: u64| {
+        let end = Ended {
+            offset,
+            row: queued(function, ""),
+            dead_letter: None,
+            to_house: false,
+        };
+        queue.take_kept(vec![end], Ok(()));
+    };
+    queue.take_in(scan(0, 2_000, None), events("a", 0..1_500));
+    queue.take_in(scan(2_000, 2_010, None), events("b", 2_000..2_001));
+    assert_eq!(queue.position, 2_010);
+    assert_eq!(queue.cursor_without(&[]), Offset(0));
+    let turn = |queue: &mut Queue| queue.lines.next_event().unwrap().function;
+    assert_eq!([turn(&mut queue), turn(&mut queue)], ["a", "b"]);
+    end(&mut queue, "a", 0);
+    for offset in 1..1_000 {
+        turn(&mut queue);
+        end(&mut queue, "a", offset);
+    }
+    assert_eq!(
+        queue.cursor_without(&[]),
+        Offset(1_000),
+        "what found no room"
+    );
+    queue.was_new = true;
+    let next = queue.next_scan(2_010).unwrap();
+    assert_eq!(
+        (next.from, next.to, next.function.as_deref()),
+        (1_000, 2_000, Some("a"))
+    );
+    queue.take_in(next, events("a", 1_000..1_500));
+    let next = queue.next_scan(2_010).unwrap();
+    assert_eq!((next.from, next.to), (2_000, 2_010));
+    queue.take_in(next, Vec::new());
+    assert!(queue.next_scan(2_010).is_none());
+    for offset in 1_000..1_500 {
+        turn(&mut queue);
+        end(&mut queue, "a", offset);
+    }
+    assert_eq!(queue.cursor_without(&[]), Offset(2_000));
+    end(&mut queue, "b", 2_000);
+    assert_eq!(queue.cursor_without(&[]), Offset(2_010));
+    functions.close().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever fits into memory at one time.
+    #[test]
+    fn what_ended_is_known(
+        rows in prop::collection::vec((0..12_u8, any::<bool>()), 1..60),
+        ids_max in 0..5_usize,
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let house = House::open(|_| {});
+            // An event is queued once and ends once, after that.
+            let (mut begun, mut expected) = (HashMap::new(), BTreeSet::new());
+            let mut made = Vec::new();
+            for (id, ends) in rows {
+                let mut row = queued("f", "1");
+                row.request_id = format!("{id}");
+                match begun.get(&id) {
+                    None => {
+                        begun.insert(id, made.len() as u64);
+                    }
+                    Some(&offset) if ends && expected.insert(offset) => row.state = "done".to_owned(),
+                    Some(_) => continue,
+                }
+                made.push(row);
+            }
+            house.enqueue(&made).await;
+            let (_stop, stopped) = tokio::sync::watch::channel(false);
+            let (snapshot, queue) = (house.log.snapshot(), house.system.queue.id);
+            let ended = EndedBefore::read(&snapshot, queue, 0, ids_max, &stopped).unwrap().unwrap();
+            let found: BTreeSet<u64> = (0..made.len() as u64 + 3).filter(|&at| ended.has(at)).collect();
+            assert_eq!(found, expected);
+            let head = made.len() as u64;
+            let open = intake::events(&snapshot, queue, 0, head, &ended, None).unwrap();
+            assert_eq!(open.len(), begun.len() - expected.len());
+        });
+    }
+}
