@@ -6,6 +6,8 @@
 
 mod append;
 mod check;
+mod code;
+mod deploy;
 mod deployment;
 mod entry;
 mod error;
@@ -31,11 +33,10 @@ use std::{
 pub use deployment::{Code, Deployment, FunctionInfo, Runtime, Start, Trigger};
 pub use error::Error;
 pub use invoke::InvokeResult;
-use lambic_model::{Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream};
-use lambic_sandbox::{
-    process::{Environment, Isolation, Spec},
-    wasm,
+use lambic_model::{
+    Frontier, Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream, StreamId,
 };
+use lambic_sandbox::{process::Isolation, wasm};
 pub use options::{Options, StreamLookup};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
@@ -44,7 +45,7 @@ use crate::{
     entry::{Call, Entry, Program},
     recorder::Recorder,
     registry::{Registry, Stored},
-    triggers::Triggers,
+    triggers::{Starting, Triggers},
 };
 
 /// The service; clones share it.
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     isolation: OnceCell<Isolation>,
     entries: RwLock<BTreeMap<FunctionName, Arc<Entry>>>,
     triggers: Triggers,
+    starting: Starting,
     recorder: Recorder,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
@@ -78,6 +80,7 @@ impl Functions {
             isolation: OnceCell::new(),
             entries: RwLock::default(),
             triggers: Triggers::default(),
+            starting: Starting::default(),
             recorder,
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
@@ -106,99 +109,6 @@ impl Functions {
         ];
         inner.tasks.lock().expect("held shortly").extend(tasks);
         Ok(Functions(inner))
-    }
-
-    /// Checks, stores and starts the code, then lets it take over. After an error the former deployment serves on.
-    pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
-        let inner = &self.0;
-        let _one = inner.deploying.lock().await;
-        check::check(
-            &deployment,
-            &inner.options.lookup,
-            &inner.options.streams.dead_letters,
-        )?;
-        let former = inner.entry(deployment.name.as_str());
-        let (deployment, code) = blocking(move || {
-            let code = registry::read_code(&deployment)?;
-            Ok((deployment, code))
-        })
-        .await?;
-        let mut info = FunctionInfo {
-            name: deployment.name.clone(),
-            runtime: deployment.runtime,
-            handler: code.handler.clone(),
-            timeout_ms: deployment.timeout.as_millis() as u64,
-            memory_mb: deployment.memory_mb,
-            environment: deployment.environment.clone(),
-            triggers: deployment.triggers.clone(),
-            output: deployment.output.clone(),
-            retries: deployment.retries,
-            dead_letter: deployment.dead_letter.clone(),
-            concurrency: deployment.concurrency,
-            digest: code.digest.clone(),
-            code_bytes: code.bytes,
-            deployment: former.as_ref().map_or(1, |entry| entry.info.deployment + 1),
-            deployed_at_us: inner.options.clock.now_us(),
-            invocable: true,
-            scalars: Vec::new(),
-        };
-        let registry = inner.registry.clone();
-        blocking(move || registry.store_code(&code)).await?;
-        let program = inner.program(&info).await.map_err(|error| match error {
-            Error::Sandbox(
-                error @ (lambic_sandbox::Error::NotAComponent { .. }
-                | lambic_sandbox::Error::WrongWorld { .. }),
-            ) => Error::BadDeployment {
-                name: info.name.to_string(),
-                reason: error.to_string(),
-            },
-            error => error,
-        })?;
-        if let Program::Wasm { module, .. } = &program {
-            info.invocable = module.is_handler();
-            info.scalars = module.signatures();
-            inner.check_scalars(&info, module)?;
-            if !info.invocable && !info.triggers.is_empty() {
-                return Err(Error::BadDeployment {
-                    name: info.name.to_string(),
-                    reason: "it has triggers but exports no `handle`".to_owned(),
-                });
-            }
-        }
-        let warm = inner.trial(&info, &program, deployment.trial).await?;
-        let mappings = inner.mappings(&info, former.as_deref()).await?;
-        let stored = Stored {
-            info: info.clone(),
-            mappings: mappings.clone(),
-        };
-        let registry = inner.registry.clone();
-        blocking(move || {
-            registry.keep_limits(&stored.info)?;
-            registry.save(&stored)
-        })
-        .await?;
-        let entry = Arc::new(Entry::new(info.clone(), mappings, program, &inner.options));
-        if let Some(environment) = warm {
-            entry.keep_warm(environment);
-        }
-        inner.put(entry.clone()).await;
-        if let Some(former) = former {
-            inner.drop_cursors(&former.mappings, &entry.mappings).await;
-        }
-        Ok(info)
-    }
-
-    pub async fn remove(&self, name: &FunctionName) -> Result<(), Error> {
-        let inner = &self.0;
-        let _one = inner.deploying.lock().await;
-        let entry = inner.existing(name)?;
-        let registry = inner.registry.clone();
-        let removed = name.clone();
-        blocking(move || registry.remove(&removed)).await?;
-        inner.stop_triggers(name).await;
-        inner.entries.write().expect("held shortly").remove(name);
-        inner.drop_cursors(&entry.mappings, &[]).await;
-        Ok(())
     }
 
     /// By name.
@@ -246,18 +156,6 @@ impl Functions {
         queue::enqueue(&self.0, name, payload).await
     }
 
-    /// A SQL function: by name, what is deployed now; by digest of the code, also what was deployed before.
-    pub fn scalar(&self, name_or_digest: &str) -> Option<Arc<dyn ScalarFunction>> {
-        let all = self.scalars();
-        let found = all
-            .iter()
-            .find(|scalar| scalar.name() == name_or_digest || scalar.digest() == name_or_digest);
-        if let Some(found) = found {
-            return Some(found.clone());
-        }
-        self.module_of(name_or_digest)?.scalars().next()
-    }
-
     /// The SQL function `name` of the code with this digest, whether it is deployed now or was before.
     pub fn scalar_of(&self, name: &str, digest: &str) -> Option<Arc<dyn ScalarFunction>> {
         let is_it =
@@ -294,24 +192,12 @@ impl Functions {
             limits.memory_mb,
             inner.options.log_bytes_max,
         );
-        let path = inner.registry.code_dir(digest).join("function.wasm");
-        let code = match std::fs::read(&path) {
-            Ok(code) => code,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::error!(digest, %error, "former code cannot be read");
-                return None;
-            }
-        };
-        // Before it is compiled, so that damaged code never gets into the cache of compiled code.
-        if registry::digest_of(&code) != digest {
-            tracing::error!(digest, path = %path.display(),
-                "former code is damaged: its content is not what was deployed; put the file back from a backup");
+        let dir = inner.registry.code_dir(digest);
+        if !dir.exists() {
             return None;
         }
-        inner
-            .wasm
-            .load(&code, limits)
+        code::read_component(&dir, digest)
+            .and_then(|code| Ok(inner.wasm.load(&code, limits)?))
             .inspect_err(|error| tracing::error!(digest, %error, "former code does not load"))
             .ok()
     }
@@ -326,17 +212,24 @@ impl Functions {
             .filter(|cursor| cursor.stream == queue)
             .map_or_else(|| log.snapshot().start(queue), |cursor| cursor.frontier);
         kept.set(queue, position);
+        let mut keep = |stream: StreamId, frontier: Frontier| {
+            let earliest = match kept.0.get(&stream) {
+                Some(other) => other.min(&frontier),
+                None => frontier,
+            };
+            kept.set(stream, earliest);
+        };
+        // Before the entries: a trigger that has just taken over is then seen there.
+        for stream in self.0.starting.streams() {
+            keep(stream, log.snapshot().start(stream));
+        }
         let entries = self.0.entries.read().expect("held shortly");
         for mapping in entries.values().flat_map(|entry| &entry.mappings) {
-            let Some(cursor) = log.cursor(&mapping.cursor) else {
-                continue;
-            };
-            let frontier = match kept.0.get(&cursor.stream) {
-                Some(other) => other.min(&cursor.frontier),
-                None => cursor.frontier,
-            };
-            kept.set(cursor.stream, frontier);
+            if let Some(cursor) = log.cursor(&mapping.cursor) {
+                keep(cursor.stream, cursor.frontier);
+            }
         }
+        drop(entries);
         kept
     }
 
@@ -350,6 +243,8 @@ impl Functions {
     pub async fn close(&self) {
         let inner = &self.0;
         inner.stop.send_replace(true);
+        // A deployment that is under way ends before; the next one is refused.
+        let _none = inner.deploying.lock().await;
         let names: Vec<FunctionName> = {
             let entries = inner.entries.read().expect("held shortly");
             entries.keys().cloned().collect()
@@ -392,11 +287,16 @@ impl Inner {
         })
     }
 
-    fn invocable(&self, name: &FunctionName) -> Result<Arc<Entry>, Error> {
-        let entry = self.existing(name)?;
+    fn check_open(&self) -> Result<(), Error> {
         if *self.stop.borrow() {
             return Err(Error::Closed);
         }
+        Ok(())
+    }
+
+    fn invocable(&self, name: &FunctionName) -> Result<Arc<Entry>, Error> {
+        let entry = self.existing(name)?;
+        self.check_open()?;
         if !entry.info.invocable {
             return Err(Error::NotInvocable {
                 name: name.to_string(),
@@ -413,108 +313,6 @@ impl Inner {
             .and_then(|entry| (self.options.lookup)(entry.info.dead_letter.as_ref()?.as_str()))
             .filter(|stream| stream.schema.fields() == house.schema.fields())
             .unwrap_or_else(|| house.clone())
-    }
-
-    /// SQL has one function of a name.
-    fn check_scalars(&self, info: &FunctionInfo, module: &wasm::Module) -> Result<(), Error> {
-        let entries = self.entries.read().expect("held shortly");
-        for other in entries
-            .values()
-            .filter(|other| other.info.name != info.name)
-        {
-            let Program::Wasm { module: theirs, .. } = &other.program else {
-                continue;
-            };
-            for scalar in module.scalars() {
-                if theirs.scalars().any(|their| their.name() == scalar.name()) {
-                    return Err(Error::BadDeployment {
-                        name: info.name.to_string(),
-                        reason: format!(
-                            "function `{}` already exports the SQL function `{}`",
-                            other.info.name,
-                            scalar.name()
-                        ),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes stored code ready to run.
-    async fn program(&self, info: &FunctionInfo) -> Result<Program, Error> {
-        let code_dir = self.registry.code_dir(&info.digest);
-        let environment: Vec<(String, String)> = info.environment.clone().into_iter().collect();
-        let log_bytes_max = self.options.log_bytes_max;
-        match info.runtime {
-            Runtime::Wasm => {
-                let limits = wasm_limits(info.timeout_ms, info.memory_mb, log_bytes_max);
-                let (wasm, path) = (self.wasm.clone(), code_dir.join("function.wasm"));
-                let module = blocking(move || {
-                    let code = std::fs::read(&path).map_err(Error::io("read", &path))?;
-                    Ok(wasm.load(&code, limits)?)
-                })
-                .await?;
-                if module.digest() != info.digest {
-                    return Err(Error::Damaged {
-                        path: code_dir,
-                        reason: "its content is not what was deployed".to_owned(),
-                    });
-                }
-                Ok(Program::Wasm {
-                    module,
-                    limits,
-                    environment,
-                })
-            }
-            Runtime::Python => {
-                let isolation = self
-                    .isolation
-                    .get_or_try_init(|| Isolation::probe(&self.options.python, &self.options.dir))
-                    .await?
-                    .clone();
-                Ok(Program::Process(Arc::new(Spec {
-                    function: info.name.to_string(),
-                    qualifier: info.deployment.to_string(),
-                    handler: info.handler.clone(),
-                    code_dir,
-                    environment,
-                    memory_mb: info.memory_mb,
-                    log_bytes_max,
-                    init_timeout: self.options.init_timeout,
-                    isolation,
-                })))
-            }
-        }
-    }
-
-    /// Starts a process once, so that code that cannot start does not take over.
-    async fn trial(
-        &self,
-        info: &FunctionInfo,
-        program: &Program,
-        wanted: bool,
-    ) -> Result<Option<Environment>, Error> {
-        let (Program::Process(spec), true) = (program, wanted) else {
-            return Ok(None);
-        };
-        match Environment::start(spec.clone()).await? {
-            Ok(environment) => Ok(Some(environment)),
-            Err(failed) => {
-                let (error_type, message) = match failed.outcome {
-                    lambic_model::Outcome::Failure {
-                        error_type,
-                        payload,
-                    } => (error_type, records::error_message(&payload)),
-                    lambic_model::Outcome::Success(_) => Default::default(),
-                };
-                Err(Error::BadStart {
-                    name: info.name.to_string(),
-                    error_type,
-                    message,
-                })
-            }
-        }
     }
 }
 

@@ -3,20 +3,15 @@
 //! Code is addressed by its content and written before the file that names it; the file is swapped atomically.
 //! So a crash or a refused deployment leaves the former one whole.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use lambic_model::{FunctionName, StreamId, StreamName};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::{Code, Deployment, Error, FunctionInfo, Runtime};
-
-/// AWS's bound of unzipped code.
-const CODE_BYTES_MAX: u64 = 262_144_000;
-const FILES_MAX: usize = 20_000;
+use crate::{
+    Error, FunctionInfo,
+    code::{self, CodeFiles},
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stored {
@@ -43,14 +38,6 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct Registry {
     dir: PathBuf,
-}
-
-/// Code that was read and checked for what can be seen without running it.
-pub struct CodeFiles {
-    pub files: BTreeMap<PathBuf, Vec<u8>>,
-    pub digest: String,
-    pub handler: String,
-    pub bytes: u64,
 }
 
 impl Registry {
@@ -137,193 +124,41 @@ impl Registry {
         lambic_base::file::sync_dir(&dir).map_err(Error::io("sync", &dir))
     }
 
-    /// Keeps the code, durably, under its digest.
-    pub fn store_code(&self, code: &CodeFiles) -> Result<PathBuf, Error> {
+    /// Keeps the code, durably, under its digest. What stands there already and is not this code is replaced.
+    pub fn store_code(&self, code: &CodeFiles) -> Result<(), Error> {
         let target = self.code_dir(&code.digest);
-        if target.is_dir() {
-            return Ok(target);
+        if code::verify(&target, code.runtime, &code.digest).is_ok() {
+            return Ok(());
         }
         let parent = self.dir.join("code");
-        let temporary = parent.join(format!("{}.tmp", uuid::Uuid::now_v7()));
-        for (name, bytes) in &code.files {
-            let path = temporary.join(name);
-            let folder = path.parent().expect("it is below the temporary folder");
-            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-            lambic_base::file::write_atomically(&path, bytes).map_err(Error::io("write", &path))?;
+        let temporary = || parent.join(format!("{}.tmp", uuid::Uuid::now_v7()));
+        let written = temporary();
+        if let Err(error) = write(&written, code) {
+            // A full disk needs the room.
+            let _ = std::fs::remove_dir_all(&written);
+            return Err(error);
         }
-        lambic_base::file::sync_dir(&temporary).map_err(Error::io("sync", &temporary))?;
-        std::fs::rename(&temporary, &target).map_err(Error::io("create", &target))?;
+        let damaged = temporary();
+        match std::fs::rename(&target, &damaged) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("move away", &target)(error));
+            }
+            _ => {}
+        }
+        std::fs::rename(&written, &target).map_err(Error::io("create", &target))?;
         lambic_base::file::sync_dir(&parent).map_err(Error::io("sync", &parent))?;
-        Ok(target)
+        // What is left of it takes room and nothing else.
+        let _ = std::fs::remove_dir_all(&damaged);
+        Ok(())
     }
 }
 
-/// True if the path stays in the folder that it is joined to.
-fn is_within(path: &Path) -> bool {
-    path.components()
-        .all(|component| matches!(component, std::path::Component::Normal(_)))
-}
-
-/// Reads the code of a deployment and finds its handler.
-pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
-    let refuse = |reason: String| Error::BadDeployment {
-        name: deployment.name.to_string(),
-        reason,
-    };
-    match deployment.runtime {
-        Runtime::Wasm => {
-            let (file, bytes) = match &deployment.code {
-                Code::Bytes(bytes) => ("function.wasm".to_owned(), bytes.clone()),
-                Code::Folder(folder) => {
-                    let file = match &deployment.handler {
-                        Some(file) if is_within(Path::new(file)) => file.clone(),
-                        Some(file) => {
-                            return Err(refuse(format!(
-                                "its handler `{file}` is not the name of a file in its folder"
-                            )));
-                        }
-                        None => only_component(folder).map_err(refuse)?,
-                    };
-                    let path = folder.join(&file);
-                    if !path.is_file() {
-                        return Err(refuse(format!("`{}` does not exist", path.display())));
-                    }
-                    (
-                        file,
-                        std::fs::read(&path).map_err(Error::io("read", &path))?,
-                    )
-                }
-            };
-            let digest = digest_of(&bytes);
-            Ok(CodeFiles {
-                bytes: bytes.len() as u64,
-                files: [(PathBuf::from("function.wasm"), bytes)].into(),
-                digest,
-                handler: file,
-            })
-        }
-        Runtime::Python => {
-            let handler = deployment
-                .handler
-                .clone()
-                .unwrap_or_else(|| "handler.handler".to_owned());
-            let Some((module, _)) = handler
-                .rsplit_once('.')
-                .filter(|(module, function)| !module.is_empty() && !function.is_empty())
-            else {
-                return Err(refuse(format!(
-                    "`{handler}` is not a handler; write `file.function`, as in `handler.handler`"
-                )));
-            };
-            let module = PathBuf::from(module.replace('.', "/"));
-            if !is_within(&module) {
-                return Err(refuse(format!(
-                    "its handler `{handler}` is not the name of a file in its folder"
-                )));
-            }
-            let files = match &deployment.code {
-                Code::Bytes(bytes) => [(module.with_extension("py"), bytes.clone())].into(),
-                Code::Folder(folder) => read_folder(folder).map_err(|error| match error {
-                    FolderError::Refused(reason) => refuse(reason),
-                    FolderError::Io(error) => error,
-                })?,
-            };
-            let is_there = files.contains_key(&module.with_extension("py"))
-                || files.contains_key(&module.join("__init__.py"));
-            if !is_there {
-                return Err(refuse(format!(
-                    "its handler `{handler}` needs the file `{}`, which is not in the code",
-                    module.with_extension("py").display()
-                )));
-            }
-            let mut sum = Sha256::new();
-            let mut bytes = 0;
-            for (path, content) in &files {
-                let path = path.to_string_lossy();
-                sum.update((path.len() as u64).to_le_bytes());
-                sum.update(path.as_bytes());
-                sum.update((content.len() as u64).to_le_bytes());
-                sum.update(content);
-                bytes += content.len() as u64;
-            }
-            Ok(CodeFiles {
-                digest: hex(&sum.finalize()),
-                files,
-                handler,
-                bytes,
-            })
-        }
+fn write(dir: &Path, code: &CodeFiles) -> Result<(), Error> {
+    for (name, bytes) in &code.files {
+        let path = dir.join(name);
+        let folder = path.parent().unwrap_or(dir);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        lambic_base::file::write_atomically(&path, bytes).map_err(Error::io("write", &path))?;
     }
-}
-
-fn only_component(folder: &Path) -> Result<String, String> {
-    let entries = std::fs::read_dir(folder)
-        .map_err(|error| format!("cannot read `{}`: {error}", folder.display()))?;
-    let mut found: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.ends_with(".wasm"))
-        .collect();
-    found.sort_unstable();
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(format!(
-            "`{}` has no `.wasm` file; build the component first",
-            folder.display()
-        )),
-        several => Err(format!(
-            "`{}` has several components ({}); name one as `handler`",
-            folder.display(),
-            several.join(", ")
-        )),
-    }
-}
-
-enum FolderError {
-    Refused(String),
-    Io(Error),
-}
-
-fn read_folder(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, FolderError> {
-    let mut files = BTreeMap::new();
-    let mut bytes = 0;
-    let mut left = vec![PathBuf::new()];
-    while let Some(below) = left.pop() {
-        let dir = folder.join(&below);
-        let io = |action, path: &Path| {
-            let make = Error::io(action, path.to_owned());
-            move |error| FolderError::Io(make(error))
-        };
-        for entry in std::fs::read_dir(&dir).map_err(io("read", &dir))? {
-            let entry = entry.map_err(io("read", &dir))?;
-            let (path, name) = (entry.path(), entry.file_name());
-            if name == "__pycache__" || name == ".git" {
-                continue;
-            }
-            let metadata = std::fs::metadata(&path).map_err(io("read", &path))?;
-            if metadata.is_dir() {
-                left.push(below.join(name));
-                continue;
-            }
-            bytes += metadata.len();
-            if bytes > CODE_BYTES_MAX || files.len() >= FILES_MAX {
-                return Err(FolderError::Refused(format!(
-                    "the code in `{}` is over {CODE_BYTES_MAX} bytes or {FILES_MAX} files",
-                    folder.display()
-                )));
-            }
-            let content = std::fs::read(&path).map_err(io("read", &path))?;
-            files.insert(below.join(name), content);
-        }
-    }
-    Ok(files)
-}
-
-/// Of a component.
-pub fn digest_of(code: &[u8]) -> String {
-    hex(&Sha256::digest(code))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    lambic_base::file::sync_dir(dir).map_err(Error::io("sync", dir))
 }

@@ -21,9 +21,6 @@ pub struct SystemStreams {
 }
 
 impl SystemStreams {
-    /// How many ids they take, from the first one on.
-    pub const COUNT: u32 = 4;
-
     /// In the order of their ids.
     pub fn all(&self) -> [Arc<Stream>; 4] {
         [

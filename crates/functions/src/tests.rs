@@ -11,7 +11,7 @@ use lambic_model::{
 use tokio::sync::watch;
 
 use crate::{
-    Code, Functions, Options, SystemStreams, Trigger,
+    Code, Deployment, Functions, Options, Runtime, Start, SystemStreams, Trigger,
     mapping::Worker,
     records::{self, DeadLetter, QueueRow},
     registry::Mapping,
@@ -225,4 +225,45 @@ async fn a_commit_that_is_under_way_ends_before_its_worker_stops() {
     assert_eq!(position, Frontier(vec![Offset(5)]));
     assert_eq!(house.log.cursor("c").unwrap().frontier, position);
     functions.close().await;
+}
+
+/// A function whose new trigger reads from the start of `input`.
+fn triggered() -> Deployment {
+    let name = FunctionName::new("f").unwrap();
+    let mut deployment = Deployment::new(name, Runtime::Wasm, component(ECHO));
+    deployment.triggers = vec![Trigger {
+        start: Start::Earliest,
+        ..Trigger::new(StreamName::new("input").unwrap())
+    }];
+    deployment
+}
+
+/// Whoever asks for a deployment may go away before it is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_goes_on_to_its_end_and_the_log_keeps_what_it_will_read() {
+    let gate = Arc::new(Gate::default());
+    let house = House::open(|log| log.clock = gate.clone());
+    let functions = house.functions().await;
+    let mut waits = gate.waits.subscribe();
+    gate.set_closed(true);
+    let client = tokio::spawn({
+        let functions = functions.clone();
+        async move { functions.deploy(triggered()).await.map(drop) }
+    });
+    // The place of the trigger is being appended.
+    waits.wait_for(|&waits| waits).await.unwrap();
+    let kept = functions.cursors();
+    let start = house.log.snapshot().start(house.input.id);
+    assert_eq!(kept.0.get(&house.input.id), Some(&start));
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    gate.set_closed(false);
+    let bound = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while functions.get("f").is_none() {
+        assert!(std::time::Instant::now() < bound, "it was not deployed");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(functions.cursors().0.contains_key(&house.input.id));
+    functions.close().await;
+    assert_eq!(house.functions().await.list().len(), 1);
 }

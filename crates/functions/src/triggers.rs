@@ -7,11 +7,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use lambic_model::{Append, Cursor, FunctionName};
+use lambic_model::{Append, Cursor, FunctionName, StreamId};
 use tokio::sync::watch;
 
 use crate::{
-    Error, FunctionInfo, Inner,
+    Error, FunctionInfo, Inner, Trigger,
     entry::Entry,
     mapping::{self, Worker},
     registry::Mapping,
@@ -21,28 +21,58 @@ use crate::{
 #[derive(Default)]
 pub struct Triggers(Mutex<BTreeMap<FunctionName, Vec<Running>>>);
 
+/// Streams that the log keeps whole, from before the starts of new triggers are taken until those serve.
+#[derive(Default)]
+pub struct Starting(Mutex<Vec<StreamId>>);
+
+impl Starting {
+    fn keep(&self, streams: Vec<StreamId>) -> Held<'_> {
+        *self.0.lock().expect("held shortly") = streams;
+        Held(self)
+    }
+
+    pub fn streams(&self) -> Vec<StreamId> {
+        self.0.lock().expect("held shortly").clone()
+    }
+}
+
+/// Ends what [`Starting`] keeps: there is one deployment at a time.
+pub struct Held<'a>(&'a Starting);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().expect("held shortly").clear();
+    }
+}
+
 struct Running {
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Inner {
-    /// The places of the triggers in the log: kept for streams that had one, new and durable for others.
+    /// The places of the triggers in the log: kept for streams that had one, new and durable for others. Nothing
+    /// behind the new ones leaves the log while they are held.
     pub(crate) async fn mappings(
         &self,
         info: &FunctionInfo,
         former: Option<&Entry>,
-    ) -> Result<Vec<Mapping>, Error> {
+    ) -> Result<(Vec<Mapping>, Held<'_>), Error> {
         let mut mappings = Vec::new();
         let mut cursors = Vec::new();
+        let find = |trigger: &Trigger| {
+            (self.options.lookup)(trigger.stream.as_str()).ok_or_else(|| Error::UnknownStream {
+                name: info.name.to_string(),
+                stream: trigger.stream.to_string(),
+            })
+        };
+        let streams = info.triggers.iter().map(find);
+        let streams = streams.collect::<Result<Vec<_>, _>>()?;
+        let held = self
+            .starting
+            .keep(streams.iter().map(|stream| stream.id).collect());
         let snapshot = self.options.log.snapshot();
-        for trigger in &info.triggers {
-            let stream = (self.options.lookup)(trigger.stream.as_str()).ok_or_else(|| {
-                Error::UnknownStream {
-                    name: info.name.to_string(),
-                    stream: trigger.stream.to_string(),
-                }
-            })?;
+        for (trigger, stream) in info.triggers.iter().zip(streams) {
             let kept = former
                 .into_iter()
                 .flat_map(|former| &former.mappings)
@@ -78,7 +108,7 @@ impl Inner {
             };
             self.options.log.append(append).await?;
         }
-        Ok(mappings)
+        Ok((mappings, held))
     }
 
     /// Lets an entry take over and starts its triggers where the former ones stopped.

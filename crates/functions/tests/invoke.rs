@@ -358,3 +358,63 @@ async fn a_function_stored_without_bounds_is_brought_within_them() {
     house.append(&[1]).await;
     assert_eq!(house.invoke("f", "").await.payload(), b"\"runs\"");
 }
+
+/// Code that is not what was deployed does not run, and deploying it again brings it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_code_is_noticed_and_mended() {
+    let house = House::open().await;
+    let python = "def handler(event, context):\n    return 'fine'\n";
+    house.deploy_python("p", python).await;
+    let mut wasm = Deployment::new(
+        FunctionName::new("w").unwrap(),
+        Runtime::Wasm,
+        Code::Bytes(ECHO.as_bytes().to_vec()),
+    );
+    wasm.timeout = BOUND;
+    let of_wasm = house.functions.deploy(wasm.clone()).await.unwrap();
+    let of_python = house.functions.get("p").unwrap();
+    let code = house.dir.path().join("functions/code");
+    let of_python = code.join(of_python.digest);
+    let of_wasm = code.join(of_wasm.digest);
+    let bad_python = python.replace("fine", "bad");
+    let damages: [(&str, &[u8], &str, &[u8]); 3] = [
+        (
+            "handler.py",
+            bad_python.as_bytes(),
+            "function.wasm",
+            b"(component)",
+        ),
+        ("json.py", b"", "function.wasm", b""),
+        // Python takes compiled code where it is newer.
+        ("__pycache__/handler.pyc", b"", "function.wasm", b"x"),
+    ];
+    let mut house = house;
+    for (file, content, component, bytes) in damages {
+        let path = of_python.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        std::fs::write(of_wasm.join(component), bytes).unwrap();
+        house = house.restart().await;
+        for name in ["p", "w"] {
+            let answer = house.invoke(name, "7").await;
+            let answer = String::from_utf8(answer.payload().to_vec()).unwrap();
+            assert!(
+                answer.contains(
+                    "is damaged: its content is not what was deployed; deploy the function again"
+                ),
+                "{answer}"
+            );
+        }
+        house.deploy_python("p", python).await;
+        house.functions.deploy(wasm.clone()).await.unwrap();
+        assert_eq!(house.invoke("p", "7").await.payload(), b"\"fine\"");
+        assert_eq!(house.invoke("w", "7").await.payload(), b"7");
+    }
+    // Nothing of it is left behind.
+    let left: Vec<_> = std::fs::read_dir(&code)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "tmp"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -1,0 +1,277 @@
+//! The code of a function: read from where the user has it, known by its digest, checked where it is kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Code, Deployment, Error, Runtime};
+
+/// AWS's bound of unzipped code.
+const CODE_BYTES_MAX: u64 = 262_144_000;
+const FILES_MAX: usize = 20_000;
+/// The file that a component is kept in.
+const COMPONENT: &str = "function.wasm";
+
+/// Code that was read and checked for what can be seen without running it.
+pub struct CodeFiles {
+    pub runtime: Runtime,
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    pub digest: String,
+    pub handler: String,
+    pub bytes: u64,
+}
+
+/// Reads the code of a deployment and finds its handler.
+pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
+    let refuse = |reason: String| Error::BadDeployment {
+        name: deployment.name.to_string(),
+        reason,
+    };
+    match deployment.runtime {
+        Runtime::Wasm => {
+            let (file, bytes) = match &deployment.code {
+                Code::Bytes(bytes) => (COMPONENT.to_owned(), bytes.clone()),
+                Code::Folder(folder) => {
+                    let file = match &deployment.handler {
+                        Some(file) if is_within(Path::new(file)) => file.clone(),
+                        Some(file) => {
+                            return Err(refuse(format!(
+                                "its handler `{file}` is not the name of a file in its folder"
+                            )));
+                        }
+                        None => only_component(folder).map_err(refuse)?,
+                    };
+                    let path = folder.join(&file);
+                    if !path.is_file() {
+                        return Err(refuse(format!("`{}` does not exist", path.display())));
+                    }
+                    (
+                        file,
+                        std::fs::read(&path).map_err(Error::io("read", &path))?,
+                    )
+                }
+            };
+            let digest = hex(&Sha256::digest(&bytes));
+            Ok(CodeFiles {
+                runtime: deployment.runtime,
+                bytes: bytes.len() as u64,
+                files: [(PathBuf::from(COMPONENT), bytes)].into(),
+                digest,
+                handler: file,
+            })
+        }
+        Runtime::Python => {
+            let handler = deployment
+                .handler
+                .clone()
+                .unwrap_or_else(|| "handler.handler".to_owned());
+            let Some((module, _)) = handler
+                .rsplit_once('.')
+                .filter(|(module, function)| !module.is_empty() && !function.is_empty())
+            else {
+                return Err(refuse(format!(
+                    "`{handler}` is not a handler; write `file.function`, as in `handler.handler`"
+                )));
+            };
+            let module = PathBuf::from(module.replace('.', "/"));
+            if !is_within(&module) {
+                return Err(refuse(format!(
+                    "its handler `{handler}` is not the name of a file in its folder"
+                )));
+            }
+            let files = match &deployment.code {
+                Code::Bytes(bytes) => [(module.with_extension("py"), bytes.clone())].into(),
+                Code::Folder(folder) => read_folder(folder).map_err(|error| match error {
+                    FolderError::TooLarge(reason) => refuse(reason),
+                    FolderError::Io(error) => error,
+                })?,
+            };
+            let is_there = files.contains_key(&module.with_extension("py"))
+                || files.contains_key(&module.join("__init__.py"));
+            if !is_there {
+                return Err(refuse(format!(
+                    "its handler `{handler}` needs the file `{}`, which is not in the code",
+                    module.with_extension("py").display()
+                )));
+            }
+            let mut sum = FilesSum::default();
+            let mut bytes = 0;
+            for (path, content) in &files {
+                sum.add(path, content);
+                bytes += content.len() as u64;
+            }
+            Ok(CodeFiles {
+                runtime: deployment.runtime,
+                digest: sum.digest(),
+                files,
+                handler,
+                bytes,
+            })
+        }
+    }
+}
+
+/// True if the path stays in the folder that it is joined to.
+fn is_within(path: &Path) -> bool {
+    path.components()
+        .all(|component| matches!(component, std::path::Component::Normal(_)))
+}
+
+fn only_component(folder: &Path) -> Result<String, String> {
+    let entries = std::fs::read_dir(folder)
+        .map_err(|error| format!("cannot read `{}`: {error}", folder.display()))?;
+    let mut found: Vec<String> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".wasm"))
+        .collect();
+    found.sort_unstable();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(format!(
+            "`{}` has no `.wasm` file; build the component first",
+            folder.display()
+        )),
+        several => Err(format!(
+            "`{}` has several components ({}); name one as `handler`",
+            folder.display(),
+            several.join(", ")
+        )),
+    }
+}
+
+enum FolderError {
+    TooLarge(String),
+    Io(Error),
+}
+
+impl FolderError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FolderError {
+        let make = Error::io(action, path);
+        move |error| FolderError::Io(make(error))
+    }
+}
+
+fn read_folder(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, FolderError> {
+    let mut files = BTreeMap::new();
+    for file in list(folder, |name| name == "__pycache__" || name == ".git")? {
+        let path = folder.join(&file);
+        let content = std::fs::read(&path).map_err(FolderError::io("read", &path))?;
+        files.insert(file, content);
+    }
+    Ok(files)
+}
+
+/// The files below `folder`, by their paths from there.
+fn list(folder: &Path, is_left_out: fn(&OsStr) -> bool) -> Result<BTreeSet<PathBuf>, FolderError> {
+    let mut files = BTreeSet::new();
+    let mut bytes = 0;
+    let mut left = vec![PathBuf::new()];
+    while let Some(below) = left.pop() {
+        let dir = folder.join(&below);
+        for entry in std::fs::read_dir(&dir).map_err(FolderError::io("read", &dir))? {
+            let entry = entry.map_err(FolderError::io("read", &dir))?;
+            let (path, name) = (entry.path(), entry.file_name());
+            if is_left_out(&name) {
+                continue;
+            }
+            let metadata = std::fs::metadata(&path).map_err(FolderError::io("read", &path))?;
+            if metadata.is_dir() {
+                left.push(below.join(name));
+                continue;
+            }
+            bytes += metadata.len();
+            if bytes > CODE_BYTES_MAX || files.len() >= FILES_MAX {
+                return Err(FolderError::TooLarge(format!(
+                    "the code in `{}` is over {CODE_BYTES_MAX} bytes or {FILES_MAX} files",
+                    folder.display()
+                )));
+            }
+            files.insert(below.join(name));
+        }
+    }
+    Ok(files)
+}
+
+/// Checks that `dir` holds the code with this digest and nothing else that could run.
+pub fn verify(dir: &Path, runtime: Runtime, digest: &str) -> Result<(), Error> {
+    match runtime {
+        Runtime::Wasm => read_component(dir, digest).map(drop),
+        Runtime::Python => {
+            let found = folder_digest(dir).map_err(|error| match error {
+                FolderError::TooLarge(reason) => damaged(dir, &reason),
+                FolderError::Io(error) => missing(dir, error),
+            })?;
+            same(dir, &found, digest)
+        }
+    }
+}
+
+/// The component that `dir` holds, if it is the one with this digest.
+pub fn read_component(dir: &Path, digest: &str) -> Result<Vec<u8>, Error> {
+    let path = dir.join(COMPONENT);
+    let code =
+        std::fs::read(&path).map_err(|error| missing(dir, Error::io("read", &path)(error)))?;
+    same(dir, &hex(&Sha256::digest(&code)), digest)?;
+    Ok(code)
+}
+
+/// One file at a time: all of them may be large.
+fn folder_digest(dir: &Path) -> Result<String, FolderError> {
+    let mut sum = FilesSum::default();
+    for file in list(dir, |_| false)? {
+        let path = dir.join(&file);
+        let content = std::fs::read(&path).map_err(FolderError::io("read", &path))?;
+        sum.add(&file, &content);
+    }
+    Ok(sum.digest())
+}
+
+fn same(dir: &Path, found: &str, deployed: &str) -> Result<(), Error> {
+    if found == deployed {
+        return Ok(());
+    }
+    Err(damaged(dir, "its content is not what was deployed"))
+}
+
+fn missing(dir: &Path, error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            damaged(dir, "files of it are missing")
+        }
+        error => error,
+    }
+}
+
+fn damaged(dir: &Path, reason: &str) -> Error {
+    Error::Damaged {
+        path: dir.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// The digest of several files, added in the order of their paths.
+#[derive(Default)]
+struct FilesSum(Sha256);
+
+impl FilesSum {
+    fn add(&mut self, path: &Path, content: &[u8]) {
+        let path = path.to_string_lossy();
+        self.0.update((path.len() as u64).to_le_bytes());
+        self.0.update(path.as_bytes());
+        self.0.update((content.len() as u64).to_le_bytes());
+        self.0.update(content);
+    }
+
+    fn digest(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
