@@ -1,6 +1,9 @@
 //! `PUT /v1/functions/{name}`: deploys a function from the files of its folder, sent as JSON.
 
-use std::{collections::BTreeMap, fs, path::Component, path::Path as FilePath, time::Duration};
+use std::{
+    collections::BTreeMap, fs, io::ErrorKind, path::Component, path::Path as FilePath, sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -14,13 +17,15 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use lambic_functions::{Code, Deployment, Start, Trigger};
+use lambic_functions::{Code, Deployment, Error, FunctionInfo, Start, Trigger};
 use lambic_model::{FunctionName, StreamName};
 use serde::Deserialize;
+use tempfile::TempDir;
 use tracing::{Instrument, info_span};
 
 use super::{
-    Shared,
+    App, Shared,
+    body::Held,
     error::{Failure, Owner},
 };
 
@@ -79,8 +84,30 @@ pub async fn deploy(
         .read(body, &headers, BODY_BYTES_MAX)
         .await
         .map_err(|unread| unread.into_failure(too_large))?;
-    let request: Request = serde_json::from_slice(&body.bytes)
-        .map_err(|error| Failure::bad_request(error.to_string()))?;
+    // Neither megabytes of base64 nor a client that goes away may hold up what follows.
+    let done = tokio::spawn(install(app, name, body).in_current_span());
+    let info = done.await.map_err(|error| ours(error.to_string()))??;
+    Ok(Json(info).into_response())
+}
+
+/// From the request to the moment when SQL knows what the function exports.
+async fn install(app: Arc<App>, name: String, body: Held) -> Result<FunctionInfo, Failure> {
+    let span = info_span!("deploy", function = %name);
+    let unpacked = tokio::task::spawn_blocking(move || unpack(&name, &body.bytes));
+    let (folder, deployment) = unpacked.await.map_err(|error| ours(error.to_string()))??;
+    let services = &app.services;
+    let info = services.functions.deploy(deployment).instrument(span).await;
+    tokio::task::spawn_blocking(move || drop(folder));
+    let info = info.map_err(not_deployed)?;
+    services
+        .database
+        .set_functions(services.functions.scalars());
+    Ok(info)
+}
+
+fn unpack(name: &str, request: &[u8]) -> Result<(TempDir, Deployment), Failure> {
+    let request: Request =
+        serde_json::from_slice(request).map_err(|error| Failure::bad_request(error.to_string()))?;
     if request.files.len() > FILES_MAX {
         return Err(Failure::bad_request(format!("more than {FILES_MAX} files")));
     }
@@ -88,32 +115,48 @@ pub async fn deploy(
     for (path, content) in &request.files {
         write(folder.path(), path, content)?;
     }
-    let deployment = deployment(&name, request, folder.path())?;
-    let services = &app.services;
-    let info = services
-        .functions
-        .deploy(deployment)
-        .instrument(info_span!("deploy", function = %name))
-        .await
-        .map_err(|error| {
-            Failure::new(StatusCode::BAD_REQUEST, "not_deployed", error.to_string())
-        })?;
-    services
-        .database
-        .set_functions(services.functions.scalars());
-    Ok(Json(info).into_response())
+    let deployment = deployment(name, request, folder.path())?;
+    Ok((folder, deployment))
 }
 
-fn unwritable(error: &std::io::Error) -> Failure {
-    let failure = Failure::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "unavailable",
-        format!("cannot unpack the function: {error}"),
-    );
+/// The user's mistakes have 400; what the machine refuses, and what only we can mend, say so.
+fn not_deployed(error: Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        Error::NotFound { .. }
+        | Error::PayloadTooLarge { .. }
+        | Error::PayloadNotJson { .. }
+        | Error::UnknownRuntime { .. }
+        | Error::BadDeployment { .. }
+        | Error::BadStart { .. }
+        | Error::NotInvocable { .. }
+        | Error::UnknownStream { .. }
+        | Error::TriggerLoop { .. } => {
+            Failure::new(StatusCode::BAD_REQUEST, "not_deployed", message)
+        }
+        Error::Throttled { .. }
+        | Error::Log(_)
+        | Error::Sandbox(_)
+        | Error::Io { .. }
+        | Error::Closed => unavailable(message),
+        Error::Damaged { .. } => ours(message),
+    }
+}
+
+fn ours(message: String) -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}
+
+fn unavailable(message: String) -> Failure {
+    let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
     Failure {
         owner: Owner::Outside,
         ..failure.with_retry()
     }
+}
+
+fn unwritable(error: &std::io::Error) -> Failure {
+    unavailable(format!("cannot unpack the function: {error}"))
 }
 
 fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deployment, Failure> {
@@ -178,12 +221,60 @@ fn write(folder: &FilePath, path: &str, content: &str) -> Result<(), Failure> {
     let parent = target.parent().unwrap_or(folder);
     fs::create_dir_all(parent)
         .and_then(|()| fs::write(&target, bytes))
-        .map_err(|error| unwritable(&error))
+        .map_err(|error| match error.kind() {
+            // Below a file, in the place of a folder, or longer than a name may be.
+            ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput => {
+                Failure::bad_request(format!("\"{path}\" cannot be a file: {error}"))
+            }
+            _ => unwritable(&error),
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_a_deployment_have_the_status_of_who_can_mend_them() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        for (error, status, owner) in [
+            (
+                Error::BadDeployment {
+                    name: "f".to_owned(),
+                    reason: "no".to_owned(),
+                },
+                400,
+                Owner::User,
+            ),
+            (
+                Error::Io {
+                    action: "write",
+                    path: "f".into(),
+                    source: full,
+                },
+                503,
+                Owner::Outside,
+            ),
+            (Error::Closed, 503, Owner::Outside),
+            (
+                Error::Damaged {
+                    path: "f".into(),
+                    reason: "no".to_owned(),
+                },
+                500,
+                Owner::Ours,
+            ),
+        ] {
+            let failure = not_deployed(error);
+            assert_eq!(failure.status.as_u16(), status, "{}", failure.message);
+            assert_eq!(failure.owner, owner, "{}", failure.message);
+            assert_eq!(failure.retry, status == 503, "{}", failure.message);
+        }
+    }
 
     #[test]
     fn files_stay_inside_the_folder() {
@@ -195,6 +286,10 @@ mod tests {
         write(folder.path(), "a/b.py", "Zg").unwrap();
         write(folder.path(), "a/b.py", "Zg==").unwrap();
         assert!(write(folder.path(), "a/c.py", "Zg!").is_err());
+        for path in ["a", "a/b.py/c.py", "x\0", &"x".repeat(300)] {
+            let failure = write(folder.path(), path, "Zg").unwrap_err();
+            assert_eq!(failure.owner, Owner::User, "{path}: {}", failure.message);
+        }
         assert_eq!(fs::read(folder.path().join("a/b.py")).unwrap(), b"f");
     }
 }

@@ -209,11 +209,17 @@ pub async fn delete(State(app): Shared, Path(name): Path<String>) -> Result<Resp
             ),
         ));
     }
-    let services = &app.services;
-    services.functions.remove(&function.name).await?;
-    services
-        .database
-        .set_functions(services.functions.scalars());
+    // SQL forgets what it exported also if the client goes away.
+    let removal = async move {
+        let services = &app.services;
+        services.functions.remove(&function.name).await?;
+        services
+            .database
+            .set_functions(services.functions.scalars());
+        Ok::<_, Error>(())
+    };
+    let removed = tokio::spawn(removal.in_current_span()).await;
+    removed.unwrap_or(Err(Error::Closed))?;
     Ok(answered(StatusCode::NO_CONTENT, ()))
 }
 
