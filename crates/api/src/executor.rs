@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use arrow::array::RecordBatch;
 use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
-use lambic_query::{Database, Error, Lookup, Modes, Outcome, Prepared, Session, Transaction};
+use lambic_query::{AsOf, Database, Error, Lookup, Modes, Outcome, Prepared, Session, Transaction};
 use tokio::{
     runtime::Runtime,
     sync::{OwnedSemaphorePermit, mpsc},
@@ -98,9 +98,14 @@ impl Executor {
             .await
     }
 
-    pub async fn lookup(&self, view: String, key: Vec<(String, String)>) -> Result<Lookup, Error> {
+    pub async fn lookup(
+        &self,
+        view: String,
+        key: Vec<(String, String)>,
+        as_of: Option<AsOf>,
+    ) -> Result<Lookup, Error> {
         let database = self.0.database.clone();
-        self.run(async move { database.lookup(&view, &key).await })
+        self.run(async move { database.lookup(&view, &key, as_of.as_ref()).await })
             .await
     }
 

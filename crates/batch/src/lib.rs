@@ -6,6 +6,7 @@
 //! either the old batch view or the new one. The work itself goes through DataFusion in this process.
 
 mod error;
+mod frontier;
 mod store;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -131,6 +132,20 @@ impl Batch {
         plan: &ViewPlan,
     ) -> Result<Option<(Run, u64)>, Error> {
         store::load(self.dataset().store(), definition, plan).await
+    }
+
+    /// Keeps up to where the rows of a recomputed view go that is served as of its last batch.
+    pub async fn keep_frontier(
+        &self,
+        definition: &Definition,
+        frontier: &Frontiers,
+    ) -> Result<(), Error> {
+        frontier::keep(self.dataset().store(), definition, frontier).await
+    }
+
+    /// The frontier that was kept.
+    pub async fn load_frontier(&self, definition: &Definition) -> Result<Option<Frontiers>, Error> {
+        frontier::load(self.dataset().store(), definition).await
     }
 
     /// Deletes everything kept of this version of the view.

@@ -82,6 +82,10 @@ pub enum Error {
     )]
     TailMismatch { stream: StreamName, reason: String },
 
+    /// What will have been appended by then is not known.
+    #[error("the time {at_us} (µs since 1970) has not come; the clock shows {now_us}")]
+    NotYet { at_us: i64, now_us: i64 },
+
     #[error("stream {stream} is not part of the dataset")]
     UnknownStream { stream: StreamId },
 

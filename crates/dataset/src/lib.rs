@@ -11,6 +11,7 @@ mod dataset;
 pub mod error;
 pub mod local;
 pub mod manifest;
+mod moment;
 pub mod parquet_file;
 pub mod reader;
 mod seal;

@@ -4,7 +4,7 @@
 //! it: whatever was trimmed from the log before is then surely in a manifest, and what stands in both
 //! is told apart by its offsets.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
@@ -20,11 +20,12 @@ use datafusion::{
     },
     error::DataFusionError,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
-    logical_expr::{Expr, TableProviderFilterPushDown},
-    physical_plan::{ExecutionPlan, union::UnionExec},
+    logical_expr::{Expr, Operator, TableProviderFilterPushDown},
+    physical_expr::expressions::{BinaryExpr, Column, lit},
+    physical_plan::{ExecutionPlan, filter::FilterExecBuilder, union::UnionExec},
 };
 use lambic_log::{Log, Snapshot};
-use lambic_model::{Frontier, Frontiers, Stream};
+use lambic_model::{Frontier, Frontiers, Stream, SystemColumn};
 
 use crate::{DataFile, Dataset, Error, Manifest};
 
@@ -43,6 +44,7 @@ pub struct Reader {
 #[derive(Clone)]
 pub struct Pin {
     log: Snapshot,
+    heads: Frontiers,
     reader: Reader,
 }
 
@@ -55,9 +57,22 @@ impl Reader {
     }
 
     pub fn pin(&self) -> Pin {
+        let log = self.log.snapshot();
         Pin {
-            log: self.log.snapshot(),
+            heads: log.heads(),
+            log,
             reader: self.clone(),
+        }
+    }
+
+    /// From here on a pin has every append that was taken at `at_us` or before, and none gets that time any more;
+    /// [`Error::NotYet`] if that time has not come.
+    pub async fn settle(&self, at_us: i64) -> Result<(), Error> {
+        match self.log.settle(at_us).await {
+            Err(lambic_log::Error::NotYet { at_us, now_us }) => {
+                Err(Error::NotYet { at_us, now_us })
+            }
+            settled => Ok(settled?),
         }
     }
 
@@ -74,6 +89,7 @@ impl Reader {
             files: manifest.files.clone(),
             log: None,
             from: manifest.frontier.clone(),
+            to: manifest.frontier.clone(),
         }
     }
 }
@@ -100,8 +116,20 @@ impl Reader {
 
 impl Pin {
     /// The frontier: where every stream ends for this pin.
-    pub fn heads(&self) -> Frontiers {
-        self.log.heads()
+    pub fn heads(&self) -> &Frontiers {
+        &self.heads
+    }
+
+    /// The same pin with other, earlier ends: what stood then is read again. None may lie past the log's.
+    pub fn at(&self, heads: Frontiers) -> Pin {
+        Pin {
+            heads,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     pub fn log(&self) -> &Snapshot {
@@ -113,6 +141,7 @@ impl Pin {
         let manifest = self.reader.dataset.manifest(stream.id);
         StreamTable {
             log: Some(self.log.clone()),
+            to: self.heads.of(stream.id),
             ..self.reader.sealed(stream, &manifest)
         }
     }
@@ -128,6 +157,8 @@ pub struct StreamTable {
     log: Option<Snapshot>,
     /// Where the files end and the log takes over.
     from: Frontier,
+    /// Where the table ends.
+    to: Frontier,
 }
 
 impl std::fmt::Debug for StreamTable {
@@ -140,27 +171,12 @@ impl std::fmt::Debug for StreamTable {
 }
 
 impl StreamTable {
-    /// A manifest that was taken after the pin may hold files past it: those records do not count.
-    fn beyond_pin(&self) -> HashMap<u32, u64> {
-        let Some(log) = &self.log else {
-            return HashMap::new();
-        };
-        let head = log.head(self.stream.id);
-        let past = self
-            .files
-            .iter()
-            .filter(|file| file.range.end > head.offset(file.range.partition));
-        past.map(|file| (file.range.partition.0, head.offset(file.range.partition).0))
-            .collect()
-    }
-
     fn tail(&self) -> PlanResult<Vec<RecordBatch>> {
         let Some(log) = &self.log else {
             return Ok(Vec::new());
         };
-        let head = log.head(self.stream.id);
         let mut batches = Vec::new();
-        for range in head.ranges_since(&self.from) {
+        for range in self.to.ranges_since(&self.from) {
             let read = log.read(self.stream.id, range);
             batches.extend(read.map_err(|error| DataFusionError::External(Box::new(error)))?);
         }
@@ -169,21 +185,21 @@ impl StreamTable {
 
     async fn files(
         &self,
+        files: &[&DataFile],
         state: &dyn Session,
         projection: &[usize],
     ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
-        if self.files.is_empty() {
+        if files.is_empty() {
             return Ok(None);
         }
-        for file in &self.files {
+        for file in files {
             let verified = self.reader.dataset.verify_once(file).await;
             verified.map_err(|error| DataFusionError::External(Box::new(error)))?;
         }
         let source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(parquet_options(state));
-        let rows: u64 = self.files.iter().map(|file| file.range.records()).sum();
-        let files = self
-            .files
+        let rows: u64 = files.iter().map(|file| file.range.records()).sum();
+        let files = files
             .iter()
             .map(|file| PartitionedFile::new(file.path.clone(), file.bytes));
         let mut statistics = datafusion::common::Statistics::new_unknown(&self.schema);
@@ -202,41 +218,40 @@ impl StreamTable {
         Ok(Some(DataSourceExec::from_data_source(config)))
     }
 
-    async fn files_upto_pin(
+    /// The files' records up to the end of the table. A file that reaches past it is filtered: it was sealed after
+    /// the pin, or the pin looks back.
+    async fn files_upto_end(
         &self,
         state: &dyn Session,
         projection: &[usize],
-    ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
-        let beyond = self.beyond_pin();
-        if beyond.is_empty() {
-            return self.files(state, projection).await;
-        }
-        // Rare: a seal finished between pin and manifest. Read the files that reach past the pin from
-        // the pinned log instead, which still holds them.
-        let mut earlier = self.clone();
-        earlier.files.retain(|file| {
-            beyond
-                .get(&file.range.partition.0)
-                .is_none_or(|head| file.range.end.0 <= *head)
-        });
-        earlier.log = None;
-        earlier.files(state, projection).await
-    }
-
-    /// Where the log takes over when files past the pin were left out.
-    fn log_from(&self) -> Frontier {
-        let beyond = self.beyond_pin();
-        let mut from = self.from.clone();
-        for file in &self.files {
-            if beyond
-                .get(&file.range.partition.0)
-                .is_some_and(|head| file.range.end.0 > *head)
-            {
-                let earliest = from.offset(file.range.partition).min(file.range.first);
-                from.set(file.range.partition, earliest);
+    ) -> PlanResult<Vec<Arc<dyn ExecutionPlan>>> {
+        let end = |file: &DataFile| self.to.offset(file.range.partition);
+        let begun = self
+            .files
+            .iter()
+            .filter(|file| file.range.first < end(file));
+        let (whole, cut): (Vec<&DataFile>, Vec<&DataFile>) =
+            begun.partition(|file| file.range.end <= end(file));
+        let mut plans = Vec::new();
+        plans.extend(self.files(&whole, state, projection).await?);
+        let offset = self.schema.index_of(SystemColumn::Offset.name())?;
+        for file in cut {
+            let mut columns = projection.to_vec();
+            let at = columns.iter().position(|column| *column == offset);
+            let at = at.unwrap_or_else(|| {
+                columns.push(offset);
+                columns.len() - 1
+            });
+            if let Some(records) = self.files(&[file], state, &columns).await? {
+                let end = lit(end(file).0.cast_signed());
+                let offset = Arc::new(Column::new(SystemColumn::Offset.name(), at));
+                let before = Arc::new(BinaryExpr::new(offset, Operator::Lt, end));
+                let filtered = FilterExecBuilder::new(before, records)
+                    .apply_projection(Some((0..projection.len()).collect()))?;
+                plans.push(Arc::new(filtered.build()?));
             }
         }
-        from
+        Ok(plans)
     }
 }
 
@@ -267,22 +282,19 @@ impl TableProvider for StreamTable {
         let projection = projection
             .cloned()
             .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let files = self.files_upto_pin(state, &projection).await?;
-        let tail = StreamTable {
-            from: self.log_from(),
-            ..self.clone()
+        let mut plans = self.files_upto_end(state, &projection).await?;
+        let tail = self.tail()?;
+        if !tail.is_empty() || plans.is_empty() {
+            let schema = Arc::clone(&self.schema);
+            plans.push(MemorySourceConfig::try_new_exec(
+                &[tail],
+                schema,
+                Some(projection),
+            )?);
         }
-        .tail()?;
-        if tail.is_empty()
-            && let Some(files) = files
-        {
-            return Ok(files);
-        }
-        let tail =
-            MemorySourceConfig::try_new_exec(&[tail], Arc::clone(&self.schema), Some(projection))?;
-        match files {
-            Some(files) => Ok(UnionExec::try_new(vec![files, tail])?),
-            None => Ok(tail),
+        match plans.len() {
+            1 => Ok(plans.swap_remove(0)),
+            _ => Ok(UnionExec::try_new(plans)?),
         }
     }
 }

@@ -207,8 +207,26 @@ pub enum View {
     Refresh { name: String },
     /// A view's class, plan, versions, frontiers and states
     Explain { name: String },
+    /// What changes from one version of a view to another, or to a SELECT that is not deployed yet
+    Diff(ViewDiff),
     /// Drop a view
     Drop { name: String },
+}
+
+#[derive(Debug, Args)]
+pub struct ViewDiff {
+    pub name: String,
+    /// The version to compare [default: the one before; with --sql, the served one]
+    pub old: Option<u32>,
+    /// The version to compare it with [default: the served one]
+    #[arg(conflicts_with = "sql")]
+    pub new: Option<u32>,
+    /// Compare with the SELECT in this file, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub sql: Option<PathBuf>,
+    /// At an earlier moment: a time, or a frontier such as visits@0:1200
+    #[arg(long, value_name = "MOMENT")]
+    pub as_of: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -46,6 +46,9 @@ pub enum Error {
         head: Frontier,
         sealed: Frontier,
     },
+    /// What will have been appended by then is not known.
+    #[error("the time {at_us} (µs since 1970) lies ahead of the clock, which shows {now_us}")]
+    NotYet { at_us: i64, now_us: i64 },
     #[error("stream {stream} is not declared to the log")]
     UnknownStream { stream: StreamId },
     /// The records are no longer (or not yet) in the log.
@@ -87,9 +90,10 @@ impl From<Error> for AppendError {
     fn from(error: Error) -> AppendError {
         let text = error.to_string();
         match error {
-            Error::Refused(_) | Error::UnknownStream { .. } | Error::OutOfRange { .. } => {
-                AppendError::Refused(text)
-            }
+            Error::Refused(_)
+            | Error::UnknownStream { .. }
+            | Error::OutOfRange { .. }
+            | Error::NotYet { .. } => AppendError::Refused(text),
             Error::SequenceForgotten { .. } => AppendError::SequenceForgotten(text),
             Error::Busy { .. } => AppendError::Busy(text),
             Error::DiskFull { .. }

@@ -115,6 +115,7 @@ impl Log {
             state,
             active,
             mark,
+            settled_us: i64::MIN,
         };
         let thread = thread::Builder::new()
             .name("lambic-log".to_owned())
@@ -227,6 +228,19 @@ impl Log {
 
     pub fn snapshot(&self) -> Snapshot {
         Snapshot(self.0.shared.view())
+    }
+
+    /// Resolves when every append that was taken at `at_us` or before is visible; none is given that time any
+    /// more. [`Error::NotYet`] if that time has not come.
+    pub async fn settle(&self, at_us: i64) -> Result<(), Error> {
+        let now_us = self.0.shared.options.clock.now_us();
+        if at_us > now_us {
+            return Err(Error::NotYet { at_us, now_us });
+        }
+        let (done, settled) = oneshot::channel();
+        let sent = self.0.commands.send(Command::Settle { at_us, done });
+        sent.map_err(|_| closed())?;
+        settled.await.map_err(|_| closed())
     }
 
     /// The number of the last commit; changes with every group of them.

@@ -110,6 +110,9 @@ pub(crate) struct Checkpoint {
     pub cursors: Vec<Cursor>,
     /// Records with a record id ever committed: tells whether the index may be missing.
     pub record_ids: u64,
+    /// When the last append was taken; older files do not say it.
+    #[serde(default)]
+    pub appended_at_us: i64,
 }
 
 pub(crate) fn encode_batch(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {

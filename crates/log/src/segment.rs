@@ -92,6 +92,19 @@ impl Segment {
             .collect()
     }
 
+    /// The first record of a partition that was appended after `at_us`.
+    pub(crate) fn first_after(
+        &self,
+        stream: StreamId,
+        partition: PartitionId,
+        at_us: i64,
+    ) -> Option<u64> {
+        let all = self.entries.read().expect("no panic while entries change");
+        let entries = all.get(&(stream, partition))?;
+        let first = entries.partition_point(|entry| entry.appended_at_us <= at_us);
+        entries.get(first).map(|entry| entry.first)
+    }
+
     /// Where each partition's records end that stand in this segment.
     pub(crate) fn ends(&self) -> Vec<(StreamId, PartitionId, u64)> {
         let all = self.entries.read().expect("no panic while entries change");

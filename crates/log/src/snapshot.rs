@@ -10,7 +10,9 @@ use arrow::{
     error::ArrowError,
     record_batch::RecordBatch,
 };
-use lambic_model::{Cursor, Frontier, Frontiers, Offset, OffsetRange, StreamId, SystemColumn};
+use lambic_model::{
+    Cursor, Frontier, Frontiers, Offset, OffsetRange, PartitionId, StreamId, SystemColumn,
+};
 
 use crate::{
     Error,
@@ -53,9 +55,39 @@ impl Snapshot {
         let oldest = &self.0.segments[0].start;
         let known = oldest.of(stream);
         for (offset, partition) in start.0.iter_mut().zip(0..) {
-            *offset = known.offset(lambic_model::PartitionId(partition));
+            *offset = known.offset(PartitionId(partition));
         }
         start
+    }
+
+    /// The first record of a partition that was appended after `at_us`, among those in the log.
+    pub fn first_after(
+        &self,
+        stream: StreamId,
+        partition: PartitionId,
+        at_us: i64,
+    ) -> Option<Offset> {
+        let head = self.head(stream).offset(partition);
+        let mut segments = self.0.segments.iter();
+        let first = segments.find_map(|segment| segment.first_after(stream, partition, at_us));
+        first.map(Offset).filter(|first| *first < head)
+    }
+
+    /// When a record was appended; `None` if it is not in the log.
+    pub fn appended_at(
+        &self,
+        stream: StreamId,
+        partition: PartitionId,
+        offset: Offset,
+    ) -> Option<i64> {
+        let range = OffsetRange {
+            partition,
+            first: offset,
+            end: offset.plus(1),
+        };
+        let mut segments = self.0.segments.iter();
+        let entry = segments.find_map(|segment| segment.entries(stream, range).first().copied());
+        entry.map(|entry| entry.appended_at_us)
     }
 
     pub fn cursor(&self, name: &str) -> Option<Cursor> {

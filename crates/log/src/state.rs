@@ -17,6 +17,8 @@ pub(crate) struct State {
     pub producers: Producers,
     pub cursors: BTreeMap<String, Cursor>,
     pub record_ids: u64,
+    /// When the last append was taken; no later one has an earlier time.
+    pub appended_at_us: i64,
 }
 
 impl State {
@@ -31,6 +33,7 @@ impl State {
                 .map(|cursor| (cursor.name.clone(), cursor))
                 .collect(),
             record_ids: checkpoint.record_ids,
+            appended_at_us: checkpoint.appended_at_us,
         }
     }
 
@@ -45,6 +48,7 @@ impl State {
             producers: self.producers.oldest_first().cloned().collect(),
             cursors: self.cursors.values().cloned().collect(),
             record_ids: self.record_ids,
+            appended_at_us: self.appended_at_us,
         }
     }
 
@@ -79,6 +83,7 @@ impl State {
         if let Some(producer) = &header.producer {
             self.producers.remember(producer, commit);
         }
+        self.appended_at_us = self.appended_at_us.max(header.appended_at_us);
         self.commit = commit;
         Ok(())
     }

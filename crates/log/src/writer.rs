@@ -29,6 +29,11 @@ pub(crate) enum Command {
         id: StreamId,
         done: oneshot::Sender<()>,
     },
+    /// Give no append this time or an earlier one any more; all that have one are visible when it is done.
+    Settle {
+        at_us: i64,
+        done: oneshot::Sender<()>,
+    },
     /// Finish what came before, then end.
     Close,
 }
@@ -45,6 +50,8 @@ pub(crate) struct Writer {
     pub state: State,
     pub active: Active,
     pub mark: MarkFile,
+    /// Readers were told what was appended up to here.
+    pub settled_us: i64,
 }
 
 impl Writer {
@@ -67,6 +74,10 @@ impl Writer {
                 Some(Command::RemoveStream { id, done }) => {
                     self.remove_stream(id);
                     // Whoever asked may have gone away.
+                    let _ = done.send(());
+                }
+                Some(Command::Settle { at_us, done }) => {
+                    self.settled_us = self.settled_us.max(at_us);
                     let _ = done.send(());
                 }
                 Some(Command::Close) => break,
@@ -108,8 +119,8 @@ impl Writer {
             position,
             chain,
         } = &self.active;
-        let now_us = self.shared.options.clock.now_us();
-        let mut stage = Stage::new(&self.state, *position, *chain, segment.salt, now_us);
+        let at_us = self.time_of_append();
+        let mut stage = Stage::new(&self.state, *position, *chain, segment.salt, at_us);
         let mut taken = Vec::with_capacity(group.len());
         for job in group {
             if let Some(stream) = self.shared.undeclared(&job.prepared) {
@@ -134,6 +145,15 @@ impl Writer {
         for (reply, _, appended) in taken {
             answer(reply, Ok(appended));
         }
+    }
+
+    /// The clock's time, but never earlier than that of the append before or one that was settled: what stood at
+    /// a time stays what stood then, also when the machine's clock is set back.
+    fn time_of_append(&self) -> i64 {
+        let now_us = self.shared.options.clock.now_us();
+        now_us
+            .max(self.state.appended_at_us)
+            .max(self.settled_us.saturating_add(1))
     }
 
     /// Returns `Ok` when the group is durable.

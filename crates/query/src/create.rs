@@ -15,7 +15,7 @@ use datafusion::{
     },
 };
 use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
-use lambic_view::aggregate::FloatSums;
+use lambic_view::{Freshness, aggregate::FloatSums};
 
 use crate::{
     Error, closest,
@@ -30,7 +30,7 @@ const BATCH_EVERY_MIN: Duration = Duration::from_secs(1);
 const PARTITIONS_MAX: u32 = 1024;
 
 const STREAM_OPTIONS: [&str; 4] = ["event_time", "record_id", "partition_by", "partitions"];
-const VIEW_OPTIONS: [&str; 3] = ["batch_every", "expect", "float_sums"];
+const VIEW_OPTIONS: [&str; 4] = ["batch_every", "expect", "float_sums", "freshness"];
 
 /// Translates declared types; it knows no tables.
 struct Types(ConfigOptions);
@@ -281,6 +281,7 @@ pub struct ViewDeclaration {
     pub batch_every: Duration,
     pub expects_no_rows: bool,
     pub float_sums: FloatSums,
+    pub freshness: Freshness,
     pub query: String,
 }
 
@@ -311,11 +312,13 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
     let mut batch_every = BATCH_EVERY;
     let mut expects_no_rows = false;
     let mut float_sums = FloatSums::default();
+    let mut freshness = Freshness::default();
     for (key, value) in settings(options, sql, &VIEW_OPTIONS)? {
         match key.as_str() {
             "batch_every" => batch_every = interval(&value, sql)?,
             "expect" => expects_no_rows = expected(&value, sql)?,
-            _ => float_sums = sums(&value, sql)?,
+            "float_sums" => float_sums = sums(&value, sql)?,
+            _ => freshness = freshness_of(&value, sql)?,
         }
     }
     Ok(ViewDeclaration {
@@ -323,6 +326,7 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
         batch_every,
         expects_no_rows,
         float_sums,
+        freshness,
         query: select_text(view, sql),
     })
 }
@@ -365,6 +369,21 @@ fn sums(value: &str, sql: &str) -> Result<FloatSums, Error> {
         .with_position(find_word(sql, "float_sums"))
         .with_hint("'exact' gives the same bits whatever the order; 'fast' is faster, and its last digits depend on it")),
     }
+}
+
+fn freshness_of(value: &str, sql: &str) -> Result<Freshness, Error> {
+    let known = [Freshness::Now, Freshness::Batch];
+    let found = known
+        .into_iter()
+        .find(|known| known.name() == value.to_ascii_lowercase());
+    found.ok_or_else(|| {
+        Error::new(
+            sqlstate::INVALID_PARAMETER,
+            format!("freshness must be 'now' or 'batch', not '{value}'"),
+        )
+        .with_position(find_word(sql, "freshness"))
+        .with_hint("'now' serves every acknowledged record, 'batch' the rows of the last batch until the next one")
+    })
 }
 
 /// The user's own text of the `SELECT`, so that positions and formatting stay theirs.

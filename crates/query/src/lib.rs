@@ -6,10 +6,12 @@
 //! does to the layers (build a view, refresh it, audit it) goes through [`Lifecycle`]: this room knows
 //! neither batch nor speed.
 
+mod as_of;
 mod catalog;
 mod create;
 mod database;
 mod depth;
+mod diff;
 mod error;
 mod function;
 mod key_filter;
@@ -26,6 +28,7 @@ mod system;
 mod transaction;
 mod types;
 
+pub use as_of::AsOf;
 pub use catalog::{Catalog, CatalogError};
 pub use database::{AuditResult, Database, Parts};
 pub use depth::STACK_BYTES;

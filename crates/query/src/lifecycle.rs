@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lambic_model::{ScalarFunction, Stream};
+use lambic_model::{Frontiers, ScalarFunction, Stream};
 use lambic_view::{Definition, Planned};
 
 use crate::Error;
@@ -33,6 +33,12 @@ pub trait Lifecycle: Send + Sync {
     async fn drop_view(&self, definition: &Definition) -> Result<(), Error>;
     /// Runs the view's batch now: over the records sealed since the last one, or `full`, over all.
     async fn refresh_view(&self, name: &str, full: bool) -> Result<(), Error>;
+    /// Remembers up to where the rows of a view go that is recomputed and served as of its last batch.
+    async fn keep_frontier(
+        &self,
+        definition: &Definition,
+        frontier: &Frontiers,
+    ) -> Result<(), Error>;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
 }

@@ -9,11 +9,14 @@ use datafusion::{
     execution::SessionState,
 };
 use lambic_dataset::Pin;
-use lambic_model::{Frontiers, Stream};
-use lambic_serving::{Answer, RecomputedView, RunSet, Served, ServedView, Standing, Views};
-use lambic_view::{KeyRange, Run, Source, ViewPlan, tail::TailSource};
+use lambic_model::{Frontier, Frontiers, Stream, StreamId};
+use lambic_serving::{
+    Answer, RecomputedView, RunSet, Served, ServedView, Standing, ViewRead, Views,
+};
+use lambic_view::{Freshness, KeyRange, Run, Source, ViewPlan, tail::TailSource};
 
 use crate::{
+    as_of,
     pending::{Own, OwnTail, Pending},
     provider::{Sources, view_table},
 };
@@ -25,9 +28,12 @@ pub struct Pinned {
     /// By the address of the view, which `views` keeps alive.
     runs: Arc<HashMap<usize, Arc<RunSet>>>,
     streams: Pin,
+    /// The log's newest records.
     tail: Arc<dyn TailSource>,
     /// What the statement's own transaction has inserted.
     own: Option<Arc<Own>>,
+    /// True if it stands before the head, where only those streams are known that the statement was said to read.
+    looks_back: bool,
 }
 
 fn address(view: &Arc<ServedView>) -> usize {
@@ -57,28 +63,107 @@ impl Pinned {
             tail: (sources.tail_of)(&streams),
             streams,
             own: None,
+            looks_back: false,
         }
     }
 
     /// The same frontier with what a transaction has inserted, for its own statements.
     pub fn with_own(&self, pending: Pending, now_us: i64) -> Pinned {
-        let own = Arc::new(Own::new(pending, self.streams.heads(), now_us));
+        let own = Arc::new(Own::new(pending, self.streams.heads().clone(), now_us));
         Pinned {
             views: Arc::clone(&self.views),
             runs: Arc::clone(&self.runs),
             streams: self.streams.clone(),
-            tail: Arc::new(OwnTail {
-                log: Arc::clone(&self.tail),
-                own: Arc::clone(&own),
-            }),
+            tail: Arc::clone(&self.tail),
             own: Some(own),
+            looks_back: self.looks_back,
+        }
+    }
+
+    /// Where a stream ended at a time.
+    pub async fn head_at(
+        &self,
+        stream: StreamId,
+        at_us: i64,
+    ) -> std::result::Result<Frontier, lambic_dataset::Error> {
+        self.streams.head_at(stream, at_us).await
+    }
+
+    /// The records that the runs do not cover.
+    fn tail(&self) -> Arc<dyn TailSource> {
+        let log = Arc::clone(&self.tail);
+        match &self.own {
+            Some(own) => Arc::new(OwnTail {
+                log,
+                own: Arc::clone(own),
+            }),
+            None => log,
         }
     }
 
     pub fn heads(&self) -> Frontiers {
         match &self.own {
             Some(own) => own.heads(),
-            None => self.streams.heads(),
+            None => self.streams.heads().clone(),
+        }
+    }
+
+    /// The same views at an earlier frontier, over the streams in `heads` alone; what is not committed came later.
+    pub fn back_to(&self, heads: Frontiers) -> Pinned {
+        let kept = self.views.values().flat_map(Served::kept);
+        let runs = kept.filter_map(|view| {
+            let runs = self.runs.get(&address(&view))?;
+            let earlier = runs.upto(&heads, &view.plan().inputs);
+            Some((address(&view), earlier))
+        });
+        Pinned {
+            views: Arc::clone(&self.views),
+            runs: Arc::new(runs.collect()),
+            streams: self.streams.at(heads),
+            tail: Arc::clone(&self.tail),
+            own: None,
+            looks_back: true,
+        }
+    }
+
+    /// The frontier at which `served` shows its rows: this one, or that of its last batch if it was declared so
+    /// and the statement asks for no other.
+    pub fn seen_by(self: &Arc<Self>, served: &Served) -> Arc<Pinned> {
+        match self.batch_frontier(served) {
+            Some(frontier) => Arc::new(self.back_to(frontier)),
+            None => Arc::clone(self),
+        }
+    }
+
+    /// The same for a pin of one kept view.
+    pub fn seen_by_view(self, view: &Arc<ServedView>) -> Pinned {
+        match self.batch_frontier(&Served::Kept(Arc::clone(view))) {
+            Some(frontier) => self.back_to(frontier),
+            None => self,
+        }
+    }
+
+    fn batch_frontier(&self, served: &Served) -> Option<Frontiers> {
+        if self.looks_back || served.definition().freshness == Freshness::Now {
+            return None;
+        }
+        match served {
+            Served::Kept(view) => Some(self.runs.get(&address(view))?.batch_frontier()),
+            Served::Recomputed(view) => view.batch_frontier().cloned(),
+        }
+    }
+
+    pub fn looks_back(&self) -> bool {
+        self.looks_back
+    }
+
+    /// An error if it is not known where one of `streams` ends.
+    pub fn check<'a>(&self, streams: impl IntoIterator<Item = &'a Arc<Stream>>) -> Result<()> {
+        let known = &self.streams.heads().0;
+        let mut streams = streams.into_iter();
+        match streams.find(|stream| self.looks_back && !known.contains_key(&stream.id)) {
+            Some(stream) => Err(as_of::end_unknown(&stream.name).into()),
+            None => Ok(()),
         }
     }
 
@@ -89,13 +174,15 @@ impl Pinned {
         })
     }
 
-    /// True if the pinned log still has all that the runs do not cover. It had when the runs were
-    /// looked at; a batch that was published and a trim right after may have come before the pin.
+    /// True if the pinned log still has all that the runs do not cover. At the head it had when the runs
+    /// were looked at; a batch that was published and a trim right after may have come before the pin.
     fn tail_is_there(&self, plan: &ViewPlan, runs: &RunSet) -> bool {
-        let log = self.streams.log();
-        let covers =
-            |stream: &Arc<Stream>| runs.covered.of(stream.id).covers(&log.start(stream.id));
-        plan.inputs.iter().all(covers)
+        let (log, heads) = (self.streams.log(), self.heads());
+        let there = |stream: &Arc<Stream>| {
+            let covered = runs.covered.of(stream.id);
+            covered.covers(&log.start(stream.id)) || covered.covers(&heads.of(stream.id))
+        };
+        plan.inputs.iter().all(there)
     }
 
     /// The rows of a kept view; with a range of keys, all of that range and perhaps others.
@@ -112,10 +199,10 @@ impl Pinned {
         }
         let answer = match range {
             Some(range) => {
-                view.read_range(range, runs, &heads, self.tail.as_ref())
+                view.read_range(range, runs, &heads, self.tail().as_ref())
                     .await
             }
-            None => view.read(runs, &heads, self.tail.as_ref()).await,
+            None => view.read(runs, &heads, self.tail().as_ref()).await,
         };
         answer.map_err(|error| DataFusionError::External(Box::new(error)))
     }
@@ -132,9 +219,9 @@ impl Pinned {
             Some(range) => run.within(range),
             None => run.states,
         };
-        let rows = plan.finish(vec![states], state.task_ctx()).await;
+        let batches = plan.finish(vec![states], state.task_ctx()).await;
         Ok(Answer {
-            batches: Arc::new(rows.map_err(view_error)?),
+            batches: Arc::new(batches.map_err(view_error)?),
             frontier: self.heads(),
         })
     }
@@ -145,7 +232,7 @@ impl Pinned {
         if !self.tail_is_there(view.plan(), runs) {
             return self.states_from_scratch(view.plan(), state).await;
         }
-        let merged = view.merged(runs, &self.heads(), self.tail.as_ref()).await;
+        let merged = view.merged(runs, &self.heads(), self.tail().as_ref()).await;
         merged.map_err(|error| DataFusionError::External(Box::new(error)))
     }
 
@@ -203,9 +290,9 @@ impl Pinned {
         Some(Standing { frontier, views })
     }
 
-    fn add_views_read(&self, names: &[String], found: &mut Vec<String>) {
+    fn add_views_read(&self, names: &[String], found: &mut Vec<ViewRead>) {
         for served in names.iter().filter_map(|name| self.views.get(name)) {
-            found.push(served.definition().directory());
+            found.push((served.definition().directory(), self.batch_frontier(served)));
             self.add_views_read(served.views_read(), found);
         }
     }

@@ -22,11 +22,11 @@ use datafusion::{
 use futures::TryStreamExt;
 use lambic_dataset::{Pin, Reader};
 use lambic_model::Stream;
-use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving};
+use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving, Standing};
 use lambic_view::{Source, tail::TailSource};
 
 use crate::{
-    Catalog, key_filter,
+    Catalog, as_of, key_filter,
     pinned::{Pinned, view_error},
     system::SystemTable,
 };
@@ -85,6 +85,13 @@ impl SchemaProvider for Public {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         if let Some(table) = SystemTable::named(name, &self.sources) {
+            if self
+                .pinned
+                .as_ref()
+                .is_some_and(|pinned| pinned.looks_back())
+            {
+                return Err(as_of::has_no_past(name).into());
+            }
             return Ok(Some(Arc::new(table)));
         }
         let pinned = match &self.pinned {
@@ -120,7 +127,7 @@ impl SchemaProvider for Public {
 
 /// A view as a table at `pinned`.
 pub fn view_table(served: &Served, pinned: &Arc<Pinned>) -> Arc<dyn TableProvider> {
-    let pinned = Arc::clone(pinned);
+    let pinned = pinned.seen_by(served);
     match served {
         Served::Kept(view) => Arc::new(KeptTable {
             view: Arc::clone(view),
@@ -189,6 +196,7 @@ impl TableProvider for PinnedStream {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.pinned.check([&self.stream])?;
         // The table has the system columns at its end: without a projection, hide them unless asked for.
         let visible: Vec<usize> = (0..self.schema().fields().len()).collect();
         let projection = projection.unwrap_or(&visible);
@@ -239,6 +247,7 @@ impl TableProvider for KeptTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.pinned.check(&self.view.plan().inputs)?;
         let range = key_filter::range(self.view.plan(), filters)?;
         let state = session_state(state)?;
         let answer = self.pinned.read(&self.view, range.as_ref(), state).await?;
@@ -260,7 +269,37 @@ impl std::fmt::Debug for RecomputedTable {
     }
 }
 
+/// The rows of `view` at `pinned`, if they are few enough to be kept.
+pub async fn recomputed_rows(
+    view: &Arc<RecomputedView>,
+    pinned: &Arc<Pinned>,
+    state: &SessionState,
+) -> Result<Option<Vec<RecordBatch>>> {
+    let table = RecomputedTable {
+        view: Arc::clone(view),
+        pinned: Arc::clone(pinned),
+    };
+    table.rows(table.plan(state).await?, state).await
+}
+
 impl RecomputedTable {
+    /// The `SELECT` over the parts.
+    async fn plan(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+        let table = |source: Source| -> Result<Arc<dyn TableProvider>> {
+            match source {
+                Source::Part(index) => Ok(Arc::new(PartTable {
+                    view: Arc::clone(&self.view),
+                    index,
+                    pinned: Arc::clone(&self.pinned),
+                })),
+                Source::View(name) => self.pinned.view(name),
+                stream => self.pinned.records(stream),
+            }
+        };
+        let plan = self.view.plan().over_parts(&table)?;
+        state.create_physical_plan(&plan).await
+    }
+
     /// The rows, if they are few enough to be kept.
     async fn rows(
         &self,
@@ -301,31 +340,24 @@ impl TableProvider for RecomputedTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.pinned.check(&self.view.plan().streams)?;
         let standing = self.pinned.standing(&self.view);
         if let Some(rows) = standing.as_ref().and_then(|at| self.view.rows_at(at)) {
             return in_memory(rows.as_ref().clone(), self.schema(), projection);
         }
         let state = session_state(state)?;
-        let table = |source: Source| -> Result<Arc<dyn TableProvider>> {
-            match source {
-                Source::Part(index) => Ok(Arc::new(PartTable {
-                    view: Arc::clone(&self.view),
-                    index,
-                    pinned: Arc::clone(&self.pinned),
-                })),
-                Source::View(name) => self.pinned.view(name),
-                stream => self.pinned.records(stream),
-            }
-        };
-        let plan = self.view.plan().over_parts(&table)?;
-        let plan = state.create_physical_plan(&plan).await?;
+        let plan = self.plan(state).await?;
         match self.rows(Arc::clone(&plan), state).await? {
             Some(rows) => {
-                let rows = Arc::new(rows);
-                if let Some(standing) = standing {
-                    self.view.keep(standing, Arc::clone(&rows));
+                // Those of another moment would take the place of what the next reader wants.
+                let is_next = |standing: &Standing| match self.view.batch_frontier() {
+                    Some(frontier) => standing.frontier == *frontier,
+                    None => !self.pinned.looks_back(),
+                };
+                if let Some(standing) = standing.filter(is_next) {
+                    self.view.keep(standing, Arc::new(rows.clone()));
                 }
-                in_memory(rows.as_ref().clone(), self.schema(), projection)
+                in_memory(rows, self.schema(), projection)
             }
             // Too many rows to keep: they are made again, as the reader takes them.
             None => projected(reset_plan_states(plan)?, &self.schema(), projection),

@@ -1,5 +1,7 @@
 //! What a piece of SQL asks for: our own statements, or plain SQL.
 
+mod diff;
+
 use std::ops::Range;
 
 use datafusion::sql::sqlparser::{
@@ -11,7 +13,9 @@ use datafusion::sql::sqlparser::{
 
 use lambic_view::{place::Places, postgres, window};
 
-use crate::{Error, Session, depth, names, sqlstate};
+pub use diff::{Compared, Diff};
+
+use crate::{AsOf, Error, Session, as_of, depth, names, sqlstate};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -36,13 +40,21 @@ pub enum Statement {
         name: String,
         version: Option<u32>,
     },
+    Diff(Box<Diff>),
     /// `None`: all views.
     Audit(Option<String>),
     ExplainView(String),
-    Insert(Box<ast::Statement>),
-    Sql(Box<ast::Statement>),
+    Insert(Box<Plain>),
+    Sql(Box<Plain>),
     /// Nothing between two semicolons.
     Empty,
+}
+
+/// A statement of plain SQL, and the moment that it reads at, if it names one.
+#[derive(Debug, Clone)]
+pub struct Plain {
+    pub ast: ast::Statement,
+    pub as_of: Option<AsOf>,
 }
 
 /// A statement and where it starts in what the client sent, in characters.
@@ -206,7 +218,16 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             }
         }
         ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED", ..] => {
-            match plain(&window::readable(sql), sql)? {
+            let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
+            if let Some(as_of) = as_of {
+                return Err(Error::new(
+                    sqlstate::FEATURE_NOT_SUPPORTED,
+                    "a view follows its streams; it cannot stand AS OF one moment",
+                )
+                .with_position(Some(as_of.position))
+                .with_hint("read the view AS OF that moment instead"));
+            }
+            match plain(&window::readable(&text), sql)? {
                 ast::Statement::CreateView(view) => Ok(Statement::CreateView(Box::new(view))),
                 _ => Err(syntax(
                     "CREATE MATERIALIZED VIEW name AS SELECT … is expected",
@@ -245,6 +266,8 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         }
         ["ALTER", "MATERIALIZED", "VIEW", ..] => alter_view(&words, &upper),
         ["REFRESH", ..] => Err(syntax("REFRESH MATERIALIZED VIEW name is expected", 1)),
+        ["DIFF", "MATERIALIZED", "VIEW", ..] => diff::parse(part),
+        ["DIFF", ..] => Err(syntax(diff::EXPECTED, 1)),
         ["AUDIT", "ALL"] => Ok(Statement::Audit(None)),
         ["AUDIT", "MATERIALIZED", "VIEW", ..] => Ok(Statement::Audit(Some(named(&words, 3)?))),
         ["AUDIT", ..] => Err(syntax(
@@ -253,9 +276,10 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         )),
         ["EXPLAIN", "MATERIALIZED", "VIEW", ..] => Ok(Statement::ExplainView(named(&words, 3)?)),
         ["INSERT", ..] => {
-            let mut insert = plain(&window::readable(sql), sql)?;
-            postgres::adapt(&mut insert);
-            Ok(Statement::Insert(Box::new(insert)))
+            let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
+            let mut ast = plain(&window::readable(&text), sql)?;
+            postgres::adapt(&mut ast);
+            Ok(Statement::Insert(Box::new(Plain { ast, as_of })))
         }
         ["UPDATE" | "DELETE" | "TRUNCATE", ..] => Err(Error::new(
             sqlstate::FEATURE_NOT_SUPPORTED,
@@ -263,19 +287,19 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         )
         .with_hint("append a record that corrects, and let a view take the latest of each key")),
         _ => {
-            let readable = window::readable(sql);
+            let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             let parsed = match &session.parser {
-                Some(parser) => parser.parse(&readable),
-                None => Parser::parse_sql(&PostgreSqlDialect {}, &readable),
+                Some(parser) => parser.parse(&window::readable(&text)),
+                None => Parser::parse_sql(&PostgreSqlDialect {}, &window::readable(&text)),
             };
             let mut statements = parsed.map_err(|error| Error::from_parser(&error, sql))?;
             match statements.len() {
                 0 => Ok(Statement::Empty),
                 _ => {
-                    let mut statement = statements.swap_remove(0);
-                    postgres::adapt(&mut statement);
-                    names::tell_apart(&mut statement);
-                    Ok(Statement::Sql(Box::new(statement)))
+                    let mut ast = statements.swap_remove(0);
+                    postgres::adapt(&mut ast);
+                    names::tell_apart(&mut ast);
+                    Ok(Statement::Sql(Box::new(Plain { ast, as_of })))
                 }
             }
         }
@@ -439,6 +463,14 @@ mod tests {
         check(
             "audit all; audit materialized view public.v",
             expect!["Audit@0 Audit@11"],
+        );
+        check(
+            "diff materialized view v; diff materialized view public.v version 1 with version 2",
+            expect!["Diff@0 Diff@26"],
+        );
+        check(
+            "diff materialized view v as of offset 's@0:1' with create materialized view v as select 1 from s",
+            expect!["Diff@0"],
         );
         check("select ';'", expect!["Sql@0"]);
         check("-- nothing\n;", expect![""]);

@@ -15,9 +15,11 @@ use datafusion::{
     logical_expr::Expr,
     physical_plan::ExecutionPlan,
 };
-use lambic_model::{Frontier, Frontiers, StreamId};
+use lambic_base::{Clock, SystemClock};
+use lambic_dataset::Pin;
+use lambic_model::{Frontier, Frontiers, Stream, StreamId};
 use lambic_serving::Served;
-use lambic_view::Definition;
+use lambic_view::{Definition, Freshness};
 
 use crate::{Catalog, ViewInfo, provider::Sources, types};
 
@@ -75,6 +77,8 @@ impl SystemTable {
                 ("class", DataType::Utf8),
                 ("key", DataType::Utf8),
                 ("batch_every", DataType::Utf8),
+                ("freshness", DataType::Utf8),
+                ("age_ms", DataType::Int64),
                 ("batch_runs", DataType::Int64),
                 ("batch_frontier", DataType::Utf8),
                 ("speed_frontier", DataType::Utf8),
@@ -145,6 +149,13 @@ impl SystemTable {
                     .map(|v| (!v.key.is_empty()).then(|| v.key.join(", "))),
             ),
             texts(views.iter().map(|v| v.batch_every.clone())),
+            texts(views.iter().map(|v| Some(v.freshness.clone()))),
+            Arc::new(
+                views
+                    .iter()
+                    .map(|v| v.age_ms.map(u64::cast_signed))
+                    .collect::<Int64Array>(),
+            ),
             numbers(views.iter().map(|v| v.batch_runs)),
             texts(views.iter().map(|v| Some(v.batch_frontier.clone()))),
             texts(views.iter().map(|v| Some(v.speed_frontier.clone()))),
@@ -171,8 +182,9 @@ fn numbers(values: impl Iterator<Item = u64>) -> ArrayRef {
 /// How all views stand: those that are served, and those that cannot be.
 pub fn views(sources: &Sources) -> Vec<ViewInfo> {
     let served = sources.serving.views();
-    let heads = sources.reader.pin().heads();
-    let mut views: Vec<ViewInfo> = served.values().map(|view| info(view, &heads)).collect();
+    let pin = sources.reader.pin();
+    let each = served.values().map(|view| info(view, &pin));
+    let mut views: Vec<ViewInfo> = each.collect();
     let broken = sources.broken();
     let catalog = sources.catalog();
     views.extend(
@@ -185,8 +197,9 @@ pub fn views(sources: &Sources) -> Vec<ViewInfo> {
     views
 }
 
-/// How a view stands at `heads`.
-pub fn info(view: &Served, heads: &Frontiers) -> ViewInfo {
+/// How a view stands at `pin`.
+pub fn info(view: &Served, pin: &Pin) -> ViewInfo {
+    let heads = pin.heads();
     let shown = |frontiers: &dyn Fn(StreamId) -> Frontier| {
         let each = view
             .streams()
@@ -207,6 +220,7 @@ pub fn info(view: &Served, heads: &Frontiers) -> ViewInfo {
                 batch_frontier: shown(&|stream| batch.of(stream)),
                 speed_frontier: shown(&|stream| runs.covered.of(stream)),
                 lag_records: view.lag(heads),
+                age_ms: age_ms(view.definition(), &view.plan().inputs, &batch, pin),
                 batch_runs: runs.batches,
                 state_rows: runs.state_rows() as u64,
                 state_bytes: runs.bytes() as u64,
@@ -215,16 +229,52 @@ pub fn info(view: &Served, heads: &Frontiers) -> ViewInfo {
         }
         Served::Recomputed(view) => {
             let (rows, bytes) = view.kept();
+            let batch = view.batch_frontier();
+            let age =
+                batch.and_then(|batch| age_ms(view.definition(), &view.plan().streams, batch, pin));
+            let batch_frontier = batch.map(|batch| shown(&|stream| batch.of(stream)));
+            let behind = |stream: &Arc<Stream>| {
+                let batch = batch.map_or_else(|| heads.of(stream.id), |batch| batch.of(stream.id));
+                heads.of(stream.id).since(&batch)
+            };
             let parts: Vec<_> = view.parts().iter().map(|part| part.runs()).collect();
             ViewInfo {
                 batch_runs: parts.iter().map(|runs| runs.batches).sum(),
                 state_rows: (rows + parts.iter().map(|p| p.state_rows()).sum::<usize>()) as u64,
                 state_bytes: (bytes + parts.iter().map(|p| p.bytes()).sum::<usize>()) as u64,
                 speed_frontier: shown(&|stream| heads.of(stream)),
+                batch_frontier: batch_frontier.unwrap_or_default(),
+                lag_records: view.plan().streams.iter().map(behind).sum(),
+                age_ms: age,
                 ..info
             }
         }
     }
+}
+
+/// How long the oldest record past `frontier` has waited to be served; `None` if the log has let it go, which it does
+/// where batches fail.
+fn age_ms(
+    definition: &Definition,
+    streams: &[Arc<Stream>],
+    frontier: &Frontiers,
+    pin: &Pin,
+) -> Option<u64> {
+    if definition.freshness == Freshness::Now {
+        return None;
+    }
+    let now_us = SystemClock.now_us();
+    let mut age_ms = 0;
+    for stream in streams {
+        let (head, shown) = (pin.heads().of(stream.id), frontier.of(stream.id));
+        for missing in head.ranges_since(&shown) {
+            let (partition, first) = (missing.partition, missing.first);
+            let appended_us = pin.log().appended_at(stream.id, partition, first)?;
+            let waited_us = (now_us - appended_us).max(0).cast_unsigned();
+            age_ms = age_ms.max(waited_us / 1000);
+        }
+    }
+    Some(age_ms)
 }
 
 /// What the catalog alone tells.
@@ -235,6 +285,8 @@ fn broken_info(definition: &Definition) -> ViewInfo {
         class: "broken".to_owned(),
         sql: definition.sql.clone(),
         batch_every: Some(humantime::format_duration(definition.batch_every).to_string()),
+        freshness: definition.freshness.name().to_owned(),
+        age_ms: None,
         key: Vec::new(),
         batch_frontier: String::new(),
         speed_frontier: String::new(),

@@ -268,9 +268,11 @@ impl Transaction {
 /// What a statement changes, as its tag says; `None` if nothing.
 fn changes(statement: &Statement) -> Option<&'static str> {
     match statement {
-        Statement::Sql(_) | Statement::Audit(_) | Statement::ExplainView(_) | Statement::Empty => {
-            None
-        }
+        Statement::Sql(_)
+        | Statement::Audit(_)
+        | Statement::Diff(_)
+        | Statement::ExplainView(_)
+        | Statement::Empty => None,
         Statement::Insert(_) => Some("INSERT"),
         Statement::CreateStream(_) => Some("CREATE STREAM"),
         Statement::CreateView(_) => Some("CREATE MATERIALIZED VIEW"),

@@ -11,7 +11,7 @@ mod runs;
 mod view;
 
 pub use error::Error;
-pub use recomputed::{KEPT_BYTES_MAX, RecomputedView, Standing};
+pub use recomputed::{KEPT_BYTES_MAX, RecomputedView, Standing, ViewRead};
 pub use runs::RunSet;
 pub use view::{Answer, ServedView};
 
@@ -21,7 +21,7 @@ use std::{
 };
 
 use lambic_model::Stream;
-use lambic_view::{Class, Definition, ViewSource};
+use lambic_view::{Class, Definition, Planned, ViewSource};
 
 /// A view as readers find it.
 #[derive(Debug, Clone)]
@@ -44,6 +44,14 @@ impl Served {
         match self {
             Served::Kept(view) => view.plan().class,
             Served::Recomputed(_) => Class::Recompute,
+        }
+    }
+
+    /// Its `SELECT`.
+    pub fn planned(&self) -> Planned {
+        match self {
+            Served::Kept(view) => Planned::Kept(Arc::clone(view.plan())),
+            Served::Recomputed(view) => Planned::Recomputed(Arc::clone(view.plan())),
         }
     }
 
@@ -116,6 +124,21 @@ impl Serving {
     /// Serves `view` from now on; a former version under the same name is replaced at once.
     pub fn put(&self, view: Served) -> Option<Served> {
         self.change(|views| views.insert(view.definition().name.to_string(), view))
+    }
+
+    /// Serves `renewed` in place of the same version of the view; false if another version took over meanwhile.
+    pub fn renew(&self, renewed: RecomputedView) -> bool {
+        let directory = renewed.definition().directory();
+        self.change(|views| {
+            let served = views.get_mut(renewed.definition().name.as_str());
+            match served.filter(|served| served.definition().directory() == directory) {
+                Some(served) => {
+                    *served = Served::Recomputed(Arc::new(renewed));
+                    true
+                }
+                None => false,
+            }
+        })
     }
 
     pub fn remove(&self, name: &str) -> Option<Served> {

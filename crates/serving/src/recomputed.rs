@@ -15,6 +15,8 @@ pub struct RecomputedView {
     definition: Definition,
     plan: Arc<RecomputePlan>,
     parts: Vec<Arc<ServedView>>,
+    /// Up to where its rows go, if it is served as of its last batch.
+    batch_frontier: Option<Frontiers>,
     kept: Mutex<Option<(Standing, Arc<Vec<RecordBatch>>)>>,
 }
 
@@ -22,9 +24,12 @@ pub struct RecomputedView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub frontier: Frontiers,
-    /// Folders of the views that were read, which are unique among all versions.
-    pub views: Vec<String>,
+    pub views: Vec<ViewRead>,
 }
+
+/// A view that was read: its folder, which is unique among all versions, and the frontier that it showed if that was
+/// not the reader's.
+pub type ViewRead = (String, Option<Frontiers>);
 
 impl std::fmt::Debug for RecomputedView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,19 +40,36 @@ impl std::fmt::Debug for RecomputedView {
 }
 
 impl RecomputedView {
-    /// `parts` are in the order of the plan's.
+    /// `parts` are in the order of the plan's; `batch_frontier` is that of a view that is served as of its last batch.
     pub fn new(
         definition: Definition,
         plan: Arc<RecomputePlan>,
         parts: Vec<Arc<ServedView>>,
+        batch_frontier: Option<Frontiers>,
     ) -> RecomputedView {
         assert_eq!(parts.len(), plan.parts.len(), "every part is served");
         RecomputedView {
             definition,
             plan,
             parts,
+            batch_frontier,
             kept: Mutex::new(None),
         }
+    }
+
+    /// The same view after another batch, with its rows if they are few enough to be kept.
+    pub fn after_batch(&self, at: Standing, rows: Option<Arc<Vec<RecordBatch>>>) -> RecomputedView {
+        RecomputedView {
+            definition: self.definition.clone(),
+            plan: Arc::clone(&self.plan),
+            parts: self.parts.clone(),
+            batch_frontier: Some(at.frontier.clone()),
+            kept: Mutex::new(rows.map(|rows| (at, rows))),
+        }
+    }
+
+    pub fn batch_frontier(&self) -> Option<&Frontiers> {
+        self.batch_frontier.as_ref()
     }
 
     pub fn definition(&self) -> &Definition {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use lambic_model::Frontiers;
+use lambic_model::{Frontiers, Stream};
 use lambic_view::Run;
 
 /// A set of runs that cover all records up to `covered`, each exactly once.
@@ -24,6 +24,30 @@ impl RunSet {
             .as_ref()
             .map(|run| run.to.clone())
             .unwrap_or_default()
+    }
+
+    /// Of these runs those that hold nothing past `heads`, in the streams that the view reads.
+    pub fn upto(self: &Arc<Self>, heads: &Frontiers, inputs: &[Arc<Stream>]) -> Arc<RunSet> {
+        let within = |run: &&Arc<Run>| {
+            let mut ends = inputs.iter().map(|stream| stream.id);
+            ends.all(|stream| heads.of(stream).covers(&run.to.of(stream)))
+        };
+        if self.batch.as_ref().is_some_and(|batch| !within(&batch)) {
+            // The real-time runs follow it.
+            return Arc::default();
+        }
+        let speed: Vec<_> = self.speed.iter().take_while(within).cloned().collect();
+        if speed.len() == self.speed.len() {
+            // Readers know their finished rows by the set.
+            return Arc::clone(self);
+        }
+        let last = speed.last().or(self.batch.as_ref());
+        Arc::new(RunSet {
+            covered: last.map(|run| run.to.clone()).unwrap_or_default(),
+            batch: self.batch.clone(),
+            speed,
+            batches: self.batches,
+        })
     }
 
     pub fn runs(&self) -> impl Iterator<Item = &Arc<Run>> {

@@ -228,7 +228,8 @@ impl ServedView {
             });
         }
         let mut states = runs.states();
-        let unchanged = missing.is_none();
+        // Rows of the past, or of runs that were replaced meanwhile, are not those that the next reader wants.
+        let unchanged = missing.is_none() && Arc::ptr_eq(runs, &self.runs());
         states.extend(missing.map(|run| run.states));
         let batches = Arc::new(self.plan.finish(states, Arc::clone(&self.task)).await?);
         if unchanged {

@@ -17,6 +17,30 @@ impl fmt::Display for ViewVersion {
     }
 }
 
+/// Up to where a view is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// Up to the head.
+    #[default]
+    Now,
+    /// Up to the batch frontier; the rows stand until the next batch.
+    Batch,
+}
+
+impl Freshness {
+    pub fn name(self) -> &'static str {
+        match self {
+            Freshness::Now => "now",
+            Freshness::Batch => "batch",
+        }
+    }
+
+    fn is_now(&self) -> bool {
+        *self == Freshness::Now
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
     pub name: ViewName,
@@ -34,6 +58,8 @@ pub struct Definition {
     /// Functions that the `SELECT` calls, by SQL name, with the digest of the code: a view keeps the
     /// code that it was created with, so that recomputing gives the same answers.
     pub functions: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Freshness::is_now")]
+    pub freshness: Freshness,
     /// Set on a part of a recomputed view: which one, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<usize>,
@@ -53,10 +79,11 @@ impl Definition {
         }
     }
 
-    /// The same view's part `index`, which is kept like a view of its own.
+    /// The same view's part `index`, which is kept like a view of its own: current, whatever the view shows of it.
     pub fn for_part(&self, index: usize) -> Definition {
         Definition {
             part: Some(index),
+            freshness: Freshness::Now,
             ..self.clone()
         }
     }

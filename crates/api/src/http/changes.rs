@@ -152,7 +152,7 @@ async fn changes(
 
 async fn read(app: &App, name: &str) -> Result<(Value, Rows), Failure> {
     let rows_max = app.options.changes_rows_max;
-    let (schema, batches) = views::select(app, name, &[], rows_max + 1).await?;
+    let (schema, batches) = views::select(app, name, &[], rows_max + 1, None).await?;
     let count: usize = batches
         .iter()
         .map(arrow::array::RecordBatch::num_rows)

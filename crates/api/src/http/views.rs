@@ -1,7 +1,7 @@
 //! `GET /v1/views` and `/v1/views/{name}?column=value&…`.
 //!
 //! With all columns of the key the answer comes straight from the view's index; with others, or none,
-//! by SQL.
+//! by SQL. `as_of=` reads the rows as they were, at a time or at a frontier.
 
 use arrow::array::RecordBatch;
 use axum::{
@@ -11,7 +11,7 @@ use axum::{
 };
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use lambic_query::{Error, Outcome, ViewInfo};
+use lambic_query::{AsOf, Error, Outcome, ViewInfo};
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -46,9 +46,9 @@ pub async fn lookup(
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Result<Response, Failure> {
     let view = find(&app, &name)?;
-    let (conditions, limit) = split_limit(parameters)?;
+    let (conditions, limit, as_of) = split(parameters)?;
     if is_full_key(&view, &conditions) {
-        let found = app.executor.lookup(name.clone(), conditions).await?;
+        let found = app.executor.lookup(name.clone(), conditions, as_of).await?;
         let schema = found.batches.first().map(RecordBatch::schema);
         let answer = Answer {
             view: name,
@@ -59,7 +59,7 @@ pub async fn lookup(
         };
         return Ok(Json(answer).into_response());
     }
-    let (schema, batches) = select(&app, &name, &conditions, limit + 1).await?;
+    let (schema, batches) = select(&app, &name, &conditions, limit + 1, as_of).await?;
     let mut rows = json_rows_of(&batches)?;
     let truncated = rows.len() > limit;
     rows.truncate(limit);
@@ -79,9 +79,13 @@ pub async fn select(
     view: &str,
     conditions: &[(String, String)],
     limit: usize,
+    as_of: Option<AsOf>,
 ) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), Failure> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let mut sql = format!("SELECT * FROM {}", quoted(view));
+    if let Some(as_of) = as_of {
+        sql.push_str(&format!(" {as_of}"));
+    }
     for (index, (column, _)) in conditions.iter().enumerate() {
         let word = if index == 0 { "WHERE" } else { "AND" };
         sql.push_str(&format!(" {word} {} = ${}", quoted(column), index + 1));
@@ -150,12 +154,16 @@ pub fn find(app: &App, name: &str) -> Result<ViewInfo, Failure> {
     Err(Failure::not_found(format!("there is no view {name}")).with_hint(hint))
 }
 
-fn split_limit(
-    parameters: Vec<(String, String)>,
-) -> Result<(Vec<(String, String)>, usize), Failure> {
-    let (limits, conditions): (Vec<_>, Vec<_>) = parameters
+/// What is asked of the view's columns, how many rows are wanted, and as of when.
+type Asked = (Vec<(String, String)>, usize, Option<AsOf>);
+
+fn split(parameters: Vec<(String, String)>) -> Result<Asked, Failure> {
+    let (limits, others): (Vec<_>, Vec<_>) = parameters
         .into_iter()
         .partition(|(name, _)| name == "limit");
+    let (moments, conditions): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(name, _)| name == "as_of");
+    let as_of = moments.first().map(|(_, moment)| AsOf::of_text(moment));
     let limit = match limits.first() {
         None => ROWS_DEFAULT,
         Some((_, limit)) => limit
@@ -168,7 +176,7 @@ fn split_limit(
                 ))
             })?,
     };
-    Ok((conditions, limit))
+    Ok((conditions, limit, as_of))
 }
 
 /// True if every column of the key is given once and no other.

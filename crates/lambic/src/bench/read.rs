@@ -53,7 +53,11 @@ pub async fn lookups(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
         // A step that shares no factor with the number of keys visits all of them.
         let key = &keys[(index * 7_919) % keys.len()];
         let start = Instant::now();
-        let found = bench.engine.database.lookup("busiest_routes", key).await?;
+        let found = bench
+            .engine
+            .database
+            .lookup("busiest_routes", key, None)
+            .await?;
         times.push(start.elapsed());
         anyhow::ensure!(
             found
@@ -143,7 +147,7 @@ fn with_route(
 async fn flights(engine: &crate::engine::Engine, key: &Key) -> anyhow::Result<i64> {
     use arrow::{array::AsArray, datatypes::Int64Type};
 
-    let found = engine.database.lookup("busiest_routes", key).await?;
+    let found = engine.database.lookup("busiest_routes", key, None).await?;
     let batch = found
         .batches
         .iter()

@@ -1,11 +1,13 @@
 //! `lambic view`.
 
 use std::{
+    fs,
     io::{self, Read},
     path::Path,
 };
 
 use anyhow::{Context, bail};
+use lambic_query::AsOf;
 
 use super::{
     Global,
@@ -14,8 +16,8 @@ use super::{
 };
 use crate::{
     cli,
-    client::{identifier, literal},
-    output,
+    client::{Client, Failure, identifier, literal},
+    output::{self, Rows},
     project::statement,
 };
 
@@ -90,6 +92,7 @@ pub fn run(global: &Global, command: cli::View) -> anyhow::Result<()> {
             let rows = client.rows(&format!("EXPLAIN MATERIALIZED VIEW {}", identifier(&name)))?;
             output::print_rows(&rows, global.json)
         }
+        cli::View::Diff(args) => output::print_rows(&diff(&client, &args)?, global.json),
         cli::View::Drop { name } => said(
             client
                 .sql(&format!("DROP MATERIALIZED VIEW {}", identifier(&name)))?
@@ -97,4 +100,48 @@ pub fn run(global: &Global, command: cli::View) -> anyhow::Result<()> {
             global.json,
         ),
     }
+}
+
+fn diff(client: &Client, diff: &cli::ViewDiff) -> anyhow::Result<Rows> {
+    let mut sql = format!("DIFF MATERIALIZED VIEW {}", identifier(&diff.name));
+    if let Some(as_of) = &diff.as_of {
+        // It holds for the whole statement, wherever it stands.
+        sql.push_str(&format!(" {}", AsOf::of_text(as_of)));
+    }
+    if let Some(old) = diff.old {
+        sql.push_str(&format!(" VERSION {old}"));
+    }
+    if let Some(new) = diff.new {
+        sql.push_str(&format!(" WITH VERSION {new}"));
+    }
+    let Some(file) = &diff.sql else {
+        return client.rows(&sql);
+    };
+    let text = match file.to_str() {
+        Some("-") => io::read_to_string(io::stdin()).context("standard input is not UTF-8 text")?,
+        _ => fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let mut statements = statement::split(file, &text);
+    let Some(select) = statements.pop().filter(|_| statements.is_empty()) else {
+        bail!(
+            "{} does not hold one statement, a SELECT or CREATE MATERIALIZED VIEW",
+            file.display()
+        );
+    };
+    sql.push_str(" WITH\n");
+    let before = sql.chars().count();
+    client
+        .rows(&format!("{sql}{}", select.sql))
+        .map_err(|error| {
+            let within = match error.downcast::<Failure>() {
+                Ok(failure) => anyhow::Error::new(Failure {
+                    position: failure
+                        .position
+                        .and_then(|position| position.checked_sub(before)),
+                    ..failure
+                }),
+                Err(error) => error,
+            };
+            placed(within, &select)
+        })
 }

@@ -12,7 +12,7 @@ use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{BuiltView, Error, Lifecycle, sqlstate};
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
-use lambic_view::{Definition, Planned, Run, ViewPlan};
+use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan};
 use tracing::{info, warn};
 
 use super::holds::{Hold, Holds};
@@ -108,10 +108,38 @@ impl Layers {
                     let made = self.made_one(&definition, Arc::clone(part), make);
                     parts.push(made.await?);
                 }
-                let view = RecomputedView::new(definition.clone(), plan, parts);
+                let frontier = self.batch_frontier(definition, &plan.streams, make).await?;
+                let view = RecomputedView::new(definition.clone(), plan, parts, frontier);
                 Ok(Served::Recomputed(Arc::new(view)))
             }
         }
+    }
+
+    /// Up to where the rows of a recomputed view go, if it is served as of its last batch.
+    async fn batch_frontier(
+        &self,
+        definition: &Definition,
+        streams: &[Arc<Stream>],
+        make: Make,
+    ) -> Result<Option<Frontiers>, Error> {
+        if definition.freshness == Freshness::Now {
+            return Ok(None);
+        }
+        let heads = self.parts.log.snapshot();
+        if make == Make::Open {
+            let kept = self.parts.batch.load_frontier(definition).await;
+            let kept = kept.map_err(batch_error)?;
+            // An older copy of the log may have been restored.
+            if let Some(kept) = kept.filter(|kept| heads.heads().covers(kept)) {
+                return Ok(Some(kept));
+            }
+        }
+        let mut frontier = Frontiers::default();
+        for stream in streams {
+            frontier.set(stream.id, heads.head(stream.id));
+        }
+        self.keep_frontier(definition, &frontier).await?;
+        Ok(Some(frontier))
     }
 
     async fn made_one(
@@ -379,6 +407,15 @@ impl Lifecycle for Layers {
             self.run_batch(&kept, full).await?;
         }
         Ok(())
+    }
+
+    async fn keep_frontier(
+        &self,
+        definition: &Definition,
+        frontier: &Frontiers,
+    ) -> Result<(), Error> {
+        let kept = self.parts.batch.keep_frontier(definition, frontier).await;
+        kept.map_err(batch_error)
     }
 
     fn functions_of(&self, stream: &str) -> Vec<String> {

@@ -122,7 +122,7 @@ impl Engine {
         database.attach(Arc::clone(&layers) as Arc<dyn Lifecycle>);
 
         let (stop, stopping) = watch::channel(false);
-        let running = upkeep::start(&layers, &settings, stopping)?;
+        let running = upkeep::start(&layers, &database, &settings, stopping)?;
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,

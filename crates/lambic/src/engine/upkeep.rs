@@ -8,9 +8,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lambic_model::{Frontier, Frontiers, StreamId};
-use lambic_serving::ServedView;
+use lambic_model::{Frontier, Frontiers, Stream, StreamId};
+use lambic_query::Database;
+use lambic_serving::{RecomputedView, Served, ServedView, Views};
 use lambic_speed::RealTime;
+use lambic_view::{Definition, Freshness};
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
 use tracing::{error, warn};
 
@@ -51,6 +53,7 @@ impl Drop for Running {
 
 pub fn start(
     layers: &Arc<Layers>,
+    database: &Database,
     settings: &Settings,
     stopping: watch::Receiver<bool>,
 ) -> std::io::Result<Running> {
@@ -69,11 +72,12 @@ pub fn start(
         let views = Arc::clone(&views);
         lambic_speed::keep_current(log.clone(), views, SPEED_PAUSE, stop.clone())
     });
-    let layers = Arc::clone(layers);
+    let (layers, database) = (Arc::clone(layers), database.clone());
     let (seal_records, seal_after) = (settings.dataset.seal_records, settings.dataset.seal_after());
     let upkeep = supervised("upkeep", move || {
         let upkeep = Upkeep {
             layers: Arc::clone(&layers),
+            database: database.clone(),
             seal_records,
             seal_after,
             waiting_since: HashMap::new(),
@@ -142,7 +146,9 @@ impl RealTime for FollowingViews {
         let kept = self.layers.serving().kept();
         let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
         failing.retain(|folder, _| folders.contains(folder));
-        for view in kept {
+        // Of those that are served as of their last batch, nobody reads what is newer.
+        let followed = |view: &Arc<ServedView>| view.definition().freshness == Freshness::Now;
+        for view in kept.into_iter().filter(followed) {
             let folder = view.definition().directory();
             if failing
                 .get(&folder)
@@ -170,6 +176,7 @@ impl RealTime for FollowingViews {
 
 struct Upkeep {
     layers: Arc<Layers>,
+    database: Database,
     seal_records: u64,
     seal_after: Duration,
     waiting_since: HashMap<StreamId, Instant>,
@@ -224,24 +231,18 @@ impl Upkeep {
     async fn batch(&mut self) {
         let heads = self.layers.log().snapshot().heads();
         let kept = self.layers.serving().kept();
-        let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
+        let renewed = renewed_by_batch(&self.layers.serving().views());
+        let definitions = kept.iter().map(|view| view.definition());
+        let definitions = definitions.chain(renewed.iter().map(|view| view.definition()));
+        let folders: HashSet<String> = definitions.map(Definition::directory).collect();
         self.batched_at.retain(|folder, _| folders.contains(folder));
         self.failed.retain(|folder| folders.contains(folder));
         for view in kept {
+            let covered = view.runs().batch_frontier();
+            if !self.is_due(view.definition(), &view.plan().inputs, &covered, &heads) {
+                continue;
+            }
             let folder = view.definition().directory();
-            let last = *self
-                .batched_at
-                .entry(folder.clone())
-                .or_insert_with(Instant::now);
-            let behind = behind_batch(&view, &heads);
-            if behind == 0 {
-                continue;
-            }
-            if last.elapsed() < view.definition().batch_every && behind < RECORDS_WITHOUT_BATCH_MAX
-            {
-                continue;
-            }
-            self.batched_at.insert(folder.clone(), Instant::now());
             match self.layers.run_batch(&view, false).await {
                 Ok(()) => {
                     self.failed.remove(&folder);
@@ -252,6 +253,45 @@ impl Upkeep {
                 }
             }
         }
+        for view in renewed {
+            let (definition, streams) = (view.definition(), &view.plan().streams);
+            let covered = view.batch_frontier().cloned().unwrap_or_default();
+            if !self.is_due(definition, streams, &covered, &heads) {
+                continue;
+            }
+            let folder = definition.directory();
+            match self.database.renew_view(definition.name.as_str()).await {
+                Ok(()) => {
+                    self.failed.remove(&folder);
+                }
+                Err(error) => {
+                    error!(view = %definition.name, %error, "batch failed; the former rows are still served");
+                    self.failed.insert(folder);
+                }
+            }
+        }
+    }
+
+    /// Whether the view's batch is to run now; if so, that is noted.
+    fn is_due(
+        &mut self,
+        definition: &Definition,
+        streams: &[Arc<Stream>],
+        covered: &Frontiers,
+        heads: &Frontiers,
+    ) -> bool {
+        let last = self
+            .batched_at
+            .entry(definition.directory())
+            .or_insert_with(Instant::now);
+        let behind = |stream: &Arc<Stream>| heads.of(stream.id).since(&covered.of(stream.id));
+        let behind: u64 = streams.iter().map(behind).sum();
+        let waited = last.elapsed() >= definition.batch_every;
+        let due = behind >= RECORDS_WITHOUT_BATCH_MAX || (behind > 0 && waited);
+        if due {
+            *last = Instant::now();
+        }
+        due
     }
 
     /// The log keeps what is not sealed, what no batch view covers, what views being built have yet to read, and what
@@ -272,6 +312,16 @@ impl Upkeep {
                     from = from.min(&view.runs().batch_frontier().of(stream));
                 }
             }
+            for view in renewed_by_batch(&self.layers.serving().views()) {
+                if self.failed.contains(&view.definition().directory()) {
+                    continue;
+                }
+                // So that it can be told how old the view is.
+                let covered = view
+                    .batch_frontier()
+                    .and_then(|covered| covered.0.get(&stream));
+                from = covered.map_or(from.clone(), |covered| from.min(covered));
+            }
             if let Some(cursor) = cursors.0.get(&stream) {
                 from = from.min(cursor);
             }
@@ -286,13 +336,13 @@ impl Upkeep {
     }
 }
 
-fn behind_batch(view: &ServedView, heads: &Frontiers) -> u64 {
-    let covered = view.runs().batch_frontier();
-    view.plan()
-        .inputs
-        .iter()
-        .map(|stream| heads.of(stream.id).since(&covered.of(stream.id)))
-        .sum()
+/// The views whose rows are made anew by their batch and stand until the next.
+fn renewed_by_batch(views: &Views) -> Vec<Arc<RecomputedView>> {
+    let renewed = views.values().filter_map(|view| match view {
+        Served::Recomputed(view) => view.batch_frontier().map(|_| Arc::clone(view)),
+        Served::Kept(_) => None,
+    });
+    renewed.collect()
 }
 
 /// With as many partitions as the head has.

@@ -3,6 +3,7 @@
 mod appends;
 mod crash;
 mod drop;
+mod time;
 mod trim;
 
 use std::{path::Path, sync::Arc};

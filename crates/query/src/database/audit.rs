@@ -10,25 +10,15 @@ use std::sync::Arc;
 use arrow::{
     array::{ArrayRef, BooleanArray, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
-    record_batch::RecordBatch,
 };
-use async_trait::async_trait;
-use datafusion::{
-    catalog::{Session, TableProvider},
-    common::Result as PlanResult,
-    datasource::{TableType, memory::MemorySourceConfig},
-    error::DataFusionError,
-    execution::SessionState,
-    logical_expr::{Expr, LogicalPlan},
-    physical_plan::{ExecutionPlan, collect},
-};
+use datafusion::{common::Result as PlanResult, execution::SessionState, physical_plan::collect};
 use lambic_serving::Served;
 use lambic_view::{
-    Exactness, Source, TOLERANCE,
+    Exactness, TOLERANCE,
     audit::{self, Comparison},
 };
 
-use super::{Database, rows};
+use super::{Database, rows, scratch};
 use crate::{
     Error, Outcome,
     pinned::{Pinned, view_error},
@@ -83,6 +73,7 @@ impl Database {
             Some(served) => served.clone(),
             None => self.served(name, "")?,
         };
+        let pinned = pinned.seen_by(&served);
         let state = self.pinned_to(Arc::clone(&pinned), false);
         let compared = compare(&served, &pinned, &state).await;
         let compared = compared.map_err(|error| Error::from_datafusion(error, "", &[]))?;
@@ -130,7 +121,7 @@ async fn compare(
     let table = view_table(served, pinned);
     let read = table.scan(state, None, &[], None).await?;
     let read = collect(read, state.task_ctx()).await?;
-    let scratch = rows_from_scratch(served, pinned, state).await?;
+    let scratch = scratch::rows(&served.planned(), pinned, state).await?;
     let source = served.as_source();
     let compared = audit::compare_finished(&source.schema, &source.exactness, &read, &scratch);
     let mut compared = compared.map_err(view_error)?;
@@ -146,80 +137,6 @@ async fn compare(
         audit::compare_sketches(plan, &kept, &fresh, &mut compared).map_err(view_error)?;
     }
     Ok(compared)
-}
-
-/// The view's `SELECT` as plain SQL over the streams.
-async fn rows_from_scratch(
-    served: &Served,
-    pinned: &Arc<Pinned>,
-    state: &SessionState,
-) -> PlanResult<Vec<RecordBatch>> {
-    let plan = collected(plan_from_scratch(served, pinned)?, state).await?;
-    let finished = match served {
-        Served::Kept(view) => view.plan().finished(plan),
-        Served::Recomputed(view) => view.plan().finished(plan),
-    };
-    finished.map_err(view_error)
-}
-
-async fn collected(plan: LogicalPlan, state: &SessionState) -> PlanResult<Vec<RecordBatch>> {
-    let plan = state.create_physical_plan(&plan).await?;
-    collect(plan, state.task_ctx()).await
-}
-
-fn plan_from_scratch(served: &Served, pinned: &Arc<Pinned>) -> PlanResult<LogicalPlan> {
-    let table =
-        |source: Source| -> PlanResult<Arc<dyn TableProvider>> {
-            match source {
-                Source::View(name) => Ok(Arc::new(Scratch {
-                    served: pinned.views.get(name).cloned().ok_or_else(|| {
-                        DataFusionError::Plan(format!("table '{name}' not found"))
-                    })?,
-                    pinned: Arc::clone(pinned),
-                })),
-                other => pinned.records(other),
-            }
-        };
-    match served {
-        Served::Kept(view) => view.plan().from_scratch(&table).map_err(view_error),
-        Served::Recomputed(view) => view.plan().from_scratch(&table),
-    }
-}
-
-/// A view whose rows are computed from scratch.
-struct Scratch {
-    served: Served,
-    pinned: Arc<Pinned>,
-}
-
-impl std::fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Scratch").field(&self.served).finish()
-    }
-}
-
-#[async_trait]
-impl TableProvider for Scratch {
-    fn schema(&self) -> SchemaRef {
-        self.served.as_source().schema
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        let state = crate::provider::session_state(state)?;
-        let rows = Box::pin(rows_from_scratch(&self.served, &self.pinned, state)).await?;
-        let exec = MemorySourceConfig::try_new_exec(&[rows], self.schema(), projection.cloned())?;
-        Ok(exec)
-    }
 }
 
 fn outcome(results: &[AuditResult]) -> Result<Outcome, Error> {

@@ -61,6 +61,7 @@ impl Database {
             batch_every: declared.batch_every,
             expects_no_rows: declared.expects_no_rows,
             float_sums: declared.float_sums,
+            freshness: declared.freshness,
             part: None,
         };
         let broken = self.0.sources.broken().contains_key(name);
@@ -69,6 +70,7 @@ impl Database {
             && former.batch_every == definition.batch_every
             && former.expects_no_rows == definition.expects_no_rows
             && former.float_sums == definition.float_sums
+            && former.freshness == definition.freshness
             && former.functions == definition.functions
             && !broken
         {
@@ -212,7 +214,7 @@ impl Database {
     }
 
     /// The functions that `sql` calls.
-    fn functions_in(&self, sql: &str) -> Vec<Arc<dyn ScalarFunction>> {
+    pub(super) fn functions_in(&self, sql: &str) -> Vec<Arc<dyn ScalarFunction>> {
         let functions = self
             .0
             .functions

@@ -1,6 +1,6 @@
 //! `EXPLAIN MATERIALIZED VIEW name`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::StringArray,
@@ -8,7 +8,7 @@ use arrow::{
 };
 
 use lambic_serving::{RecomputedView, RunSet, Served, ServedView};
-use lambic_view::{Class, aggregate::FloatSums};
+use lambic_view::{Class, Freshness, aggregate::FloatSums};
 
 use super::{Database, rows};
 use crate::{Error, Outcome, ViewInfo, system};
@@ -17,8 +17,8 @@ impl Database {
     pub(super) async fn explain_view(&self, name: &str, sql: &str) -> Result<Outcome, Error> {
         self.existing_view(name, sql)?;
         let served = self.served(name, sql)?;
-        let heads = self.0.sources.reader.pin().heads();
-        let info = system::info(&served, &heads);
+        let pin = self.0.sources.reader.pin();
+        let info = system::info(&served, &pin);
         let definition = served.definition();
         let mut lines = vec![
             ("view", info.name.clone()),
@@ -32,6 +32,9 @@ impl Database {
             let fast =
                 "fast: the last digits of sums of doubles depend on the order of the records";
             lines.push(("float sums", fast.to_owned()));
+        }
+        if definition.freshness == Freshness::Batch {
+            lines.push(("freshness", as_of_batch(&info)));
         }
         lines.push(("batch every", info.batch_every.clone().unwrap_or_default()));
         if definition.expects_no_rows {
@@ -68,6 +71,20 @@ impl Database {
                 Arc::new(StringArray::from(values)),
             ],
         )
+    }
+}
+
+fn as_of_batch(info: &ViewInfo) -> String {
+    let age = info.age_ms.map(|age_ms| {
+        let age = humantime::format_duration(Duration::from_millis(age_ms));
+        format!("; the oldest has waited {age}")
+    });
+    match info.lag_records {
+        0 => "batch: the rows of the last batch, which lack nothing".to_owned(),
+        lag => format!(
+            "batch: the rows of the last batch, which lack {lag} records{}",
+            age.unwrap_or_default()
+        ),
     }
 }
 
@@ -121,7 +138,10 @@ fn recomputed(view: &RecomputedView, info: &ViewInfo, lines: &mut Lines) {
             info.class, plan.reason
         ),
     ));
-    lines.push(("frontier", info.speed_frontier.clone()));
+    match view.batch_frontier() {
+        Some(_) => lines.push(("batch frontier", info.batch_frontier.clone())),
+        None => lines.push(("frontier", info.speed_frontier.clone())),
+    }
     if !plan.views.is_empty() {
         lines.push(("views", plan.views.join(", ")));
     }

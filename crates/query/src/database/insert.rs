@@ -10,7 +10,6 @@ use datafusion::{
     dataframe::DataFrame,
     logical_expr::{LogicalPlan, WriteOp},
     scalar::ScalarValue,
-    sql::sqlparser::ast,
 };
 use futures::TryStreamExt;
 use lambic_model::{AppendError, Stream};
@@ -20,6 +19,7 @@ use crate::{
     Catalog, Error, Modes, Outcome, Session, Transaction,
     error::{find_word, undefined_table},
     sqlstate,
+    statement::Plain,
 };
 
 impl Database {
@@ -27,18 +27,18 @@ impl Database {
     pub(super) async fn insert(
         &self,
         session: &Session,
-        ast: &ast::Statement,
+        plain: &Plain,
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
         let rows = match &session.transaction {
             Some(transaction) => {
-                self.insert_in(transaction, session, ast, sql, parameters)
+                self.insert_in(transaction, session, plain, sql, parameters)
                     .await?
             }
             None => {
                 let alone = self.begin(Modes::default());
-                let rows = self.insert_in(&alone, session, ast, sql, parameters);
+                let rows = self.insert_in(&alone, session, plain, sql, parameters);
                 let rows = rows.await?;
                 self.commit(&alone).await?;
                 rows
@@ -51,14 +51,14 @@ impl Database {
         &self,
         transaction: &Transaction,
         session: &Session,
-        ast: &ast::Statement,
+        plain: &Plain,
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<usize, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
-        let state = self.pinned(session);
-        let plan =
-            with_parameters(self.plan(&state, ast, sql).await?, parameters).map_err(wrong)?;
+        let state = self.state_for(session, plain, &parameters, false).await?;
+        let plan = self.plan(&state, &plain.ast, sql).await?;
+        let plan = with_parameters(plan, parameters).map_err(wrong)?;
         let LogicalPlan::Dml(dml) = &plan else {
             return Err(Error::new(
                 sqlstate::SYNTAX_ERROR,

@@ -1,15 +1,19 @@
 //! Runs statements: one file for each that is ours, `select.rs` for plain SQL.
 
+mod as_of;
 mod audit;
 mod building;
 mod create_stream;
 mod create_view;
+mod diff;
 mod drop;
 mod explain;
-
 mod insert;
 mod listed;
+mod lookup;
+mod renew;
 mod rollback;
+mod scratch;
 mod select;
 mod transaction;
 
@@ -46,11 +50,10 @@ pub use audit::AuditResult;
 use building::Building;
 
 use crate::{
-    Catalog, CatalogError, Error, Lifecycle, Lookup, Outcome, Prepared, Session, TransactionLimits,
+    Catalog, CatalogError, Error, Lifecycle, Outcome, Prepared, Session, TransactionLimits,
     ViewInfo, closest,
     error::find_word,
     function::udf,
-    pinned::Pinned,
     provider::{Public, Sources, TailOf},
     sqlstate,
     statement::{self, Parsed, Statement},
@@ -83,6 +86,8 @@ struct Inner {
     functions: RwLock<BTreeMap<String, Arc<dyn ScalarFunction>>>,
     /// One change of the catalog at a time.
     changing: tokio::sync::Mutex<()>,
+    /// One view at a time is renewed: each may use the whole machine.
+    renewing: tokio::sync::Mutex<()>,
     building: Building,
     transactions: Room,
 }
@@ -131,6 +136,7 @@ impl Database {
             lifecycle: RwLock::new(None),
             functions: RwLock::new(BTreeMap::new()),
             changing: tokio::sync::Mutex::new(()),
+            renewing: tokio::sync::Mutex::new(()),
             building: Building::default(),
             transactions: Room::new(parts.transactions),
         }))
@@ -220,27 +226,6 @@ impl Database {
             Some(reason) => Err(Error::broken_view(name, reason)),
             None => Err(self.no_view(name, sql)),
         }
-    }
-
-    /// The rows of one key of a view, values as text by column name.
-    pub async fn lookup(&self, view: &str, key: &[(String, String)]) -> Result<Lookup, Error> {
-        let Served::Kept(served) = self.served(view, "")? else {
-            let message = format!("view \"{view}\" is recomputed when it is read and has no key");
-            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, message)
-                .with_hint("select from it with WHERE"));
-        };
-        let key = served.key_from_text(key).map_err(serving_error)?;
-        let pinned = Pinned::of_view(&self.0.sources, &served);
-        let state = self.0.context.state();
-        let answer = pinned.read(&served, Some(&key), &state).await;
-        let answer = answer.map_err(|error| Error::from_datafusion(error, "", &[]))?;
-        let inputs = served.plan().inputs.iter();
-        let frontier =
-            inputs.map(|stream| format!("{}@{}", stream.name, answer.frontier.of(stream.id)));
-        Ok(Lookup {
-            batches: answer.batches.as_ref().clone(),
-            frontier: frontier.collect::<Vec<_>>().join(" "),
-        })
     }
 
     fn no_view(&self, name: &str, sql: &str) -> Error {
@@ -379,15 +364,22 @@ impl Database {
             parameters: 0,
         });
         let (parameter_types, schema) = match &parsed.statement {
-            Statement::Sql(ast) | Statement::Insert(ast) => {
+            Statement::Sql(plain) | Statement::Insert(plain) => {
                 let state = self.pinned_for(session, &parsed.sql);
                 let plan = self
-                    .plan(&state, ast, &parsed.sql)
+                    .plan(&state, &plain.ast, &parsed.sql)
                     .await
                     .map_err(|error| moved(error, &parsed))?;
-                let types = plan
-                    .get_parameter_types()
-                    .map_err(|error| Error::from_datafusion(error, &parsed.sql, &[]))?;
+                let types_of = |plan: &LogicalPlan| {
+                    let types = plan.get_parameter_types();
+                    types.map_err(|error| Error::from_datafusion(error, &parsed.sql, &[]))
+                };
+                let mut types = types_of(&plan)?;
+                if let Some(as_of) = &plain.as_of {
+                    let moment = self.plan_moment(as_of).await;
+                    let moment = moment.map_err(|error| moved(error, &parsed))?;
+                    types.extend(types_of(&moment)?);
+                }
                 // A door may rewrite a statement so that it uses fewer parameters than its text.
                 let count = types
                     .keys()
@@ -406,6 +398,7 @@ impl Database {
                 (by_number.collect(), schema)
             }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
+            Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
             Statement::ExplainView(_) => (Vec::new(), explain::schema()),
             _ => (Vec::new(), Arc::new(Schema::empty())),
         };
@@ -483,15 +476,17 @@ impl Database {
             Statement::RefreshView { name, full } => {
                 self.served(name, sql)?;
                 self.lifecycle()?.refresh_view(name, *full).await?;
+                self.renew_view(name).await?;
                 Ok(done("REFRESH MATERIALIZED VIEW"))
             }
             Statement::RollbackView { name, version } => {
                 self.rollback_view(name, *version, sql).await
             }
+            Statement::Diff(diff) => self.diff(diff, sql).await,
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
-            Statement::Insert(ast) => self.insert(session, ast, sql, parameters).await,
-            Statement::Sql(ast) => self.query(session, ast, sql, parameters).await,
+            Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
+            Statement::Sql(plain) => self.query(session, plain, sql, parameters).await,
         }
     }
 
@@ -570,14 +565,4 @@ fn with_parameters(
         .map(|value| ScalarAndMetadata::new(value, None))
         .collect();
     plan.with_param_values(ParamValues::List(values))
-}
-
-fn serving_error(error: lambic_serving::Error) -> Error {
-    match error {
-        lambic_serving::Error::NoKey { .. } => {
-            Error::new(sqlstate::WRONG_OBJECT_TYPE, error.to_string())
-        }
-        lambic_serving::Error::Key(message) => Error::new(sqlstate::INVALID_TEXT, message),
-        lambic_serving::Error::View(error) => Error::from_source(&error, ""),
-    }
 }

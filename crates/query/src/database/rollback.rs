@@ -30,7 +30,11 @@ impl Database {
         Ok(done("ALTER MATERIALIZED VIEW"))
     }
 
-    fn former_version(&self, name: &str, version: Option<u32>) -> Result<Definition, Error> {
+    pub(super) fn former_version(
+        &self,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Definition, Error> {
         let catalog = self.0.sources.catalog();
         let former = catalog.former_versions(name);
         let found = match version {

@@ -4,24 +4,25 @@ use std::sync::Arc;
 
 use datafusion::{
     dataframe::DataFrame, physical_plan::stream::RecordBatchStreamAdapter, scalar::ScalarValue,
-    sql::sqlparser::ast,
 };
 
-use super::{Database, returns_rows, with_parameters};
-use crate::{Error, Outcome, Session, names, sqlstate};
+use super::{Database, names_system_column, returns_rows, with_parameters};
+use crate::{Error, Outcome, Session, names, sqlstate, statement::Plain};
 
 impl Database {
     pub(super) async fn query(
         &self,
         session: &Session,
-        ast: &ast::Statement,
+        plain: &Plain,
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
-        let state = self.pinned_for(session, sql);
-        let plan =
-            with_parameters(self.plan(&state, ast, sql).await?, parameters).map_err(wrong)?;
+        let state = self
+            .state_for(session, plain, &parameters, names_system_column(sql))
+            .await?;
+        let plan = self.plan(&state, &plain.ast, sql).await?;
+        let plan = with_parameters(plan, parameters).map_err(wrong)?;
         if !returns_rows(&plan) {
             return Err(Error::new(
                 sqlstate::FEATURE_NOT_SUPPORTED,

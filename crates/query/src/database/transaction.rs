@@ -42,7 +42,7 @@ impl Database {
     }
 
     /// The frontier of a statement: that of its transaction, if it is in one.
-    fn pin(&self, session: &Session) -> Arc<Pinned> {
+    pub(super) fn pin(&self, session: &Session) -> Arc<Pinned> {
         match &session.transaction {
             Some(transaction) => transaction.pin(&self.0.sources),
             None => Arc::new(Pinned::take(&self.0.sources)),
