@@ -62,7 +62,7 @@ impl Layers {
                     let part = self.made_one(&definition, Arc::clone(part), is_kept);
                     parts.push(part.await?);
                 }
-                let view = RecomputedView::new(definition.clone(), plan, parts);
+                let view = RecomputedView::new(definition.clone(), plan, parts, None);
                 Ok(Served::Recomputed(Arc::new(view)))
             }
         }
@@ -120,7 +120,7 @@ impl Layers {
         let Some(run) = run.map_err(Error::internal)? else {
             return Ok(None);
         };
-        let number = self.0.batch.keep(definition, &run).await;
+        let number = self.0.batch.keep(definition, plan, &run).await;
         Ok(Some((run, number.map_err(Error::internal)?)))
     }
 
@@ -210,6 +210,15 @@ impl Lifecycle for Layers {
             }
         }
         Ok(())
+    }
+
+    async fn keep_frontier(
+        &self,
+        definition: &Definition,
+        frontier: &Frontiers,
+    ) -> Result<(), Error> {
+        let kept = self.0.batch.keep_frontier(definition, frontier).await;
+        kept.map_err(Error::internal)
     }
 
     fn functions_of(&self, _: &str) -> Vec<String> {

@@ -13,7 +13,7 @@ use lambic_batch::Batch;
 use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
 use lambic_log::Log;
 use lambic_model::{Frontiers, Stream, StreamId};
-use lambic_query::{Catalog, Database, Lifecycle, Outcome, Parts, Session};
+use lambic_query::{Catalog, Database, Lifecycle, Outcome, Parts, Session, TransactionLimits};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
 use lambic_view::session;
@@ -110,6 +110,7 @@ impl Node {
             tail_of: Arc::new(|pin: &Pin| Arc::new(lambic_speed::At(pin.log().clone())) as _),
             appender: Arc::new(log.clone()),
             state: state.clone(),
+            transactions: TransactionLimits::default(),
         });
         let layers = Arc::new(Layers(LayersParts {
             log: log.clone(),
@@ -140,7 +141,10 @@ impl Node {
     }
 
     async fn open_view(&self, view: &lambic_view::Definition) -> Result<(), String> {
-        let planned = self.database.plan_view(&view.sql, &[]).await;
+        let planned = self
+            .database
+            .plan_view(&view.sql, &[], view.float_sums)
+            .await;
         let opened = self.layers.open_view(view, planned.map_err(text)?).await;
         opened.map_err(|error| format!("view {}: {error}", view.name))
     }
