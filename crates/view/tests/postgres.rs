@@ -2,7 +2,11 @@
 
 mod answer;
 
+use std::sync::Arc;
+
 use answer::{answer, check};
+use datafusion::{execution::runtime_env::RuntimeEnv, prelude::SessionContext};
+use lambic_view::session;
 
 #[tokio::test]
 async fn extremes_of_doubles_are_values_that_are_there() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::collect;
 use lambic_serving::Served;
-use lambic_view::{Definition, Planned};
+use lambic_view::{Definition, Exactness, Planned, aggregate::FloatSums};
 
 use super::{Database, rows, scratch};
 use crate::{
@@ -69,7 +69,9 @@ impl Database {
             Compared::Version(number) => Some(*number),
             Compared::Former => None,
             Compared::Select(select, at) => {
-                let planned = self.plan_view(select, &self.functions_in(select)).await;
+                let planned = self
+                    .plan_view(select, &self.functions_in(select), FloatSums::default())
+                    .await;
                 return planned.map(Ready::Planned).map_err(|error| Error {
                     position: error.position.map(|position| position + at),
                     ..error
@@ -83,7 +85,8 @@ impl Database {
     /// A version that is not served, with the code of functions that it was created with.
     async fn planned_again(&self, definition: &Definition) -> Result<Planned, Error> {
         let functions = self.lifecycle()?.functions_of_view(definition)?;
-        self.plan_view(&definition.sql, &functions).await
+        self.plan_view(&definition.sql, &functions, definition.float_sums)
+            .await
     }
 
     async fn side(&self, ready: &Ready, pinned: &Arc<Pinned>) -> Result<Side, Error> {
@@ -109,7 +112,11 @@ impl Database {
             schema: Arc::clone(planned.schema()),
             rows,
             key: key_of(&planned),
-            randomised: planned.randomised().to_vec(),
+            randomised: planned
+                .exactness()
+                .iter()
+                .map(|e| *e != Exactness::Exact)
+                .collect(),
         })
     }
 }

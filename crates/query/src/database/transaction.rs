@@ -49,12 +49,7 @@ impl Database {
         }
     }
 
-    /// A session state pinned to one frontier.
-    pub(super) fn pinned(&self, session: &Session) -> SessionState {
-        self.pinned_to(self.pin(session), false)
-    }
-
-    /// The same, in which streams show their system columns if `sql` names one.
+    /// A session state pinned to one frontier, in which streams show their system columns if `sql` names one.
     pub(super) fn pinned_for(&self, session: &Session, sql: &str) -> SessionState {
         self.pinned_to(self.pin(session), names_system_column(sql))
     }

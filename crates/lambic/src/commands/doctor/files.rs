@@ -53,7 +53,7 @@ pub fn check(data: &Path) -> anyhow::Result<Vec<Check>> {
     if let Err(error) = server::described(data) {
         checks.push(Check::trouble("catalog", "missing", error));
     }
-    wait(async {
+    wait(|| async {
         let store = Arc::new(
             LocalStore::to_read(data).with_context(|| format!("cannot read {}", data.display()))?,
         );
