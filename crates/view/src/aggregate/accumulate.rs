@@ -40,6 +40,7 @@ impl Accumulator for Single {
                 | Summary::Float { .. }
                 | Summary::Decimal { .. }
                 | Summary::Spread { .. }
+                | Summary::IntegerSpread { .. }
                 | Summary::Pairs(_)
         )
     }

@@ -56,6 +56,10 @@ impl Exact {
         self.kind(&DataType::Float64, 0.0).is_none()
     }
 
+    fn is_spread(&self) -> bool {
+        matches!(self.which, Which::Spread { .. })
+    }
+
     /// How many arguments it takes.
     fn arguments(&self) -> usize {
         match self.which {
@@ -96,7 +100,10 @@ impl Exact {
             Which::Average if float => Some(Kind::AverageFloat),
             Which::Sum | Which::Average => None,
             Which::Pairs(Statistic::Count) => Some(Kind::Pairs(Statistic::Count)),
-            Which::Spread { .. } | Which::Pairs(_) if fast => None,
+            Which::Spread { .. } | Which::Pairs(_) if fast && !(integer && self.is_spread()) => {
+                None
+            }
+            Which::Spread { sample, root } if integer => Some(Kind::IntegerSpread { sample, root }),
             Which::Spread { sample, root } => Some(Kind::Spread { sample, root }),
             Which::Pairs(statistic) => Some(Kind::Pairs(statistic)),
             Which::DistinctCount => Some(Kind::DistinctCount),
@@ -219,6 +226,7 @@ impl AggregateUDFImpl for Exact {
                 }
                 other => other.clone(),
             },
+            Which::Spread { .. } if argument.is_signed_integer() => DataType::Int64,
             Which::Spread { .. } | Which::Pairs(_) => DataType::Float64,
             Which::Percentile | Which::DistinctCount => argument.clone(),
         };

@@ -94,9 +94,22 @@ impl ExactSum {
         if other.limbs.is_empty() {
             return;
         }
-        self.propagate();
-        let mut other = other.clone();
-        other.propagate();
+        if other.additions > 0 {
+            let mut normal = other.clone();
+            normal.propagate();
+            return self.merge_normal(&normal);
+        }
+        self.merge_normal(other);
+    }
+
+    fn merge_normal(&mut self, other: &ExactSum) {
+        // Limbs that hold 32 bits each count as one addition to those that are there.
+        if self.additions + 1 >= ADDITIONS_MAX {
+            self.propagate();
+        }
+        if other.limbs.is_empty() {
+            return;
+        }
         self.reserve(other.base, other.base + other.limbs.len() as u32);
         let at = (other.base - self.base) as usize;
         for (limb, &added) in self.limbs[at..].iter_mut().zip(&other.limbs) {

@@ -30,11 +30,13 @@ impl Input {
         let values = &arguments[0];
         Ok(match kind {
             Kind::Pairs(_) => Input::Pairs(floats(values)?, floats(&arguments[1])?),
-            Kind::SumInteger | Kind::AverageInteger => Input::Integers(
-                cast(values, &DataType::Int64)?
-                    .as_primitive::<Int64Type>()
-                    .clone(),
-            ),
+            Kind::SumInteger | Kind::AverageInteger | Kind::IntegerSpread { .. } => {
+                Input::Integers(
+                    cast(values, &DataType::Int64)?
+                        .as_primitive::<Int64Type>()
+                        .clone(),
+                )
+            }
             Kind::SumDecimal { .. } | Kind::AverageDecimal { .. } => {
                 Input::Decimals(values.as_primitive::<Decimal128Type>().clone())
             }

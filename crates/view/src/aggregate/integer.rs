@@ -1,5 +1,7 @@
 //! Integers of any size, for what exact sums come to.
 
+use arrow::datatypes::i256;
+
 /// Doubles are multiples of 2 to this power.
 pub const LOWEST_EXPONENT: i32 = -1074;
 
@@ -15,6 +17,32 @@ impl From<i64> for Integer {
         Integer {
             negative: value < 0,
             magnitude: vec![magnitude as u32, (magnitude >> 32) as u32],
+        }
+    }
+}
+
+impl From<i128> for Integer {
+    fn from(value: i128) -> Integer {
+        let magnitude = value.unsigned_abs();
+        Integer {
+            negative: value < 0,
+            magnitude: (0..4)
+                .map(|digit| (magnitude >> (32 * digit)) as u32)
+                .collect(),
+        }
+    }
+}
+
+impl From<i256> for Integer {
+    fn from(value: i256) -> Integer {
+        let magnitude = value.wrapping_abs().to_le_bytes();
+        let (digits, _) = magnitude.as_chunks::<4>();
+        Integer {
+            negative: value < i256::ZERO,
+            magnitude: digits
+                .iter()
+                .map(|digit| u32::from_le_bytes(*digit))
+                .collect(),
         }
     }
 }
@@ -87,6 +115,22 @@ impl Integer {
         let value = scale(mantissa as f64, lowest_kept + exponent);
         if self.negative { -value } else { value }
     }
+}
+
+/// The sum of squared distances from the mean, rounded only once before the division; the squares' sum is not negative.
+pub fn squared_distances_of_integers(count: i64, sum: i128, squares: i256) -> f64 {
+    let difference = (|| {
+        let squares = squares.to_i128()?.checked_mul(i128::from(count))?;
+        Some(squares - sum.checked_mul(sum)?)
+    })();
+    let difference = match difference {
+        Some(difference) => difference as f64,
+        None => Integer::from(squares)
+            .times(&Integer::from(count))
+            .minus(&Integer::from(sum).times(&Integer::from(sum)))
+            .to_f64(0),
+    };
+    difference / count as f64
 }
 
 fn digit(of: &[u32], index: usize) -> u32 {
@@ -163,7 +207,10 @@ fn scale(mut value: f64, mut exponent: i32) -> f64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::exact_sum::{ExactSum, squared_distances},
+        *,
+    };
 
     proptest! {
         #[test]
@@ -174,6 +221,38 @@ mod tests {
             prop_assert_eq!(y.minus(&x).to_f64(0), (b - a) as f64);
             prop_assert_eq!(x.times(&y).to_f64(0), (a * b) as f64);
             prop_assert_eq!(x.minus(&x).to_f64(0), 0.0);
+        }
+
+        /// As for doubles, to which these integers are equal.
+        #[test]
+        fn distances_of_integers_are_those_of_equal_doubles(
+            values in proptest::collection::vec((-(1i64 << 53)..1 << 53).prop_map(|v| v >> (v & 31)), 1..20)
+        ) {
+            let (mut sum, mut squares) = (ExactSum::default(), ExactSum::default());
+            let (mut sum_of_integers, mut squares_of_integers) = (0, i256::ZERO);
+            for value in &values {
+                sum.add(*value as f64);
+                squares.add_product(*value as f64, *value as f64, 1);
+                let value = i128::from(*value);
+                sum_of_integers += value;
+                squares_of_integers = squares_of_integers.wrapping_add(i256::from_i128(value * value));
+            }
+            let count = values.len() as i64;
+            prop_assert_eq!(
+                squared_distances_of_integers(count, sum_of_integers, squares_of_integers),
+                squared_distances(count, &sum, &squares)
+            );
+        }
+
+        /// What does not fit into 128 bits comes out as what does.
+        #[test]
+        fn wide_integers_agree_with_narrow_ones(sum in any::<i64>(), squares in 0..i64::MAX, count in 1..1000i64) {
+            let wide = Integer::from(i256::from_i128(i128::from(squares)))
+                .times(&Integer::from(count))
+                .minus(&Integer::from(i128::from(sum)).times(&Integer::from(sum)))
+                .to_f64(0);
+            let narrow = i128::from(squares) * i128::from(count) - i128::from(sum) * i128::from(sum);
+            prop_assert_eq!(wide, narrow as f64);
         }
     }
 }

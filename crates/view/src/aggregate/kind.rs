@@ -14,6 +14,7 @@ use datasketches::{common::SearchCriteria, kll::KllFloat};
 
 use super::{
     exact_sum::{ExactSum, squared_distances},
+    integer::squared_distances_of_integers,
     pairs::{Pairs, Statistic},
     sketching::Sketch,
     summary::{Summary, total},
@@ -43,6 +44,10 @@ pub enum Kind {
         sample: bool,
         root: bool,
     },
+    IntegerSpread {
+        sample: bool,
+        root: bool,
+    },
     /// Of two columns.
     Pairs(Statistic),
     DistinctCount,
@@ -65,8 +70,14 @@ impl Kind {
                 count: 0,
             },
             Kind::Spread { .. } => Summary::Spread {
-                sum: ExactSum::default(),
-                squares: ExactSum::default(),
+                sum: Box::default(),
+                squares: Box::default(),
+                count: 0,
+            },
+            Kind::IntegerSpread { .. } => Summary::IntegerSpread {
+                sum: 0,
+                high: i256::ZERO,
+                low: 0,
                 count: 0,
             },
             Kind::Pairs(_) => Summary::Pairs(Box::default()),
@@ -114,6 +125,11 @@ impl Kind {
             Kind::Spread { .. } => vec![
                 field("exact_sum", DataType::Binary),
                 field("exact_squares", DataType::Binary),
+                field("count", DataType::Int64),
+            ],
+            Kind::IntegerSpread { .. } => vec![
+                field("sum", INTEGER_SUM),
+                field("squares", decimal_sum(0)),
                 field("count", DataType::Int64),
             ],
             Kind::Pairs(_) => {
@@ -183,6 +199,23 @@ impl Kind {
                 }),
                 counts(),
             ],
+            Kind::IntegerSpread { .. } => {
+                let sums = groups.iter().map(|g| match g {
+                    Summary::IntegerSpread { sum, .. } => Some(*sum),
+                    _ => None,
+                });
+                let squares = groups.iter().map(|g| match g {
+                    Summary::IntegerSpread { high, low, .. } => Some(total(*high, *low)),
+                    _ => None,
+                });
+                let sums = sums.collect::<Decimal128Array>();
+                let squares = squares.collect::<Decimal256Array>();
+                vec![
+                    Arc::new(sums.with_data_type(INTEGER_SUM)),
+                    Arc::new(squares.with_data_type(decimal_sum(0))),
+                    counts(),
+                ]
+            }
             Kind::Pairs(_) => {
                 let sums = (0..Pairs::SUMS.len()).map(|index| {
                     bytes(&|g| match g {
@@ -266,13 +299,20 @@ impl Kind {
                     sum,
                     squares,
                     count,
-                } => {
-                    let freedom = count - i64::from(*sample);
-                    (freedom > 0).then(|| {
-                        let variance = squared_distances(*count, sum, squares) / freedom as f64;
-                        if *root { variance.sqrt() } else { variance }
-                    })
-                }
+                } => spread(*count, *sample, *root, || {
+                    squared_distances(*count, sum, squares)
+                }),
+                _ => None,
+            })),
+            Kind::IntegerSpread { sample, root } => Arc::new(floats(&|g| match g {
+                Summary::IntegerSpread {
+                    sum,
+                    high,
+                    low,
+                    count,
+                } => spread(*count, *sample, *root, || {
+                    squared_distances_of_integers(*count, *sum, total(*high, *low))
+                }),
                 _ => None,
             })),
             Kind::Pairs(Statistic::Count) => {
@@ -309,6 +349,15 @@ impl Kind {
             }
         })
     }
+}
+
+/// Variance or deviation from the sum of the squared distances; `None` if there are too few values.
+fn spread(count: i64, sample: bool, root: bool, distances: impl FnOnce() -> f64) -> Option<f64> {
+    let freedom = count - i64::from(sample);
+    (freedom > 0).then(|| {
+        let variance = distances() / freedom as f64;
+        if root { variance.sqrt() } else { variance }
+    })
 }
 
 /// Sums of decimals in 256 bits, of which 128 bits are spare.

@@ -35,9 +35,17 @@ pub enum Summary {
         low: i128,
         count: i64,
     },
+    /// Boxed, because most groups are of other aggregates and take as much room as the largest.
     Spread {
-        sum: ExactSum,
-        squares: ExactSum,
+        sum: Box<ExactSum>,
+        squares: Box<ExactSum>,
+        count: i64,
+    },
+    /// The sum of the squares is `high + low`, as above.
+    IntegerSpread {
+        sum: i128,
+        high: i256,
+        low: i128,
         count: i64,
     },
     Pairs(Box<Pairs>),
@@ -53,7 +61,8 @@ impl Summary {
             Summary::Integer { count, .. }
             | Summary::Float { count, .. }
             | Summary::Decimal { count, .. }
-            | Summary::Spread { count, .. } => *count,
+            | Summary::Spread { count, .. }
+            | Summary::IntegerSpread { count, .. } => *count,
             Summary::Pairs(pairs) => pairs.count(),
             _ => 0,
         }
@@ -73,7 +82,7 @@ impl Summary {
             }
             (Summary::Decimal { high, low, count }, Input::Decimals(values)) => {
                 // Decimals have at most 38 digits: turning the sign cannot overflow.
-                add_decimal(high, low, values.value(row) * i128::from(times));
+                add_wide(high, low, values.value(row) * i128::from(times));
                 *count += times;
             }
             (
@@ -87,6 +96,20 @@ impl Summary {
                 let value = values.value(row);
                 sum.add_times(value, times);
                 squares.add_product(value, value, times);
+                *count += times;
+            }
+            (
+                Summary::IntegerSpread {
+                    sum,
+                    high,
+                    low,
+                    count,
+                },
+                Input::Integers(values),
+            ) => {
+                let value = i128::from(values.value(row));
+                *sum += value * i128::from(times);
+                add_wide(high, low, value * value * i128::from(times));
                 *count += times;
             }
             (Summary::Pairs(pairs), Input::Pairs(y, x)) => {
@@ -139,6 +162,14 @@ impl Summary {
                 squares.merge(&exact(&states[1])?);
                 *count += counted(&states[2]);
             }
+            Summary::IntegerSpread {
+                sum, high, count, ..
+            } => {
+                *sum += states[0].as_primitive::<Decimal128Type>().value(row);
+                let squares = states[1].as_primitive::<Decimal256Type>().value(row);
+                *high = high.wrapping_add(squares);
+                *count += counted(&states[2]);
+            }
             Summary::Pairs(pairs) => {
                 let mut sums = <[ExactSum; 5]>::default();
                 for (sum, column) in sums.iter_mut().zip(states) {
@@ -178,9 +209,11 @@ impl Summary {
 
     pub fn bytes_held(&self) -> usize {
         let apart = match self {
-            Summary::Integer { .. } | Summary::Decimal { .. } => 0,
+            Summary::Integer { .. } | Summary::Decimal { .. } | Summary::IntegerSpread { .. } => 0,
             Summary::Float { sum, .. } => sum.bytes_held(),
-            Summary::Spread { sum, squares, .. } => sum.bytes_held() + squares.bytes_held(),
+            Summary::Spread { sum, squares, .. } => {
+                2 * size_of::<ExactSum>() + sum.bytes_held() + squares.bytes_held()
+            }
             Summary::Pairs(pairs) => size_of::<Pairs>() + pairs.bytes_held(),
             Summary::Distinct(sketch) => {
                 sketch.as_ref().map_or(0, |sketch| sketch.estimated_size())
@@ -200,7 +233,7 @@ pub fn total(high: i256, low: i128) -> i256 {
 }
 
 #[inline]
-fn add_decimal(high: &mut i256, low: &mut i128, value: i128) {
+fn add_wide(high: &mut i256, low: &mut i128, value: i128) {
     match low.checked_add(value) {
         Some(sum) => *low = sum,
         None => {
