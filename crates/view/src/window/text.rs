@@ -99,7 +99,7 @@ mod tests {
             ),
             (
                 "FROM session(DATA => TABLE v\nPARTITION  BY (a, b), GAP => x)",
-                "FROM session(DATA =>       v\n~            (a, b), GAP => x)",
+                "FROM session(DATA =>       v\n~             (a, b), GAP => x)",
             ),
             (
                 "FROM hop(TABLE (SELECT rank() OVER (PARTITION BY a) FROM v) PARTITION BY a)",
