@@ -5,9 +5,9 @@ mod answer;
 use answer::check;
 
 /// Visits, not in the order of their times; one has none.
-const VISITS: &str = "WITH visits(who, at, n) AS (VALUES
-    ('a', timestamp '2026-01-01 10:09:59', 1), ('b', '2026-01-01 10:00:00', 2), ('a', '2026-01-01 09:59:59.999999', 3),
-    (NULL, NULL, 4), ('b', '2026-01-01 10:12:00', 5), ('a', '1969-12-31 23:59:59', 6))";
+const VISITS: &str = "WITH visits AS (SELECT who, at::timestamp AS at, n FROM (VALUES
+    ('a', '2026-01-01 10:09:59', 1), ('b', '2026-01-01 10:00:00', 2), ('a', '2026-01-01 09:59:59.999999', 3),
+    (NULL, NULL, 4), ('b', '2026-01-01 10:12:00', 5), ('a', '1969-12-31 23:59:59', 6)) v(who, at, n))";
 
 #[tokio::test]
 async fn tumbling_windows_hold_each_record_once() {
@@ -89,10 +89,10 @@ async fn hopping_windows_hold_a_record_as_often_as_they_overlap() {
 #[tokio::test]
 async fn sessions_end_where_nothing_happens_for_the_gap() {
     // Exactly the gap apart is one session still; records at one time are in one session.
-    let clicks = "WITH clicks(who, at, n) AS (VALUES
-        ('a', timestamp '2026-01-01 10:30:00', 1), ('a', '2026-01-01 10:00:00', 2), ('a', '2026-01-01 11:00:00.000001', 3),
+    let clicks = "WITH clicks AS (SELECT who, at::timestamp AS at, n FROM (VALUES
+        ('a', '2026-01-01 10:30:00', 1), ('a', '2026-01-01 10:00:00', 2), ('a', '2026-01-01 11:00:00.000001', 3),
         ('b', '2026-01-01 10:10:00', 4), ('b', '2026-01-01 10:10:00', 5), ('b', '2026-01-01 12:00:00', 6),
-        (NULL, '2026-01-01 10:00:00', 7), (NULL, '2026-01-01 10:05:00', 8), ('a', NULL, 9))";
+        (NULL, '2026-01-01 10:00:00', 7), (NULL, '2026-01-01 10:05:00', 8), ('a', NULL, 9)) v(who, at, n))";
     let by_who = "a, 2026-01-01T10:00:00, 2026-01-01T11:00:00, 3; \
                   a, 2026-01-01T11:00:00.000001, 2026-01-01T11:30:00.000001, 3; \
                   b, 2026-01-01T10:10:00, 2026-01-01T10:40:00, 9; \

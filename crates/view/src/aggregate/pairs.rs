@@ -79,7 +79,12 @@ impl Pairs {
             }
             Statistic::Correlation => {
                 let (squares_x, squares_y) = (squares_x(), squares_y());
-                let spread = squares_x.sqrt() * squares_y.sqrt();
+                // One root rounds less than two, but the product may leave the range of doubles.
+                let product = squares_x * squares_y;
+                let spread = match product.is_normal() {
+                    true => product.sqrt(),
+                    false => squares_x.sqrt() * squares_y.sqrt(),
+                };
                 // Rounding must not make it more than perfect.
                 let correlation = || (products() / spread).clamp(-1.0, 1.0);
                 (squares_x != 0.0 && squares_y != 0.0).then(correlation)
