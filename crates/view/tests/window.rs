@@ -114,7 +114,8 @@ async fn sessions_end_where_nothing_happens_for_the_gap() {
     check(&[
         (
             &format!("{clicks} SELECT window_start, window_end, count(*) FROM SESSION(clicks, at, INTERVAL '30 minutes') GROUP BY 1, 2 ORDER BY 1"),
-            "2026-01-01T10:00:00, 2026-01-01T11:30:00.000001, 7; 2026-01-01T12:00:00, 2026-01-01T12:30:00, 1",
+            "2026-01-01T10:00:00, 2026-01-01T11:00:00, 6; 2026-01-01T11:00:00.000001, 2026-01-01T11:30:00.000001, 1; \
+             2026-01-01T12:00:00, 2026-01-01T12:30:00, 1",
         ),
         (
             &format!("{clicks} SELECT * FROM SESSION(clicks, who, at, INTERVAL '1 second') WHERE n = 4"),
