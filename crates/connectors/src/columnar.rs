@@ -28,7 +28,7 @@ use parquet::{
 };
 
 use crate::{
-    Decoded, Error, Format, OnError,
+    Decoded, Error, Format, OnError, calendar,
     column::unknown_column,
     decode::{Budget, record_bytes, reject},
     error::{Mismatch, Place, shown},
@@ -374,6 +374,10 @@ fn convert(
                 .column(field.name()),
             ));
         }
+        wrong.extend(calendar::outside(&cast).into_iter().map(|(row, found)| {
+            let mismatch = Mismatch::new(calendar::EXPECTED, found);
+            (row, mismatch.column(field.name()))
+        }));
         if !field.is_nullable()
             && let Some(nulls) = array.logical_nulls()
         {

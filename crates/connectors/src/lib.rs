@@ -6,6 +6,7 @@
 //!
 //! The room does not append; it knows neither HTTP nor the log's files.
 
+mod calendar;
 mod column;
 mod columnar;
 mod csv;

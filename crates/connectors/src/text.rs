@@ -48,7 +48,7 @@ fn parse_days(bytes: &[u8]) -> Result<i64, TimeError> {
         digits(&bytes[5..7])?,
         digits(&bytes[8..])?,
     );
-    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
+    if year == 0 || !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
         return Err(TimeError::NoSuchTime);
     }
     Ok(days_from_civil(year, month, day))
@@ -213,6 +213,7 @@ mod tests {
             ("1970-01-01T00:00:00.0000001Z", Err(TimeError::TooFine)),
             ("1900-02-29", Err(TimeError::NoSuchTime)),
             ("2001-13-01", Err(TimeError::NoSuchTime)),
+            ("0000-12-31", Err(TimeError::NoSuchTime)),
             ("2001-01-01 24:00:00", Err(TimeError::NoSuchTime)),
             ("2001-01-01 00:00:60", Err(TimeError::NoSuchTime)),
             ("2001-01-01T", Err(TimeError::Malformed)),

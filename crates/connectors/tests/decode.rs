@@ -613,6 +613,25 @@ fn columnar_files_are_cast_where_nothing_is_lost() {
 }
 
 #[test]
+fn times_outside_of_the_calendar_are_refused() {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![1, 2]))),
+        (
+            "local",
+            Arc::new(TimestampMicrosecondArray::from(vec![i64::MAX, 0])),
+        ),
+    ];
+    let answer = shown(&flights(), Format::Parquet, parquet(&batch(columns)));
+    for said in [
+        "local",
+        "expected a time in the years 1 to 9999, found 9223372036854775807 microseconds since 1970",
+        "| 2  |",
+    ] {
+        assert!(answer.contains(said), "no {said:?} in\n{answer}");
+    }
+}
+
+#[test]
 fn columnar_values_that_would_change_are_refused() {
     check_columnar(
         vec![
