@@ -181,7 +181,10 @@ fn real_time_runs(runs: &RunSet) -> String {
         .iter()
         .map(|run| run.rows().to_string())
         .collect();
-    format!("{} ({} state rows)", rows.len(), rows.join(" + "))
+    match rows.len() {
+        0 => "none".to_owned(),
+        runs => format!("{runs} ({} state rows)", rows.join(" + ")),
+    }
 }
 
 pub(super) fn schema() -> SchemaRef {
