@@ -136,6 +136,20 @@ impl Error {
                 .with_hint("the statement needs more memory than it may use; select less or raise the limit"),
             DataFusionError::Execution(message) => message::of_value(message).with_position(position),
             DataFusionError::ArrowError(arrow, _) => Error::from_arrow(arrow),
+            // What follows is the whole expression as DataFusion keeps it.
+            DataFusionError::NotImplemented(message)
+                if message.starts_with("Physical plan does not support logical expression") =>
+            {
+                Error::new(
+                    sqlstate::FEATURE_NOT_SUPPORTED,
+                    "a subquery cannot be computed where it stands",
+                )
+                .with_hint(
+                    "IN (SELECT …) and EXISTS stand in WHERE; a subquery may compare with columns of the query around it \
+                     by = only; or join instead",
+                )
+                .with_position(position)
+            }
             DataFusionError::NotImplemented(message) => {
                 Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message.clone()).with_position(position)
             }

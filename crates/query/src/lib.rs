@@ -33,6 +33,7 @@ pub use catalog::{Catalog, CatalogError};
 pub use database::{AuditResult, Database, Parts};
 pub use depth::STACK_BYTES;
 pub use error::{Error, closest, sqlstate};
+pub use lambic_view::postgres::memberships;
 pub use lifecycle::{BuiltView, Lifecycle};
 pub use provider::TailOf;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};

@@ -307,7 +307,7 @@ mod tests {
         let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)
             .unwrap()
             .remove(0);
-        postgres::adapt(&mut statement);
+        postgres::adapt(&mut statement).unwrap();
         let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
         let answer = async {
             let plan = context.state().statement_to_plan(statement).await?;

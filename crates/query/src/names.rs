@@ -1,81 +1,23 @@
-//! Columns of one name in an answer, as `SELECT count(*), count(*)` asks for.
-//!
-//! The planner wants every name once. So all but the first get an alias that ends in a mark and a number, and
-//! what stands from the mark on is taken away again before anyone sees it.
+//! Columns of one name in an answer, as `SELECT count(*), count(*)` asks for: told apart for the planner, and shown
+//! as they were asked for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     datatypes::{Field, Schema, SchemaRef},
     record_batch::{RecordBatch, RecordBatchOptions},
 };
 use datafusion::{
-    execution::SendableRecordBatchStream,
-    physical_plan::stream::RecordBatchStreamAdapter,
-    sql::sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, Statement},
+    execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter,
+    sql::sqlparser::ast::Statement,
 };
 use futures::TryStreamExt;
-
-/// No SQL has this character (it separates, and is invisible).
-const MARK: char = '\u{2063}';
+use lambic_view::postgres::repeated::{self, MARK};
 
 /// Gives the columns of the answer names that differ.
 pub fn tell_apart(statement: &mut Statement) {
     if let Statement::Query(query) = statement {
-        in_query(query);
-    }
-}
-
-fn in_query(query: &mut Query) {
-    in_set(&mut query.body);
-}
-
-fn in_set(set: &mut SetExpr) {
-    match set {
-        SetExpr::Select(select) => in_select(select),
-        SetExpr::Query(query) => in_query(query),
-        SetExpr::SetOperation { left, right, .. } => {
-            in_set(left);
-            in_set(right);
-        }
-        _ => {}
-    }
-}
-
-fn in_select(select: &mut Select) {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    for item in &mut select.projection {
-        let Some(name) = name_of(item) else { continue };
-        let times = seen.entry(name.clone()).or_default();
-        *times += 1;
-        if *times == 1 {
-            continue;
-        }
-        let alias = Ident::with_quote('"', format!("{name}{MARK}{times}"));
-        let former = std::mem::replace(
-            item,
-            SelectItem::UnnamedExpr(Expr::Identifier(Ident::new("replaced"))),
-        );
-        *item = match former {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
-                SelectItem::ExprWithAlias { expr, alias }
-            }
-            other => other,
-        };
-    }
-}
-
-fn name_of(item: &SelectItem) -> Option<String> {
-    let folded = |ident: &Ident| match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_ascii_lowercase(),
-    };
-    match item {
-        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-        SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(folded(ident)),
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(folded),
-        SelectItem::UnnamedExpr(expr) => Some(expr.to_string().to_ascii_lowercase()),
-        _ => None,
+        repeated::tell_apart(query);
     }
 }
 

@@ -15,7 +15,7 @@ use lambic_view::{place::Places, postgres, window};
 
 pub use diff::{Compared, Diff};
 
-use crate::{AsOf, Error, Session, as_of, depth, names, sqlstate};
+use crate::{AsOf, Error, Session, as_of, depth, message, names, sqlstate};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -278,7 +278,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["INSERT", ..] => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             let mut ast = plain(&window::readable(&text), sql)?;
-            postgres::adapt(&mut ast);
+            postgres::adapt(&mut ast).map_err(|error| message::of_postgres(&error, sql))?;
             Ok(Statement::Insert(Box::new(Plain { ast, as_of })))
         }
         ["UPDATE" | "DELETE" | "TRUNCATE", ..] => Err(Error::new(
@@ -297,7 +297,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
                 0 => Ok(Statement::Empty),
                 _ => {
                     let mut ast = statements.swap_remove(0);
-                    postgres::adapt(&mut ast);
+                    postgres::adapt(&mut ast).map_err(|error| message::of_postgres(&error, sql))?;
                     names::tell_apart(&mut ast);
                     Ok(Statement::Sql(Box::new(Plain { ast, as_of })))
                 }

@@ -9,6 +9,9 @@ pub enum Error {
     /// The `SELECT` would give other answers when it is run again.
     #[error("a view must give the same answer whenever it is recomputed, but {0} does not")]
     NotDeterministic(String),
+    /// Readers could not tell the columns apart.
+    #[error("column \"{0}\" specified more than once")]
+    DuplicateColumn(String),
     /// The records could not be read.
     #[error("{0}")]
     Records(String),

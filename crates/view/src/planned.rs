@@ -1,14 +1,16 @@
 //! From a view's text to its plan.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
     catalog::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-        MemorySchemaProvider, SchemaProvider,
+        MemorySchemaProvider, SchemaProvider, TableProvider,
     },
-    execution::{SessionState, SessionStateBuilder},
+    common::plan_err,
+    datasource::empty::EmptyTable,
+    execution::SessionState,
     logical_expr::LogicalPlan,
     sql::parser::Statement,
 };
@@ -16,7 +18,7 @@ use lambic_model::{Stream, SystemColumn};
 
 use crate::{
     Class, Error, Exactness, RecomputePlan, ViewPlan, ViewSource, postgres, session,
-    slot::{SlotTable, SourceTable},
+    slot::{self, SlotTable, Source, SourceTable},
     split, ties, wildcard, window,
 };
 
@@ -43,6 +45,7 @@ impl Planned {
             Err(Error::NotIncremental { reason, .. }) => {
                 split::check_deterministic(&plan)?;
                 let plan = ties::settled(plan)?;
+                check_readable(&plan, views, &state).await?;
                 let plan = RecomputePlan::new(plan, reason, views, &state).await?;
                 Ok(Planned::Recomputed(Arc::new(plan)))
             }
@@ -96,7 +99,7 @@ pub(crate) async fn analysed(
     let readable = window::readable(sql);
     let dialect = state.config_options().sql_parser.dialect;
     let mut statement = state.sql_to_statement(&readable, &dialect)?;
-    postgres::adapt_planned(&mut statement);
+    postgres::adapt_planned(&mut statement)?;
     if names_system && let Statement::Statement(select) = &mut statement {
         wildcard::spell_out(select, &|name| {
             let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;
@@ -107,7 +110,44 @@ pub(crate) async fn analysed(
     let plan = state
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})?;
+    check_names(&plan)?;
+    let plan = postgres::expanded(plan, state.config_options())?;
     Ok((plan, state))
+}
+
+/// Whoever reads the view calls its columns by their names.
+fn check_names(plan: &LogicalPlan) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    let repeated = plan
+        .schema()
+        .fields()
+        .iter()
+        .find(|field| !seen.insert(field.name()));
+    match repeated {
+        Some(field) => Err(Error::DuplicateColumn(field.name().clone())),
+        None => Ok(()),
+    }
+}
+
+/// Refuses at once what no reader could run, such as subqueries that cannot be made joins.
+async fn check_readable(
+    plan: &LogicalPlan,
+    views: &[ViewSource],
+    state: &SessionState,
+) -> Result<(), Error> {
+    let over_nothing = slot::filled(plan.clone(), &|source| {
+        let schema = match source {
+            Source::Stream(stream) => stream.schema_with_system(),
+            Source::View(name) => match views.iter().find(|view| view.name == name) {
+                Some(view) => Arc::clone(&view.schema),
+                None => return plan_err!("there is no view {name}"),
+            },
+            Source::Part(_) => return plan_err!("parts are found later"),
+        };
+        Ok(Arc::new(EmptyTable::new(schema)) as Arc<dyn TableProvider>)
+    })?;
+    state.create_physical_plan(&over_nothing).await?;
+    Ok(())
 }
 
 /// The state for planning: streams and views as slots, one partition, nothing else to select from.
@@ -129,11 +169,11 @@ fn planning_state(
     catalog.register_schema(session::SCHEMA, Arc::new(schema))?;
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog(session::CATALOG.to_owned(), Arc::new(catalog));
-    let config = base.config().clone().with_target_partitions(1);
-    Ok(SessionStateBuilder::new_from_existing(base.clone())
-        .with_config(config)
-        .with_catalog_list(Arc::new(catalogs))
-        .build())
+    // Not made anew: functions of which one has the name of another would change places.
+    let mut state = base.clone();
+    *state.config_mut() = base.config().clone().with_target_partitions(1);
+    state.register_catalog_list(Arc::new(catalogs));
+    Ok(state)
 }
 
 /// True if `word` stands in `sql` outside of other words.

@@ -19,7 +19,7 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Exactness, Planned, Run, ViewPlan, aggregate::FloatSums, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 35] = [
+const VIEWS: [&str; 41] = [
     "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
     "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",
     "SELECT k, stddev(f), var_pop(f), stddev(v), variance(v) FROM s GROUP BY k HAVING count(*) > 1",
@@ -58,6 +58,13 @@ const VIEWS: [&str; 35] = [
     "SELECT k, median(v), percentile_cont(0.25) WITHIN GROUP (ORDER BY f) AS p FROM s GROUP BY k",
     "SELECT k, kll_double_sketch_build(f) AS q, count(*) AS n FROM s GROUP BY k",
     "SELECT window_start, theta_sketch_build(k) AS visitors FROM TUMBLE(s, t, INTERVAL '10 seconds') GROUP BY window_start",
+    "SELECT coalesce(k, '') AS k, sum(coalesce(v, 0)) AS s, count(DISTINCT nvl(v, 1)) AS d FROM s GROUP BY coalesce(k, '')",
+    "SELECT k, sum(v) FILTER (WHERE coalesce(f, 0) > 5) AS s, last_value(v ORDER BY coalesce(f, 0)) AS l FROM s GROUP BY k",
+    "SELECT k, array_agg(ifnull(v, 7) ORDER BY nvl2(v, 1, 2), t) AS a, string_agg(coalesce(k, 'x'), ',' ORDER BY coalesce(v, 0)) AS t FROM s GROUP BY k",
+    "SELECT k, coalesce(sum(v), 0) AS s, nullif(count(*), 3) AS n, greatest(max(v), 5) AS g, arrow_cast(count(*), 'Int32') AS c \
+     FROM s GROUP BY k HAVING coalesce(max(v), 0) >= 0",
+    "SELECT k, round(avg(v), 2) AS a, sum(round(v * 1.256, 1)) AS r FROM s WHERE round(v / 3.0, 1) <> 1.3 GROUP BY k",
+    "SELECT k, round(v * 1.256, 1) AS r, CASE WHEN v > 9 THEN round(v / 4.0, 1) ELSE v / 4.0 END AS c, extract(second FROM t) AS e FROM s",
 ];
 
 fn stream() -> Arc<Stream> {
@@ -275,6 +282,25 @@ async fn what_has_no_incremental_form_says_so() {
         .map(|_| ())
         .expect_err("now()");
     assert!(error.to_string().contains("now() does not"), "{error}");
+}
+
+#[tokio::test]
+async fn what_nobody_could_read_is_no_view() {
+    let state = state();
+    for (sql, reason) in [
+        (
+            "SELECT a.*, b.* FROM s a JOIN s b ON a.k = b.k",
+            "column \"k\" specified more than once",
+        ),
+        (
+            "SELECT e.v, (SELECT count(*) FROM s q WHERE q.v > e.v) AS c FROM s e",
+            "Physical plan does not support",
+        ),
+    ] {
+        let planned = Planned::new(sql, &state, &[stream()], &[]).await;
+        let error = planned.map(|_| ()).expect_err(sql).to_string();
+        assert!(error.contains(reason), "{sql}: {error}");
+    }
 }
 
 #[tokio::test]

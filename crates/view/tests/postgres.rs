@@ -273,6 +273,7 @@ async fn to_char_writes_postgres_patterns() {
     check(&[
         ("SELECT to_char(timestamp '2024-03-05 13:04', 'YYYY-MM-DD HH24:MI'), to_char(date '2401-03-05', 'Mon DD')", "2024-03-05 13:04, Mar 05"),
         ("SELECT to_char(timestamp '2024-03-05 13:04', '%Y')", "2024"),
+        ("SELECT date_format(timestamp '2024-03-05 13:04', 'YYYY')", "2024"),
         ("SELECT to_char(ts, 'YYYY') FROM (VALUES (timestamp '2024-03-05'), (NULL)) t(ts)", "2024; NULL"),
     ])
     .await;
@@ -281,6 +282,163 @@ async fn to_char_writes_postgres_patterns() {
         unknown.starts_with("0A000 to_char does not know the pattern"),
         "{unknown}"
     );
+}
+
+/// By its own name and by every other one, a function is the same: DataFusion makes states of states in no order.
+#[test]
+fn every_name_of_a_function_is_of_one() {
+    let state = session::state(session::config(1), Arc::new(RuntimeEnv::default()));
+    for (name, function) in state.scalar_functions() {
+        let own = &state.scalar_functions()[function.name()];
+        assert!(Arc::ptr_eq(function, own), "{name} is not {}", own.name());
+    }
+    for (name, function) in state.aggregate_functions() {
+        let own = &state.aggregate_functions()[function.name()];
+        assert!(Arc::ptr_eq(function, own), "{name} is not {}", own.name());
+    }
+    for (name, function) in state.window_functions() {
+        let own = &state.window_functions()[function.name()];
+        assert!(Arc::ptr_eq(function, own), "{name} is not {}", own.name());
+    }
+}
+
+#[tokio::test]
+async fn numerics_are_rounded_to_the_places_asked_for() {
+    let values = "(VALUES (1, 1.234::numeric(12,3)), (1, -1.25), (2, NULL), (NULL, 7.777)) t(n, x)";
+    check(&[
+        (
+            &format!("SELECT round(x, 1), round(x), round(x, 4) FROM {values}"),
+            "1.2, 1, 1.2340; -1.3, -1, -1.2500; NULL, NULL, NULL; 7.8, 8, 7.7770",
+        ),
+        (&format!("SELECT CASE WHEN n = 1 THEN round(x, 1) ELSE x END FROM {values}"), "1.200; -1.300; NULL; 7.777"),
+        (&format!("SELECT n FROM {values} WHERE round(x, 1) = 1.2"), "1"),
+        (&format!("SELECT round(avg(x), 2), sum(round(x, 1)) FROM {values}"), "2.59, 7.7"),
+        (&format!("SELECT round(x, n::int) FROM {values}"), "1.200; -1.300; NULL; NULL"),
+        (&format!("SELECT round(CASE WHEN n = 1 THEN 0 ELSE x END, 1) FROM {values} WHERE x > 7"), "7.800"),
+        ("SELECT round(1234.5, -2), round(99.9, 0), round(9.99, 1), round(-0.5), round(NULL::numeric(5,2), 1)", "1200, 100, 10.0, -1, NULL"),
+        ("SELECT round(99999999999999999999999999999999999999::numeric(38,0), -1)", "22003 numeric out of range: the result has more than the 38 digits of numeric(38, 0)"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn comparisons_with_all_or_any_rows_know_null() {
+    let with =
+        |rows: &str| format!("(SELECT v FROM (VALUES {rows}) AS r(v) WHERE v IS NULL OR v > 0)");
+    let (some, null, none) = (with("(1), (3)"), with("(1), (NULL)"), with("(0)"));
+    let from = "FROM (VALUES (1), (2), (4), (NULL)) t(n)";
+    let row = |comparisons: &[&str], query: &str| {
+        let items: Vec<String> = comparisons.iter().map(|c| format!("{c} {query}")).collect();
+        format!("SELECT {} {from} ORDER BY n", items.join(", "))
+    };
+    let all = ["n > ALL", "n >= ALL", "n < ALL", "n <= ALL", "n = ALL"];
+    let any = ["n > ANY", "n >= SOME", "n < ANY", "n <= ANY", "n <> SOME"];
+    let unknown = "NULL, NULL, NULL, NULL, NULL";
+    check(&[
+        (
+            &row(&all, &some),
+            &format!(
+                "false, false, false, true, false; false, false, false, false, false; \
+                 true, true, false, false, false; {unknown}"
+            ),
+        ),
+        (
+            &row(&any, &some),
+            &format!(
+                "false, true, true, true, true; true, true, true, true, true; \
+                 true, true, false, false, true; {unknown}"
+            ),
+        ),
+        (
+            &row(&all, &null),
+            &format!(
+                "false, NULL, false, NULL, NULL; NULL, NULL, false, false, false; \
+                 NULL, NULL, false, false, false; {unknown}"
+            ),
+        ),
+        (
+            &row(&any, &null),
+            &format!(
+                "NULL, true, NULL, true, NULL; true, true, NULL, NULL, true; \
+                 true, true, NULL, NULL, true; {unknown}"
+            ),
+        ),
+        (&row(&all, &none), &["true, true, true, true, true"; 4].join("; ")),
+        (&row(&any, &none), &["false, false, false, false, false"; 4].join("; ")),
+        (&format!("SELECT n {from} WHERE n = ANY {some}"), "1"),
+        (&format!("SELECT n {from} WHERE n <> ALL {some} ORDER BY n"), "2; 4"),
+        (&format!("SELECT n {from} WHERE n <> ALL {null}"), ""),
+        (
+            "SELECT n FROM (VALUES (1), (2), (4)) t(n) WHERE n > ALL (SELECT v FROM (VALUES (1), (3)) r(v))",
+            "4",
+        ),
+        (
+            "SELECT k, n FROM (VALUES ('a', 1), ('a', 2), ('b', 1), ('c', 9)) t(k, n) \
+             WHERE n >= ALL (SELECT v FROM (VALUES ('a', 1), ('a', 2), ('b', 0)) r(j, v) WHERE r.j = t.k) ORDER BY k",
+            "a, 2; b, 1; c, 9",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn parts_of_times_keep_their_fraction() {
+    check(&[
+        ("SELECT extract(second FROM ts), extract(milliseconds FROM ts), extract(microseconds FROM ts), extract(minute FROM ts), extract(epoch FROM ts) \
+          FROM (VALUES (timestamp '2024-01-01 00:10:01.75'), (timestamp '1969-12-31 23:59:59.999999'), (NULL)) t(ts)",
+         "1.75, 1750.0, 1750000, 10, 1704067801.75; 59.999999, 59999.999, 59999999, 59, -1e-6; NULL, NULL, NULL, NULL, NULL"),
+        ("SELECT extract(epoch FROM d), extract(day FROM d), extract(hour FROM d), extract(minute FROM d), date_part('second', d) \
+          FROM (SELECT timestamp '2024-01-03 01:10:02.25' - timestamp '2024-01-01' AS d)",
+         "177002.25, 2, 1, 10, 2.25"),
+        ("SELECT extract(epoch FROM interval '1 year 1 day 0.5 second'), extract(second FROM interval '1 minute 1.5 second')", "31644000.5, 1.5"),
+        ("SELECT extract(second FROM date '2024-01-01'), extract(second FROM time '10:00:01.5'), extract(year FROM date '2024-01-01')", "0.0, 1.5, 2024"),
+        ("SELECT ts FROM (VALUES (timestamp '2024-05-06'), (timestamp '2025-05-06')) t(ts) WHERE extract(year FROM ts) = 2024", "2024-05-06T00:00:00"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn what_would_be_taken_for_something_else_is_refused() {
+    check(&[
+        ("SELECT v FROM (VALUES (1), (1), (2)) t(v) EXCEPT ALL SELECT 1", "0A000 EXCEPT ALL is not supported"),
+        ("SELECT 1 UNION ALL (SELECT 1 INTERSECT ALL SELECT 1)", "0A000 INTERSECT ALL is not supported"),
+        ("SELECT v FROM (VALUES (1), (1), (2)) t(v) EXCEPT SELECT 1", "2"),
+        ("SELECT * FROM t TABLESAMPLE BERNOULLI (10)", "0A000 TABLESAMPLE is not supported"),
+        ("SELECT v FROM (VALUES (1)) t(v) WHERE row_number() OVER () = 1", "42P20 window functions are not allowed in WHERE"),
+        ("SELECT v FROM (VALUES (1)) t(v) WHERE v IN (SELECT row_number() OVER () FROM (VALUES (1)) u(w))", "1"),
+        ("SELECT repeat('x', 2000000000)", "54000 requested length too large"),
+        ("SELECT lpad('x', 2000000000, 'y')", "54000 requested length too large"),
+        ("SELECT rpad(v, 2000000000) FROM (VALUES ('x'), (NULL)) t(v)", "54000 requested length too large"),
+        ("SELECT repeat('ab', 3), lpad('x', 3, 'y'), rpad('x', 3, 'y'), repeat('x', -1), repeat(NULL, 2)", "ababab, yyx, xyy, , NULL"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_alias_outside_is_not_a_column_within() {
+    let (dim, ev) = (
+        "(VALUES ('a'), ('c')) d(k)",
+        "(VALUES ('a', 1.5::float8)) e(k, d)",
+    );
+    check(&[
+        (&format!("SELECT k FROM {dim} WHERE NOT EXISTS (SELECT 1 FROM {ev} WHERE e.k = d.k)"), "c"),
+        (&format!("SELECT k FROM {dim} WHERE d.k IN (SELECT e.k FROM {ev} WHERE e.k = d.k AND e.d > 1)"), "a"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn lists_of_columns_name_what_has_one_name() {
+    check(&[
+        ("WITH t(a, b) AS (SELECT v, v FROM (VALUES (1)) u(v)) SELECT b, a + 1 FROM t", "1, 2"),
+        ("SELECT b FROM (SELECT v, v FROM (VALUES (1)) u(v)) AS t(a, b)", "1"),
+        (
+            "WITH RECURSIVE r(k, path) AS (SELECT v, v FROM (VALUES (1)) u(v) UNION ALL SELECT k + 1, k + 1 FROM r WHERE k < 3) \
+             SELECT k, path FROM r ORDER BY k",
+            "1, 1; 2, 2; 3, 3",
+        ),
+    ])
+    .await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ use datafusion_pg_catalog::{
         },
     },
 };
-use lambic_query::{Database, SqlParser};
+use lambic_query::{Database, SqlParser, memberships};
 
 use super::{
     information_schema::InformationSchema,
@@ -469,7 +469,7 @@ impl CatalogParser {
 
 impl SqlParser for CatalogParser {
     fn parse(&self, sql: &str) -> std::result::Result<Vec<Statement>, ParserError> {
-        let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
+        let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
         let is_catalog = match statements.as_slice() {
             [Statement::Query(query)] => asks_catalog_only(query),
             _ => false,
@@ -483,6 +483,8 @@ impl SqlParser for CatalogParser {
             let _ = VisitMut::visit(&mut statements, &mut Unplannable);
             return Ok(statements);
         }
+        // The rules would take `= ANY (SELECT …)` for a question about an array.
+        statements.iter_mut().for_each(memberships);
         let kept = |statement| match statement {
             Statement::Query(_) => MEANING_KEPT
                 .iter()

@@ -158,7 +158,7 @@ impl Database {
         let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, &sql)
             .map_err(|error| Error::from_parser(&error, &sql))?;
         let mut statement = statements.swap_remove(0);
-        postgres::adapt(&mut statement);
+        postgres::adapt(&mut statement).map_err(|error| Error::from_source(&error, &sql))?;
         let planned = self.plan(&self.pinned_now(), &statement, &sql).await;
         planned.map_err(|error| Error {
             position: Some(as_of.position),

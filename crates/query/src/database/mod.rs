@@ -34,7 +34,7 @@ use datafusion::{
     },
     common::{ParamValues, metadata::ScalarAndMetadata},
     error::DataFusionError,
-    execution::{SessionState, SessionStateBuilder},
+    execution::SessionState,
     logical_expr::LogicalPlan,
     physical_plan::memory::MemoryStream,
     prelude::SessionContext,
@@ -126,9 +126,8 @@ impl Database {
             with_system: false,
             pinned: None,
         };
-        let state = SessionStateBuilder::new_from_existing(parts.state)
-            .with_catalog_list(catalogs(public, None))
-            .build();
+        let mut state = parts.state;
+        state.register_catalog_list(catalogs(public, None));
         Database(Arc::new(Inner {
             context: SessionContext::new_with_state(state),
             sources,
@@ -319,6 +318,10 @@ impl Database {
             error @ lambic_view::Error::NotDeterministic(_) => {
                 Error::new("42P17", error.to_string())
                     .with_hint("store the value with the record instead")
+            }
+            error @ lambic_view::Error::DuplicateColumn(_) => {
+                Error::new(sqlstate::DUPLICATE_COLUMN, error.to_string())
+                    .with_hint("give each column a name of its own: SELECT a.id, b.id AS other")
             }
             lambic_view::Error::DataFusion(error) => {
                 Error::from_datafusion(error, sql, &self.0.sources.catalog().names())

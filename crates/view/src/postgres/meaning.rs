@@ -25,6 +25,7 @@ use super::{
     cast::PostgresCast,
     float::{Canonical, is_float},
     function,
+    round::Round,
 };
 
 /// Replaces what would give another value than in Postgres. Doing it twice changes nothing: plans of
@@ -157,6 +158,14 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 }
             }
             Transformed::new_transformed(Expr::Case(case), changed)
+        }
+        // Its argument became a numeric when types were coerced: others were planned with the type that it had then.
+        Expr::ScalarFunction(call)
+            if Round::is_for(&call, call.args.first().map(type_of).transpose()?.as_ref()) =>
+        {
+            let to = type_of(&Expr::ScalarFunction(call.clone()))?;
+            let rounded = Box::new(Round::of(call.args));
+            Transformed::yes(Expr::Cast(Cast::new(rounded, to)))
         }
         Expr::ScalarFunction(mut call)
             if matches!(call.func.name(), "greatest" | "least" | "nullif") =>

@@ -9,11 +9,19 @@ mod calendar;
 mod cast;
 pub mod decimal;
 mod error;
+mod expand;
+mod extract;
 pub mod float;
 pub(crate) mod function;
+mod length;
 mod meaning;
 mod operands;
+mod outer;
+mod quantified;
 mod ranking;
+mod refused;
+pub mod repeated;
+mod round;
 mod sketch;
 mod statement;
 pub(crate) mod stride;
@@ -24,6 +32,7 @@ mod types;
 use std::sync::Arc;
 
 use datafusion::{
+    error::DataFusionError,
     execution::{SessionState, SessionStateBuilder},
     logical_expr::registry::FunctionRegistry,
     optimizer::Analyzer,
@@ -31,6 +40,8 @@ use datafusion::{
 };
 
 pub use error::ValueError;
+pub(crate) use expand::expanded;
+pub use quantified::memberships;
 pub use statement::adapt;
 pub use types::{Types, name as type_name};
 
@@ -49,17 +60,23 @@ pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
 }
 
 /// [`adapt`] for what DataFusion parsed.
-pub fn adapt_planned(statement: &mut Statement) {
+pub fn adapt_planned(statement: &mut Statement) -> Result<(), DataFusionError> {
     if let Statement::Statement(statement) = statement {
-        adapt(statement);
+        adapt(statement)?;
     }
+    Ok(())
 }
 
-/// Registers Postgres's functions over DataFusion's of the same name.
+/// Registers Postgres's functions over DataFusion's of the same name. They take over its other names, too: whoever is
+/// still known by one of them comes back under its own when a state is made of a state.
 pub fn register(state: &mut SessionState) {
     const TAKEN: &str = "functions can always be registered";
-    let functions = time::functions().into_iter().chain(sketch::functions());
-    for function in functions.chain([to_char::function()]) {
+    let functions = time::functions()
+        .into_iter()
+        .chain(sketch::functions())
+        .chain(length::functions())
+        .chain([to_char::function(), extract::function()]);
+    for function in functions {
         state.register_udf(Arc::new(function)).expect(TAKEN);
     }
     for function in ranking::functions() {

@@ -2,7 +2,7 @@
 //!
 //! DataFusion brings a double and a decimal together as a decimal of 15 places, and a timestamp and a
 //! text in nanoseconds, which end in the year 2262. In Postgres doubles and microseconds win. Decimals
-//! are divided here, because the type of the quotient is part of the answer.
+//! are divided and rounded here, because the type of the result is part of the answer.
 
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ use super::{
     arithmetic::DecimalDivide,
     function,
     meaning::{compares, schema_of_inputs},
+    round::Round,
 };
 
 #[derive(Debug)]
@@ -124,6 +125,11 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
             Transformed::new_transformed(Expr::Case(case), changed)
         }
+        Expr::ScalarFunction(call)
+            if Round::is_for(&call, first_type(&call.args, schema).as_ref()) =>
+        {
+            Transformed::yes(Round::of(call.args))
+        }
         Expr::ScalarFunction(mut call)
             if matches!(
                 call.func.name(),
@@ -136,6 +142,10 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         other => Transformed::no(other),
     })
+}
+
+fn first_type(arguments: &[Expr], schema: &DFSchema) -> Option<DataType> {
+    arguments.first()?.get_type(schema).ok()
 }
 
 fn is_temporal(data_type: &DataType) -> bool {

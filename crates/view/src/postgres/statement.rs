@@ -8,15 +8,19 @@ use datafusion::sql::sqlparser::ast::{
     Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
 };
 
+use super::{ValueError, outer, quantified, refused, repeated};
 use crate::window;
 
 /// Digits that decimals have room for.
 const DECIMAL_DIGITS: usize = 38;
 
-/// Rewrites `statement` in place.
-pub fn adapt(statement: &mut Statement) {
+/// Rewrites `statement` in place; refuses what would be answered as if something else was asked.
+pub fn adapt(statement: &mut Statement) -> Result<(), ValueError> {
+    refused::check(statement)?;
+    outer::qualify(statement);
     // Nothing breaks off the visit.
     let _ = statement.visit(&mut Words);
+    Ok(())
 }
 
 struct Words;
@@ -28,6 +32,7 @@ impl VisitorMut for Words {
         if let SetExpr::Values(values) = query.body.as_mut() {
             doubles_beside_doubles(values);
         }
+        repeated::tell_apart_under_lists(query);
         ControlFlow::Continue(())
     }
 
@@ -46,6 +51,12 @@ impl VisitorMut for Words {
                 "timezone",
                 vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()],
             )),
+            // DataFusion would call its own `date_part`, whatever is registered.
+            Expr::Extract { field, expr, .. } => Some(call(
+                "date_part",
+                vec![string(&field.to_string()), expr.as_ref().clone()],
+            )),
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => quantified::adapted(expr),
             Expr::Cast {
                 expr: inner,
                 data_type,
@@ -177,6 +188,14 @@ fn digits(number: &str) -> Option<(usize, usize)> {
     (precision <= DECIMAL_DIGITS).then(|| (precision, scale.max(0) as usize))
 }
 
+/// A name as it is looked up: without quotes case does not matter.
+pub fn folded(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_ascii_lowercase(),
+    }
+}
+
 fn cast(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast {
         kind: CastKind::Cast,
@@ -242,12 +261,34 @@ mod tests {
                  CAST('12345678901234567890123456789012345678.5' AS DOUBLE PRECISION)",
             ),
             (
+                "SELECT extract(epoch FROM a), a = SOME (SELECT b FROM t), a <> ALL (SELECT b FROM t)",
+                "SELECT date_part('EPOCH', a), a IN (SELECT b FROM t), a NOT IN (SELECT b FROM t)",
+            ),
+            (
+                "SELECT d.k FROM dim D WHERE NOT EXISTS (SELECT 1 FROM ev e WHERE e.k = d.k AND EXISTS (SELECT d.x FROM d))",
+                "SELECT d.k FROM dim D WHERE NOT EXISTS (SELECT 1 FROM ev e WHERE e.k = public.d.k AND EXISTS (SELECT d.x FROM d))",
+            ),
+            (
+                "SELECT a + 1 > ALL (SELECT operand FROM compared WHERE v = b)",
+                "SELECT ((SELECT count(*) FROM compared WHERE v = b) = 0 OR \
+                 (((a + 1) > (SELECT max(operand) FROM compared WHERE v = b)) AND \
+                 ((SELECT count(*) FROM compared WHERE v = b) = \
+                 (SELECT count(operand) FROM compared WHERE v = b) OR CAST(NULL AS BOOLEAN))))",
+            ),
+            (
+                "SELECT a < ANY (SELECT max(b) FROM t)",
+                "SELECT ((SELECT count(*) FROM (SELECT max(b) FROM t) AS compared (v)) <> 0 AND \
+                 (((a) < (SELECT max(v) FROM (SELECT max(b) FROM t) AS compared (v))) OR \
+                 ((SELECT count(*) FROM (SELECT max(b) FROM t) AS compared (v)) <> \
+                 (SELECT count(v) FROM (SELECT max(b) FROM t) AS compared (v)) AND CAST(NULL AS BOOLEAN))))",
+            ),
+            (
                 "VALUES (1.5, 1.5), ('NaN'::FLOAT8, 2)",
                 "VALUES (CAST(1.5 AS DOUBLE PRECISION), 1.5), ('NaN'::FLOAT8, 2)",
             ),
         ] {
             let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
-            adapt(&mut statements[0]);
+            adapt(&mut statements[0]).unwrap();
             assert_eq!(statements[0].to_string(), expected);
         }
     }

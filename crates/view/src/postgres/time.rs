@@ -31,17 +31,18 @@ pub const UTC: &str = "UTC";
 
 pub fn functions() -> Vec<ScalarUDF> {
     [
-        ("date_trunc", Which::Truncate),
-        ("date_bin", Which::Bin),
-        ("timezone", Which::Zone),
+        ("date_trunc", Some("datetrunc"), Which::Truncate),
+        ("date_bin", None, Which::Bin),
+        ("timezone", None, Which::Zone),
     ]
     .into_iter()
-    .map(|(name, which)| {
+    .map(|(name, other_name, which)| {
         ScalarUDF::from(Time {
             name,
             which,
             signature: Signature::user_defined(Volatility::Immutable),
         })
+        .with_aliases(other_name)
     })
     .collect()
 }

@@ -38,6 +38,10 @@ impl ScalarUDFImpl for ToChar {
         "to_char"
     }
 
+    fn aliases(&self) -> &[String] {
+        self.strftime.aliases()
+    }
+
     fn signature(&self) -> &Signature {
         &self.signature
     }

@@ -17,7 +17,7 @@ pub async fn answer(sql: &str) -> String {
         let state = context.state();
         let dialect = state.config_options().sql_parser.dialect;
         let mut statement = state.sql_to_statement(&window::readable(sql), &dialect)?;
-        postgres::adapt_planned(&mut statement);
+        postgres::adapt_planned(&mut statement)?;
         let plan = state.statement_to_plan(statement).await?;
         context.execute_logical_plan(plan).await?.collect().await
     }
