@@ -325,7 +325,7 @@ mod tests {
             (
                 "{\"strem\": \"a\", \"record\": {}}",
                 expect![[
-                    r#"error: line 2: expected "stream", a name, and "record", an object, each once, found "strem": "a", "reco"#
+                    r#"error: line 2: expected "stream", a name, and "record", an object, each once, found "strem": "a", "recor"#
                 ]],
             ),
             (

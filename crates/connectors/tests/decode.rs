@@ -964,7 +964,6 @@ fn what_is_reserved_for_a_body_of_text_is_enough_and_no_more_than_its_shortest_r
         (Format::Ndjson, optional.clone(), "{}", "\n", ["", ""]),
         (Format::Json, flights(), "{\"id\":1}", ",", ["[", "]"]),
         (Format::Json, optional.clone(), "{}", ",", ["[", "]"]),
-        (Format::Json, optional.clone(), "{}", "", ["", ""]),
         (Format::Csv, flights(), "1", "\n", ["id\n", ""]),
     ] {
         for records in [1, 2, 1_000] {

@@ -199,8 +199,8 @@ pub fn frontiers(text: &str) -> Result<BTreeMap<String, Frontier>, Error> {
     for word in text.split_whitespace() {
         let (name, offsets) = word.split_once('@').ok_or_else(|| wrong(word))?;
         let mut frontier = Frontier::default();
-        let mut next = 0;
-        for pair in offsets.split(',').filter(|_| !offsets.is_empty()) {
+        let pairs = offsets.split(',').filter(|_| !offsets.is_empty());
+        for (next, pair) in (0..).zip(pairs) {
             let (partition, offset) = pair.split_once(':').ok_or_else(|| wrong(word))?;
             let partition: u32 = partition.parse().map_err(|_| wrong(word))?;
             let offset: u64 = offset.parse().map_err(|_| wrong(word))?;
@@ -208,7 +208,6 @@ pub fn frontiers(text: &str) -> Result<BTreeMap<String, Frontier>, Error> {
             if partition != next {
                 return Err(wrong(word));
             }
-            next += 1;
             frontier.set(PartitionId(partition), Offset(offset));
         }
         if frontiers.insert(name.to_owned(), frontier).is_some() {

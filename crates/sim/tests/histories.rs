@@ -36,7 +36,7 @@ fn nothing_acknowledged_is_lost_doubled_or_served_wrongly() {
             Err(failure) => panic!("seed {seed}: {failure}\nplay it again: scripts/sim 1 {seed}"),
         }
         seed += 1;
-        if (seed - first) % 50 == 0 {
+        if (seed - first).is_multiple_of(50) {
             println!("  {all:?}, {} s", started.elapsed().as_secs());
         }
     }

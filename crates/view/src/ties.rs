@@ -92,11 +92,8 @@ fn distinct_on(on: DistinctOn) -> Result<LogicalPlan> {
 /// their own.
 fn windows(window: Window) -> Result<Transformed<LogicalPlan>> {
     let schema = Arc::clone(window.input.schema());
-    let (by_row, others): (Vec<Expr>, Vec<Expr>) = window
-        .window_expr
-        .iter()
-        .cloned()
-        .partition(|expr| counts_rows(expr));
+    let (by_row, others): (Vec<Expr>, Vec<Expr>) =
+        window.window_expr.iter().cloned().partition(counts_rows);
     if by_row.is_empty() {
         return Ok(Transformed::no(LogicalPlan::Window(window)));
     }

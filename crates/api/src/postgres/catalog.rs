@@ -547,6 +547,10 @@ impl VisitorMut for Unplannable {
             Expr::Function(function) if matches!(function.args, FunctionArguments::Subquery(_)) => {
                 Some("CAST(NULL AS TEXT[])".to_owned())
             }
+            // Lists of privileges, of which there are none.
+            Expr::Function(function) if is_list_of_privileges(&function.to_string()) => {
+                Some("CAST(NULL AS TEXT)".to_owned())
+            }
             Expr::BinaryOp {
                 op: BinaryOperator::StringConcat,
                 right,
@@ -580,6 +584,16 @@ impl VisitorMut for Unplannable {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// `array_to_string(p.proacl, …)`, as psql shows privileges.
+fn is_list_of_privileges(call: &str) -> bool {
+    let call = call.to_ascii_lowercase();
+    let Some((_, arguments)) = call.split_once("array_to_string(") else {
+        return false;
+    };
+    let first = arguments.split(',').next().unwrap_or_default();
+    first.trim_end().ends_with("acl")
 }
 
 /// What stands for a scalar subquery of a tool's question.

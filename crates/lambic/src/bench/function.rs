@@ -35,7 +35,7 @@ async fn invocations(
     code: impl Fn(usize) -> String,
 ) -> anyhow::Result<[Figure; 4]> {
     eprintln!("invoking a {runtime} function, cold and warm");
-    let name = FunctionName::new(&format!("bench_{runtime}"))?;
+    let name = FunctionName::new(format!("bench_{runtime}"))?;
     let mut cold = Vec::new();
     for round in 0..COLD {
         let code = Code::Bytes(code(round).into_bytes());

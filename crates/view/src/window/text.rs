@@ -70,11 +70,13 @@ fn edits(tokens: &[TokenWithSpan]) -> Vec<(Location, &'static str)> {
                     edits.push((span.start, "     "));
                 }
             }
-            Token::Word(now) if begins.is_some() && now.keyword == Keyword::PARTITION => {
-                if is(index + 1, Keyword::BY) {
-                    edits.push((span.start, "~        "));
-                    edits.push((tokens[index + 1].span.start, "  "));
-                }
+            Token::Word(now)
+                if begins.is_some()
+                    && now.keyword == Keyword::PARTITION
+                    && is(index + 1, Keyword::BY) =>
+            {
+                edits.push((span.start, "~        "));
+                edits.push((tokens[index + 1].span.start, "  "));
             }
             _ => {}
         }
