@@ -160,8 +160,10 @@ impl Block {
     ) -> Result<Option<Notice>, Error> {
         match &mut self.0 {
             None => {
+                let transaction = begin(modes);
+                transaction.become_block();
                 self.0 = Some(Open {
-                    transaction: begin(modes),
+                    transaction,
                     kind: Kind::Explicit,
                 });
                 Ok(None)
@@ -169,6 +171,7 @@ impl Block {
             // What came before it in the same message is part of it, as in Postgres.
             Some(open) if open.kind == Kind::Implicit => {
                 open.transaction.set_modes(modes)?;
+                open.transaction.become_block();
                 open.kind = Kind::Explicit;
                 Ok(None)
             }

@@ -11,17 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+/// In the view's folder.
+pub const FOLDER: &str = "frontier";
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct BatchFrontier {
     frontier: Frontiers,
 }
 
 fn manifests(store: Arc<dyn ObjectStore>, definition: &Definition) -> ManifestStore<BatchFrontier> {
-    ManifestStore::new(
-        store,
-        Path::from(definition.directory()).join("frontier"),
-        1,
-    )
+    ManifestStore::new(store, Path::from(definition.directory()).join(FOLDER), 1)
 }
 
 pub async fn keep(

@@ -14,8 +14,8 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use datafusion::{
     catalog::TableProvider, error::DataFusionError, execution::SessionState, physical_plan::collect,
 };
-use lambic_dataset::{Dataset, Manifest, Reader, StreamTable};
-use lambic_model::{Frontiers, Stream, StreamId};
+use lambic_dataset::{Dataset, Pin, Reader, StreamTable};
+use lambic_model::{Erasures, Frontiers, StreamId};
 use lambic_view::{Definition, Run, Source, ViewPlan};
 use tracing::debug;
 
@@ -41,51 +41,34 @@ impl Batch {
 
     /// States of every record sealed so far. With a `base`, a batch run of the same plan, only the
     /// records sealed since are read and merged into it: states merge to the same bits either way.
-    /// `None` if nothing was sealed since.
+    /// `None` if nothing was sealed since. A base that does not know the newest erasures is not used.
     pub async fn compute(
         &self,
         plan: &ViewPlan,
         base: Option<&Arc<Run>>,
     ) -> Result<Option<Run>, Error> {
+        let pin = self.reader.pin();
+        let erasures = plan.erasures_of(&pin.log().erasures());
         let mut to = Frontiers::default();
-        let mut manifests = Vec::with_capacity(plan.inputs.len());
         for stream in &plan.inputs {
-            let manifest = self.dataset().manifest(stream.id);
-            to.set(stream.id, manifest.frontier.clone());
-            manifests.push((stream, manifest));
+            to.set(stream.id, pin.manifest(stream.id).frontier.clone());
         }
-        let base = match base.map(|base| (base, self.since(&manifests, &base.to))) {
+        // States do not give back what was erased: a base that still has it is of no use.
+        let base = base.filter(|base| base.erasures == erasures);
+        let base = match base.map(|base| (base, since(&pin, plan, &base.to))) {
             Some((base, Some(_))) if base.to == to => return Ok(None),
             Some((base, Some(tables))) => Some((base, tables)),
             _ => None,
         };
         let Some((base, tables)) = base else {
-            let each = manifests.iter();
-            let tables = each
-                .map(|(stream, manifest)| (stream.id, self.reader.sealed(stream, manifest)))
-                .collect();
-            return Ok(Some(
-                self.run(plan, tables, Frontiers::default(), to).await?,
-            ));
+            let each = plan.inputs.iter();
+            let tables = each.map(|stream| (stream.id, pin.sealed(stream))).collect();
+            let run = self.run(plan, tables, Frontiers::default(), to).await?;
+            return Ok(Some(run.knowing(erasures)));
         };
         let new = self.run(plan, tables, base.to.clone(), to).await?;
-        let runs = [Arc::clone(base), Arc::new(new)];
+        let runs = [Arc::clone(base), Arc::new(new.knowing(erasures))];
         Ok(Some(plan.merge(&runs, self.state.task_ctx()).await?))
-    }
-
-    /// The records sealed since `from`; `None` if the files do not part there.
-    fn since(
-        &self,
-        manifests: &[(&Arc<Stream>, Arc<Manifest>)],
-        from: &Frontiers,
-    ) -> Option<HashMap<StreamId, StreamTable>> {
-        let each = manifests.iter().map(|(stream, manifest)| {
-            let table = self
-                .reader
-                .sealed_since(stream, manifest, &from.of(stream.id));
-            Some((stream.id, table?))
-        });
-        each.collect()
     }
 
     async fn run(
@@ -148,8 +131,23 @@ impl Batch {
         frontier::load(self.dataset().store(), definition).await
     }
 
+    /// Deletes every kept batch view that does not know the erasures from its streams, and what cut-off runs left.
+    /// No batch may be kept meanwhile.
+    pub async fn forget_outdated(&self, erasures: &Erasures) -> Result<(), Error> {
+        store::forget_outdated(self.dataset().store(), erasures).await
+    }
+
     /// Deletes everything kept of this version of the view.
     pub async fn forget(&self, definition: &Definition) -> Result<(), Error> {
         store::forget(self.dataset().store(), definition).await
     }
+}
+
+/// The records sealed since `from`; `None` if the files do not part there.
+fn since(pin: &Pin, plan: &ViewPlan, from: &Frontiers) -> Option<HashMap<StreamId, StreamTable>> {
+    let each = plan.inputs.iter().map(|stream| {
+        let table = pin.sealed_since(stream, &from.of(stream.id));
+        Some((stream.id, table?))
+    });
+    each.collect()
 }

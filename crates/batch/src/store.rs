@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::record_batch::RecordBatch;
 use lambic_dataset::{ManifestStore, parquet_file};
-use lambic_model::Frontiers;
+use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Class, Definition, Run, ViewPlan, aggregate::STATE_ENCODING};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
@@ -13,8 +13,10 @@ use parquet::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, frontier};
 
+/// Where all views have their folders, see [`Definition::directory`].
+const FOLDER: &str = "views";
 /// The newest and the one before; only the newest has its file.
 const MANIFESTS_KEPT: usize = 2;
 
@@ -34,6 +36,9 @@ pub struct BatchManifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub functions: Option<BTreeMap<String, String>>,
     pub frontier: Frontiers,
+    /// The erasures that its states know.
+    #[serde(default, skip_serializing_if = "Erasures::is_empty")]
+    pub erasures: Erasures,
     pub file: RunFile,
 }
 
@@ -99,6 +104,7 @@ pub async fn keep(
         state_types: state_types(&schema),
         functions: Some(definition.functions.clone()),
         frontier: run.to.clone(),
+        erasures: run.erasures.clone(),
         file: RunFile {
             path: path.clone(),
             rows: run.rows() as u64,
@@ -167,10 +173,47 @@ pub async fn load(
         ));
     }
     let states: Vec<RecordBatch> = parquet_file::decode(bytes)?;
-    Ok(Some((
-        plan.sorted(states, Frontiers::default(), manifest.frontier)?,
-        number,
-    )))
+    let run = plan.sorted(states, Frontiers::default(), manifest.frontier)?;
+    Ok(Some((run.knowing(manifest.erasures), number)))
+}
+
+pub async fn forget_outdated(
+    store: Arc<dyn ObjectStore>,
+    erasures: &Erasures,
+) -> Result<(), Error> {
+    use futures::TryStreamExt;
+    let all = store.list(Some(&Path::from(FOLDER)));
+    let mut folders: BTreeMap<Path, Vec<Path>> = BTreeMap::new();
+    let mut objects = all.map_ok(|object| object.location);
+    while let Some(path) = objects.try_next().await? {
+        let parts: Vec<_> = path.parts().collect();
+        let folder = parts.iter().take(parts.len().saturating_sub(1)).cloned();
+        folders.entry(folder.collect()).or_default().push(path);
+    }
+    // A frontier tells of offsets alone, which an erasure leaves as they are.
+    folders.retain(|folder, _| folder.filename() != Some(frontier::FOLDER));
+    for (folder, paths) in folders {
+        let manifests: ManifestStore<BatchManifest> =
+            ManifestStore::new(Arc::clone(&store), folder, MANIFESTS_KEPT);
+        // One that cannot be read is computed again in any case.
+        let newest = manifests.load().await.ok().flatten();
+        let current = newest.as_ref().filter(|(_, manifest)| {
+            let streams = manifest.frontier.0.keys().copied();
+            manifest.erasures == erasures.of_streams(streams)
+        });
+        for path in paths {
+            let stays = current.is_some_and(|(_, manifest)| {
+                path.as_ref() == manifest.file.path
+                    || path
+                        .extension()
+                        .is_none_or(|extension| extension != "parquet")
+            });
+            if !stays {
+                remove_if_there(&store, &path).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 pub async fn forget(store: Arc<dyn ObjectStore>, definition: &Definition) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock, Weak},
 };
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -14,8 +14,9 @@ use object_store::{
 
 use crate::{
     DataFile, Error, Manifest, ManifestStore, Tail,
-    manifest::{data_file_name, number_of, range_of},
-    parquet_file, seal,
+    manifest::{FileErased, data_file_name, number_of, range_of},
+    parquet_file,
+    seal::{self, Sealed},
 };
 
 /// The dataset's settings.
@@ -50,54 +51,23 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     options: Options,
     streams: RwLock<HashMap<StreamId, Arc<Part>>>,
+    current: RwLock<Manifests>,
     /// What files were, by path, when their checksum was right last.
     verified: Mutex<HashMap<String, ObjectMeta>>,
 }
 
-/// Seals in a row whose end is not known: a store that does not answer is not asked more often.
-const UNDECIDED_MAX: usize = 8;
+/// The newest manifest of every stream, at one moment. Who holds it can read the files that it lists.
+pub(crate) type Manifests = Arc<HashMap<StreamId, Arc<Manifest>>>;
 
 /// One stream's part of the dataset.
-struct Part {
-    stream: Arc<Stream>,
-    manifests: ManifestStore<Manifest>,
-    current: RwLock<Arc<Manifest>>,
-    /// Seals of one stream take turns. Holds the manifests of those that ended before they knew whether theirs
-    /// was committed: whoever waits for a seal may go away while the store is still at it.
-    sealing: tokio::sync::Mutex<Vec<Manifest>>,
-}
-
-impl Part {
-    fn manifest(&self) -> Arc<Manifest> {
-        self.current
-            .read()
-            .expect("no one panics while holding the manifest")
-            .clone()
-    }
-
-    /// Makes the store's newest manifest the present one if it is one of `undecided`; true if it was.
-    async fn settle(&self, undecided: &mut Vec<Manifest>) -> Result<bool, Error> {
-        if undecided.is_empty() {
-            return Ok(false);
-        }
-        let Some((_, newest)) = self.manifests.load().await? else {
-            return Ok(false);
-        };
-        if !undecided.contains(&newest) {
-            return Ok(false);
-        }
-        // Asking for it again makes sure, unlike looking, that what is there stays there.
-        match self.manifests.commit(newest.number, &newest).await {
-            Ok(()) | Err(Error::Conflict { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        undecided.retain(|manifest| manifest.number > newest.number);
-        *self
-            .current
-            .write()
-            .expect("no one panics while holding the manifest") = Arc::new(newest);
-        Ok(true)
-    }
+pub(crate) struct Part {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) manifests: ManifestStore<Manifest>,
+    /// Former manifests, as far as somebody still holds them.
+    pub(crate) superseded: Mutex<Vec<Weak<Manifest>>>,
+    /// Changes of one stream's manifest take turns. Holds the manifests of those that ended before they knew whether
+    /// theirs was committed: whoever waits for a change may go away while the store is still at it.
+    pub(crate) changing: tokio::sync::Mutex<Vec<Manifest>>,
 }
 
 /// `dataset/<stream id>-<name>`, relative to the store's root.
@@ -105,10 +75,11 @@ fn directory(stream: &Stream) -> Path {
     Path::from("dataset").join(format!("{}-{}", stream.id, stream.name))
 }
 
-fn path_of(stream: &Stream, range: OffsetRange) -> Path {
+pub(crate) fn path_of(stream: &Stream, range: OffsetRange, erased: Option<FileErased>) -> Path {
+    let erasure = erased.map(|erased| erased.number);
     directory(stream)
         .join(format!("p{}", range.partition))
-        .join(data_file_name(range))
+        .join(data_file_name(range, erasure))
 }
 
 impl Dataset {
@@ -118,6 +89,7 @@ impl Dataset {
             store,
             options,
             streams: RwLock::default(),
+            current: RwLock::default(),
             verified: Mutex::default(),
         })))
     }
@@ -127,7 +99,7 @@ impl Dataset {
     }
 
     /// Loads the stream's newest manifest, checks that every file it lists is there in its full size, and removes
-    /// what a seal wrote that was killed before its commit.
+    /// what a seal or an erasure left that was killed.
     pub async fn add_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
         let manifests = ManifestStore::<Manifest>::new(
             self.store(),
@@ -148,11 +120,14 @@ impl Dataset {
         };
         self.tidy(&stream, &manifest).await?;
         let part = Part {
-            current: RwLock::new(Arc::new(manifest)),
             manifests,
-            sealing: tokio::sync::Mutex::default(),
+            superseded: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             stream: stream.clone(),
         };
+        self.change_current(|current| {
+            current.insert(stream.id, Arc::new(manifest));
+        });
         self.streams_mut().insert(stream.id, Arc::new(part));
         Ok(())
     }
@@ -160,6 +135,9 @@ impl Dataset {
     /// Forgets the stream; its files stay. See [`Dataset::erase_stream`].
     pub fn remove_stream(&self, stream: StreamId) {
         self.streams_mut().remove(&stream);
+        self.change_current(|current| {
+            current.remove(&stream);
+        });
     }
 
     /// Forgets the stream and deletes its manifests and files, for a dropped stream; nothing brings them back.
@@ -185,16 +163,22 @@ impl Dataset {
 
     /// The stream's present manifest; an empty one (number 0) if the stream is not part of the dataset.
     pub fn manifest(&self, stream: StreamId) -> Arc<Manifest> {
-        match self.part(stream) {
-            Ok(part) => part.manifest(),
-            Err(_) => Arc::new(Manifest {
-                number: 0,
-                stream,
-                name: lambic_model::StreamName::new("_unknown").expect("it is an identifier"),
-                frontier: Default::default(),
-                files: Vec::new(),
-            }),
-        }
+        manifest_in(&self.manifests(), stream)
+    }
+
+    pub(crate) fn manifests(&self) -> Manifests {
+        let current = self.0.current.read();
+        Arc::clone(&current.expect("no one panics while holding the manifests"))
+    }
+
+    pub(crate) fn change_current(
+        &self,
+        change: impl FnOnce(&mut HashMap<StreamId, Arc<Manifest>>),
+    ) {
+        let current = self.0.current.write();
+        let mut current = current.expect("no one panics while holding the manifests");
+        // Who holds the former set goes on with it.
+        change(Arc::make_mut(&mut current));
     }
 
     /// Makes everything up to the log's head part of the dataset, and returns the manifest that says so. Without new
@@ -214,17 +198,13 @@ impl Dataset {
         tail: &impl Tail,
     ) -> Result<Arc<Manifest>, Error> {
         let part = self.part(stream)?;
-        let mut undecided = part.sealing.lock().await;
-        part.settle(&mut undecided).await?;
+        let mut undecided = self.turn(&part).await?;
         loop {
             match self.seal_once(&part, tail, &mut undecided).await {
-                // By a seal of this process that was broken off, perhaps: then this one goes on from there.
-                Err(conflict @ Error::Conflict { .. }) => {
-                    if !part.settle(&mut undecided).await? {
-                        return Err(conflict);
-                    }
-                }
-                other => return other,
+                Err(error) => self.again_after(&part, &mut undecided, error).await?,
+                // That of a change of this process that was broken off.
+                Ok(manifest) if !manifest.frontier.covers(&tail.head(stream)) => {}
+                sealed => return sealed,
             }
         }
     }
@@ -236,7 +216,7 @@ impl Dataset {
         undecided: &mut Vec<Manifest>,
     ) -> Result<Arc<Manifest>, Error> {
         let stream = part.stream.id;
-        let manifest = part.manifest();
+        let manifest = self.present(stream)?;
         let head = tail.head(stream);
         if !head.covers(&manifest.frontier) {
             return Err(Error::LogBehind {
@@ -267,35 +247,15 @@ impl Dataset {
         if let Err(reason) = next.check() {
             panic!("sealing left a gap or an overlap: {reason}");
         }
-        let number = next.number;
-        if undecided.len() == UNDECIDED_MAX {
-            undecided.remove(0);
-        }
-        undecided.push(next.clone());
-        if let Err(error) = part.manifests.commit(number, &next).await {
-            // The store may have kept the manifest although it answered with an error: look.
-            let settled = part.settle(undecided).await;
-            if settled.is_ok() && part.manifest().number == number {
-                return Ok(part.manifest());
-            }
-            if settled.is_ok() {
-                undecided.pop();
-            }
-            return Err(error);
-        }
-        undecided.clear();
+        let files = next.files.len() - manifest.files.len();
+        let next = self.commit(part, next, undecided).await?;
         tracing::debug!(
             stream = %part.stream.name,
             manifest = next.number,
             frontier = %next.frontier,
-            files = next.files.len() - manifest.files.len(),
+            files,
             "sealed"
         );
-        let next = Arc::new(next);
-        *part
-            .current
-            .write()
-            .expect("no one panics while holding the manifest") = next.clone();
         Ok(next)
     }
 
@@ -321,31 +281,30 @@ impl Dataset {
             })
             .await??;
             next = sealed.range.end;
-            let path = path_of(&part.stream, sealed.range);
-            let bytes = sealed.file.len() as u64;
-            self.put_file(part, manifest, &path, sealed.file.into())
-                .await?;
-            added.push(DataFile {
-                path: path.to_string(),
-                range: sealed.range,
-                bytes,
-                crc32c: sealed.crc32c,
-            });
+            added.push(self.put_file(part, manifest, sealed).await?);
         }
         Ok(())
     }
 
     /// A file of this name can only be what a killed seal left behind, or that of another writer, who must win.
-    async fn put_file(
+    pub(crate) async fn put_file(
         &self,
         part: &Part,
         manifest: &Manifest,
-        path: &Path,
-        payload: PutPayload,
-    ) -> Result<(), Error> {
+        sealed: Sealed,
+    ) -> Result<DataFile, Error> {
+        let path = path_of(&part.stream, sealed.range, sealed.erased);
+        let file = DataFile {
+            path: path.to_string(),
+            range: sealed.range,
+            bytes: sealed.file.len() as u64,
+            crc32c: sealed.crc32c,
+            erased: sealed.erased,
+        };
+        let payload = PutPayload::from(sealed.file);
         let create = PutOptions::from(PutMode::Create);
-        match self.0.store.put_opts(path, payload.clone(), create).await {
-            Ok(_) => return Ok(()),
+        match self.0.store.put_opts(&path, payload.clone(), create).await {
+            Ok(_) => return Ok(file),
             Err(StoreError::AlreadyExists { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -356,8 +315,8 @@ impl Dataset {
                 path: part.manifests.path(newest).to_string(),
             });
         }
-        self.0.store.put(path, payload).await?;
-        Ok(())
+        self.0.store.put(&path, payload).await?;
+        Ok(file)
     }
 
     /// Reads the whole file and compares its checksum with the manifest's.
@@ -442,8 +401,11 @@ impl Dataset {
         for (path, object) in found {
             match kind_of(stream, &object.location, manifest) {
                 Kind::Manifest => {}
-                Kind::Orphan => {
-                    tracing::debug!(path, "removing a file of a seal that was not committed");
+                Kind::Orphan | Kind::Replaced => {
+                    tracing::debug!(
+                        path,
+                        "removing a file of a seal or erasure that was cut short"
+                    );
                     self.0.store.delete(&object.location).await?;
                 }
                 Kind::Foreign => tracing::warn!(
@@ -455,7 +417,7 @@ impl Dataset {
         Ok(())
     }
 
-    async fn objects(&self, stream: &Stream) -> Result<Vec<ObjectMeta>, Error> {
+    pub(crate) async fn objects(&self, stream: &Stream) -> Result<Vec<ObjectMeta>, Error> {
         Ok(self
             .0
             .store
@@ -464,7 +426,7 @@ impl Dataset {
             .await?)
     }
 
-    fn part(&self, stream: StreamId) -> Result<Arc<Part>, Error> {
+    pub(crate) fn part(&self, stream: StreamId) -> Result<Arc<Part>, Error> {
         self.0
             .streams
             .read()
@@ -489,10 +451,24 @@ impl Dataset {
     }
 }
 
+/// The stream's manifest among `manifests`; an empty one if it is not there.
+pub(crate) fn manifest_in(manifests: &Manifests, stream: StreamId) -> Arc<Manifest> {
+    if let Some(manifest) = manifests.get(&stream) {
+        return Arc::clone(manifest);
+    }
+    Arc::new(Manifest {
+        number: 0,
+        stream,
+        name: lambic_model::StreamName::new("_unknown").expect("it is an identifier"),
+        frontier: Default::default(),
+        files: Vec::new(),
+    })
+}
+
 fn missing(file: &DataFile) -> Error {
     Error::FileMissing {
         path: file.path.clone(),
-        records: file.range.records(),
+        records: file.records(),
     }
 }
 
@@ -520,7 +496,7 @@ fn check_manifest(stream: &Stream, number: u64, manifest: &Manifest) -> Result<(
     if let Some(file) = manifest
         .files
         .iter()
-        .find(|file| file.path != path_of(stream, file.range).to_string())
+        .find(|file| file.path != path_of(stream, file.range, file.erased).to_string())
     {
         return Err(format!(
             "`{}` is not where records {} to {} of partition {} belong",
@@ -538,14 +514,17 @@ fn check_manifest(stream: &Stream, number: u64, manifest: &Manifest) -> Result<(
 }
 
 /// What a file is that no manifest lists.
-enum Kind {
+#[derive(Debug, PartialEq)]
+pub(crate) enum Kind {
     Manifest,
     /// Named as the next file of its partition would be: written by a seal that did not come to its commit.
     Orphan,
+    /// Has the range of one that is listed: an erasure replaced it, or did not come to its commit.
+    Replaced,
     Foreign,
 }
 
-fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> Kind {
+pub(crate) fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> Kind {
     let base = directory(stream);
     let Some(parts) = location.prefix_match(&base) else {
         return Kind::Foreign;
@@ -555,6 +534,7 @@ fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> Kind {
         [name] if number_of(name.as_ref()).is_some() => Kind::Manifest,
         [directory, name] => match range_of(directory.as_ref(), name.as_ref()) {
             Some(range) if is_orphan(range, manifest, stream) => Kind::Orphan,
+            Some(range) if manifest.files.iter().any(|file| file.range == range) => Kind::Replaced,
             _ => Kind::Foreign,
         },
         _ => Kind::Foreign,

@@ -76,15 +76,22 @@ pub enum Error {
         frontier: Frontier,
     },
 
-    /// The log handed over other records than it was asked for.
+    /// The log or a file handed over other records than it was asked for.
     #[error(
-        "the log's records of stream `{stream}` are not those asked for: {reason}; please report this"
+        "the records of stream `{stream}` are not those that it should have: {reason}; please report this"
     )]
     TailMismatch { stream: StreamName, reason: String },
 
     /// What will have been appended by then is not known.
     #[error("the time {at_us} (µs since 1970) has not come; the clock shows {now_us}")]
     NotYet { at_us: i64, now_us: i64 },
+
+    /// Which records an erasure took is not known any more.
+    #[error(
+        "`{path}` is damaged or was swapped with another: its hash is not the one that the erasure log has; restore it \
+         from a backup, the records that it names would come back otherwise"
+    )]
+    ErasureDamaged { path: String },
 
     #[error("stream {stream} is not part of the dataset")]
     UnknownStream { stream: StreamId },

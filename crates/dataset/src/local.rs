@@ -42,7 +42,7 @@ struct Files {
 }
 
 /// The folders below the root that are the store's own; everything else there belongs to other rooms.
-const FOLDERS: [&str; 2] = ["dataset", "views"];
+const FOLDERS: [&str; 3] = ["dataset", "erasures", "views"];
 /// Staging files end in this, `#` and digits: `LocalFileSystem` leaves such names out of every listing.
 const STAGED_SUFFIX: &str = ".lambic-staged";
 /// What is stored here ends in one of these; the first version named staging files after it alone.

@@ -7,7 +7,9 @@
 
 use std::{marker::PhantomData, sync::Arc};
 
-use lambic_model::{Frontier, Offset, OffsetRange, PartitionId, Stream, StreamId, StreamName};
+use lambic_model::{
+    Erased, Frontier, Offset, OffsetRange, PartitionId, Stream, StreamId, StreamName,
+};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, path::Path};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -35,6 +37,32 @@ pub struct DataFile {
     pub bytes: u64,
     /// Of the whole file.
     pub crc32c: u32,
+    /// Set if records of the range were erased and are not in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<FileErased>,
+}
+
+/// What a file lacks of its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileErased {
+    /// The newest erasure whose records are not in the file.
+    pub number: u64,
+    /// How many records of the range were erased, by this and earlier erasures.
+    pub records: u64,
+}
+
+impl DataFile {
+    /// How many records are in the file.
+    pub fn records(&self) -> u64 {
+        let erased = self.erased.map_or(0, |erased| erased.records);
+        self.range.records().saturating_sub(erased)
+    }
+
+    /// How many records of `erased` are still in the file.
+    pub fn holds(&self, erased: &Erased) -> u64 {
+        let number = self.erased.map_or(0, |erased| erased.number);
+        erased.count_within_since(number, self.range)
+    }
 }
 
 impl Manifest {
@@ -49,8 +77,13 @@ impl Manifest {
         }
     }
 
+    /// Sealed and not erased.
     pub fn records(&self) -> u64 {
-        self.frontier.records()
+        self.files.iter().map(DataFile::records).sum()
+    }
+
+    pub(crate) fn lists(&self, path: &str) -> bool {
+        self.files.iter().any(|file| file.path == path)
     }
 
     pub fn bytes(&self) -> u64 {
@@ -94,6 +127,16 @@ impl Manifest {
         }
         next.files.extend(added);
         next.files.sort_by_key(|file| file.range);
+        next
+    }
+
+    /// This manifest with `file` in place of the one of the same range.
+    pub(crate) fn replaced(&self, file: DataFile) -> Manifest {
+        let mut next = self.clone();
+        next.number += 1;
+        if let Some(place) = (next.files.iter_mut()).find(|former| former.range == file.range) {
+            *place = file;
+        }
         next
     }
 }
@@ -235,21 +278,29 @@ fn decode<T: DeserializeOwned>(number: u64, bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| format!("its body is not understood: {error}"))
 }
 
-/// The name of a data file: offsets in 20 digits so that names sort as offsets do; the end is exclusive.
-pub(crate) fn data_file_name(range: OffsetRange) -> String {
-    format!("{:020}-{:020}.parquet", range.first.0, range.end.0)
+/// The name of a data file: offsets in 20 digits so that names sort as offsets do; the end is exclusive. A file
+/// that lacks records of an erasure says its number, so that no file ever changes under its name.
+pub(crate) fn data_file_name(range: OffsetRange, erasure: Option<u64>) -> String {
+    let erasure = erasure.map_or(String::new(), |number| format!(".e{number}"));
+    format!("{:020}-{:020}{erasure}.parquet", range.first.0, range.end.0)
 }
 
 /// The range that a data file's directory and name say; `None` if it is not named as ours are.
 pub(crate) fn range_of(directory: &str, file_name: &str) -> Option<OffsetRange> {
     let partition = directory.strip_prefix('p')?.parse().ok()?;
-    let (first, end) = file_name.strip_suffix(".parquet")?.split_once('-')?;
+    let stem = file_name.strip_suffix(".parquet")?;
+    let (stem, erasure) = match stem.split_once(".e") {
+        None => (stem, None),
+        Some((stem, number)) => (stem, Some(number.parse().ok()?)),
+    };
+    let (first, end) = stem.split_once('-')?;
     let range = OffsetRange {
         partition: PartitionId(partition),
         first: Offset(first.parse().ok()?),
         end: Offset(end.parse().ok()?),
     };
-    (directory == format!("p{partition}") && file_name == data_file_name(range)).then_some(range)
+    (directory == format!("p{partition}") && file_name == data_file_name(range, erasure))
+        .then_some(range)
 }
 
 #[cfg(test)]
@@ -361,7 +412,13 @@ mod tests {
             first: Offset(7),
             end: Offset(1200),
         };
-        let name = data_file_name(range);
+        let rewritten = data_file_name(range, Some(12));
+        assert_eq!(
+            rewritten,
+            "00000000000000000007-00000000000000001200.e12.parquet"
+        );
+        assert_eq!(range_of("p3", &rewritten), Some(range));
+        let name = data_file_name(range, None);
         assert_eq!(name, "00000000000000000007-00000000000000001200.parquet");
         assert_eq!(range_of("p3", &name), Some(range));
         for (directory, file_name) in [
@@ -372,6 +429,10 @@ mod tests {
             (
                 "p3",
                 "00000000000000000007-00000000000000001200.parquet.bak",
+            ),
+            (
+                "p3",
+                "00000000000000000007-00000000000000001200.e012.parquet",
             ),
         ] {
             assert_eq!(

@@ -57,7 +57,9 @@ impl Dataset {
         at_us: i64,
     ) -> Result<Option<Offset>, Error> {
         let manifest = self.manifest(stream);
-        let of_partition = |file: &&DataFile| file.range.partition == partition;
+        // One of which all was erased has no times.
+        let of_partition =
+            |file: &&DataFile| file.range.partition == partition && file.records() > 0;
         let files: Vec<&DataFile> = manifest.files.iter().filter(of_partition).collect();
         let (mut low, mut high) = (0, files.len());
         while low < high {

@@ -58,11 +58,17 @@ pub fn encode<'a>(
 
 /// All rows of a file made by [`encode`] (or any other Parquet file).
 pub fn decode(file: Bytes) -> Result<Vec<RecordBatch>, ParquetError> {
-    ParquetRecordBatchReaderBuilder::try_new(file)?
+    decode_each(file)?.collect()
+}
+
+/// The same, decoded as they are taken.
+pub fn decode_each(
+    file: Bytes,
+) -> Result<impl Iterator<Item = Result<RecordBatch, ParquetError>>, ParquetError> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?
         .with_batch_size(8192)
-        .build()?
-        .map(|batch| batch.map_err(ParquetError::from))
-        .collect()
+        .build()?;
+    Ok(reader.map(|batch| batch.map_err(ParquetError::from)))
 }
 
 /// A Parquet file in the making.

@@ -2,11 +2,16 @@
 //!
 //! A [`Pin`] fixes one frontier over all streams. The log is looked at first and the manifests after
 //! it: whatever was trimmed from the log before is then surely in a manifest, and what stands in both
-//! is told apart by its offsets.
+//! is told apart by its offsets. What was erased is left out by the pin's own set, whether the files that it
+//! reads still hold it or not.
 
 use std::sync::Arc;
 
-use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{
+    array::{AsArray, BooleanArray},
+    datatypes::{DataType, Int32Type, Int64Type, SchemaRef},
+    record_batch::RecordBatch,
+};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -20,14 +25,25 @@ use datafusion::{
     },
     error::DataFusionError,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
-    logical_expr::{Expr, Operator, TableProviderFilterPushDown},
-    physical_expr::expressions::{BinaryExpr, Column, lit},
+    logical_expr::{
+        ColumnarValue, Expr, Operator, ScalarUDF, TableProviderFilterPushDown, Volatility,
+        create_udf,
+    },
+    physical_expr::{
+        PhysicalExpr, ScalarFunctionExpr, conjunction,
+        expressions::{BinaryExpr, Column, lit},
+    },
     physical_plan::{ExecutionPlan, filter::FilterExecBuilder, union::UnionExec},
 };
 use lambic_log::{Log, Snapshot};
-use lambic_model::{Frontier, Frontiers, Stream, SystemColumn};
+use lambic_model::{
+    Erased, Frontier, Frontiers, Offset, PartitionId, Stream, StreamId, SystemColumn,
+};
 
-use crate::{DataFile, Dataset, Error, Manifest};
+use crate::{
+    DataFile, Dataset, Error, Manifest,
+    dataset::{Manifests, manifest_in},
+};
 
 /// Files smaller than this together are not worth a second thread.
 const PARALLEL_BYTES_MIN: usize = 1 << 20;
@@ -40,11 +56,13 @@ pub struct Reader {
     url: ObjectStoreUrl,
 }
 
-/// One frontier over all streams, and what is needed to read up to it.
+/// One frontier over all streams, and what is needed to read up to it: files that it may read stay until it is gone,
+/// whatever replaces them.
 #[derive(Clone)]
 pub struct Pin {
     log: Snapshot,
     heads: Frontiers,
+    manifests: Manifests,
     reader: Reader,
 }
 
@@ -57,11 +75,18 @@ impl Reader {
     }
 
     pub fn pin(&self) -> Pin {
-        let log = self.log.snapshot();
-        Pin {
-            heads: log.heads(),
-            log,
-            reader: self.clone(),
+        loop {
+            let log = self.log.snapshot();
+            let manifests = self.dataset.manifests();
+            // Files that lack more than the snapshot knows of would be half of one moment and half of another.
+            if self.log.snapshot().erasures() == log.erasures() {
+                return Pin {
+                    heads: log.heads(),
+                    log,
+                    manifests,
+                    reader: self.clone(),
+                };
+            }
         }
     }
 
@@ -79,39 +104,6 @@ impl Reader {
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
-
-    /// The stream's sealed records only.
-    pub fn sealed(&self, stream: &Arc<Stream>, manifest: &Manifest) -> StreamTable {
-        StreamTable {
-            stream: Arc::clone(stream),
-            schema: stream.schema_with_system(),
-            reader: self.clone(),
-            files: manifest.files.clone(),
-            log: None,
-            from: manifest.frontier.clone(),
-            to: manifest.frontier.clone(),
-        }
-    }
-}
-
-impl Reader {
-    /// The sealed records from `from` on; `None` if a file holds records of both sides.
-    pub fn sealed_since(
-        &self,
-        stream: &Arc<Stream>,
-        manifest: &Manifest,
-        from: &Frontier,
-    ) -> Option<StreamTable> {
-        let new = |file: &&DataFile| file.range.end > from.offset(file.range.partition);
-        let files: Vec<DataFile> = manifest.files.iter().filter(new).cloned().collect();
-        let whole = files
-            .iter()
-            .all(|file| file.range.first >= from.offset(file.range.partition));
-        whole.then(|| StreamTable {
-            files,
-            ..self.sealed(stream, manifest)
-        })
-    }
 }
 
 impl Pin {
@@ -120,7 +112,8 @@ impl Pin {
         &self.heads
     }
 
-    /// The same pin with other, earlier ends: what stood then is read again. None may lie past the log's.
+    /// The same pin with other, earlier ends: what stood then is read again, without what was erased since. None may
+    /// lie past the log's.
     pub fn at(&self, heads: Frontiers) -> Pin {
         Pin {
             heads,
@@ -136,14 +129,44 @@ impl Pin {
         &self.log
     }
 
+    pub fn manifest(&self, stream: StreamId) -> Arc<Manifest> {
+        manifest_in(&self.manifests, stream)
+    }
+
     /// The stream up to this pin.
     pub fn table(&self, stream: &Arc<Stream>) -> StreamTable {
-        let manifest = self.reader.dataset.manifest(stream.id);
         StreamTable {
             log: Some(self.log.clone()),
             to: self.heads.of(stream.id),
-            ..self.reader.sealed(stream, &manifest)
+            ..self.sealed(stream)
         }
+    }
+
+    /// The stream's sealed records only.
+    pub fn sealed(&self, stream: &Arc<Stream>) -> StreamTable {
+        let manifest = self.manifest(stream.id);
+        StreamTable {
+            stream: Arc::clone(stream),
+            schema: stream.schema_with_system(),
+            reader: self.reader.clone(),
+            files: manifest.files.clone(),
+            log: None,
+            from: manifest.frontier.clone(),
+            to: manifest.frontier.clone(),
+            erased: self.log.erased(stream.id),
+            manifest,
+        }
+    }
+
+    /// The sealed records from `from` on; `None` if a file holds records of both sides.
+    pub fn sealed_since(&self, stream: &Arc<Stream>, from: &Frontier) -> Option<StreamTable> {
+        let table = self.sealed(stream);
+        let new = |file: &&DataFile| file.range.end > from.offset(file.range.partition);
+        let files: Vec<DataFile> = table.files.iter().filter(new).cloned().collect();
+        let whole = files
+            .iter()
+            .all(|file| file.range.first >= from.offset(file.range.partition));
+        whole.then(|| StreamTable { files, ..table })
     }
 }
 
@@ -159,6 +182,10 @@ pub struct StreamTable {
     from: Frontier,
     /// Where the table ends.
     to: Frontier,
+    /// What is left out, though it may still be in files.
+    erased: Erased,
+    /// Held so that its files stay.
+    manifest: Arc<Manifest>,
 }
 
 impl std::fmt::Debug for StreamTable {
@@ -198,10 +225,12 @@ impl StreamTable {
         }
         let source = ParquetSource::new(Arc::clone(&self.schema))
             .with_table_parquet_options(parquet_options(state));
-        let rows: u64 = files.iter().map(|file| file.range.records()).sum();
-        let files = files
-            .iter()
-            .map(|file| PartitionedFile::new(file.path.clone(), file.bytes));
+        let rows: u64 = files.iter().map(|file| file.records()).sum();
+        // With each goes the manifest: a plan that may still open the file keeps it from being deleted.
+        let files = files.iter().map(|file| {
+            let listed = PartitionedFile::new(file.path.clone(), file.bytes);
+            listed.with_extension(Arc::clone(&self.manifest))
+        });
         let mut statistics = datafusion::common::Statistics::new_unknown(&self.schema);
         statistics.num_rows = Precision::Inexact(rows as usize);
         let whole = vec![FileGroup::new(files.collect())];
@@ -218,6 +247,51 @@ impl StreamTable {
         Ok(Some(DataSourceExec::from_data_source(config)))
     }
 
+    /// The records of `files` before offset `end`, without what was erased and is still in the files.
+    async fn files_filtered(
+        &self,
+        files: &[&DataFile],
+        end: Option<Offset>,
+        state: &dyn Session,
+        projection: &[usize],
+    ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
+        let hold_erased = files.iter().any(|file| file.holds(&self.erased) > 0);
+        if end.is_none() && !hold_erased {
+            return self.files(files, state, projection).await;
+        }
+        let mut scanned = projection.to_vec();
+        let mut place = |column: SystemColumn| -> PlanResult<Arc<dyn PhysicalExpr>> {
+            let index = self.schema.index_of(column.name())?;
+            let at = scanned.iter().position(|&one| one == index);
+            let at = at.unwrap_or_else(|| {
+                scanned.push(index);
+                scanned.len() - 1
+            });
+            Ok(Arc::new(Column::new(column.name(), at)))
+        };
+        let partition = place(SystemColumn::Partition)?;
+        let offset = place(SystemColumn::Offset)?;
+        let Some(records) = self.files(files, state, &scanned).await? else {
+            return Ok(None);
+        };
+        let mut conditions: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
+        if let Some(end) = end {
+            let end = lit(end.0.cast_signed());
+            let before = BinaryExpr::new(Arc::clone(&offset), Operator::Lt, end);
+            conditions.push(Arc::new(before));
+        }
+        if hold_erased {
+            let options = Arc::new(state.config_options().clone());
+            let kept = not_erased(self.erased.clone());
+            let places = vec![partition, offset];
+            let kept = ScalarFunctionExpr::try_new(kept, places, &records.schema(), options)?;
+            conditions.push(Arc::new(kept));
+        }
+        let filtered = FilterExecBuilder::new(conjunction(conditions), records)
+            .apply_projection(Some((0..projection.len()).collect()))?;
+        Ok(Some(Arc::new(filtered.build()?)))
+    }
+
     /// The files' records up to the end of the table. A file that reaches past it is filtered: it was sealed after
     /// the pin, or the pin looks back.
     async fn files_upto_end(
@@ -225,33 +299,40 @@ impl StreamTable {
         state: &dyn Session,
         projection: &[usize],
     ) -> PlanResult<Vec<Arc<dyn ExecutionPlan>>> {
-        let end = |file: &DataFile| self.to.offset(file.range.partition);
-        let begun = self
-            .files
-            .iter()
-            .filter(|file| file.range.first < end(file));
-        let (whole, cut): (Vec<&DataFile>, Vec<&DataFile>) =
-            begun.partition(|file| file.range.end <= end(file));
+        let (whole, cut): (Vec<&DataFile>, Vec<&DataFile>) = self
+            .begun()
+            .partition(|file| file.range.end <= self.end(file));
         let mut plans = Vec::new();
-        plans.extend(self.files(&whole, state, projection).await?);
-        let offset = self.schema.index_of(SystemColumn::Offset.name())?;
+        plans.extend(self.files_filtered(&whole, None, state, projection).await?);
         for file in cut {
-            let mut columns = projection.to_vec();
-            let at = columns.iter().position(|column| *column == offset);
-            let at = at.unwrap_or_else(|| {
-                columns.push(offset);
-                columns.len() - 1
-            });
-            if let Some(records) = self.files(&[file], state, &columns).await? {
-                let end = lit(end(file).0.cast_signed());
-                let offset = Arc::new(Column::new(SystemColumn::Offset.name(), at));
-                let before = Arc::new(BinaryExpr::new(offset, Operator::Lt, end));
-                let filtered = FilterExecBuilder::new(before, records)
-                    .apply_projection(Some((0..projection.len()).collect()))?;
-                plans.push(Arc::new(filtered.build()?));
-            }
+            let end = Some(self.end(file));
+            plans.extend(self.files_filtered(&[file], end, state, projection).await?);
         }
         Ok(plans)
+    }
+
+    /// The files that have records before the end of the table.
+    fn begun(&self) -> impl Iterator<Item = &DataFile> {
+        let files = self.files.iter();
+        files.filter(move |file| file.range.first < self.end(file))
+    }
+
+    /// Where the table ends in the file's partition.
+    fn end(&self, file: &DataFile) -> Offset {
+        self.to.offset(file.range.partition)
+    }
+
+    /// How many records the table of a pin that does not look back has.
+    pub fn records(&self) -> u64 {
+        let sealed = self.begun().map(|file| {
+            // What was sealed after the pin was appended after all erasures that the pin knows.
+            let past = file.range.end.0.saturating_sub(self.end(file).0);
+            file.records()
+                .saturating_sub(file.holds(&self.erased) + past)
+        });
+        let tail = self.to.ranges_since(&self.from);
+        let tail = tail.map(|range| range.records() - self.erased.count_within(range));
+        sealed.sum::<u64>() + tail.sum::<u64>()
     }
 }
 
@@ -297,6 +378,32 @@ impl TableProvider for StreamTable {
             _ => Ok(UnionExec::try_new(plans)?),
         }
     }
+}
+
+/// True where a record, given by partition and offset, is not in `erased`.
+fn not_erased(erased: Erased) -> Arc<ScalarUDF> {
+    let evaluate = move |places: &[ColumnarValue]| -> PlanResult<ColumnarValue> {
+        let places = ColumnarValue::values_to_arrays(places)?;
+        let partitions = places[0].as_primitive::<Int32Type>().values().iter();
+        let offsets = places[1].as_primitive::<Int64Type>().values().iter();
+        let kept = partitions.zip(offsets).map(|(partition, offset)| {
+            let partition = PartitionId(partition.cast_unsigned());
+            Some(!erased.contains(partition, offset.cast_unsigned()))
+        });
+        Ok(ColumnarValue::Array(Arc::new(
+            kept.collect::<BooleanArray>(),
+        )))
+    };
+    let place = vec![DataType::Int32, DataType::Int64];
+    // Volatile: it is no filter of the user's, and is not to be moved.
+    let udf = create_udf(
+        "not_erased",
+        place,
+        DataType::Boolean,
+        Volatility::Volatile,
+        Arc::new(evaluate),
+    );
+    Arc::new(udf)
 }
 
 fn parquet_options(state: &dyn Session) -> datafusion::config::TableParquetOptions {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use arrow::{
     array::{AsArray as _, RecordBatch},
-    datatypes::{Int32Type, Int64Type},
+    datatypes::{Int32Type, Int64Type, SchemaRef},
 };
 use bytes::Bytes;
-use lambic_model::{Frontier, Offset, OffsetRange, Stream, StreamId, SystemColumn};
+use lambic_model::{
+    Erased, Frontier, Offset, OffsetRange, PartitionId, Stream, StreamId, SystemColumn,
+};
 
-use crate::{Error, Options, parquet_file};
+use crate::{Error, Options, manifest::FileErased, parquet_file};
 
 /// Where sealing reads from: a snapshot of the log.
 pub trait Tail: Clone + Send + 'static {
@@ -17,8 +19,12 @@ pub trait Tail: Clone + Send + 'static {
     fn head(&self, stream: StreamId) -> Frontier;
     /// The oldest records that can still be read.
     fn start(&self, stream: StreamId) -> Frontier;
-    /// The records of `range` from its first on, in offset order, with the system columns: at least one, and not
-    /// many more than fill `bytes`.
+    /// What reads of the stream leave out.
+    fn erased(&self, _stream: StreamId) -> Erased {
+        Erased::default()
+    }
+    /// The records of `range` from its first on, in offset order, with the system columns: at least one unless all of
+    /// them were erased, and not many more than fill `bytes`.
     fn read_some(
         &self,
         stream: StreamId,
@@ -34,6 +40,10 @@ impl Tail for lambic_log::Snapshot {
 
     fn start(&self, stream: StreamId) -> Frontier {
         self.start(stream)
+    }
+
+    fn erased(&self, stream: StreamId) -> Erased {
+        self.erased(stream)
     }
 
     fn read_some(
@@ -55,6 +65,45 @@ pub(crate) struct Sealed {
     pub range: OffsetRange,
     pub file: Bytes,
     pub crc32c: u32,
+    pub erased: Option<FileErased>,
+}
+
+/// A file of the stream in the making.
+pub(crate) struct FileEncoder {
+    schema: SchemaRef,
+    encoder: parquet_file::Encoder,
+}
+
+impl FileEncoder {
+    pub(crate) fn new(stream: &Stream) -> Result<FileEncoder, Error> {
+        let schema = stream.schema_with_system();
+        let sorted_by = parquet_file::sorted_by(&schema, &[SystemColumn::Offset.name()]);
+        let properties = parquet_file::properties().set_sorting_columns(sorted_by);
+        let encoder = parquet_file::Encoder::new(&schema, properties.build())?;
+        Ok(FileEncoder { schema, encoder })
+    }
+
+    /// In the order of offsets.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        // The log may know a column as nullable where the declaration does not; the file says what is declared.
+        let batch = RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec())?;
+        Ok(self.encoder.write(&batch)?)
+    }
+
+    /// The file for `range`; what of it was not written was erased, by erasure `erasure` at the latest.
+    pub(crate) fn finish(self, range: OffsetRange, erasure: u64) -> Result<Sealed, Error> {
+        let erased = range.records() - self.encoder.rows();
+        let file = self.encoder.finish()?;
+        Ok(Sealed {
+            range,
+            crc32c: crc32c::crc32c(&file),
+            file,
+            erased: (erased > 0).then_some(FileErased {
+                number: erasure,
+                records: erased,
+            }),
+        })
+    }
 }
 
 /// Encodes one file with the first records of `range`: all of them, or as many as one file may hold.
@@ -64,87 +113,97 @@ pub(crate) fn encode_next(
     range: OffsetRange,
     options: &Options,
 ) -> Result<Sealed, Error> {
-    let schema = stream.schema_with_system();
-    let properties = parquet_file::properties()
-        .set_sorting_columns(parquet_file::sorted_by(
-            &schema,
-            &[SystemColumn::Offset.name()],
-        ))
-        .build();
-    let mut encoder = parquet_file::Encoder::new(&schema, properties)?;
+    let mismatch = |reason| Error::TailMismatch {
+        stream: stream.name.clone(),
+        reason,
+    };
+    let erased = tail.erased(stream.id);
+    let mut encoder = FileEncoder::new(stream)?;
     let mut next = range.first;
     while next < range.end
-        && encoder.rows() < options.file_rows_max
-        && encoder.bytes_estimated() < options.file_bytes_max
+        && encoder.encoder.rows() < options.file_rows_max
+        && encoder.encoder.bytes_estimated() < options.file_bytes_max
     {
         let rest = OffsetRange {
             first: next,
             ..range
         };
-        let before = next;
-        for batch in tail.read_some(stream.id, rest, options.chunk_bytes)? {
-            if encoder.rows() >= options.file_rows_max {
-                break;
-            }
-            let room = options.file_rows_max.saturating_sub(encoder.rows());
+        let batches = tail.read_some(stream.id, rest, options.chunk_bytes)?;
+        if batches.iter().all(|batch| batch.num_rows() == 0) {
+            check_erased(&erased, rest).map_err(mismatch)?;
+            next = range.end;
+        }
+        for batch in batches {
+            let room = options.file_rows_max.saturating_sub(encoder.encoder.rows());
             let rows = (batch.num_rows() as u64).min(room);
             // The rest of the batch begins the next file.
             let batch = batch.slice(0, rows as usize);
-            check_offsets(&batch, range, next).map_err(|reason| Error::TailMismatch {
-                stream: stream.name.clone(),
-                reason,
-            })?;
-            // The log may know a column as nullable where the declaration does not; the file says what is declared.
-            let batch = RecordBatch::try_new(schema.clone(), batch.columns().to_vec())?;
+            next = check_offsets(&batch, range, next, &erased).map_err(mismatch)?;
             encoder.write(&batch)?;
-            next = next.plus(rows);
-        }
-        if next == before {
-            return Err(Error::TailMismatch {
-                stream: stream.name.clone(),
-                reason: format!(
-                    "no records at offset {next} of partition {}, before its end {}",
-                    range.partition, range.end
-                ),
-            });
         }
     }
-    let file = encoder.finish()?;
-    Ok(Sealed {
-        range: OffsetRange { end: next, ..range },
-        crc32c: crc32c::crc32c(&file),
-        file,
-    })
+    encoder.finish(OffsetRange { end: next, ..range }, erased.number)
 }
 
-/// Offsets must be exactly `next, next + 1, …` within `range`: what is sealed wrongly is wrong for ever.
-fn check_offsets(batch: &RecordBatch, range: OffsetRange, next: Offset) -> Result<(), String> {
+/// All of `range` must have been erased.
+fn check_erased(erased: &Erased, range: OffsetRange) -> Result<(), String> {
+    if erased.count_within(range) == range.records() {
+        return Ok(());
+    }
+    Err(format!(
+        "records at offset {} of partition {} are missing, before offset {}",
+        range.first, range.partition, range.end
+    ))
+}
+
+/// A record's partition and offset, by row.
+pub(crate) fn places(
+    batch: &RecordBatch,
+) -> Result<impl Iterator<Item = (PartitionId, u64)> + '_, String> {
     let column = |column: SystemColumn| {
         batch
             .column_by_name(column.name())
             .ok_or_else(|| format!("column `{}` is missing", column.name()))
     };
-    let partitions = column(SystemColumn::Partition)?;
-    let offsets = column(SystemColumn::Offset)?;
-    let (Some(partitions), Some(offsets)) = (
-        partitions.as_primitive_opt::<Int32Type>(),
-        offsets.as_primitive_opt::<Int64Type>(),
-    ) else {
+    let partitions = column(SystemColumn::Partition)?.as_primitive_opt::<Int32Type>();
+    let offsets = column(SystemColumn::Offset)?.as_primitive_opt::<Int64Type>();
+    let (Some(partitions), Some(offsets)) = (partitions, offsets) else {
         return Err("`_partition` or `_offset` has another type".to_owned());
     };
-    for (expected, (&partition, &offset)) in
-        (next.0..).zip(partitions.values().iter().zip(offsets.values()))
-    {
-        if i64::from(partition) != i64::from(range.partition.0)
-            || i128::from(offset) != i128::from(expected)
-            || expected >= range.end.0
-        {
+    let rows = partitions.values().iter().zip(offsets.values());
+    Ok(rows.map(|(partition, offset)| {
+        (
+            PartitionId(partition.cast_unsigned()),
+            offset.cast_unsigned(),
+        )
+    }))
+}
+
+/// Offsets must be exactly `next, next + 1, …` within `range`, but for the erased ones: what is sealed wrongly is
+/// wrong for ever. Returns the offset that comes next.
+fn check_offsets(
+    batch: &RecordBatch,
+    range: OffsetRange,
+    next: Offset,
+    erased: &Erased,
+) -> Result<Offset, String> {
+    let mut next = next;
+    for (partition, offset) in places(batch)? {
+        if partition != range.partition || offset < next.0 || offset >= range.end.0 {
             return Err(format!(
-                "offset {offset} of partition {partition} where offset {expected} of partition {} was expected (end \
-                 {})",
+                "offset {offset} of partition {partition} where offset {next} of partition {} was expected (end {})",
                 range.partition, range.end
             ));
         }
+        if offset > next.0 {
+            let gap = OffsetRange {
+                partition,
+                first: next,
+                end: Offset(offset),
+            };
+            check_erased(erased, gap)?;
+        }
+        next = Offset(offset + 1);
     }
-    Ok(())
+    Ok(next)
 }

@@ -8,44 +8,52 @@ use arrow::{
     json::{ReaderBuilder, writer::JsonArray},
     record_batch::RecordBatch,
 };
-use lambic_model::{OffsetRange, Stream, SystemColumn, json};
+use lambic_model::{Offset, OffsetRange, Stream, SystemColumn, json};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
 /// Records that become JSON at one time.
 const ROWS_AT_ONCE: usize = 64;
 
-/// The elements of an event's `Records`, JSON, for the first records of `range`: as many as fit into `bytes_max`, and
-/// at least one. `batches` have the system columns, and are read as far as they are needed.
+/// An element of an event's `Records`, JSON.
+#[derive(Debug, PartialEq)]
+pub struct Event {
+    pub offset: Offset,
+    pub json: String,
+}
+
+/// The events of the first records of `range`, as many as fit into `bytes_max` and at least one, and how far they
+/// reach: to the end of the range unless more follow. `batches` have the system columns, and are read as far as they
+/// are needed; records that were erased are not among them.
 pub fn to_events(
     stream: &Stream,
     range: OffsetRange,
     batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
     bytes_max: usize,
-) -> Result<Vec<String>, String> {
-    let mut events = Vec::new();
+) -> Result<(Vec<Event>, Offset), String> {
+    let mut events: Vec<Event> = Vec::new();
     let mut bytes = 0;
     for batch in batches {
         let batch = batch?;
         for first in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
             let some = batch.slice(first, ROWS_AT_ONCE.min(batch.num_rows() - first));
             for event in events_of(stream, range, &some)? {
-                bytes += event.len() + 1;
+                bytes += event.json.len() + 1;
                 if bytes > bytes_max && !events.is_empty() {
-                    return Ok(events);
+                    return Ok((events, event.offset));
                 }
                 events.push(event);
             }
         }
     }
-    Ok(events)
+    Ok((events, range.end))
 }
 
 fn events_of(
     stream: &Stream,
     range: OffsetRange,
     batch: &RecordBatch,
-) -> Result<Vec<String>, String> {
+) -> Result<Vec<Event>, String> {
     let columns = stream.schema.fields().len();
     let user = batch
         .project(&(0..columns).collect::<Vec<_>>())
@@ -67,7 +75,7 @@ fn events_of(
         .as_primitive::<TimestampMicrosecondType>();
     let event = |(row, data): (usize, &RawValue)| {
         let offset = offsets.value(row);
-        let event = Event {
+        let element = Element {
             approximate_arrival_timestamp: appended.value(row) as f64 / 1e6,
             data,
             event_id: item_identifier(stream, range, offset.cast_unsigned()),
@@ -76,15 +84,17 @@ fn events_of(
             partition: range.partition.0,
             stream: stream.name.as_str(),
         };
-        serde_json::to_string(&event).map_err(|error| error.to_string())
+        let json = serde_json::to_string(&element).map_err(|error| error.to_string());
+        let offset = Offset(offset.cast_unsigned());
+        json.map(|json| Event { offset, json })
     };
     rows.into_iter().enumerate().map(event).collect()
 }
 
-/// An element of an event's `Records`.
+/// What an [`Event`] says.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Event<'a> {
+struct Element<'a> {
     approximate_arrival_timestamp: f64,
     data: &'a RawValue,
     #[serde(rename = "eventID")]
@@ -96,7 +106,8 @@ struct Event<'a> {
 }
 
 /// The event of a batch of records.
-pub fn payload(events: &[String]) -> Vec<u8> {
+pub fn payload(events: &[Event]) -> Vec<u8> {
+    let events: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
     format!("{{\"Records\":[{}]}}", events.join(",")).into_bytes()
 }
 
@@ -233,7 +244,7 @@ mod tests {
         },
         datatypes::{DataType, Field, Float64Type, Schema},
     };
-    use lambic_model::{Offset, PartitionId, StreamId, StreamName};
+    use lambic_model::{PartitionId, StreamId, StreamName};
 
     use super::*;
 
@@ -334,7 +345,8 @@ mod tests {
         let mut stream = stream();
         stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Float64, true)]));
         let batch = read(5, Arc::new(Float64Array::from(values.to_vec())));
-        let events = to_events(&stream, RANGE, [Ok(batch)], 1 << 20).unwrap();
+        let (events, _) = to_events(&stream, RANGE, [Ok(batch)], 1 << 20).unwrap();
+        let events: Vec<String> = events.into_iter().map(|event| event.json).collect();
         assert!(events[0].contains(r#""data":{"b":"NaN"}"#), "{}", events[0]);
         assert!(events[1].contains(r#""data":{"b":"Infinity"}"#));
         assert!(events[2].contains(r#""data":{"b":"-Infinity"}"#));
@@ -366,20 +378,26 @@ mod tests {
             ]
         };
         let events = |bytes_max| to_events(&stream, RANGE, batches(), bytes_max);
-        let all = to_events(&stream, RANGE, batches().into_iter().take(2), 1 << 20).unwrap();
-        assert_eq!(all.len(), 3);
+        let whole = batches().into_iter().take(2);
+        let (all, end) = to_events(&stream, RANGE, whole, 1 << 20).unwrap();
+        assert_eq!((all.len(), end), (3, RANGE.end));
         let second = concat!(
             r#"{"approximateArrivalTimestamp":1.5,"data":{"b":"y"},"eventID":"s-0-6","#,
             r#""eventSource":"lambic:stream","offset":6,"partition":0,"stream":"s"}"#
         );
-        assert_eq!(all[1], second);
+        assert_eq!(all[1].json, second);
         assert_eq!(
             payload(&all[1..2]),
             format!(r#"{{"Records":[{second}]}}"#).as_bytes()
         );
         for (bytes_max, expected) in [(0, 1), (1_200, 1), (1_500, 2), (2_000, 2)] {
-            assert_eq!(events(bytes_max).unwrap(), all[..expected], "{bytes_max}");
+            let (some, end) = events(bytes_max).unwrap();
+            assert_eq!(some, all[..expected], "{bytes_max}");
+            assert_eq!(end, all[expected].offset);
         }
+        // The record at offset 6 was erased, and what follows it.
+        let (some, end) = to_events(&stream, RANGE, [Ok(batch(5, &["x"]))], 1 << 20).unwrap();
+        assert_eq!((some.len(), end), (1, RANGE.end));
         assert_eq!(events(1 << 20), Err("not needed".to_owned()));
     }
 

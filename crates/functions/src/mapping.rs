@@ -6,6 +6,9 @@
 //!
 //! A partial batch response keeps nothing at or behind the first failure. Output does not say which record it
 //! comes from, so where a response has both, the records before the failure are delivered once more without it.
+//!
+//! Records that are erased before a batch is read are not delivered. A batch that was read before is: what a function
+//! has been given once cannot be taken back, and its retries go with it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -135,8 +138,8 @@ impl Worker {
                 Err(error) => vec![Err(error.to_string())],
             });
         let bytes_max = self.inner.options.payload_bytes_max;
-        let events = match events::to_events(&self.stream, range, batches, bytes_max) {
-            Ok(events) => events,
+        let (events, end) = match events::to_events(&self.stream, range, batches, bytes_max) {
+            Ok(read) => read,
             Err(reason) => {
                 error!(function = %self.function, stream = %self.stream.name, %reason,
                     "a trigger cannot read its records; it tries again");
@@ -145,15 +148,19 @@ impl Worker {
                     .await;
             }
         };
-        let range = OffsetRange {
-            end: range.first.plus(events.len() as u64),
-            ..range
-        };
+        let range = OffsetRange { end, ..range };
+        // Offsets whose records were erased have no event.
         let of = |part: OffsetRange| {
-            &events[part.first.since(range.first) as usize..part.end.since(range.first) as usize]
+            let at = |offset| events.partition_point(|event| event.offset < offset);
+            &events[at(part.first)..at(part.end)]
         };
         let mut work = vec![(range, true)];
         while let Some((part, retry)) = work.pop() {
+            if of(part).is_empty() {
+                // Without records nothing is refused.
+                let _ = self.commit(Vec::new(), part, part.end, position).await?;
+                continue;
+            }
             let entry = self.inner.entry(self.function.as_str()).ok_or(Stopped)?;
             let attempts_max = if retry || part.records() == 1 {
                 entry.info.retries.saturating_add(1)
@@ -223,7 +230,7 @@ impl Worker {
                         error_type,
                         error_message: message,
                         attempts: i32::try_from(attempts).unwrap_or(i32::MAX),
-                        event: of(part)[0].clone(),
+                        event: of(part)[0].json.clone(),
                     };
                     self.keep_dead_letter(letter, part, position).await?;
                 }
@@ -275,7 +282,7 @@ impl Worker {
         &self,
         entry: &Arc<Entry>,
         range: OffsetRange,
-        events: &[String],
+        events: &[events::Event],
         position: &mut Frontier,
         attempts_max: u32,
     ) -> Result<Delivery, Stopped> {

@@ -48,7 +48,7 @@ pub enum Command {
     Append(Append),
     /// Run SQL
     Query(Query),
-    /// List, show, create or drop streams
+    /// List, show, create or drop streams, or erase records
     #[command(subcommand)]
     Stream(Stream),
     /// List, show, create, refresh, explain or drop views
@@ -181,8 +181,30 @@ pub enum Stream {
         #[arg(long = "with", value_name = "KEY=VALUE")]
         options: Vec<String>,
     },
+    /// Erase records for ever, with an entry in the erasure log
+    Erase(Erase),
     /// Drop a stream and its records
     Drop { name: String },
+}
+
+#[derive(Debug, Args)]
+pub struct Erase {
+    pub name: String,
+    /// Which records, as in SQL's WHERE: "email = 'a@example.org'", or true for all
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: String,
+    /// Only tell how many records it would take
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long, conflicts_with = "dry_run")]
+    pub yes: bool,
+    /// Keep the condition in the erasure log as it is, not as a hash; it must not hold personal data then
+    #[arg(long)]
+    pub keep_predicate: bool,
+    /// Return as soon as no read finds the records, before their bytes are gone
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 #[derive(Debug, Subcommand)]

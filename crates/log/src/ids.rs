@@ -1,5 +1,9 @@
 //! The index of record ids, a key store (`keys`): which ids a stream already holds.
 //!
+//! It knows an id by its SHA-256 alone. An id may be a name or an address, and the index outlives the record:
+//! when a record is erased its id stays known, so that appending it again has no second effect, and yet no byte
+//! of it stays on disk.
+//!
 //! Never the only copy of what is in the segments: ids go in after the segment was synced, are fed again from
 //! the segments on open, and are made durable before a segment is trimmed. A watermark in the index says up
 //! to which commit it is durable. Opened on first need: a log without record ids has no such folder.
@@ -17,27 +21,29 @@ use crate::{
     keys::{KeyStore, KeyStoreError, KeyStores},
 };
 
-/// Longer ids are known by their SHA-256.
-const RAW_BYTES_MAX: usize = 40;
+/// Keys of the first builds held short ids as they are.
 const RAW: u8 = 0;
 const HASHED: u8 = 1;
-/// Shorter than any id's key.
+/// Shorter than any id's key, as all that is no id.
 const WATERMARK: &[u8] = b"w";
+/// Says that no key is raw.
+pub(crate) const ALL_HASHED: &[u8] = b"h";
 
-/// Stream, then the id's bytes or their hash.
+/// Stream, then the id's hash.
 pub(crate) type Key = Box<[u8]>;
 
 pub(crate) fn key(stream: StreamId, id: &[u8]) -> Key {
-    let mut key = Vec::with_capacity(5 + id.len().min(RAW_BYTES_MAX));
+    let mut key = Vec::with_capacity(5 + 32);
     key.extend_from_slice(&stream.0.to_be_bytes());
-    if id.len() <= RAW_BYTES_MAX {
-        key.push(RAW);
-        key.extend_from_slice(id);
-    } else {
-        key.push(HASHED);
-        key.extend_from_slice(&Sha256::digest(id));
-    }
+    key.push(HASHED);
+    key.extend_from_slice(&Sha256::digest(id));
     key.into_boxed_slice()
+}
+
+/// What a key of the first builds that holds its id as it is has become; `None` for all others.
+pub(crate) fn hashed(raw: &[u8]) -> Option<Key> {
+    let stream = raw.first_chunk::<4>()?;
+    (raw.get(4) == Some(&RAW)).then(|| key(StreamId(u32::from_be_bytes(*stream)), &raw[5..]))
 }
 
 pub(crate) struct Ids {

@@ -5,6 +5,8 @@ use std::{fmt::Debug, path::Path, sync::Arc};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use lambic_base::file;
 
+use crate::ids::{self, ALL_HASHED};
+
 /// The index's own journal; the default of half a GiB is more than the log itself usually holds.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 
@@ -68,8 +70,26 @@ impl KeyStores for Fjall {
         path.parent()
             .map_or(Ok(()), file::sync_dir)
             .map_err(stopped)?;
+        hash_all(&database, &keys).map_err(stopped)?;
         Ok(Arc::new(FjallStore { database, keys }))
     }
+}
+
+/// Brings an index of the first builds to hashes.
+fn hash_all(database: &Database, keys: &Keyspace) -> Result<(), fjall::Error> {
+    if keys.contains_key(ALL_HASHED)? {
+        return Ok(());
+    }
+    for guard in keys.iter() {
+        let raw = guard.key()?;
+        if let Some(hashed) = ids::hashed(&raw) {
+            let mut batch = database.batch();
+            batch.insert(keys, &*hashed, b"".as_slice());
+            batch.remove(keys, raw);
+            batch.commit()?;
+        }
+    }
+    keys.insert(ALL_HASHED, b"".as_slice())
 }
 
 impl KeyStore for FjallStore {

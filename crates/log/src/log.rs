@@ -13,8 +13,8 @@ use std::{
 };
 
 use lambic_model::{
-    Append, AppendError, Appended, Appender, Cursor, Frontier, Frontiers, PartitionId, Stream,
-    StreamId,
+    Append, AppendError, Appended, Appender, Cursor, Erased, Frontier, Frontiers, PartitionId,
+    Stream, StreamId,
 };
 use tokio::{
     runtime::Handle,
@@ -94,6 +94,7 @@ impl Log {
             cursors: Arc::new(state.cursors.clone()),
             segments: Arc::new(segments),
             cache: Arc::new(Cache::new(options.cache_bytes_max)),
+            erased: Arc::default(),
         };
         let permits = options.queue_bytes_max.div_ceil(PERMIT_BYTES);
         let permits = permits.clamp(1, u64::from(u32::MAX / 2)) as usize;
@@ -294,6 +295,25 @@ impl Log {
         leaving.extend(removed.iter().map(|segment| segment.path.clone()));
         shared.remove_segments(&mut leaving)?;
         Ok(removed.len() as u64)
+    }
+
+    /// From the next snapshot on, reads of the stream leave these records out. Their bytes go with the segments that
+    /// hold them, see [`Log::rotate`] and [`Log::trim`]; nothing of this is kept: whoever opens the log says it again.
+    pub fn set_erased(&self, stream: StreamId, erased: Erased) {
+        let shared = &self.0.shared;
+        shared.change_view(|view| {
+            Arc::make_mut(&mut view.erased).insert(stream, erased);
+        });
+        // Who follows the log reads again.
+        shared.commits.send_modify(|_| {});
+    }
+
+    /// Closes the segment being written if it holds records, so that it can be trimmed.
+    pub async fn rotate(&self) -> Result<(), Error> {
+        let (done, rotated) = oneshot::channel();
+        let sent = self.0.commands.send(Command::Rotate { done });
+        sent.map_err(|_| closed())?;
+        rotated.await.map_err(|_| closed())?
     }
 
     /// Of the segments on disk.

@@ -5,13 +5,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Int32Array, Int64Array, TimestampMicrosecondArray},
+    array::{
+        ArrayRef, BooleanArray, BooleanBufferBuilder, Int32Array, Int64Array,
+        TimestampMicrosecondArray,
+    },
+    compute::filter_record_batch,
     datatypes::Schema,
     error::ArrowError,
     record_batch::RecordBatch,
 };
 use lambic_model::{
-    Cursor, Frontier, Frontiers, Offset, OffsetRange, PartitionId, StreamId, SystemColumn,
+    Cursor, Erased, Erasures, Frontier, Frontiers, Offset, OffsetRange, OffsetSet, PartitionId,
+    StreamId, SystemColumn,
 };
 
 use crate::{
@@ -28,6 +33,7 @@ pub(crate) struct View {
     /// Oldest first; never empty.
     pub segments: Arc<Vec<Arc<Segment>>>,
     pub cache: Arc<Cache>,
+    pub erased: Arc<BTreeMap<StreamId, Erased>>,
 }
 
 /// Cheap to clone.
@@ -94,12 +100,38 @@ impl Snapshot {
         self.0.cursors.get(name).cloned()
     }
 
-    /// Exactly the records of `range` in offset order: the stream's columns, then the system columns.
+    /// What reads of the stream leave out.
+    pub fn erased(&self, stream: StreamId) -> Erased {
+        self.0.erased.get(&stream).cloned().unwrap_or_default()
+    }
+
+    /// The newest erasure of every stream that has any.
+    pub fn erasures(&self) -> Erasures {
+        let each = self.0.erased.iter().filter(|(_, erased)| erased.number > 0);
+        Erasures(
+            each.map(|(stream, erased)| (*stream, erased.number))
+                .collect(),
+        )
+    }
+
+    /// True if a segment holds a record of `offsets`, as if it were not erased.
+    pub fn holds(&self, stream: StreamId, offsets: &OffsetSet) -> bool {
+        let mut ranges = offsets.ranges();
+        ranges.any(|range| {
+            let mut segments = self.0.segments.iter();
+            segments.any(|segment| !segment.entries(stream, range).is_empty())
+        })
+    }
+
+    /// Exactly the records of `range` that were not erased, in offset order: the stream's columns, then the system
+    /// columns. No batch is empty.
     pub fn read(&self, stream: StreamId, range: OffsetRange) -> Result<Vec<RecordBatch>, Error> {
-        self.places(stream, range)?
+        let erased = self.erased(stream);
+        let places = self.places(stream, range)?;
+        let batches = places
             .iter()
-            .map(|place| place.read(&self.0.cache, range, true))
-            .collect()
+            .map(|place| place.read(&self.0.cache, range, &erased, true));
+        batches.filter_map(Result::transpose).collect()
     }
 
     /// As [`Snapshot::read`], in pieces that take about `bytes_max` in memory (at least one batch each),
@@ -111,6 +143,7 @@ impl Snapshot {
         };
         Chunks {
             cache: self.0.cache.clone(),
+            erased: self.erased(stream),
             places: places.into_iter(),
             failed,
             range,
@@ -159,8 +192,14 @@ struct Place {
 }
 
 impl Place {
-    /// The part of `range` that stands here.
-    fn read(&self, cache: &Cache, range: OffsetRange, keep: bool) -> Result<RecordBatch, Error> {
+    /// The part of `range` that stands here; `None` if all of it was erased.
+    fn read(
+        &self,
+        cache: &Cache,
+        range: OffsetRange,
+        erased: &Erased,
+        keep: bool,
+    ) -> Result<Option<RecordBatch>, Error> {
         let Place { segment, entry } = self;
         let key = (segment.sequence, entry.frame_at, entry.piece_at);
         let batch = match cache.get(key) {
@@ -181,12 +220,14 @@ impl Place {
             first: Offset(first),
             end: Offset(end),
         };
-        with_system(&part, range, entry.appended_at_us).map_err(|error| Error::Damaged {
-            path: segment.path.clone(),
-            position: entry.frame_at,
-            reason: error.to_string(),
-            advice: RESTORE,
-        })
+        with_system(&part, range, entry.appended_at_us)
+            .and_then(|part| without(part, range, erased))
+            .map_err(|error| Error::Damaged {
+                path: segment.path.clone(),
+                position: entry.frame_at,
+                reason: error.to_string(),
+                advice: RESTORE,
+            })
     }
 }
 
@@ -194,6 +235,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Chunks {
     cache: Arc<Cache>,
+    erased: Erased,
     places: std::vec::IntoIter<Place>,
     failed: Option<Error>,
     range: OffsetRange,
@@ -213,8 +255,9 @@ impl Iterator for Chunks {
             let Some(place) = self.places.next() else {
                 break;
             };
-            match place.read(&self.cache, self.range, false) {
-                Ok(batch) => {
+            match place.read(&self.cache, self.range, &self.erased, false) {
+                Ok(None) => {}
+                Ok(Some(batch)) => {
                     bytes += batch.get_array_memory_size();
                     chunk.push(batch);
                 }
@@ -226,6 +269,30 @@ impl Iterator for Chunks {
         }
         (!chunk.is_empty()).then_some(Ok(chunk))
     }
+}
+
+/// The records of `range`, one row each, without the erased ones.
+fn without(
+    batch: RecordBatch,
+    range: OffsetRange,
+    erased: &Erased,
+) -> Result<Option<RecordBatch>, ArrowError> {
+    let left_out = erased.count_within(range);
+    if left_out == 0 {
+        return Ok(Some(batch));
+    }
+    if left_out == range.records() {
+        return Ok(None);
+    }
+    let mut keep = BooleanBufferBuilder::new(batch.num_rows());
+    keep.append_n(batch.num_rows(), true);
+    for part in erased.within(range) {
+        for offset in part.first.0..part.end.0 {
+            keep.set_bit((offset - range.first.0) as usize, false);
+        }
+    }
+    let keep = BooleanArray::new(keep.finish(), None);
+    filter_record_batch(&batch, &keep).map(Some)
 }
 
 fn with_system(

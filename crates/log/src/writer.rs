@@ -34,6 +34,10 @@ pub(crate) enum Command {
         at_us: i64,
         done: oneshot::Sender<()>,
     },
+    /// Close the active segment, unless it holds nothing.
+    Rotate {
+        done: oneshot::Sender<Result<(), Error>>,
+    },
     /// Finish what came before, then end.
     Close,
 }
@@ -80,6 +84,9 @@ impl Writer {
                     self.settled_us = self.settled_us.max(at_us);
                     let _ = done.send(());
                 }
+                Some(Command::Rotate { done }) => {
+                    let _ = done.send(self.rotate());
+                }
                 Some(Command::Close) => break,
                 Some(Command::Append(_)) | None => {}
             }
@@ -109,9 +116,6 @@ impl Writer {
         if self.active.position >= segment_bytes
             && let Err(error) = self.begin_segment()
         {
-            if let Error::Unavailable { reason } = &error {
-                self.shared.break_down(reason.clone());
-            }
             return refuse(group, &error);
         }
         let Active {
@@ -234,10 +238,29 @@ impl Writer {
         self.state.heads.0.remove(&id);
         self.shared.change_view(|view| {
             view.heads.0.remove(&id);
+            Arc::make_mut(&mut view.erased).remove(&id);
         });
     }
 
+    fn rotate(&mut self) -> Result<(), Error> {
+        if let Some(reason) = self.shared.broken() {
+            return Err(Error::Unavailable { reason });
+        }
+        match self.active.position > self.active.segment.checkpoint_end {
+            true => self.begin_segment(),
+            false => Ok(()),
+        }
+    }
+
     fn begin_segment(&mut self) -> Result<(), Error> {
+        let begun = self.try_begin_segment();
+        if let Err(Error::Unavailable { reason }) = &begun {
+            self.shared.break_down(reason.clone());
+        }
+        begun
+    }
+
+    fn try_begin_segment(&mut self) -> Result<(), Error> {
         // Bounds what the next open has to feed to the index again.
         self.shared.persist_ids(self.state.commit)?;
         let checkpoint = self.state.checkpoint(&self.shared.view().heads);

@@ -5,6 +5,7 @@
 //! without knowing it: a view calls a function, SQL appends to the log; the binary hands them over.
 
 pub mod append;
+pub mod erasure;
 pub mod function;
 pub mod json;
 pub mod name;
@@ -12,6 +13,7 @@ pub mod position;
 pub mod stream;
 
 pub use append::{Append, AppendError, Appended, Appender, Cursor, Producer, Write, Written};
+pub use erasure::{Erased, Erasures, OffsetSet};
 pub use function::{Invocation, InvocationKind, Outcome, ScalarFunction};
 pub use name::{FunctionName, NameError, StreamName, ViewName};
 pub use position::{Frontier, Frontiers, Offset, OffsetRange, PartitionId};

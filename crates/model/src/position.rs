@@ -10,7 +10,8 @@ use crate::StreamId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartitionId(pub u32);
 
-/// The place of a record within its partition, counted from 0 without gaps.
+/// The place of a record within its partition, counted from 0 without gaps. A record that was erased leaves its
+/// place empty for ever.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

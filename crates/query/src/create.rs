@@ -404,7 +404,7 @@ fn select_text(view: &CreateView, sql: &str) -> String {
 }
 
 /// `WITH (key = 'value')` as pairs; keys must be among `known`.
-fn settings(
+pub fn settings(
     options: &[SqlOption],
     sql: &str,
     known: &[&str],

@@ -1,6 +1,6 @@
 //! Suggestions for misspelt keywords.
 
-const KEYWORDS: [&str; 40] = [
+const KEYWORDS: [&str; 41] = [
     "select",
     "from",
     "where",
@@ -17,6 +17,7 @@ const KEYWORDS: [&str; 40] = [
     "materialized",
     "view",
     "drop",
+    "erase",
     "refresh",
     "audit",
     "explain",

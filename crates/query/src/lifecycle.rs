@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lambic_model::{Frontiers, ScalarFunction, Stream};
+use lambic_model::{Frontier, Frontiers, OffsetSet, ScalarFunction, Stream};
 use lambic_view::{Definition, Planned};
 
 use crate::Error;
@@ -39,6 +39,11 @@ pub trait Lifecycle: Send + Sync {
         definition: &Definition,
         frontier: &Frontiers,
     ) -> Result<(), Error>;
+    /// Puts an erasure down: when this returns it has happened for every read to come and will be carried out,
+    /// whatever is killed. The stream must be there still.
+    async fn erase(&self, to_erase: ToErase) -> Result<Box<dyn Erasing>, Error>;
+    /// All erasures ever, the oldest first.
+    fn erasures(&self) -> Vec<ErasureInfo>;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
 }
@@ -49,4 +54,46 @@ pub trait Lifecycle: Send + Sync {
 pub trait BuiltView: Send {
     /// Serves it, in place of a former version.
     fn serve(self: Box<Self>);
+}
+
+/// What a statement found to be erased.
+#[derive(Debug, Clone)]
+pub struct ToErase {
+    pub stream: Arc<Stream>,
+    pub offsets: OffsetSet,
+    /// Records from here on were appended after the statement began.
+    pub frontier: Frontier,
+    /// Who asked.
+    pub by: String,
+    /// The condition, which the erasure log keeps as a hash.
+    pub predicate: String,
+    /// The condition as the erasure log shows it.
+    pub predicate_shown: String,
+}
+
+/// An erasure that is put down.
+#[async_trait]
+pub trait Erasing: Send {
+    /// Waits until nothing of the records is left.
+    async fn finished(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// An erasure as `lambic_erasures` shows it.
+#[derive(Debug, Clone)]
+pub struct ErasureInfo {
+    pub number: u64,
+    pub at_us: i64,
+    pub by: String,
+    pub stream: String,
+    pub predicate: String,
+    pub predicate_salt: String,
+    pub predicate_sha256: String,
+    pub records: u64,
+    pub frontier: String,
+    /// `finished`, or what is being done or waited for.
+    pub state: String,
+    pub files_rewritten: u64,
+    pub files_left: u64,
+    pub finished_at_us: Option<i64>,
+    pub sha256: String,
 }

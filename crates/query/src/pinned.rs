@@ -8,7 +8,7 @@ use datafusion::{
     error::DataFusionError,
     execution::SessionState,
 };
-use lambic_dataset::Pin;
+use lambic_dataset::{Manifest, Pin};
 use lambic_model::{Frontier, Frontiers, Stream, StreamId};
 use lambic_serving::{
     Answer, RecomputedView, RunSet, Served, ServedView, Standing, ViewRead, Views,
@@ -78,6 +78,11 @@ impl Pinned {
             own: Some(own),
             looks_back: self.looks_back,
         }
+    }
+
+    /// The stream's files as this pin reads them.
+    pub fn manifest(&self, stream: StreamId) -> Arc<Manifest> {
+        self.streams.manifest(stream)
     }
 
     /// Where a stream ended at a time.
@@ -174,6 +179,12 @@ impl Pinned {
         })
     }
 
+    /// True if the runs and what follows them in the pinned log make up the view.
+    fn are_current(&self, view: &ServedView, runs: &RunSet) -> bool {
+        let log = self.streams.log();
+        !view.is_outdated(runs, &log.erasures()) && self.tail_is_there(view.plan(), runs)
+    }
+
     /// True if the pinned log still has all that the runs do not cover. At the head it had when the runs
     /// were looked at; a batch that was published and a trim right after may have come before the pin.
     fn tail_is_there(&self, plan: &ViewPlan, runs: &RunSet) -> bool {
@@ -194,7 +205,7 @@ impl Pinned {
     ) -> Result<Answer> {
         let runs = self.runs_of(view)?;
         let heads = self.heads();
-        if !self.tail_is_there(view.plan(), runs) {
+        if !self.are_current(view, runs) {
             return self.read_from_history(view, range, state).await;
         }
         let answer = match range {
@@ -207,6 +218,7 @@ impl Pinned {
         answer.map_err(|error| DataFusionError::External(Box::new(error)))
     }
 
+    /// The same rows, computed from the records.
     async fn read_from_history(
         &self,
         view: &Arc<ServedView>,
@@ -229,7 +241,7 @@ impl Pinned {
     /// All states of a kept view at the pin, merged; what audits of sketches compare.
     pub async fn merged_states(&self, view: &Arc<ServedView>, state: &SessionState) -> Result<Run> {
         let runs = self.runs_of(view)?;
-        if !self.tail_is_there(view.plan(), runs) {
+        if !self.are_current(view, runs) {
             return self.states_from_scratch(view.plan(), state).await;
         }
         let merged = view.merged(runs, &self.heads(), self.tail().as_ref()).await;
@@ -287,7 +299,12 @@ impl Pinned {
         }
         let mut views = Vec::new();
         self.add_views_read(&view.plan().views, &mut views);
-        Some(Standing { frontier, views })
+        let streams = view.plan().streams.iter().map(|stream| stream.id);
+        Some(Standing {
+            frontier,
+            erasures: self.streams.log().erasures().of_streams(streams),
+            views,
+        })
     }
 
     fn add_views_read(&self, names: &[String], found: &mut Vec<ViewRead>) {

@@ -26,7 +26,7 @@ use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving
 use lambic_view::{Source, tail::TailSource};
 
 use crate::{
-    Catalog, as_of, key_filter,
+    Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
     pinned::{Pinned, view_error},
     system::SystemTable,
 };
@@ -43,11 +43,25 @@ pub struct Sources {
     pub tail_of: TailOf,
     /// Views of the catalog that cannot be served, with the reason.
     pub broken: Arc<RwLock<HashMap<String, String>>>,
+    /// The layers; `None` while the server starts or stops.
+    pub lifecycle: Arc<RwLock<Option<Arc<dyn Lifecycle>>>>,
 }
 
 impl Sources {
     pub fn catalog(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lifecycle(&self) -> Option<Arc<dyn Lifecycle>> {
+        self.lifecycle
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn erasures(&self) -> Vec<ErasureInfo> {
+        let lifecycle = self.lifecycle();
+        lifecycle.map_or_else(Vec::new, |lifecycle| lifecycle.erasures())
     }
 
     pub fn broken(&self) -> HashMap<String, String> {

@@ -15,7 +15,11 @@ use lambic_view::{place::Places, postgres, window};
 
 pub use diff::{Compared, Diff};
 
-use crate::{AsOf, Error, Session, as_of, depth, message, names, sqlstate};
+use crate::{
+    AsOf, Error, Session, as_of, depth,
+    erase::{self, Erase},
+    message, names, sqlstate,
+};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -44,6 +48,7 @@ pub enum Statement {
     /// `None`: all views.
     Audit(Option<String>),
     ExplainView(String),
+    Erase(Box<Erase>),
     Insert(Box<Plain>),
     Sql(Box<Plain>),
     /// Nothing between two semicolons.
@@ -275,17 +280,21 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             1,
         )),
         ["EXPLAIN", "MATERIALIZED", "VIEW", ..] => Ok(Statement::ExplainView(named(&words, 3)?)),
+        ["ERASE", ..] | ["EXPLAIN", "ERASE", ..] => {
+            Ok(Statement::Erase(Box::new(erase::parse(sql, &part.tokens)?)))
+        }
         ["INSERT", ..] => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             let mut ast = plain(&window::readable(&text), sql)?;
             postgres::adapt(&mut ast).map_err(|error| message::of_postgres(&error, sql))?;
             Ok(Statement::Insert(Box::new(Plain { ast, as_of })))
         }
-        ["UPDATE" | "DELETE" | "TRUNCATE", ..] => Err(Error::new(
-            sqlstate::FEATURE_NOT_SUPPORTED,
-            "records are immutable: streams are only appended to",
-        )
-        .with_hint("append a record that corrects, and let a view take the latest of each key")),
+        ["DELETE", ..] | ["TRUNCATE", ..] => Err(immutable().with_hint(format!(
+            "ERASE FROM {} WHERE … takes records out for ever, with an entry in lambic_erasures; to correct one, append it anew and let a view take the latest of each key",
+            erase::target(&words)
+        ))),
+        ["UPDATE", ..] => Err(immutable()
+            .with_hint("append a record that corrects, and let a view take the latest of each key")),
         _ => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             let parsed = match &session.parser {
@@ -304,6 +313,13 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             }
         }
     }
+}
+
+fn immutable() -> Error {
+    Error::new(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "records are immutable: streams are only appended to",
+    )
 }
 
 /// `STREAM` is `TABLE` to the parser; padded, so that positions stay.

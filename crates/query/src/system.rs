@@ -1,10 +1,10 @@
-//! System tables: what streams and views there are and how they stand.
+//! System tables: what streams and views there are and how they stand, and what was erased.
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BooleanArray, Int64Array, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::{ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray},
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
     record_batch::RecordBatch,
 };
 use async_trait::async_trait;
@@ -21,7 +21,10 @@ use lambic_model::{Frontier, Frontiers, Stream, StreamId};
 use lambic_serving::Served;
 use lambic_view::{Definition, Freshness};
 
-use crate::{Catalog, ViewInfo, provider::Sources, types};
+use crate::{Catalog, ErasureInfo, ViewInfo, provider::Sources, types};
+
+/// In UTC.
+const INSTANT: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
 #[derive(Clone)]
 pub struct SystemTable {
@@ -33,6 +36,7 @@ pub struct SystemTable {
 enum Which {
     Streams,
     Views,
+    Erasures,
 }
 
 impl std::fmt::Debug for SystemTable {
@@ -42,12 +46,13 @@ impl std::fmt::Debug for SystemTable {
 }
 
 impl SystemTable {
-    pub const NAMES: [&'static str; 2] = ["lambic_streams", "lambic_views"];
+    pub const NAMES: [&'static str; 3] = ["lambic_streams", "lambic_views", "lambic_erasures"];
 
     pub fn named(name: &str, sources: &Sources) -> Option<SystemTable> {
         let which = match name {
             "lambic_streams" => Which::Streams,
             "lambic_views" => Which::Views,
+            "lambic_erasures" => Which::Erasures,
             _ => return None,
         };
         Some(SystemTable {
@@ -87,6 +92,22 @@ impl SystemTable {
                 ("state_bytes", DataType::Int64),
                 ("sql", DataType::Utf8),
             ],
+            Which::Erasures => &[
+                ("erasure", DataType::Int64),
+                ("at", INSTANT),
+                ("by", DataType::Utf8),
+                ("stream", DataType::Utf8),
+                ("predicate", DataType::Utf8),
+                ("predicate_salt", DataType::Utf8),
+                ("predicate_sha256", DataType::Utf8),
+                ("records", DataType::Int64),
+                ("frontier", DataType::Utf8),
+                ("state", DataType::Utf8),
+                ("files_rewritten", DataType::Int64),
+                ("files_left", DataType::Int64),
+                ("finished_at", INSTANT),
+                ("sha256", DataType::Utf8),
+            ],
         }
     }
 
@@ -94,6 +115,7 @@ impl SystemTable {
         let columns: Vec<ArrayRef> = match self.which {
             Which::Streams => self.streams(),
             Which::Views => self.views(),
+            Which::Erasures => self.erasures(),
         };
         Ok(RecordBatch::try_new(self.schema(), columns)?)
     }
@@ -101,10 +123,7 @@ impl SystemTable {
     fn streams(&self) -> Vec<ArrayRef> {
         let pin = self.sources.reader.pin();
         let streams: Vec<_> = self.sources.catalog().streams().cloned().collect();
-        let manifests: Vec<_> = streams
-            .iter()
-            .map(|s| self.sources.reader.dataset().manifest(s.id))
-            .collect();
+        let manifests: Vec<_> = streams.iter().map(|s| pin.manifest(s.id)).collect();
         let heads: Vec<Frontier> = streams.iter().map(|s| pin.log().head(s.id)).collect();
         let described = streams.iter().map(|stream| {
             let columns = stream.schema.fields().iter().map(|field| {
@@ -121,7 +140,7 @@ impl SystemTable {
             texts(streams.iter().map(|s| Some(s.name.to_string()))),
             texts(described),
             numbers(streams.iter().map(|s| u64::from(s.partitions))),
-            numbers(heads.iter().map(Frontier::records)),
+            numbers(streams.iter().map(|s| pin.table(s).records())),
             texts(heads.iter().map(|head| Some(head.to_string()))),
             texts(manifests.iter().map(|m| Some(m.frontier.to_string()))),
             numbers(manifests.iter().map(|m| m.files.len() as u64)),
@@ -134,6 +153,28 @@ impl SystemTable {
                     .map(|s| Some(Catalog::is_system(s)))
                     .collect::<BooleanArray>(),
             ),
+        ]
+    }
+
+    fn erasures(&self) -> Vec<ArrayRef> {
+        let all = self.sources.erasures();
+        let text = |of: fn(&ErasureInfo) -> &String| texts(all.iter().map(|e| Some(of(e).clone())));
+        let number = |of: fn(&ErasureInfo) -> u64| numbers(all.iter().map(of));
+        vec![
+            number(|e| e.number),
+            instants(all.iter().map(|e| Some(e.at_us))),
+            text(|e| &e.by),
+            text(|e| &e.stream),
+            text(|e| &e.predicate),
+            text(|e| &e.predicate_salt),
+            text(|e| &e.predicate_sha256),
+            number(|e| e.records),
+            text(|e| &e.frontier),
+            text(|e| &e.state),
+            number(|e| e.files_rewritten),
+            number(|e| e.files_left),
+            instants(all.iter().map(|e| e.finished_at_us)),
+            text(|e| &e.sha256),
         ]
     }
 
@@ -177,6 +218,10 @@ fn numbers(values: impl Iterator<Item = u64>) -> ArrayRef {
             .map(|value| Some(value as i64))
             .collect::<Int64Array>(),
     )
+}
+
+fn instants(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(values.collect::<TimestampMicrosecondArray>())
 }
 
 /// How all views stand: those that are served, and those that cannot be.

@@ -93,6 +93,8 @@ pub struct Transaction {
 
 struct State {
     modes: Modes,
+    /// Begun by `BEGIN`; otherwise it ends with the statements that were sent together.
+    is_block: bool,
     /// From its first statement on its modes stand.
     used: bool,
     /// The frontier of a repeatable read.
@@ -113,6 +115,7 @@ impl Transaction {
             room,
             state: Mutex::new(State {
                 modes,
+                is_block: false,
                 used: false,
                 snapshot: None,
                 pending: Pending::default(),
@@ -130,6 +133,11 @@ impl Transaction {
 
     pub fn modes(&self) -> Modes {
         self.state().modes
+    }
+
+    /// It lasts until it is ended by a statement.
+    pub fn become_block(&self) {
+        self.state().is_block = true;
     }
 
     /// `SET TRANSACTION`, which comes before the first statement.
@@ -235,6 +243,12 @@ impl Transaction {
             return Err(Error::new(sqlstate::ACTIVE_TRANSACTION, message)
                 .with_hint("it takes effect at once, and the transaction's one frontier would not show it; use READ COMMITTED, or run it outside"));
         }
+        if matches!(statement, Statement::Erase(_)) && (state.is_block || !state.pending.is_empty())
+        {
+            let message = format!("{what} cannot run inside a transaction block");
+            return Err(Error::new(sqlstate::ACTIVE_TRANSACTION, message)
+                .with_hint("no ROLLBACK would bring the records back; run it alone"));
+        }
         if let Statement::DropStream { names, .. } = statement
             && let Some(name) = names.iter().find(|name| state.has_records_for(name))
         {
@@ -268,6 +282,8 @@ impl Transaction {
 /// What a statement changes, as its tag says; `None` if nothing.
 fn changes(statement: &Statement) -> Option<&'static str> {
     match statement {
+        Statement::Erase(erase) if erase.explain => None,
+        Statement::Erase(_) => Some("ERASE"),
         Statement::Sql(_)
         | Statement::Audit(_)
         | Statement::Diff(_)
@@ -392,6 +408,7 @@ mod tests {
     use lambic_model::{StreamId, StreamName};
 
     use super::*;
+    use crate::{Session, statement};
 
     fn transaction(limits: TransactionLimits) -> Transaction {
         Transaction::new(Room::new(limits), Modes::default())
@@ -480,6 +497,28 @@ mod tests {
         insert(&one, 100_000).await.unwrap();
         drop(one);
         assert_eq!(room.free.available_permits(), 1 << 10);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_erased_in_a_block_or_behind_inserts() {
+        let erase = |sql| {
+            statement::parse(&Session::default(), sql)
+                .unwrap()
+                .remove(0)
+        };
+        let told = erase("explain erase from s where true").statement;
+        let erase = erase("erase from s where true").statement;
+        let alone = transaction(TransactionLimits::default());
+        alone.check(&erase).unwrap();
+        insert(&alone, 1).await.unwrap();
+        let behind = alone.check(&erase).unwrap_err();
+        assert_eq!(behind.sqlstate, sqlstate::ACTIVE_TRANSACTION);
+        let block = transaction(TransactionLimits::default());
+        block.become_block();
+        let within = block.check(&erase).unwrap_err();
+        assert_eq!(within.sqlstate, sqlstate::ACTIVE_TRANSACTION);
+        block.check(&told).unwrap();
+        assert_eq!(block.kept(), 0);
     }
 
     #[tokio::test]

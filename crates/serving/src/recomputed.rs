@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::record_batch::RecordBatch;
-use lambic_model::Frontiers;
+use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Definition, RecomputePlan};
 
 use crate::ServedView;
@@ -24,6 +24,8 @@ pub struct RecomputedView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub frontier: Frontiers,
+    /// Those that took records of its streams.
+    pub erasures: Erasures,
     pub views: Vec<ViewRead>,
 }
 

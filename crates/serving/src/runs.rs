@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use lambic_model::{Frontiers, Stream};
+use lambic_model::{Erasures, Frontiers, Stream};
 use lambic_view::Run;
 
 /// A set of runs that cover all records up to `covered`, each exactly once.
@@ -14,6 +14,8 @@ pub struct RunSet {
     /// States of the records after it, oldest first, without gaps.
     pub speed: Vec<Arc<Run>>,
     pub covered: Frontiers,
+    /// The erasures that all runs know.
+    pub erasures: Erasures,
     /// Batch runs published so far.
     pub batches: u64,
 }
@@ -34,7 +36,10 @@ impl RunSet {
         };
         if self.batch.as_ref().is_some_and(|batch| !within(&batch)) {
             // The real-time runs follow it.
-            return Arc::default();
+            return Arc::new(RunSet {
+                erasures: self.erasures.clone(),
+                ..RunSet::default()
+            });
         }
         let speed: Vec<_> = self.speed.iter().take_while(within).cloned().collect();
         if speed.len() == self.speed.len() {
@@ -46,6 +51,7 @@ impl RunSet {
             covered: last.map(|run| run.to.clone()).unwrap_or_default(),
             batch: self.batch.clone(),
             speed,
+            erasures: self.erasures.clone(),
             batches: self.batches,
         })
     }

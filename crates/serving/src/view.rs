@@ -13,7 +13,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use datafusion::execution::TaskContext;
-use lambic_model::Frontiers;
+use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Definition, KeyRange, Run, ViewPlan, tail::TailSource};
 
 use crate::{Error, RunSet};
@@ -93,6 +93,7 @@ impl ServedView {
             None => RunSet::default(),
             Some((run, batches)) => RunSet {
                 covered: run.to.clone(),
+                erasures: run.erasures.clone(),
                 batch: Some(Arc::new(run)),
                 speed: Vec::new(),
                 batches,
@@ -126,7 +127,13 @@ impl ServedView {
         *self.runs.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(runs);
     }
 
-    /// Brings the real-time runs up to `heads`; returns the records taken in.
+    /// True if records that are in its runs were erased since: they cannot be taken out of states, so until a batch
+    /// from the first record on is published, readers compute the rows from the records.
+    pub fn is_outdated(&self, runs: &RunSet, erasures: &Erasures) -> bool {
+        runs.erasures != self.plan.erasures_of(erasures)
+    }
+
+    /// Brings the real-time runs up to `heads`; returns the records taken in. An outdated set is left as it is.
     pub async fn advance(&self, heads: &Frontiers) -> Result<u64, Error> {
         let _change = self.change.lock().await;
         let mut runs = self.runs().as_ref().clone();
@@ -140,6 +147,9 @@ impl ServedView {
             .tail
             .run_between(&self.plan, &runs.covered, &to, Arc::clone(&self.task))
             .await?;
+        if run.erasures != runs.erasures {
+            return Ok(0);
+        }
         runs.covered = run.to.clone();
         runs.speed.push(Arc::new(run));
         let due = runs.merge_due();
@@ -155,8 +165,9 @@ impl ServedView {
     /// Makes `batch` the batch run: the real-time runs keep only what it does not cover.
     ///
     /// Batch and speed meet at the batch frontier exactly: the states from there to the point that
-    /// speed has reached are computed anew, so that no record is in both or in neither.
-    pub async fn publish(&self, batch: Run, batches: u64) -> Result<(), Error> {
+    /// speed has reached are computed anew, so that no record is in both or in neither. False, and nothing changes, if
+    /// records were erased since the batch was computed.
+    pub async fn publish(&self, batch: Run, batches: u64) -> Result<bool, Error> {
         let _change = self.change.lock().await;
         let runs = self.runs();
         let covered = furthest(&runs.covered, &batch.to);
@@ -164,18 +175,24 @@ impl ServedView {
             .tail
             .run_between(&self.plan, &batch.to, &covered, Arc::clone(&self.task))
             .await?;
+        if tail.erasures != batch.erasures {
+            return Ok(false);
+        }
         let speed = if tail.is_empty() {
             Vec::new()
         } else {
             vec![Arc::new(tail)]
         };
         self.set_runs(RunSet {
+            erasures: batch.erasures.clone(),
             batch: Some(Arc::new(batch)),
             speed,
             covered,
             batches,
         });
-        Ok(())
+        // Its rows may hold what is erased now.
+        *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(true)
     }
 
     /// Records of this view's streams between two frontiers.

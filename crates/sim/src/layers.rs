@@ -9,7 +9,7 @@ use lambic_batch::Batch;
 use lambic_dataset::Dataset;
 use lambic_log::Log;
 use lambic_model::{Frontiers, ScalarFunction, Stream, StreamId};
-use lambic_query::{BuiltView, Error, Lifecycle};
+use lambic_query::{BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate};
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
 use lambic_view::{Definition, Planned, Run, ViewPlan};
@@ -219,6 +219,16 @@ impl Lifecycle for Layers {
     ) -> Result<(), Error> {
         let kept = self.0.batch.keep_frontier(definition, frontier).await;
         kept.map_err(Error::internal)
+    }
+
+    /// Histories have none: what erasures leave after a kill, the tests of the dataset and of the engine look at.
+    async fn erase(&self, _: ToErase) -> Result<Box<dyn Erasing>, Error> {
+        let message = "the simulated server erases nothing";
+        Err(Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message))
+    }
+
+    fn erasures(&self) -> Vec<ErasureInfo> {
+        Vec::new()
     }
 
     fn functions_of(&self, _: &str) -> Vec<String> {

@@ -38,6 +38,7 @@ async fn run(
     let mut runs: Vec<Arc<Run>> = Vec::new();
     let mut records = Records::new();
     let mut bytes = 0;
+    let erasures = plan.erasures_of(&log.erasures());
     for stream in &plan.inputs {
         for range in to.of(stream.id).ranges_since(&from.of(stream.id)) {
             for chunk in log.read_chunks(stream.id, range, CHUNK_BYTES_MAX) {
@@ -61,10 +62,10 @@ async fn run(
         .run_over(&records, from.clone(), to.clone(), Arc::clone(&task))
         .await?;
     if runs.is_empty() {
-        return Ok(last);
+        return Ok(last.knowing(erasures));
     }
     runs.push(Arc::new(last));
-    plan.merge(&runs, task).await
+    Ok(plan.merge(&runs, task).await?.knowing(erasures))
 }
 
 /// The log as it stood at one moment: what was trimmed since is still there.

@@ -29,7 +29,7 @@ use datafusion::{
         repartition::RepartitionExec,
     },
 };
-use lambic_model::{Frontiers, Stream, StreamId};
+use lambic_model::{Erasures, Frontiers, Stream, StreamId};
 
 use crate::{
     Error, Exactness, Run, TableOf,
@@ -277,8 +277,9 @@ impl ViewPlan {
             .map_err(|error| Error::State(error.to_string()))
     }
 
-    /// One run of several that follow one another.
+    /// One run of several that follow one another and know the same erasures.
     pub async fn merge(&self, runs: &[Arc<Run>], task: Arc<TaskContext>) -> Result<Run, Error> {
+        let erasures = runs.first().map(|run| run.erasures.clone());
         let from = runs.first().map(|run| run.from.clone()).unwrap_or_default();
         let to = runs.last().map(|run| run.to.clone()).unwrap_or_default();
         let states: Vec<RecordBatch> = runs.iter().map(|run| run.states.clone()).collect();
@@ -293,7 +294,13 @@ impl ViewPlan {
                 .await?
             }
         };
-        self.sorted(merged, from, to)
+        let merged = self.sorted(merged, from, to)?;
+        Ok(merged.knowing(erasures.unwrap_or_default()))
+    }
+
+    /// Of `erasures`, those that took records of its streams.
+    pub fn erasures_of(&self, erasures: &Erasures) -> Erasures {
+        erasures.of_streams(self.inputs.iter().map(|stream| stream.id))
     }
 
     /// What readers see of `states` (in any order, several of one key allowed).

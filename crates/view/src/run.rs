@@ -12,7 +12,7 @@ use arrow::{
     record_batch::RecordBatch,
     row::{RowConverter, Rows, SortField},
 };
-use lambic_model::Frontiers;
+use lambic_model::{Erasures, Frontiers};
 
 use crate::Error;
 
@@ -24,6 +24,8 @@ pub struct Run {
     keys: Option<Rows>,
     pub from: Frontiers,
     pub to: Frontiers,
+    /// The erasures that are known to its states: records that they took are not in them.
+    pub erasures: Erasures,
 }
 
 /// Encodes keys for a view's runs.
@@ -148,6 +150,7 @@ impl Run {
                 keys: None,
                 from,
                 to,
+                erasures: Erasures::default(),
             });
         };
         let in_order = (1..rows.num_rows()).all(|row| rows.row(row - 1) < rows.row(row));
@@ -157,6 +160,7 @@ impl Run {
                 keys: Some(rows),
                 from,
                 to,
+                erasures: Erasures::default(),
             });
         }
         let order = order_of(&rows);
@@ -169,7 +173,13 @@ impl Run {
             keys: Some(keys),
             from,
             to,
+            erasures: Erasures::default(),
         })
+    }
+
+    /// The same run, of records read when these erasures were known.
+    pub fn knowing(self, erasures: Erasures) -> Run {
+        Run { erasures, ..self }
     }
 
     pub fn rows(&self) -> usize {

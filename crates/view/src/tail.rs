@@ -11,7 +11,8 @@ use crate::{Error, Run, ViewPlan};
 /// Computes states of new records; the speed layer does.
 #[async_trait]
 pub trait TailSource: Send + Sync {
-    /// States of exactly the records of the view's streams in `from..to`.
+    /// States of exactly the records of the view's streams in `from..to` that were not erased; the run says which
+    /// erasures are known to it.
     async fn run_between(
         &self,
         plan: &ViewPlan,

@@ -59,7 +59,7 @@ pub fn find(app: &App, name: &str) -> Result<Arc<Stream>, Failure> {
     Err(Failure::not_found(format!("there is no stream {name}")).with_hint(hint))
 }
 
-fn describe(app: &App, stream: &Stream) -> Value {
+fn describe(app: &App, stream: &Arc<Stream>) -> Value {
     let snapshot = app.services.log.snapshot();
     let head = snapshot.head(stream.id);
     json!({
@@ -69,7 +69,7 @@ fn describe(app: &App, stream: &Stream) -> Value {
         "event_time": stream.event_time,
         "record_id": stream.record_id,
         "partition_by": stream.partition_by,
-        "records": head.records(),
+        "records": app.services.database.records(stream),
         "frontier": head.to_string(),
     })
 }

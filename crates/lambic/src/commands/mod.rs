@@ -7,6 +7,7 @@ mod bench;
 mod completions;
 mod dev;
 pub mod doctor;
+mod erase;
 mod function;
 mod query;
 mod serve;

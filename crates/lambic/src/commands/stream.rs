@@ -3,7 +3,7 @@
 use anyhow::bail;
 use serde_json::Value;
 
-use super::Global;
+use super::{Global, erase};
 use crate::{
     cli,
     client::{identifier, literal, segment},
@@ -60,6 +60,7 @@ pub fn run(global: &Global, command: cli::Stream) -> anyhow::Result<()> {
                 global.json,
             )
         }
+        cli::Stream::Erase(args) => erase::run(global, &client, &args),
         cli::Stream::Drop { name } => said(
             client
                 .sql(&format!("DROP STREAM {}", identifier(&name)))?

@@ -9,13 +9,16 @@ use lambic_dataset::Dataset;
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
-use lambic_query::{BuiltView, Error, Lifecycle, sqlstate};
+use lambic_query::{BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate};
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
 use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan};
 use tracing::{info, warn};
 
-use super::holds::{Hold, Holds};
+use super::{
+    erase::Erasures,
+    holds::{Hold, Holds},
+};
 
 pub struct Parts {
     pub log: Log,
@@ -25,6 +28,7 @@ pub struct Parts {
     pub speed: Arc<Speed>,
     pub task: Arc<TaskContext>,
     pub functions: Functions,
+    pub erasures: Erasures,
 }
 
 impl Parts {
@@ -79,6 +83,34 @@ impl Layers {
 
     pub fn serving(&self) -> &Serving {
         &self.parts.serving
+    }
+
+    /// The views whose rows are made anew by their batch and stand until the next.
+    pub fn renewed_by_batch(&self) -> Vec<Arc<RecomputedView>> {
+        let views = self.parts.serving.views();
+        let renewed = views.values().filter_map(|view| match view {
+            Served::Recomputed(view) => view.batch_frontier().map(|_| Arc::clone(view)),
+            Served::Kept(_) => None,
+        });
+        renewed.collect()
+    }
+
+    pub fn batch(&self) -> &Batch {
+        &self.parts.batch
+    }
+
+    pub fn erasures(&self) -> &Erasures {
+        &self.parts.erasures
+    }
+
+    /// No batch is computed or kept as long as this is held.
+    pub async fn batch_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.batching.lock().await
+    }
+
+    /// True if records in the view's runs were erased since.
+    pub fn is_outdated(&self, view: &ServedView) -> bool {
+        view.is_outdated(&view.runs(), &self.parts.log.snapshot().erasures())
     }
 
     pub fn functions(&self) -> &Functions {
@@ -167,13 +199,20 @@ impl Layers {
         Ok(self.parts.served(definition.clone(), plan, batch))
     }
 
-    /// The batch view that was kept; a damaged one is removed, because it can be computed again.
+    /// The batch view that was kept; one that is damaged or from before an erasure is removed, because it can be
+    /// computed again.
     async fn loaded(
         &self,
         definition: &Definition,
         plan: &ViewPlan,
     ) -> Result<Option<(Run, u64)>, Error> {
+        let erasures = plan.erasures_of(&self.parts.log.snapshot().erasures());
         match self.parts.batch.load(definition, plan).await {
+            Ok(Some((run, _))) if run.erasures != erasures => {
+                let forgotten = self.parts.batch.forget(definition).await;
+                forgotten.map_err(batch_error)?;
+                Ok(None)
+            }
             Ok(loaded) => Ok(loaded),
             Err(error @ lambic_batch::Error::Damaged { .. }) => {
                 warn!(view = %definition.name, %error, "batch view is damaged: recomputing it from the dataset");
@@ -275,11 +314,17 @@ impl Layers {
     /// Runs a view's batch and lets the result take the place of the former batch view: over what was
     /// sealed since, or `full`, over all records.
     pub async fn run_batch(&self, view: &ServedView, full: bool) -> Result<(), Error> {
-        let base = view.runs().batch.clone().filter(|_| !full);
-        let computed = self.compute(view.definition(), view.plan(), base.as_ref());
-        match computed.await? {
-            Some((run, number)) => view.publish(run, number).await.map_err(Error::internal),
-            None => Ok(()),
+        let mut base = view.runs().batch.clone().filter(|_| !full);
+        loop {
+            let computed = self.compute(view.definition(), view.plan(), base.as_ref());
+            let Some((run, number)) = computed.await? else {
+                return Ok(());
+            };
+            if view.publish(run, number).await.map_err(Error::internal)? {
+                return Ok(());
+            }
+            // Records were erased meanwhile.
+            base = None;
         }
     }
 }
@@ -315,11 +360,11 @@ fn gone(name: &str) -> Error {
     )
 }
 
-fn dataset_error(error: lambic_dataset::Error) -> Error {
+pub(super) fn dataset_error(error: lambic_dataset::Error) -> Error {
     Error::new(sqlstate::DATA_CORRUPTED, error.to_string())
 }
 
-fn batch_error(error: lambic_batch::Error) -> Error {
+pub(super) fn batch_error(error: lambic_batch::Error) -> Error {
     match error {
         lambic_batch::Error::DataFusion(error) => Error::from_datafusion(error, "", &[]),
         lambic_batch::Error::View(lambic_view::Error::DataFusion(error)) => {
@@ -416,6 +461,14 @@ impl Lifecycle for Layers {
     ) -> Result<(), Error> {
         let kept = self.parts.batch.keep_frontier(definition, frontier).await;
         kept.map_err(batch_error)
+    }
+
+    async fn erase(&self, to_erase: ToErase) -> Result<Box<dyn Erasing>, Error> {
+        self.parts.erasures.erase(&self.parts.log, to_erase).await
+    }
+
+    fn erasures(&self) -> Vec<ErasureInfo> {
+        self.parts.erasures.infos()
     }
 
     fn functions_of(&self, stream: &str) -> Vec<String> {

@@ -3,8 +3,12 @@
 //! `serve`, `dev`, `demo` and `bench` all run this. What statements do to the layers stands in
 //! `layers.rs`, what happens by itself in `upkeep.rs`.
 
+mod erase;
 mod holds;
 mod layers;
+#[cfg(test)]
+mod tests;
+mod trim;
 mod upkeep;
 
 use std::{
@@ -20,7 +24,7 @@ use datafusion::execution::{
 };
 use lambic_base::DirLock;
 use lambic_batch::Batch;
-use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
+use lambic_dataset::{Dataset, ErasureLog, LocalStore, ObjectStore, Pin, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
 use lambic_model::{Frontiers, StreamId};
@@ -32,6 +36,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use crate::settings::{self, Settings};
+use erase::Erasures;
 use layers::Layers;
 
 /// Ids below 100 are the house's own; these are the first.
@@ -73,15 +78,24 @@ pub struct Engine {
 impl Engine {
     /// Opens the data folder, recovering what a crash left, and starts what runs by itself.
     pub async fn open(options: Options) -> anyhow::Result<Engine> {
+        let lock = DirLock::acquire(&options.data)?;
+        let store = Arc::new(LocalStore::open(&options.data)?);
+        Engine::open_on(options, lock, store).await
+    }
+
+    async fn open_on(
+        options: Options,
+        lock: DirLock,
+        store: Arc<dyn ObjectStore>,
+    ) -> anyhow::Result<Engine> {
         let Options { data, settings } = options;
-        let lock = DirLock::acquire(&data)?;
         let system: SystemStreams = system_streams(SYSTEM_STREAM_FIRST);
         let catalog = Catalog::open(data.join("catalog.json"), &system.all())?;
         let streams: Vec<_> = catalog.streams().cloned().collect();
         let views: Vec<_> = catalog.views().cloned().collect();
 
-        let store = LocalStore::open(&data)?;
-        let dataset = Dataset::open(Arc::new(store), lambic_dataset::Options::default()).await?;
+        let erasures = Erasures::open(ErasureLog::open(store.clone()).await?).await?;
+        let dataset = Dataset::open(store, lambic_dataset::Options::default()).await?;
         for stream in &streams {
             dataset.add_stream(Arc::clone(stream)).await?;
         }
@@ -91,6 +105,8 @@ impl Engine {
             sealed.set(stream.id, dataset.manifest(stream.id).frontier.clone());
         }
         let log = Log::open_after(log_options(&data, &settings), &streams, sealed)?;
+        // Before anything reads.
+        erasures.leave_out(&log);
 
         let runtime = runtime(&data, &settings)?;
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime)?;
@@ -117,6 +133,7 @@ impl Engine {
             speed: Arc::new(Speed::new(log.clone())),
             task: state.task_ctx(),
             functions: functions.clone(),
+            erasures,
         }));
         open_views(&layers, &database, views).await;
         database.attach(Arc::clone(&layers) as Arc<dyn Lifecycle>);
@@ -256,28 +273,4 @@ async fn open_functions(
     let options =
         lambic_functions::Options::new(data.join("functions"), log.clone(), system, lookup);
     Ok(Functions::open(options).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_log_and_the_settings_have_the_same_defaults() {
-        let data = Path::new("data");
-        let ours = log_options(data, &Settings::default());
-        let of_the_log = lambic_log::Options::new(data.join("log"));
-        assert_eq!(ours.segment_bytes, of_the_log.segment_bytes);
-        assert_eq!(ours.append_bytes_max, of_the_log.append_bytes_max);
-        assert_eq!(ours.queue_bytes_max, of_the_log.queue_bytes_max);
-        assert_eq!(ours.producers_max, of_the_log.producers_max);
-    }
-
-    #[test]
-    fn transactions_and_the_settings_have_the_same_defaults() {
-        let ours = transaction_limits(&Settings::default());
-        let theirs = TransactionLimits::default();
-        assert_eq!(ours.bytes_max, theirs.bytes_max);
-        assert_eq!(ours.bytes_together_max, theirs.bytes_together_max);
-    }
 }

@@ -1,5 +1,5 @@
 //! What happens by itself: views follow the log, the log is sealed, batches run when due, the log is
-//! trimmed of what nothing needs any more.
+//! trimmed of what nothing needs any more, erasures are carried out.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,9 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lambic_model::{Frontier, Frontiers, Stream, StreamId};
+use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_query::Database;
-use lambic_serving::{RecomputedView, Served, ServedView, Views};
+use lambic_serving::ServedView;
 use lambic_speed::RealTime;
 use lambic_view::{Definition, Freshness};
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
@@ -72,6 +72,10 @@ pub fn start(
         let views = Arc::clone(&views);
         lambic_speed::keep_current(log.clone(), views, SPEED_PAUSE, stop.clone())
     });
+    let (erasing, stop) = (Arc::clone(layers), stopping.clone());
+    let erasures = supervised("the erasures", move || {
+        super::erase::carry_out(Arc::clone(&erasing), stop.clone())
+    });
     let (layers, database) = (Arc::clone(layers), database.clone());
     let (seal_records, seal_after) = (settings.dataset.seal_records, settings.dataset.seal_after());
     let upkeep = supervised("upkeep", move || {
@@ -86,7 +90,11 @@ pub fn start(
         };
         upkeep.run(stopping.clone())
     });
-    let tasks = vec![runtime.spawn(speed), runtime.spawn(upkeep)];
+    let tasks = vec![
+        runtime.spawn(speed),
+        runtime.spawn(erasures),
+        runtime.spawn(upkeep),
+    ];
     Ok(Running {
         runtime: Some(runtime),
         tasks,
@@ -231,7 +239,7 @@ impl Upkeep {
     async fn batch(&mut self) {
         let heads = self.layers.log().snapshot().heads();
         let kept = self.layers.serving().kept();
-        let renewed = renewed_by_batch(&self.layers.serving().views());
+        let renewed = self.layers.renewed_by_batch();
         let definitions = kept.iter().map(|view| view.definition());
         let definitions = definitions.chain(renewed.iter().map(|view| view.definition()));
         let folders: HashSet<String> = definitions.map(Definition::directory).collect();
@@ -239,10 +247,13 @@ impl Upkeep {
         self.failed.retain(|folder| folders.contains(folder));
         for view in kept {
             let covered = view.runs().batch_frontier();
-            if !self.is_due(view.definition(), &view.plan().inputs, &covered, &heads) {
+            let folder = view.definition().directory();
+            let due = self.is_due(view.definition(), &view.plan().inputs, &covered, &heads);
+            // One that was being built when records were erased is served with them in its runs.
+            let outdated = self.layers.is_outdated(&view) && !self.failed.contains(&folder);
+            if !due && !outdated {
                 continue;
             }
-            let folder = view.definition().directory();
             match self.layers.run_batch(&view, false).await {
                 Ok(()) => {
                     self.failed.remove(&folder);
@@ -294,58 +305,11 @@ impl Upkeep {
         due
     }
 
-    /// The log keeps what is not sealed, what no batch view covers, what views being built have yet to read, and what
-    /// triggers have yet to read.
-    ///
     /// A view whose batch fails holds nothing: one record that it cannot compute would let the log grow until the disk
     /// is full. It is read, and made again, from the dataset.
     async fn trim(&self) {
-        let cursors = self.layers.functions().cursors();
-        let mut keep = Frontiers::default();
-        for (stream, head) in self.layers.log().snapshot().heads().0 {
-            let mut from = self.layers.dataset().manifest(stream).frontier.min(&head);
-            // Held first: a view that is served in between is then seen among those that are.
-            from = self.layers.holds().earliest(stream, from);
-            for view in self.layers.serving().kept() {
-                let fails = self.failed.contains(&view.definition().directory());
-                if !fails && view.plan().inputs.iter().any(|input| input.id == stream) {
-                    from = from.min(&view.runs().batch_frontier().of(stream));
-                }
-            }
-            for view in renewed_by_batch(&self.layers.serving().views()) {
-                if self.failed.contains(&view.definition().directory()) {
-                    continue;
-                }
-                // So that it can be told how old the view is.
-                let covered = view
-                    .batch_frontier()
-                    .and_then(|covered| covered.0.get(&stream));
-                from = covered.map_or(from.clone(), |covered| from.min(covered));
-            }
-            if let Some(cursor) = cursors.0.get(&stream) {
-                from = from.min(cursor);
-            }
-            keep.set(stream, padded(from, &head));
-        }
-        let log = self.layers.log().clone();
-        match tokio::task::spawn_blocking(move || log.trim(&keep)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!(%error, "the log cannot be trimmed"),
-            Err(error) => error!(%error, "trimming the log ended badly"),
+        if let Err(error) = self.layers.trim(&self.failed).await {
+            warn!(error = format!("{error:#}"), "the log cannot be trimmed");
         }
     }
-}
-
-/// The views whose rows are made anew by their batch and stand until the next.
-fn renewed_by_batch(views: &Views) -> Vec<Arc<RecomputedView>> {
-    let renewed = views.values().filter_map(|view| match view {
-        Served::Recomputed(view) => view.batch_frontier().map(|_| Arc::clone(view)),
-        Served::Kept(_) => None,
-    });
-    renewed.collect()
-}
-
-/// With as many partitions as the head has.
-fn padded(frontier: Frontier, head: &Frontier) -> Frontier {
-    frontier.max(&Frontier::zero(head.0.len() as u32))
 }

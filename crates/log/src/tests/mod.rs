@@ -3,6 +3,7 @@
 mod appends;
 mod crash;
 mod drop;
+mod erase;
 mod time;
 mod trim;
 

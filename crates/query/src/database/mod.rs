@@ -7,10 +7,12 @@ mod create_stream;
 mod create_view;
 mod diff;
 mod drop;
+mod erase;
 mod explain;
 mod insert;
 mod listed;
 mod lookup;
+mod parameters;
 mod renew;
 mod rollback;
 mod scratch;
@@ -32,8 +34,6 @@ use datafusion::{
     catalog::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     },
-    common::{ParamValues, metadata::ScalarAndMetadata},
-    error::DataFusionError,
     execution::SessionState,
     logical_expr::LogicalPlan,
     physical_plan::memory::MemoryStream,
@@ -48,6 +48,7 @@ use lambic_view::{Definition, Planned, aggregate::FloatSums, session, wildcard};
 
 pub use audit::AuditResult;
 use building::Building;
+use parameters::{by_number, with_parameters};
 
 use crate::{
     Catalog, CatalogError, Error, Lifecycle, Outcome, Prepared, Session, TransactionLimits,
@@ -81,7 +82,6 @@ struct Inner {
     context: SessionContext,
     sources: Sources,
     appender: Arc<dyn Appender>,
-    lifecycle: RwLock<Option<Arc<dyn Lifecycle>>>,
     /// The code of functions that SQL knows, by name.
     functions: RwLock<BTreeMap<String, Arc<dyn ScalarFunction>>>,
     /// One change of the catalog at a time.
@@ -89,6 +89,8 @@ struct Inner {
     /// One view at a time is renewed: each may use the whole machine.
     renewing: tokio::sync::Mutex<()>,
     building: Building,
+    /// One erasure finds its records at a time: none finds those of another.
+    erasing: tokio::sync::Mutex<()>,
     transactions: Room,
 }
 
@@ -120,6 +122,7 @@ impl Database {
             reader: parts.reader,
             tail_of: parts.tail_of,
             broken: Arc::default(),
+            lifecycle: Arc::default(),
         };
         let public = Public {
             sources: sources.clone(),
@@ -132,41 +135,32 @@ impl Database {
             context: SessionContext::new_with_state(state),
             sources,
             appender: parts.appender,
-            lifecycle: RwLock::new(None),
             functions: RwLock::new(BTreeMap::new()),
             changing: tokio::sync::Mutex::new(()),
             renewing: tokio::sync::Mutex::new(()),
             building: Building::default(),
+            erasing: tokio::sync::Mutex::new(()),
             transactions: Room::new(parts.transactions),
         }))
     }
 
     /// Hands over the layers; statements that need them fail until then.
     pub fn attach(&self, lifecycle: Arc<dyn Lifecycle>) {
-        *self
-            .0
-            .lifecycle
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(lifecycle);
+        self.set_lifecycle(Some(lifecycle));
     }
 
     /// Lets go of the layers, which hold the database themselves.
     pub fn detach(&self) {
-        *self
-            .0
-            .lifecycle
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.set_lifecycle(None);
+    }
+
+    fn set_lifecycle(&self, lifecycle: Option<Arc<dyn Lifecycle>>) {
+        let slot = self.0.sources.lifecycle.write();
+        *slot.unwrap_or_else(PoisonError::into_inner) = lifecycle;
     }
 
     fn lifecycle(&self) -> Result<Arc<dyn Lifecycle>, Error> {
-        let lifecycle = self
-            .0
-            .lifecycle
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        lifecycle.ok_or_else(|| {
+        self.0.sources.lifecycle().ok_or_else(|| {
             Error::new(
                 sqlstate::UNAVAILABLE,
                 "the server is starting or stopping; try again",
@@ -185,6 +179,11 @@ impl Database {
 
     pub fn stream(&self, name: &str) -> Option<Arc<Stream>> {
         self.0.sources.catalog().stream(name).cloned()
+    }
+
+    /// How many records the stream has now.
+    pub fn records(&self, stream: &Arc<Stream>) -> u64 {
+        self.0.sources.reader.pin().table(stream).records()
     }
 
     pub fn definitions(&self) -> Vec<Definition> {
@@ -383,22 +382,22 @@ impl Database {
                     let moment = moment.map_err(|error| moved(error, &parsed))?;
                     types.extend(types_of(&moment)?);
                 }
-                // A door may rewrite a statement so that it uses fewer parameters than its text.
-                let count = types
-                    .keys()
-                    .filter_map(|name| name.trim_start_matches('$').parse().ok())
-                    .max()
-                    .unwrap_or(0)
-                    .min(parsed.parameters);
-                let by_number =
-                    (1..=count).map(|n: usize| types.get(&format!("${n}")).cloned().flatten());
                 let is_query = matches!(parsed.statement, Statement::Sql(_)) && returns_rows(&plan);
                 let schema = if is_query {
                     crate::names::shown_schema(plan.schema().inner())
                 } else {
                     Arc::new(Schema::empty())
                 };
-                (by_number.collect(), schema)
+                (by_number(types, parsed.parameters), schema)
+            }
+            Statement::Erase(erase) => {
+                let types = self.erase_parameters(erase, &parsed.sql).await;
+                let types = types.map_err(|error| moved(error, &parsed))?;
+                let schema = match erase.explain {
+                    true => explain::schema(),
+                    false => Arc::new(Schema::empty()),
+                };
+                (by_number(types, parsed.parameters), schema)
             }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
             Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
@@ -488,6 +487,7 @@ impl Database {
             Statement::Diff(diff) => self.diff(diff, sql).await,
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
+            Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
             Statement::Sql(plain) => self.query(session, plain, sql, parameters).await,
         }
@@ -554,18 +554,4 @@ fn returns_rows(plan: &LogicalPlan) -> bool {
             | LogicalPlan::Copy(_)
             | LogicalPlan::Statement(_)
     )
-}
-
-fn with_parameters(
-    plan: LogicalPlan,
-    parameters: Vec<ScalarValue>,
-) -> Result<LogicalPlan, DataFusionError> {
-    if parameters.is_empty() {
-        return Ok(plan);
-    }
-    let values = parameters
-        .into_iter()
-        .map(|value| ScalarAndMetadata::new(value, None))
-        .collect();
-    plan.with_param_values(ParamValues::List(values))
 }

@@ -10,14 +10,14 @@ use std::{
 use anyhow::Context;
 use lambic_base::DirLock;
 use lambic_batch::BatchManifest;
-use lambic_dataset::{DataFile, Dataset, LocalStore, Manifest, ManifestStore};
+use lambic_dataset::{DataFile, Dataset, ErasureLog, LocalStore, Manifest, ManifestStore};
 use lambic_log::Inspected;
 use lambic_model::{Frontier, Offset, OffsetRange, PartitionId, StreamId};
 use lambic_query::Catalog;
 use lambic_view::Definition;
 use serde_json::Value;
 
-use super::Check;
+use super::{Check, erasures};
 use crate::{
     commands::wait,
     exit::refusal,
@@ -58,8 +58,10 @@ pub fn check(data: &Path) -> anyhow::Result<Vec<Check>> {
             LocalStore::to_read(data).with_context(|| format!("cannot read {}", data.display()))?,
         );
         let dataset = Dataset::open(store, lambic_dataset::Options::default()).await?;
-        streams(data, &dataset, catalog.as_ref(), log.as_ref(), &mut checks).await;
-        if let Some(catalog) = &catalog {
+        let erasures = erasures::check(&dataset, &mut checks).await;
+        let (catalog, log) = (catalog.as_ref(), log.as_ref());
+        streams(data, &dataset, catalog, log, erasures.as_ref(), &mut checks).await;
+        if let Some(catalog) = catalog {
             views(&dataset, catalog, &mut checks).await;
         }
         Ok(())
@@ -141,6 +143,7 @@ async fn streams(
     dataset: &Dataset,
     catalog: Option<&Catalog>,
     log: Option<&Inspected>,
+    erasures: Option<&ErasureLog>,
     checks: &mut Vec<Check>,
 ) {
     let folders = match folders(data) {
@@ -176,7 +179,7 @@ async fn streams(
             .unwrap_or_else(|| format!("stream {id}"));
         let frontier = match folders.get(&id) {
             None => Frontier::default(),
-            Some(folder) => match sealed(dataset, folder, checks, &mut files).await {
+            Some(folder) => match sealed(dataset, folder, erasures, checks, &mut files).await {
                 Some(frontier) => frontier,
                 None => continue,
             },
@@ -222,6 +225,7 @@ async fn streams(
 async fn sealed(
     dataset: &Dataset,
     folder: &str,
+    erasures: Option<&ErasureLog>,
     checks: &mut Vec<Check>,
     files: &mut u64,
 ) -> Option<Frontier> {
@@ -246,6 +250,9 @@ async fn sealed(
             ),
         ));
         return None;
+    }
+    if let Some(erasures) = erasures {
+        erasures::check_files(erasures, &manifest, &path, checks);
     }
     if let Err(reason) = manifest.check() {
         checks.push(Check::trouble(NAME, path, reason));
@@ -296,6 +303,7 @@ async fn view(
         },
         bytes: manifest.file.bytes,
         crc32c: manifest.file.crc32c,
+        erased: None,
     };
     dataset.verify(&file).await
 }

@@ -1,5 +1,6 @@
 //! `lambic doctor`: what this machine offers, and whether a stopped server's files are whole. It changes nothing.
 
+mod erasures;
 mod files;
 
 use std::{
