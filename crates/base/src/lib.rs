@@ -8,6 +8,7 @@ pub mod clock;
 pub mod disk;
 pub mod file;
 pub mod lock;
+pub mod parallel;
 pub mod retry;
 
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -7,6 +7,7 @@
 
 mod error;
 mod frontier;
+mod narrow;
 mod store;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
@@ -33,6 +34,10 @@ impl Batch {
     /// `state` brings settings, functions and the memory that batches may use.
     pub fn new(reader: Reader, state: SessionState) -> Batch {
         Batch { reader, state }
+    }
+
+    fn threads(&self) -> usize {
+        self.state.config().target_partitions()
     }
 
     fn dataset(&self) -> &Dataset {
@@ -80,7 +85,10 @@ impl Batch {
     ) -> Result<Run, Error> {
         let table = |source: Source| -> Result<Arc<dyn TableProvider>, DataFusionError> {
             match source {
-                Source::Stream(stream) => Ok(Arc::new(tables[&stream.id].clone())),
+                Source::Stream(stream) => {
+                    let table = tables[&stream.id].clone();
+                    Ok(Arc::new(table.with_text_views(&plan.texts_only_grouped_by)))
+                }
                 other => Err(DataFusionError::Plan(format!("{other:?} is not a stream"))),
             }
         };
@@ -88,7 +96,7 @@ impl Batch {
         let states = plan.states_from(&self.state, &table).await?;
         let states = collect(states, self.state.task_ctx()).await?;
         let computed = started.elapsed();
-        let run = plan.sorted(states, from, to)?;
+        let run = plan.sorted(states, self.threads(), from, to)?;
         debug!(
             computing_s = computed.as_secs_f64(),
             sorting_s = (started.elapsed() - computed).as_secs_f64(),
@@ -105,7 +113,8 @@ impl Batch {
         plan: &ViewPlan,
         run: &Run,
     ) -> Result<u64, Error> {
-        store::keep(self.dataset().store(), definition, plan, run).await
+        let store = self.dataset().store();
+        store::keep(store, definition, plan, run, self.threads()).await
     }
 
     /// The newest batch view that was kept, if it fits the plan.
@@ -114,7 +123,7 @@ impl Batch {
         definition: &Definition,
         plan: &ViewPlan,
     ) -> Result<Option<(Run, u64)>, Error> {
-        store::load(self.dataset().store(), definition, plan).await
+        store::load(self.dataset().store(), definition, plan, self.threads()).await
     }
 
     /// Keeps up to where the rows of a recomputed view go that is served as of its last batch.

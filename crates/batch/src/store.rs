@@ -2,18 +2,23 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::record_batch::RecordBatch;
+use arrow::{error::ArrowError, record_batch::RecordBatch};
 use lambic_dataset::{ManifestStore, parquet_file};
 use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Class, Definition, Run, ViewPlan, aggregate::STATE_ENCODING};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
+    basic::Compression,
+    errors::ParquetError,
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, frontier};
+use crate::{
+    Error, frontier,
+    narrow::{narrowed, widened},
+};
 
 /// Where all views have their folders, see [`Definition::directory`].
 const FOLDER: &str = "views";
@@ -70,13 +75,15 @@ fn state_types(schema: &arrow::datatypes::Schema) -> Vec<String> {
 }
 
 /// Keys repeat, and so may rows. States hardly ever do, and are always read whole: to look for repetitions and extremes in
-/// them costs much and gives nothing.
+/// them costs much and gives nothing, nor does it to compress them well: they are soon replaced.
 fn properties(plan: &ViewPlan) -> WriterProperties {
     let mut properties = parquet_file::properties().set_statistics_enabled(EnabledStatistics::None);
     if plan.class == Class::Rows {
         return properties.build();
     }
-    properties = properties.set_dictionary_enabled(false);
+    properties = properties
+        .set_dictionary_enabled(false)
+        .set_compression(Compression::LZ4_RAW);
     for field in &plan.state_schema.fields()[..plan.key_columns()] {
         let column = ColumnPath::from(field.name().as_str());
         properties = properties.set_column_dictionary_enabled(column, true);
@@ -89,13 +96,15 @@ pub async fn keep(
     definition: &Definition,
     plan: &ViewPlan,
     run: &Run,
+    threads: usize,
 ) -> Result<u64, Error> {
     let manifests = manifests(&store, definition);
     let newest = manifests.load().await?;
     let number = newest.as_ref().map_or(0, |(number, _)| *number) + 1;
     let path = format!("{}/states-{number:020}.parquet", definition.directory());
     let schema = run.states.schema();
-    let file = parquet_file::encode(&schema, [&run.states], properties(plan))?;
+    let states = narrowed(&run.states).map_err(ParquetError::from)?;
+    let file = parquet_file::encode_on(threads, &states, properties(plan))?;
     let body = BatchManifest {
         sql: definition.sql.clone(),
         plan: Some(plan.described()),
@@ -132,6 +141,7 @@ pub async fn load(
     store: Arc<dyn ObjectStore>,
     definition: &Definition,
     plan: &ViewPlan,
+    threads: usize,
 ) -> Result<Option<(Run, u64)>, Error> {
     let damaged = |path: String, what: String| Error::Damaged {
         path,
@@ -172,8 +182,13 @@ pub async fn load(
             "its checksum does not match its manifest".to_owned(),
         ));
     }
-    let states: Vec<RecordBatch> = parquet_file::decode(bytes)?;
-    let run = plan.sorted(states, Frontiers::default(), manifest.frontier)?;
+    let states = parquet_file::decode(bytes)?;
+    let states = states
+        .iter()
+        .map(|batch| widened(batch, &plan.state_schema));
+    let states: Result<Vec<RecordBatch>, ArrowError> = states.collect();
+    let states = states.map_err(ParquetError::from)?;
+    let run = plan.sorted(states, threads, Frontiers::default(), manifest.frontier)?;
     Ok(Some((run.knowing(manifest.erasures), number)))
 }
 

@@ -5,8 +5,13 @@
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use bytes::Bytes;
+use lambic_base::parallel;
 use parquet::{
-    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
+    arrow::{
+        ArrowWriter,
+        arrow_reader::ParquetRecordBatchReaderBuilder,
+        arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, compute_leaves},
+    },
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
     file::{
@@ -54,6 +59,47 @@ pub fn encode<'a>(
         encoder.write(batch)?;
     }
     encoder.finish()
+}
+
+/// One Parquet file with `rows`, its row groups encoded on so many threads.
+pub fn encode_on(
+    threads: usize,
+    rows: &RecordBatch,
+    properties: WriterProperties,
+) -> Result<Bytes, ParquetError> {
+    let writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))?;
+    let (mut file, writers) = writer.into_serialized_writer()?;
+    let starts = (0..rows.num_rows()).step_by(ROW_GROUP_ROWS);
+    let groups = parallel::each(threads, starts.enumerate(), |(group, start)| {
+        let end = rows.num_rows().min(start + ROW_GROUP_ROWS);
+        encode_group(
+            &rows.slice(start, end - start),
+            writers.create_column_writers(group)?,
+        )
+    });
+    for chunks in groups {
+        let mut group = file.next_row_group()?;
+        for chunk in chunks? {
+            chunk.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+    }
+    file.into_inner().map(Bytes::from)
+}
+
+/// `writers` has one for each leaf of the columns.
+fn encode_group(
+    rows: &RecordBatch,
+    mut writers: Vec<ArrowColumnWriter>,
+) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
+    let mut leaves = Vec::with_capacity(writers.len());
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        leaves.extend(compute_leaves(field, column)?);
+    }
+    for (writer, leaf) in writers.iter_mut().zip(&leaves) {
+        writer.write(leaf)?;
+    }
+    writers.into_iter().map(ArrowColumnWriter::close).collect()
 }
 
 /// All rows of a file made by [`encode`] (or any other Parquet file).
@@ -153,6 +199,20 @@ mod tests {
             group.column(1).compression(),
             Compression::ZSTD(_)
         ));
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        for rows in [0, 1, ROW_GROUP_ROWS, 2 * ROW_GROUP_ROWS + 1] {
+            let numbers = Arc::new(Int64Array::from_iter_values(0..rows as i64));
+            let batch = RecordBatch::try_new(Arc::clone(&schema), vec![numbers]).unwrap();
+            for threads in [1, 3] {
+                let file = encode_on(threads, &batch, properties().build()).unwrap();
+                let decoded = decode(file).unwrap();
+                assert_eq!(concat_batches(&schema, &decoded).unwrap(), batch);
+            }
+        }
     }
 
     #[test]

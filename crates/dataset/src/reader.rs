@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::{
     array::{AsArray, BooleanArray},
-    datatypes::{DataType, Int32Type, Int64Type, SchemaRef},
+    datatypes::{DataType, Fields, Int32Type, Int64Type, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
 use async_trait::async_trait;
@@ -198,6 +198,22 @@ impl std::fmt::Debug for StreamTable {
 }
 
 impl StreamTable {
+    /// A table of sealed records that gives these columns, which are texts, as `Utf8View`.
+    pub fn with_text_views(self, columns: &[String]) -> StreamTable {
+        if self.log.is_some() || columns.is_empty() {
+            return self;
+        }
+        let fields = self.schema.fields().iter().map(|field| {
+            let as_view = columns.contains(field.name()) && *field.data_type() == DataType::Utf8;
+            match as_view {
+                true => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+                false => Arc::clone(field),
+            }
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Fields>()));
+        StreamTable { schema, ..self }
+    }
+
     fn tail(&self) -> PlanResult<Vec<RecordBatch>> {
         let Some(log) = &self.log else {
             return Ok(Vec::new());

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lambic_model::{
     Erased, Frontier, Offset, OffsetRange, PartitionId, Stream, StreamId, SystemColumn,
 };
+use parquet::{basic::Encoding, schema::types::ColumnPath};
 
 use crate::{Error, Options, manifest::FileErased, parquet_file};
 
@@ -78,7 +79,12 @@ impl FileEncoder {
     pub(crate) fn new(stream: &Stream) -> Result<FileEncoder, Error> {
         let schema = stream.schema_with_system();
         let sorted_by = parquet_file::sorted_by(&schema, &[SystemColumn::Offset.name()]);
-        let properties = parquet_file::properties().set_sorting_columns(sorted_by);
+        // Offsets follow one another: as differences they take next to nothing.
+        let offset = ColumnPath::from(SystemColumn::Offset.name());
+        let properties = parquet_file::properties()
+            .set_sorting_columns(sorted_by)
+            .set_column_dictionary_enabled(offset.clone(), false)
+            .set_column_encoding(offset, Encoding::DELTA_BINARY_PACKED);
         let encoder = parquet_file::Encoder::new(&schema, properties.build())?;
         Ok(FileEncoder { schema, encoder })
     }

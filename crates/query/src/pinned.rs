@@ -255,7 +255,8 @@ impl Pinned {
             .await;
         let states = states.map_err(view_error)?;
         let states = datafusion::physical_plan::collect(states, state.task_ctx()).await?;
-        let run = plan.sorted(states, Frontiers::default(), self.heads());
+        let threads = state.config().target_partitions();
+        let run = plan.sorted(states, threads, Frontiers::default(), self.heads());
         run.map_err(view_error)
     }
 

@@ -11,13 +11,16 @@ use std::{
 
 use arrow::{
     array::{AsArray, BooleanArray},
-    compute::filter_record_batch,
-    datatypes::{Field, Schema, SchemaRef},
+    compute::{cast, filter_record_batch},
+    datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::{RecordBatch, RecordBatchOptions},
     row::Rows,
 };
 use datafusion::{
-    common::{DFSchema, tree_node::TreeNode},
+    common::{
+        DFSchema,
+        tree_node::{Transformed, TreeNode},
+    },
     datasource::{memory::MemorySourceConfig, source_as_provider},
     execution::{SessionState, TaskContext},
     logical_expr::physical_planning_context::PhysicalPlanningContext,
@@ -38,6 +41,7 @@ use crate::{
     run::KeyCodec,
     slot::{self, SlotTable},
     split::{self, Split, Step, Steps},
+    texts,
 };
 
 /// How a view is kept up to date.
@@ -80,6 +84,8 @@ pub struct ViewPlan {
     /// State columns that hold percentile sketches, with the share asked for.
     pub percentile_states: Vec<usize>,
     pub key_codec: KeyCodec,
+    /// Columns of its stream that only become keys: [`ViewPlan::states_from`] takes them as `Utf8View` as well.
+    pub texts_only_grouped_by: Vec<String>,
     key_columns: usize,
     /// The `SELECT` as one logical plan over slots, not split.
     whole: LogicalPlan,
@@ -134,6 +140,7 @@ impl ViewPlan {
             exactness: vec![Exactness::Exact; schema.fields().len()],
             percentile_states: Vec::new(),
             key_codec: KeyCodec::new(&schema, 0)?,
+            texts_only_grouped_by: Vec::new(),
             key_columns: 0,
             row_template: state.create_physical_plan(&plan).await?,
             whole: plan.clone(),
@@ -181,6 +188,7 @@ impl ViewPlan {
             key_of_output: split::key_of_output(&aggregate, &above, output),
             percentile_states: aggregation.state_columns(key_columns, &percentiles)?,
             key_codec: KeyCodec::new(&state_schema, key_columns)?,
+            texts_only_grouped_by: texts::only_grouped_by(&aggregate),
             state_schema,
             key_columns,
             row_work,
@@ -200,6 +208,7 @@ impl ViewPlan {
         to: Frontiers,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
+        let threads = threads(&task);
         let input = slot::fill(&self.row_template, records, &self.record_schemas)?;
         let states = match &self.aggregation {
             None => collect(input, task).await?,
@@ -214,7 +223,7 @@ impl ViewPlan {
                 .await?
             }
         };
-        self.sorted(states, from, to)
+        self.sorted(states, threads, from, to)
     }
 
     /// The `SELECT` as it was understood, in text: states belong to it.
@@ -234,7 +243,8 @@ impl ViewPlan {
         table: TableOf<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>, Error> {
         let plan = slot::filled(self.row_work.clone(), table)?;
-        let input = state.create_physical_plan(&plan).await?;
+        let plan = plan.transform_up(|node| node.recompute_schema().map(Transformed::yes))?;
+        let input = state.create_physical_plan(&plan.data).await?;
         let Some(aggregation) = &self.aggregation else {
             return Ok(input);
         };
@@ -256,10 +266,11 @@ impl ViewPlan {
         ))
     }
 
-    /// Makes a run of states in any order, at most one of each key.
+    /// Makes a run of states in any order, at most one of each key, on at most so many threads.
     pub fn sorted(
         &self,
         states: Vec<RecordBatch>,
+        threads: usize,
         from: Frontiers,
         to: Frontiers,
     ) -> Result<Run, Error> {
@@ -267,12 +278,24 @@ impl ViewPlan {
             .into_iter()
             .map(|batch| self.as_states(batch))
             .collect::<Result<Vec<_>, _>>()?;
-        Run::sorted(&self.key_codec, &self.state_schema, &states, from, to)
+        Run::sorted(
+            &self.key_codec,
+            &self.state_schema,
+            &states,
+            threads,
+            from,
+            to,
+        )
     }
 
     fn as_states(&self, batch: RecordBatch) -> Result<RecordBatch, Error> {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let (_, columns, _) = batch.into_parts();
+        let (_, mut columns, _) = batch.into_parts();
+        for (key, field) in columns.iter_mut().zip(self.state_schema.fields()) {
+            if *key.data_type() == DataType::Utf8View && *field.data_type() == DataType::Utf8 {
+                *key = cast(key, &DataType::Utf8)?;
+            }
+        }
         RecordBatch::try_new_with_options(Arc::clone(&self.state_schema), columns, &options)
             .map_err(|error| Error::State(error.to_string()))
     }
@@ -283,6 +306,7 @@ impl ViewPlan {
         let from = runs.first().map(|run| run.from.clone()).unwrap_or_default();
         let to = runs.last().map(|run| run.to.clone()).unwrap_or_default();
         let states: Vec<RecordBatch> = runs.iter().map(|run| run.states.clone()).collect();
+        let threads = threads(&task);
         let merged = match &self.aggregation {
             None => states,
             Some(aggregation) => {
@@ -294,7 +318,7 @@ impl ViewPlan {
                 .await?
             }
         };
-        let merged = self.sorted(merged, from, to)?;
+        let merged = self.sorted(merged, threads, from, to)?;
         Ok(merged.knowing(erasures.unwrap_or_default()))
     }
 
@@ -439,6 +463,11 @@ pub(crate) fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<Reco
     Ok(RecordBatch::try_new_with_options(
         schema, columns, &options,
     )?)
+}
+
+/// How many threads a statement may use.
+fn threads(task: &TaskContext) -> usize {
+    task.session_config().target_partitions()
 }
 
 fn in_one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {

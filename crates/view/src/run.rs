@@ -6,15 +6,22 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, UInt32Array},
-    compute::{concat_batches, take_record_batch},
+    array::{Array, ArrayRef},
+    compute::{concat_batches, interleave},
     datatypes::SchemaRef,
     record_batch::RecordBatch,
     row::{RowConverter, Rows, SortField},
 };
+use lambic_base::parallel;
 use lambic_model::{Erasures, Frontiers};
 
-use crate::Error;
+use crate::{
+    Error,
+    order::{self, Place},
+};
+
+/// Fewer rows are not worth a second thread.
+const PARALLEL_ROWS_MIN: usize = 1 << 15;
 
 /// States of the records in `from..to`; at most one row for a key.
 #[derive(Debug)]
@@ -68,13 +75,10 @@ impl KeyCodec {
         })
     }
 
-    /// Room for as much as `rows` holds.
-    fn empty_rows(&self, rows: &Rows) -> Rows {
-        let converter = self
-            .converter
-            .as_ref()
-            .expect("what has rows has a converter");
-        converter.empty_rows(rows.num_rows(), rows.size())
+    /// Room for so many keys of so many bytes.
+    fn empty_rows(&self, rows: usize, bytes: usize) -> Option<Rows> {
+        let converter = self.converter.as_ref()?;
+        Some(converter.empty_rows(rows, bytes))
     }
 
     /// The keys whose first columns are `equal` (arrays of one row) and whose next one lies between `lower` and `upper`.
@@ -135,42 +139,33 @@ fn after(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
 }
 
 impl Run {
-    /// Sorts states that came in any order.
+    /// Sorts states that came in any order, on at most so many threads.
     pub fn sorted(
         codec: &KeyCodec,
         schema: &SchemaRef,
         states: &[RecordBatch],
+        threads: usize,
         from: Frontiers,
         to: Frontiers,
     ) -> Result<Run, Error> {
-        let states = concat_batches(schema, states)?;
-        let Some(rows) = codec.encode(states.columns())? else {
-            return Ok(Run {
-                states,
-                keys: None,
-                from,
-                to,
-                erasures: Erasures::default(),
-            });
+        let rows: usize = states.iter().map(RecordBatch::num_rows).sum();
+        let threads = if rows < PARALLEL_ROWS_MIN { 1 } else { threads };
+        let keys = parallel::each(threads, states, |batch| codec.encode(batch.columns()));
+        let keys: Option<Vec<Rows>> = keys.into_iter().collect::<Result<_, _>>()?;
+        let bytes = keys.iter().flatten().map(Rows::size).sum();
+        let (states, keys) = match (keys, codec.empty_rows(rows, bytes)) {
+            (Some(unsorted), Some(mut keys)) => {
+                let order = order::by_key(&unsorted, threads);
+                for &(batch, row) in &order {
+                    keys.push(unsorted[batch].row(row));
+                }
+                (in_order(schema, states, &order, threads)?, Some(keys))
+            }
+            _ => (concat_batches(schema, states)?, None),
         };
-        let in_order = (1..rows.num_rows()).all(|row| rows.row(row - 1) < rows.row(row));
-        if in_order {
-            return Ok(Run {
-                states,
-                keys: Some(rows),
-                from,
-                to,
-                erasures: Erasures::default(),
-            });
-        }
-        let order = order_of(&rows);
-        let mut keys = codec.empty_rows(&rows);
-        for row in &order {
-            keys.push(rows.row(*row as usize));
-        }
         Ok(Run {
-            states: take_record_batch(&states, &UInt32Array::from(order))?,
-            keys: Some(keys),
+            states,
+            keys,
             from,
             to,
             erasures: Erasures::default(),
@@ -220,27 +215,22 @@ impl Run {
     }
 }
 
-/// The numbers of the rows in the order of their bytes.
-fn order_of(rows: &Rows) -> Vec<u32> {
-    // Most keys differ in their first bytes, which are compared as one number without a look at the rows.
-    let mut order: Vec<(u128, u32)> = rows
-        .iter()
-        .zip(0..)
-        .map(|(row, index)| (first_bytes(row.as_ref()), index))
-        .collect();
-    order.sort_unstable_by(|(a, a_row), (b, b_row)| {
-        let whole = || rows.row(*a_row as usize).cmp(&rows.row(*b_row as usize));
-        a.cmp(b).then_with(whole)
+fn in_order(
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    order: &[Place],
+    threads: usize,
+) -> Result<RecordBatch, Error> {
+    if batches.is_empty() {
+        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+    }
+    let columns = parallel::each(threads, 0..schema.fields().len(), |column| {
+        let batches = batches.iter();
+        let parts: Vec<&dyn Array> = batches.map(|b| b.column(column).as_ref()).collect();
+        interleave(&parts, order)
     });
-    order.into_iter().map(|(_, row)| row).collect()
-}
-
-/// What is missing counts as zeros: it never says less where the bytes say greater.
-fn first_bytes(bytes: &[u8]) -> u128 {
-    let mut first = [0; 16];
-    let length = bytes.len().min(first.len());
-    first[..length].copy_from_slice(&bytes[..length]);
-    u128::from_be_bytes(first)
+    let columns = columns.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
 fn partition_point(range: Range<usize>, before: impl Fn(usize) -> bool) -> usize {
@@ -284,6 +274,7 @@ mod tests {
             &codec,
             &schema,
             &[states.unwrap()],
+            1,
             Frontiers::default(),
             Frontiers::default(),
         );

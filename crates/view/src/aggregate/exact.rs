@@ -21,6 +21,7 @@ use super::{
     FloatSums,
     accumulate::{Grouped, Single},
     distinct::{DistinctValues, distinct_state},
+    integers::Integers,
     kind::Kind,
     pairs::Statistic,
 };
@@ -274,10 +275,13 @@ impl AggregateUDFImpl for Exact {
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
         match self.kind_of(&args)? {
-            Some(kind) => Ok(Box::new(Grouped {
-                kind,
-                groups: Vec::new(),
-            })),
+            Some(kind) => Ok(match Integers::of(&kind) {
+                Some(integers) => Box::new(integers),
+                None => Box::new(Grouped {
+                    kind,
+                    groups: Vec::new(),
+                }),
+            }),
             None => self.stand_in.create_groups_accumulator(args),
         }
     }

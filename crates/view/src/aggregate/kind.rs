@@ -22,7 +22,7 @@ use super::{
 use crate::postgres::{ValueError, decimal};
 
 /// Sums of 64-bit integers in 128 bits: cannot overflow before 2^63 records.
-const INTEGER_SUM: DataType = DataType::Decimal128(38, 0);
+pub const INTEGER_SUM: DataType = DataType::Decimal128(38, 0);
 
 /// Which of our aggregates, with what its arguments fix.
 #[derive(Debug, Clone, PartialEq)]
@@ -361,7 +361,7 @@ fn spread(count: i64, sample: bool, root: bool, distances: impl FnOnce() -> f64)
 }
 
 /// Sums of decimals in 256 bits, of which 128 bits are spare.
-fn decimal_sum(scale: i8) -> DataType {
+pub fn decimal_sum(scale: i8) -> DataType {
     DataType::Decimal256(DECIMAL256_MAX_PRECISION, scale)
 }
 

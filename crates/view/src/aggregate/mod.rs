@@ -13,6 +13,7 @@ pub mod exact_sum;
 mod extreme;
 mod input;
 mod integer;
+mod integers;
 pub mod kind;
 pub mod pairs;
 pub mod sketch;

@@ -233,7 +233,7 @@ pub fn total(high: i256, low: i128) -> i256 {
 }
 
 #[inline]
-fn add_wide(high: &mut i256, low: &mut i128, value: i128) {
+pub fn add_wide(high: &mut i256, low: &mut i128, value: i128) {
     match low.checked_add(value) {
         Some(sum) => *low = sum,
         None => {
