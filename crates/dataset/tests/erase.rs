@@ -1,6 +1,7 @@
 //! Tries to bring erased records back: crashes at every write, readers that began before, forged entries.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     path::Path,
     sync::Arc,
@@ -285,11 +286,16 @@ proptest! {
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let mut deaths = writes.into_iter();
+            let current: RefCell<Option<Arc<Mortal>>> = RefCell::default();
             let mut store = || -> Arc<dyn ObjectStore> {
                 let (writes_left, last_happens) = deaths.next().unwrap_or((i64::MAX / 2, true));
                 let inner = LocalStore::open(dir.path()).unwrap();
-                Arc::new(Mortal::new(inner, writes_left, last_happens))
+                let mortal = Arc::new(Mortal::new(inner, writes_left, last_happens));
+                *current.borrow_mut() = Some(Arc::clone(&mortal));
+                mortal
             };
+            // What is done as far as anyone waits for it may die in a write that nobody waits for.
+            let is_dead = || current.borrow().as_ref().is_some_and(|store| store.is_dead());
             let mut server = reopened(dir.path(), None, &mut store).await;
             let mut kept: BTreeMap<(u32, u64), i64> = BTreeMap::new();
             let mut ends = [0u64; PARTITIONS as usize];
@@ -324,7 +330,7 @@ proptest! {
                     Step::CarryOut => server.carry_out().await,
                     Step::Restart => Err(Error::UnknownStream { stream: STREAM }),
                 };
-                if done.is_err() {
+                if done.is_err() || is_dead() {
                     server = reopened(dir.path(), Some(server), &mut store).await;
                 }
                 let found = server.read().await;
@@ -334,7 +340,7 @@ proptest! {
                 }
                 assert_eq!(found, kept);
             }
-            while server.carry_out().await.is_err() {
+            while server.carry_out().await.is_err() || is_dead() {
                 server = reopened(dir.path(), Some(server), &mut store).await;
             }
             assert_eq!(server.read().await, kept);

@@ -14,7 +14,8 @@ use datafusion::{
 
 use crate::slot::SlotTable;
 
-/// The columns, by name, of the one stream that `aggregate` reads; none if it reads it through more than filters.
+/// The columns, by name, of the one stream that `aggregate` reads; none if it reads it through more than filters
+/// and a choice of columns.
 pub fn only_grouped_by(aggregate: &Aggregate) -> Vec<String> {
     let mut used: HashSet<&Column> = HashSet::new();
     let mut input = aggregate.input.as_ref();
@@ -24,6 +25,9 @@ pub fn only_grouped_by(aggregate: &Aggregate) -> Vec<String> {
             LogicalPlan::Filter(filter) => {
                 used.extend(filter.predicate.column_refs());
                 input = &filter.input;
+            }
+            LogicalPlan::Projection(chosen) if chosen.expr.iter().all(is_column) => {
+                input = &chosen.input;
             }
             LogicalPlan::TableScan(scan) => break scan,
             _ => return Vec::new(),
@@ -54,4 +58,8 @@ pub fn only_grouped_by(aggregate: &Aggregate) -> Vec<String> {
         .filter(is_text)
         .map(str::to_owned)
         .collect()
+}
+
+fn is_column(expr: &Expr) -> bool {
+    matches!(expr, Expr::Column(_))
 }
