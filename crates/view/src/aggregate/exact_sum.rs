@@ -3,167 +3,146 @@
 //! Every finite double is an integer multiple of 2^-1074, so a long enough integer holds any sum of
 //! doubles exactly (U. Kulisch's long accumulator; R. Neal, *Fast exact summation using small and
 //! large superaccumulators*, arXiv:1505.05571). Values of one group are usually of similar size, so
-//! only the limbs in use are kept. Because integer addition is associative, states merge in any
-//! order to the same bits; the problem and its cost in databases are the subject of Müller et al.,
-//! *Reproducible Floating-Point Aggregation in RDBMSs*, arXiv:1802.09883.
+//! that a window of 256 bits holds their sum; only what does not fit goes to a number of any length.
+//! Because integer addition is associative, states merge in any order to the same bits; the problem and
+//! its cost in databases are the subject of Müller et al., *Reproducible Floating-Point Aggregation in
+//! RDBMSs*, arXiv:1802.09883.
 
-use super::integer::{Integer, LOWEST_EXPONENT};
-
-const LIMB_BITS: u32 = 32;
-const LIMB_MASK: i64 = (1 << LIMB_BITS) - 1;
-/// Limbs hold 32 bits in 64, so this many additions cannot overflow one.
-const ADDITIONS_MAX: u32 = 1 << 29;
+use super::{
+    integer::{Integer, LOWEST_EXPONENT},
+    limbs::Limbs,
+    window::Window,
+};
 
 /// The running exact sum.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct ExactSum {
-    /// Index of `limbs[0]` among all limbs.
-    base: u32,
-    /// Two's-complement digits of base 2^32, lowest first, carries not yet propagated.
-    limbs: Vec<i64>,
-    additions: u32,
+    near: Window,
+    /// What did not fit into the window, and what is no number: most sums have neither.
+    far: Option<Box<Far>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Far {
+    limbs: Limbs,
     nans: i64,
     infinite_up: i64,
     infinite_down: i64,
 }
 
+/// A finite double's magnitude: an integer of 53 bits, times 2^(`shift` - 1074).
+#[inline]
+fn parts(value: f64) -> (u64, u32) {
+    let bits = value.to_bits();
+    let fraction = bits & ((1 << 52) - 1);
+    match (bits >> 52 & 0x7ff) as u32 {
+        // Subnormals have exponent field 0 but weigh as exponent 1 without the hidden bit.
+        0 => (fraction, 0),
+        exponent => (fraction | 1 << 52, exponent - 1),
+    }
+}
+
 impl ExactSum {
     #[inline]
     pub fn add(&mut self, value: f64) {
-        self.add_times(value, 1);
+        if !value.is_finite() {
+            return self.add_special(value, 1);
+        }
+        let (mantissa, shift) = parts(value);
+        self.add_integer(mantissa.into(), shift, value.is_sign_negative());
     }
 
-    /// Adds `value` so many times.
+    /// Takes `value` out again.
     #[inline]
-    pub fn add_times(&mut self, value: f64, times: i64) {
-        let bits = value.to_bits();
-        let exponent_bits = (bits >> 52 & 0x7ff) as u32;
-        let fraction = bits & ((1 << 52) - 1);
-        if exponent_bits == 0x7ff {
-            self.add_special(value, times);
-            return;
-        }
-        // Subnormals have exponent field 0 but weigh as exponent 1 without the hidden bit.
-        let (mantissa, shift) = match exponent_bits {
-            0 => (fraction, 0),
-            e => (fraction | 1 << 52, e - 1),
-        };
-        if mantissa == 0 {
-            return;
-        }
-        let sign = if bits >> 63 == 1 { -times } else { times };
-        let limb = shift / LIMB_BITS;
-        let wide = u128::from(mantissa) << (shift % LIMB_BITS);
-        self.reserve(limb, limb + 3);
-        let at = (limb - self.base) as usize;
-        self.limbs[at] += sign * (wide as i64 & LIMB_MASK);
-        self.limbs[at + 1] += sign * ((wide >> 32) as i64 & LIMB_MASK);
-        self.limbs[at + 2] += sign * ((wide >> 64) as i64 & LIMB_MASK);
-        self.additions += 1;
-        if self.additions >= ADDITIONS_MAX {
-            self.propagate();
+    pub fn subtract(&mut self, value: f64) {
+        match value.is_finite() {
+            true => self.add(-value),
+            false => self.add_special(value, -1),
         }
     }
 
-    fn add_special(&mut self, value: f64, times: i64) {
-        if value.is_nan() {
-            self.nans += times;
-        } else if value > 0.0 {
-            self.infinite_up += times;
-        } else {
-            self.infinite_down += times;
-        }
-    }
-
-    /// Adds `x * y`, so many times, exactly (but for underflow below 2^-1074).
+    /// Adds `x * y` exactly (but for underflow below 2^-1074).
     #[inline]
-    pub fn add_product(&mut self, x: f64, y: f64, times: i64) {
+    pub fn add_product(&mut self, x: f64, y: f64) {
+        self.add_signed_product(x, y, false);
+    }
+
+    /// Takes `x * y` out again.
+    #[inline]
+    pub fn subtract_product(&mut self, x: f64, y: f64) {
+        self.add_signed_product(x, y, true);
+    }
+
+    #[inline]
+    fn add_signed_product(&mut self, x: f64, y: f64, turned: bool) {
         let high = x * y;
-        if high.is_finite() {
-            self.add_times(high, times);
-            self.add_times(x.mul_add(y, -high), times);
+        if !high.is_finite() {
+            return self.add_special(high, if turned { -1 } else { 1 });
+        }
+        let ((x_mantissa, x_shift), (y_mantissa, y_shift)) = (parts(x), parts(y));
+        match (x_shift + y_shift).checked_sub(LOWEST_EXPONENT.unsigned_abs()) {
+            Some(shift) => {
+                let product = u128::from(x_mantissa) * u128::from(y_mantissa);
+                let negative = x.is_sign_negative() != y.is_sign_negative();
+                self.add_integer(product, shift, negative != turned);
+            }
+            None => {
+                let low = x.mul_add(y, -high);
+                for part in [high, low] {
+                    self.add(if turned { -part } else { part });
+                }
+            }
+        }
+    }
+
+    /// Adds an integer of at most 106 bits, times 2^(`shift` - 1074).
+    #[inline]
+    fn add_integer(&mut self, magnitude: u128, shift: u32, negative: bool) {
+        if !self.near.add(magnitude, shift, negative) {
+            self.add_far(magnitude, shift, negative);
+        }
+    }
+
+    #[cold]
+    fn add_far(&mut self, magnitude: u128, shift: u32, negative: bool) {
+        let near = std::mem::take(&mut self.near);
+        self.far().limbs.add_window(&near);
+        let fits = self.near.add(magnitude, shift, negative);
+        debug_assert!(fits, "an empty window takes any double and any product");
+    }
+
+    fn far(&mut self) -> &mut Far {
+        self.far.get_or_insert_default()
+    }
+
+    #[cold]
+    fn add_special(&mut self, value: f64, times: i64) {
+        let far = self.far();
+        if value.is_nan() {
+            far.nans += times;
+        } else if value > 0.0 {
+            far.infinite_up += times;
         } else {
-            self.add_special(high, times);
+            far.infinite_down += times;
         }
     }
 
     pub fn merge(&mut self, other: &ExactSum) {
-        self.nans += other.nans;
-        self.infinite_up += other.infinite_up;
-        self.infinite_down += other.infinite_down;
-        if other.limbs.is_empty() {
-            return;
+        if !self.near.merge(&other.near) {
+            self.far().limbs.add_window(&other.near);
         }
-        if other.additions > 0 {
-            let mut normal = other.clone();
-            normal.propagate();
-            return self.merge_normal(&normal);
-        }
-        self.merge_normal(other);
-    }
-
-    fn merge_normal(&mut self, other: &ExactSum) {
-        // Limbs that hold 32 bits each count as one addition to those that are there.
-        if self.additions + 1 >= ADDITIONS_MAX {
-            self.propagate();
-        }
-        if other.limbs.is_empty() {
-            return;
-        }
-        self.reserve(other.base, other.base + other.limbs.len() as u32);
-        let at = (other.base - self.base) as usize;
-        for (limb, &added) in self.limbs[at..].iter_mut().zip(&other.limbs) {
-            *limb += added;
-        }
-        self.additions += 1;
-    }
-
-    /// Makes room for limbs `first..end`.
-    #[inline]
-    fn reserve(&mut self, first: u32, end: u32) {
-        if self.limbs.is_empty() {
-            self.base = first;
-        }
-        if first < self.base {
-            let more = (self.base - first) as usize;
-            self.limbs.splice(0..0, std::iter::repeat_n(0, more));
-            self.base = first;
-        }
-        let needed = (end - self.base) as usize;
-        if self.limbs.len() < needed {
-            self.limbs.resize(needed, 0);
-        }
-    }
-
-    /// Brings every limb but the highest into `0..2^32`; the highest carries the sign.
-    fn propagate(&mut self) {
-        let mut carry = 0;
-        for limb in &mut self.limbs {
-            let sum = *limb + carry;
-            *limb = sum & LIMB_MASK;
-            carry = sum >> LIMB_BITS;
-        }
-        if carry != 0 {
-            self.limbs.push(carry);
-        }
-        self.additions = 0;
-        let zeros = self.limbs.iter().take_while(|limb| **limb == 0).count();
-        self.limbs.drain(..zeros);
-        self.base += zeros as u32;
-        // One form for one value: a limb of nothing but sign is folded into the one below.
-        while let [.., below, top @ (0 | -1)] = self.limbs[..] {
-            self.limbs.pop();
-            if let Some(last) = self.limbs.last_mut() {
-                *last = (top << LIMB_BITS) + below;
-            }
-        }
-        if self.limbs.is_empty() {
-            self.base = 0;
+        if let Some(other) = &other.far {
+            let far = self.far();
+            far.limbs.merge(&other.limbs);
+            far.nans += other.nans;
+            far.infinite_up += other.infinite_up;
+            far.infinite_down += other.infinite_down;
         }
     }
 
     fn special(&self) -> Option<f64> {
-        match (self.nans > 0, self.infinite_up > 0, self.infinite_down > 0) {
+        let far = self.far.as_deref()?;
+        match (far.nans > 0, far.infinite_up > 0, far.infinite_down > 0) {
             (true, _, _) | (_, true, true) => Some(f64::NAN),
             (_, true, _) => Some(f64::INFINITY),
             (_, _, true) => Some(f64::NEG_INFINITY),
@@ -173,42 +152,42 @@ impl ExactSum {
 
     /// The sum, rounded to the nearest double (ties to even).
     pub fn value(&self) -> f64 {
-        self.special()
-            .unwrap_or_else(|| self.integer().to_f64(LOWEST_EXPONENT))
+        match &self.far {
+            None => self.near.value(),
+            Some(_) => self
+                .special()
+                .unwrap_or_else(|| self.integer().to_f64(LOWEST_EXPONENT)),
+        }
+    }
+
+    /// Without what is no number.
+    fn total(&self) -> Limbs {
+        let mut total = match &self.far {
+            Some(far) => far.limbs.clone(),
+            None => Limbs::default(),
+        };
+        total.add_window(&self.near);
+        total
     }
 
     fn integer(&self) -> Integer {
-        let mut normal = self.clone();
-        normal.propagate();
-        let negative = normal.limbs.last().is_some_and(|top| *top < 0);
-        if negative {
-            normal.limbs.iter_mut().for_each(|limb| *limb = -*limb);
-            normal.propagate();
-        }
-        let mut magnitude = vec![0u32; normal.base as usize];
-        for &limb in &normal.limbs {
-            // The top limb may hold more than 32 bits after propagation of many carries.
-            magnitude.push(limb as u32);
-        }
-        if let Some(&top) = normal.limbs.last() {
-            magnitude.push((top >> LIMB_BITS) as u32);
-        }
-        Integer {
-            negative,
-            magnitude,
-        }
+        self.total().into_integer()
     }
 
     /// `base`, flags, limbs: little endian, one form for one value.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut normal = self.clone();
-        normal.propagate();
-        let mut bytes = Vec::with_capacity(28 + normal.limbs.len() * 8);
-        bytes.extend(normal.base.to_le_bytes());
-        bytes.extend(normal.nans.to_le_bytes());
-        bytes.extend(normal.infinite_up.to_le_bytes());
-        bytes.extend(normal.infinite_down.to_le_bytes());
-        for limb in &normal.limbs {
+        let (base, limbs) = self.total().into_normal();
+        let mut bytes = Vec::with_capacity(28 + limbs.len() * 8);
+        let far = self.far.as_deref();
+        bytes.extend(base.to_le_bytes());
+        for count in [
+            far.map_or(0, |far| far.nans),
+            far.map_or(0, |far| far.infinite_up),
+            far.map_or(0, |far| far.infinite_down),
+        ] {
+            bytes.extend(count.to_le_bytes());
+        }
+        for limb in &limbs {
             bytes.extend(limb.to_le_bytes());
         }
         bytes
@@ -217,24 +196,36 @@ impl ExactSum {
     /// `None` if the bytes are not of [`ExactSum::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Option<ExactSum> {
         let (base, rest) = bytes.split_first_chunk::<4>()?;
-        let (nans, rest) = rest.split_first_chunk::<8>()?;
-        let (up, rest) = rest.split_first_chunk::<8>()?;
-        let (down, rest) = rest.split_first_chunk::<8>()?;
+        let base = u32::from_le_bytes(*base);
+        let (specials, rest) = rest.split_first_chunk::<24>()?;
         let (limbs, []) = rest.as_chunks::<8>() else {
             return None;
         };
-        Some(ExactSum {
-            base: u32::from_le_bytes(*base),
-            limbs: limbs.iter().map(|limb| i64::from_le_bytes(*limb)).collect(),
-            additions: 0,
-            nans: i64::from_le_bytes(*nans),
-            infinite_up: i64::from_le_bytes(*up),
-            infinite_down: i64::from_le_bytes(*down),
-        })
+        let limbs = limbs.iter().map(|limb| i64::from_le_bytes(*limb));
+        if !Limbs::may_be(base, limbs.len()) {
+            return None;
+        }
+        let mut sum = ExactSum::default();
+        match Window::of_limbs(base, limbs.clone()) {
+            Some(window) => sum.near = window,
+            None => sum.far().limbs = Limbs::normal(base, limbs),
+        }
+        if specials.iter().any(|byte| *byte != 0) {
+            let (specials, []) = specials.as_chunks::<8>() else {
+                return None;
+            };
+            let far = sum.far();
+            far.nans = i64::from_le_bytes(specials[0]);
+            far.infinite_up = i64::from_le_bytes(specials[1]);
+            far.infinite_down = i64::from_le_bytes(specials[2]);
+        }
+        Some(sum)
     }
 
+    /// Beside the sum itself.
     pub fn bytes_held(&self) -> usize {
-        self.limbs.capacity() * 8
+        let far = self.far.as_deref();
+        far.map_or(0, |far| size_of::<Far>() + far.limbs.bytes_held())
     }
 }
 
@@ -308,7 +299,7 @@ mod tests {
         let mut squares = ExactSum::default();
         values
             .iter()
-            .for_each(|value| squares.add_product(*value, *value, 1));
+            .for_each(|value| squares.add_product(*value, *value));
         assert_eq!(squared_distances(4, &sum(&values), &squares), 90.0);
     }
 
@@ -321,7 +312,7 @@ mod tests {
         let mut products = ExactSum::default();
         x.iter()
             .zip(y)
-            .for_each(|(x, y)| products.add_product(*x, y, 1));
+            .for_each(|(x, y)| products.add_product(*x, y));
         assert_eq!(distance_products(3, &sum(&x), &sum(&y), &products), -4.0);
     }
 
@@ -366,8 +357,60 @@ mod tests {
         #[test]
         fn what_is_subtracted_is_gone(values in prop::collection::vec(any::<f64>(), 1..20)) {
             let mut all = sum(&values);
-            all.add_times(values[0], -1);
+            all.subtract(values[0]);
             prop_assert_eq!(all.to_bytes(), sum(&values[1..]).to_bytes());
+        }
+
+        /// Products are exact, whether they are added as one or as the sum of two doubles.
+        #[test]
+        fn products_are_exact(
+            pairs in prop::collection::vec((double(), double()), 1..30),
+            split in any::<prop::sample::Index>(),
+        ) {
+            let mut whole = ExactSum::default();
+            let mut as_doubles = ExactSum::default();
+            for (x, y) in &pairs {
+                whole.add_product(*x, *y);
+                let high = x * y;
+                as_doubles.add(high);
+                if high.is_finite() {
+                    as_doubles.add(x.mul_add(*y, -high));
+                }
+            }
+            prop_assert_eq!(whole.to_bytes(), as_doubles.to_bytes());
+            let (left, right) = pairs.split_at(split.index(pairs.len()));
+            for (x, y) in left {
+                whole.subtract_product(*x, *y);
+            }
+            let mut rest = ExactSum::default();
+            right.iter().for_each(|(x, y)| rest.add_product(*x, *y));
+            prop_assert_eq!(whole.to_bytes(), rest.to_bytes());
+        }
+
+        /// The same as a number of any length gives.
+        #[test]
+        fn the_window_changes_nothing(values in prop::collection::vec(double(), 0..40)) {
+            let mut limbs = Limbs::default();
+            for value in &values {
+                let (mantissa, shift) = parts(*value);
+                let mut one = Window::default();
+                prop_assert!(one.add(mantissa.into(), shift, value.is_sign_negative()));
+                limbs.add_window(&one);
+            }
+            let sum = sum(&values);
+            prop_assert_eq!(sum.total().into_normal(), limbs.clone().into_normal());
+            let value = limbs.into_integer().to_f64(LOWEST_EXPONENT);
+            prop_assert_eq!(sum.value().to_bits(), value.to_bits());
+        }
+
+        #[test]
+        fn other_bytes_are_refused_or_harmless(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            if let Some(sum) = ExactSum::from_bytes(&bytes) {
+                sum.value();
+                let mut merged = sum.clone();
+                merged.merge(&sum);
+                merged.to_bytes();
+            }
         }
     }
 }

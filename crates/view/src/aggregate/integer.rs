@@ -191,7 +191,7 @@ fn multiply(a: &[u32], b: &[u32]) -> Vec<u32> {
 }
 
 /// `value * 2^exponent` where the result is exact or overflows.
-fn scale(mut value: f64, mut exponent: i32) -> f64 {
+pub fn scale(mut value: f64, mut exponent: i32) -> f64 {
     while exponent > 1000 {
         value *= 2f64.powi(1000);
         exponent -= 1000;
@@ -232,7 +232,7 @@ mod tests {
             let (mut sum_of_integers, mut squares_of_integers) = (0, i256::ZERO);
             for value in &values {
                 sum.add(*value as f64);
-                squares.add_product(*value as f64, *value as f64, 1);
+                squares.add_product(*value as f64, *value as f64);
                 let value = i128::from(*value);
                 sum_of_integers += value;
                 squares_of_integers = squares_of_integers.wrapping_add(i256::from_i128(value * value));

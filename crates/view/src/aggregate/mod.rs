@@ -15,10 +15,12 @@ mod input;
 mod integer;
 mod integers;
 pub mod kind;
+mod limbs;
 pub mod pairs;
 pub mod sketch;
 mod sketching;
 pub mod summary;
+mod window;
 
 use std::sync::Arc;
 

@@ -40,14 +40,25 @@ impl Pairs {
     }
 
     #[inline]
-    pub fn add(&mut self, y: f64, x: f64, times: i64) {
+    pub fn add(&mut self, y: f64, x: f64) {
         let [sum_x, sum_y, xx, yy, xy] = &mut self.sums;
-        sum_x.add_times(x, times);
-        sum_y.add_times(y, times);
-        xx.add_product(x, x, times);
-        yy.add_product(y, y, times);
-        xy.add_product(x, y, times);
-        self.count += times;
+        sum_x.add(x);
+        sum_y.add(y);
+        xx.add_product(x, x);
+        yy.add_product(y, y);
+        xy.add_product(x, y);
+        self.count += 1;
+    }
+
+    /// Takes a pair out again.
+    pub fn subtract(&mut self, y: f64, x: f64) {
+        let [sum_x, sum_y, xx, yy, xy] = &mut self.sums;
+        sum_x.subtract(x);
+        sum_y.subtract(y);
+        xx.subtract_product(x, x);
+        yy.subtract_product(y, y);
+        xy.subtract_product(x, y);
+        self.count -= 1;
     }
 
     pub fn merge(&mut self, count: i64, sums: &[ExactSum; 5]) {

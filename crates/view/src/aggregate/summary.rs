@@ -77,7 +77,11 @@ impl Summary {
                 *count += times;
             }
             (Summary::Float { sum, count }, Input::Floats(values)) => {
-                sum.add_times(values.value(row), times);
+                let value = values.value(row);
+                match times {
+                    1 => sum.add(value),
+                    _ => sum.subtract(value),
+                }
                 *count += times;
             }
             (Summary::Decimal { high, low, count }, Input::Decimals(values)) => {
@@ -94,8 +98,16 @@ impl Summary {
                 Input::Floats(values),
             ) => {
                 let value = values.value(row);
-                sum.add_times(value, times);
-                squares.add_product(value, value, times);
+                match times {
+                    1 => {
+                        sum.add(value);
+                        squares.add_product(value, value);
+                    }
+                    _ => {
+                        sum.subtract(value);
+                        squares.subtract_product(value, value);
+                    }
+                }
                 *count += times;
             }
             (
@@ -113,7 +125,11 @@ impl Summary {
                 *count += times;
             }
             (Summary::Pairs(pairs), Input::Pairs(y, x)) => {
-                pairs.add(y.value(row), x.value(row), times);
+                let (y, x) = (y.value(row), x.value(row));
+                match times {
+                    1 => pairs.add(y, x),
+                    _ => pairs.subtract(y, x),
+                }
             }
             (Summary::Distinct(held), Input::Any(values)) => {
                 sketch::update_hll(held, values, row)?;
