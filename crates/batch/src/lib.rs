@@ -21,7 +21,7 @@ use lambic_view::{Definition, Run, Source, ViewPlan};
 use tracing::debug;
 
 pub use error::Error;
-pub use store::{BatchManifest, RunFile};
+pub use store::{BatchManifest, Kept, RunFile};
 
 /// Computes, keeps and loads batch views.
 #[derive(Clone)]
@@ -106,24 +106,33 @@ impl Batch {
         Ok(run)
     }
 
-    /// Keeps `run` as the view's batch view; returns its number, from 1.
+    /// Keeps `run` as the view's batch view, or as its checkpoint; returns its number, from 1.
     pub async fn keep(
         &self,
+        kept: Kept,
         definition: &Definition,
         plan: &ViewPlan,
         run: &Run,
     ) -> Result<u64, Error> {
         let store = self.dataset().store();
-        store::keep(store, definition, plan, run, self.threads()).await
+        store::keep(store, kept, definition, plan, run, self.threads()).await
     }
 
-    /// The newest batch view that was kept, if it fits the plan.
+    /// The newest batch view or checkpoint that was kept, if it fits the plan.
     pub async fn load(
         &self,
+        kept: Kept,
         definition: &Definition,
         plan: &ViewPlan,
     ) -> Result<Option<(Run, u64)>, Error> {
-        store::load(self.dataset().store(), definition, plan, self.threads()).await
+        store::load(
+            self.dataset().store(),
+            kept,
+            definition,
+            plan,
+            self.threads(),
+        )
+        .await
     }
 
     /// Keeps up to where the rows of a recomputed view go that is served as of its last batch.

@@ -28,6 +28,10 @@ const MANIFESTS_KEPT: usize = 2;
 /// What makes a run the view's batch view.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BatchManifest {
+    /// Where its states begin, if that is not with the first record: it is a checkpoint then, which follows a batch
+    /// run that ends there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Frontiers>,
     /// The `SELECT`, with the encodings that states depend on: a run made by others is recomputed.
     pub sql: String,
     /// What of it the states are of: a part of a recomputed view is known by its number, and what is a part may
@@ -55,15 +59,26 @@ pub struct RunFile {
     pub crc32c: u32,
 }
 
-fn manifests(
-    store: &Arc<dyn ObjectStore>,
-    definition: &Definition,
-) -> ManifestStore<BatchManifest> {
-    ManifestStore::new(
-        Arc::clone(store),
-        Path::from(definition.directory()),
-        MANIFESTS_KEPT,
-    )
+/// What is kept of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The states from the first record on.
+    Batch,
+    /// The states from there to where the speed layer had come.
+    Checkpoint,
+}
+
+impl Kept {
+    fn folder(self, definition: &Definition) -> String {
+        match self {
+            Kept::Batch => definition.directory(),
+            Kept::Checkpoint => format!("{}/speed", definition.directory()),
+        }
+    }
+}
+
+fn manifests(store: &Arc<dyn ObjectStore>, folder: &str) -> ManifestStore<BatchManifest> {
+    ManifestStore::new(Arc::clone(store), Path::from(folder), MANIFESTS_KEPT)
 }
 
 fn state_types(schema: &arrow::datatypes::Schema) -> Vec<String> {
@@ -93,19 +108,22 @@ fn properties(plan: &ViewPlan) -> WriterProperties {
 
 pub async fn keep(
     store: Arc<dyn ObjectStore>,
+    kept: Kept,
     definition: &Definition,
     plan: &ViewPlan,
     run: &Run,
     threads: usize,
 ) -> Result<u64, Error> {
-    let manifests = manifests(&store, definition);
+    let folder = kept.folder(definition);
+    let manifests = manifests(&store, &folder);
     let newest = manifests.load().await?;
     let number = newest.as_ref().map_or(0, |(number, _)| *number) + 1;
-    let path = format!("{}/states-{number:020}.parquet", definition.directory());
+    let path = format!("{folder}/states-{number:020}.parquet");
     let schema = run.states.schema();
     let states = narrowed(&run.states).map_err(ParquetError::from)?;
     let file = parquet_file::encode_on(threads, &states, properties(plan))?;
     let body = BatchManifest {
+        from: (kept == Kept::Checkpoint).then(|| run.from.clone()),
         sql: definition.sql.clone(),
         plan: Some(plan.described()),
         datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
@@ -139,21 +157,23 @@ async fn remove_if_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<()
 
 pub async fn load(
     store: Arc<dyn ObjectStore>,
+    kept: Kept,
     definition: &Definition,
     plan: &ViewPlan,
     threads: usize,
 ) -> Result<Option<(Run, u64)>, Error> {
+    let folder = kept.folder(definition);
     let damaged = |path: String, what: String| Error::Damaged {
         path,
-        folder: definition.directory(),
+        folder: folder.clone(),
         what,
     };
-    let manifests = manifests(&store, definition);
+    let manifests = manifests(&store, &folder);
     let (number, manifest) = match manifests.load().await {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(None),
         Err(error @ lambic_dataset::Error::ManifestDamaged { .. }) => {
-            return Err(damaged(definition.directory(), error.to_string()));
+            return Err(damaged(folder.clone(), error.to_string()));
         }
         Err(error) => return Err(error.into()),
     };
@@ -188,7 +208,8 @@ pub async fn load(
         .map(|batch| widened(batch, &plan.state_schema));
     let states: Result<Vec<RecordBatch>, ArrowError> = states.collect();
     let states = states.map_err(ParquetError::from)?;
-    let run = plan.sorted(states, threads, Frontiers::default(), manifest.frontier)?;
+    let from = manifest.from.unwrap_or_default();
+    let run = plan.sorted(states, threads, from, manifest.frontier)?;
     Ok(Some((run.knowing(manifest.erasures), number)))
 }
 

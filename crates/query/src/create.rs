@@ -15,7 +15,7 @@ use datafusion::{
     },
 };
 use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
-use lambic_view::{Freshness, aggregate::FloatSums};
+use lambic_view::{Freshness, aggregate::FloatSums, definition::NEVER};
 
 use crate::{
     Error, closest,
@@ -332,12 +332,15 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
 }
 
 fn interval(value: &str, sql: &str) -> Result<Duration, Error> {
+    if value.eq_ignore_ascii_case("never") {
+        return Ok(NEVER);
+    }
     let parsed = humantime::parse_duration(value).ok();
     let parsed = parsed.filter(|every| *every >= BATCH_EVERY_MIN);
     parsed.ok_or_else(|| {
         Error::new(
             sqlstate::INVALID_PARAMETER,
-            format!("batch_every must be a duration of at least 1s, not '{value}'"),
+            format!("batch_every must be a duration of at least 1s or 'never', not '{value}'"),
         )
         .with_position(find_word(sql, "batch_every"))
         .with_hint("for example '30s', '15m', '1h' or '1day'")

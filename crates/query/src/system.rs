@@ -329,7 +329,7 @@ fn broken_info(definition: &Definition) -> ViewInfo {
         version: definition.version.0,
         class: "broken".to_owned(),
         sql: definition.sql.clone(),
-        batch_every: Some(humantime::format_duration(definition.batch_every).to_string()),
+        batch_every: Some(definition.batch_every_text()),
         freshness: definition.freshness.name().to_owned(),
         age_ms: None,
         key: Vec::new(),

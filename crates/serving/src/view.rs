@@ -88,8 +88,9 @@ impl ServedView {
         task: Arc<TaskContext>,
         tail: Arc<dyn TailSource>,
         batch: Option<(Run, u64)>,
+        speed: Option<Run>,
     ) -> ServedView {
-        let runs = match batch {
+        let mut runs = match batch {
             None => RunSet::default(),
             Some((run, batches)) => RunSet {
                 covered: run.to.clone(),
@@ -99,6 +100,11 @@ impl ServedView {
                 batches,
             },
         };
+        if let Some(speed) = speed {
+            assert_eq!(speed.from, runs.covered, "the states follow one another");
+            runs.covered = speed.to.clone();
+            runs.speed.push(Arc::new(speed));
+        }
         ServedView {
             definition,
             plan,
@@ -195,8 +201,26 @@ impl ServedView {
         Ok(true)
     }
 
+    /// Of `runs`, those of the speed layer as one; `None` if there are none.
+    pub async fn checkpoint(&self, runs: &RunSet) -> Result<Option<Run>, Error> {
+        if runs.speed.is_empty() {
+            return Ok(None);
+        }
+        let merged = self.plan.merge(&runs.speed, Arc::clone(&self.task)).await?;
+        // Where nothing was to be computed there is no run, so that they need not begin at the batch frontier.
+        let from = runs.batch_frontier();
+        Ok(Some(merged.between(from, runs.covered.clone())))
+    }
+
+    /// All of `runs` as one.
+    pub async fn folded(&self, runs: &RunSet) -> Result<Run, Error> {
+        let all: Vec<Arc<Run>> = runs.runs().cloned().collect();
+        let folded = self.plan.merge(&all, Arc::clone(&self.task)).await?;
+        Ok(folded.between(Frontiers::default(), runs.covered.clone()))
+    }
+
     /// Records of this view's streams between two frontiers.
-    fn ahead(&self, heads: &Frontiers, covered: &Frontiers) -> u64 {
+    pub fn ahead(&self, heads: &Frontiers, covered: &Frontiers) -> u64 {
         self.plan
             .inputs
             .iter()

@@ -115,6 +115,7 @@ async fn check(steps: Vec<Step>) {
         state.task_ctx(),
         Arc::clone(&tail) as _,
         None,
+        None,
     );
     let (mut heads, mut looked, mut sealed) = ([0; 2], [0; 2], [0; 2]);
     let mut batches = 0;

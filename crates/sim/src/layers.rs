@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use lambic_batch::Batch;
+use lambic_batch::{Batch, Kept};
 use lambic_dataset::Dataset;
 use lambic_log::Log;
 use lambic_model::{Frontiers, ScalarFunction, Stream, StreamId};
@@ -75,7 +75,7 @@ impl Layers {
         is_kept: bool,
     ) -> Result<Arc<ServedView>, Error> {
         let loaded = match is_kept {
-            true => self.0.batch.load(definition, &plan).await,
+            true => self.0.batch.load(Kept::Batch, definition, &plan).await,
             false => Ok(None),
         };
         let log = self.0.log.snapshot();
@@ -104,6 +104,7 @@ impl Layers {
             task,
             speed,
             Some(batch),
+            None,
         )))
     }
 
@@ -120,7 +121,7 @@ impl Layers {
         let Some(run) = run.map_err(Error::internal)? else {
             return Ok(None);
         };
-        let number = self.0.batch.keep(definition, plan, &run).await;
+        let number = self.0.batch.keep(Kept::Batch, definition, plan, &run).await;
         Ok(Some((run, number.map_err(Error::internal)?)))
     }
 

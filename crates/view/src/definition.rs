@@ -41,13 +41,16 @@ impl Freshness {
     }
 }
 
+/// No batch runs by itself: the view is built once from history, and what the speed layer computes is kept.
+pub const NEVER: Duration = Duration::MAX;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
     pub name: ViewName,
     pub version: ViewVersion,
     /// The `SELECT`.
     pub sql: String,
-    /// How often the batch layer recomputes the view.
+    /// How often the batch layer recomputes the view; [`NEVER`] if it does not.
     pub batch_every: Duration,
     /// Set on a view of mistakes: every row of it is one, and its audit says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -70,6 +73,14 @@ fn is_default(float_sums: &FloatSums) -> bool {
 }
 
 impl Definition {
+    /// `batch_every` as it is declared.
+    pub fn batch_every_text(&self) -> String {
+        match self.batch_every {
+            NEVER => "never".to_owned(),
+            every => humantime::format_duration(every).to_string(),
+        }
+    }
+
     /// Where the view's files live, unique among the versions that there are.
     pub fn directory(&self) -> String {
         let own = format!("views/{}/v{}", self.name, self.version);

@@ -177,6 +177,11 @@ impl Run {
         Run { erasures, ..self }
     }
 
+    /// The same states, as those of all records between two frontiers.
+    pub fn between(self, from: Frontiers, to: Frontiers) -> Run {
+        Run { from, to, ..self }
+    }
+
     pub fn rows(&self) -> usize {
         self.states.num_rows()
     }

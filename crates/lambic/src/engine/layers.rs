@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use lambic_batch::Batch;
+use lambic_batch::{Batch, Kept};
 use lambic_dataset::Dataset;
 use lambic_functions::Functions;
 use lambic_log::Log;
@@ -12,7 +12,7 @@ use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate};
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
-use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan};
+use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan, definition::NEVER};
 use tracing::{info, warn};
 
 use super::{
@@ -37,10 +37,14 @@ impl Parts {
         definition: Definition,
         plan: Arc<ViewPlan>,
         batch: (Run, u64),
+        checkpoint: Option<Run>,
     ) -> Arc<ServedView> {
         let task = Arc::clone(&self.task);
         let speed = Arc::clone(&self.speed);
-        Arc::new(ServedView::new(definition, plan, task, speed, Some(batch)))
+        let batch = Some(batch);
+        Arc::new(ServedView::new(
+            definition, plan, task, speed, batch, checkpoint,
+        ))
     }
 
     fn sealed(&self, streams: &[Arc<Stream>]) -> Frontiers {
@@ -196,7 +200,12 @@ impl Layers {
             Some((run, number)) => self.brought_up(definition, &plan, run, number).await?,
             None => self.computed(definition, &plan).await?,
         };
-        Ok(self.parts.served(definition.clone(), plan, batch))
+        let checkpoint = match make {
+            Make::Open => self.checkpointed(definition, &plan, &batch.0).await?,
+            Make::New | Make::Reopen => None,
+        };
+        let definition = definition.clone();
+        Ok(self.parts.served(definition, plan, batch, checkpoint))
     }
 
     /// The batch view that was kept; one that is damaged or from before an erasure is removed, because it can be
@@ -207,13 +216,17 @@ impl Layers {
         plan: &ViewPlan,
     ) -> Result<Option<(Run, u64)>, Error> {
         let erasures = plan.erasures_of(&self.parts.log.snapshot().erasures());
-        match self.parts.batch.load(definition, plan).await {
+        match self.parts.batch.load(Kept::Batch, definition, plan).await {
             Ok(Some((run, _))) if run.erasures != erasures => {
                 let forgotten = self.parts.batch.forget(definition).await;
                 forgotten.map_err(batch_error)?;
                 Ok(None)
             }
-            Ok(loaded) => Ok(loaded),
+            Ok(loaded) => {
+                // An older copy of the log may have been restored, and have other records there.
+                let heads = self.parts.log.snapshot().heads();
+                Ok(loaded.filter(|(run, _)| heads.covers(&run.to)))
+            }
             Err(error @ lambic_batch::Error::Damaged { .. }) => {
                 warn!(view = %definition.name, %error, "batch view is damaged: recomputing it from the dataset");
                 let forgotten = self.parts.batch.forget(definition).await;
@@ -222,6 +235,54 @@ impl Layers {
             }
             Err(error) => Err(batch_error(error)),
         }
+    }
+
+    /// What was kept of the states after `batch`. Without it they are computed from the log again, so one that does not
+    /// fit, or cannot be read, is let be: the next one replaces it.
+    async fn checkpointed(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+        batch: &Run,
+    ) -> Result<Option<Run>, Error> {
+        let loaded = self.parts.batch.load(Kept::Checkpoint, definition, plan);
+        let loaded = match loaded.await {
+            Ok(loaded) => loaded,
+            Err(error @ lambic_batch::Error::Damaged { .. }) => {
+                warn!(view = %definition.name, %error, "checkpoint is damaged: its states are computed again from the log");
+                None
+            }
+            Err(error) => return Err(batch_error(error)),
+        };
+        // An older copy of the log may have been restored.
+        let heads = self.parts.log.snapshot().heads();
+        let fits = |run: &Run| {
+            run.from == batch.to && run.erasures == batch.erasures && heads.covers(&run.to)
+        };
+        Ok(loaded.map(|(run, _)| run).filter(fits))
+    }
+
+    /// Keeps what the speed layer has computed, so that a start goes on from there.
+    ///
+    /// Of a view without batches it becomes the batch view: nothing else would ever let go of the log.
+    pub async fn checkpoint(&self, view: &ServedView) -> Result<(), Error> {
+        let _turn = self.batching.lock().await;
+        let runs = view.runs();
+        if view.is_outdated(&runs, &self.parts.log.snapshot().erasures()) {
+            return Ok(());
+        }
+        let (definition, plan, batch) = (view.definition(), view.plan(), &self.parts.batch);
+        if definition.batch_every == NEVER {
+            let folded = view.folded(&runs).await.map_err(Error::internal)?;
+            let kept = batch.keep(Kept::Batch, definition, plan, &folded).await;
+            let number = kept.map_err(batch_error)?;
+            let published = view.publish(folded, number).await;
+            published.map_err(Error::internal)?;
+        } else if let Some(run) = view.checkpoint(&runs).await.map_err(Error::internal)? {
+            let kept = batch.keep(Kept::Checkpoint, definition, plan, &run).await;
+            kept.map_err(batch_error)?;
+        }
+        Ok(())
     }
 
     /// Makes a view up to the head; the log keeps what it has yet to read meanwhile.
@@ -299,8 +360,8 @@ impl Layers {
         let Some(run) = run.map_err(batch_error)? else {
             return Ok(None);
         };
-        let kept = self.parts.batch.keep(definition, plan, &run).await;
-        let number = kept.map_err(batch_error)?;
+        let kept = self.parts.batch.keep(Kept::Batch, definition, plan, &run);
+        let number = kept.await.map_err(batch_error)?;
         info!(
             view = %definition.name,
             number,

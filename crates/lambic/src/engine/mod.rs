@@ -3,6 +3,7 @@
 //! `serve`, `dev`, `demo` and `bench` all run this. What statements do to the layers stands in
 //! `layers.rs`, what happens by itself in `upkeep.rs`.
 
+mod checkpoint;
 mod erase;
 mod holds;
 mod layers;

@@ -12,11 +12,14 @@ use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_query::Database;
 use lambic_serving::ServedView;
 use lambic_speed::RealTime;
-use lambic_view::{Definition, Freshness};
+use lambic_view::{Definition, Freshness, definition::NEVER};
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
 use tracing::{error, warn};
 
-use super::layers::Layers;
+use super::{
+    checkpoint::{Because, Checkpoints},
+    layers::Layers,
+};
 use crate::settings::Settings;
 
 /// How long the speed layer lets records gather before it takes them in.
@@ -86,6 +89,7 @@ pub fn start(
             seal_after,
             waiting_since: HashMap::new(),
             batched_at: HashMap::new(),
+            checkpoints: Checkpoints::default(),
             failed: HashSet::new(),
         };
         upkeep.run(stopping.clone())
@@ -189,6 +193,7 @@ struct Upkeep {
     seal_after: Duration,
     waiting_since: HashMap<StreamId, Instant>,
     batched_at: HashMap<String, Instant>,
+    checkpoints: Checkpoints,
     /// Folders of views whose last batch failed.
     failed: HashSet<String>,
 }
@@ -198,19 +203,22 @@ impl Upkeep {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TICK) => {}
-                _ = stopping.changed() => return,
+                _ = stopping.changed() => break,
             }
             // A batch can take long: stopping does not wait for it, an unfinished one leaves nothing.
             tokio::select! {
                 () = self.tick() => {}
-                _ = stopping.changed() => return,
+                _ = stopping.changed() => break,
             }
         }
+        // So that the next start has little to compute.
+        self.checkpoints.keep(&self.layers, Because::Stopping).await;
     }
 
     async fn tick(&mut self) {
         self.seal().await;
         self.batch().await;
+        self.checkpoints.keep(&self.layers, Because::Due).await;
         self.trim().await;
     }
 
@@ -298,7 +306,9 @@ impl Upkeep {
         let behind = |stream: &Arc<Stream>| heads.of(stream.id).since(&covered.of(stream.id));
         let behind: u64 = streams.iter().map(behind).sum();
         let waited = last.elapsed() >= definition.batch_every;
-        let due = behind >= RECORDS_WITHOUT_BATCH_MAX || (behind > 0 && waited);
+        // What has no batches is kept by checkpoints alone.
+        let too_many = behind >= RECORDS_WITHOUT_BATCH_MAX && definition.batch_every != NEVER;
+        let due = too_many || (behind > 0 && waited);
         if due {
             *last = Instant::now();
         }
