@@ -18,6 +18,7 @@ pub struct Settings {
     pub server: Server,
     pub log: Log,
     pub dataset: Dataset,
+    pub speed: Speed,
     pub memory: Memory,
 }
 
@@ -46,6 +47,12 @@ pub struct Log {
 pub struct Dataset {
     pub seal_records: u64,
     pub seal_after_s: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Speed {
+    pub checkpoint_records: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -111,12 +118,13 @@ impl Settings {
                 &format!("it must be at most {COUNT_MAX}"),
             ));
         }
-        let least: [(&str, u64, u64); 8] = [
+        let least: [(&str, u64, u64); 9] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
             ("producers_max", self.log.producers_max as u64, 1),
             ("seal_records", self.dataset.seal_records, 1),
+            ("checkpoint_records", self.speed.checkpoint_records, 1),
             (
                 "http_connections_max",
                 self.server.http_connections_max as u64,

@@ -9,8 +9,6 @@ use tracing::warn;
 
 use super::layers::Layers;
 
-/// About what three views compute again in a second.
-const RECORDS_MAX: u64 = 1_000_000;
 /// At the end, fewer are as quickly computed again.
 const RECORDS_AT_END_MIN: u64 = 10_000;
 /// For each state that is written so many records have been taken in.
@@ -22,15 +20,26 @@ pub enum Because {
     Stopping,
 }
 
-/// Up to where the states of each view are kept, by its folder.
-#[derive(Debug, Default)]
-pub struct Checkpoints(HashMap<String, Frontiers>);
+#[derive(Debug)]
+pub struct Checkpoints {
+    /// Of one view at least so many come between two checkpoints.
+    records: u64,
+    /// Up to where the states of each view are kept, by its folder.
+    kept: HashMap<String, Frontiers>,
+}
 
 impl Checkpoints {
+    pub fn every(records: u64) -> Checkpoints {
+        Checkpoints {
+            records,
+            kept: HashMap::new(),
+        }
+    }
+
     pub async fn keep(&mut self, layers: &Layers, because: Because) {
         let kept = layers.serving().kept();
         let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
-        self.0.retain(|folder, _| folders.contains(folder));
+        self.kept.retain(|folder, _| folders.contains(folder));
         for view in kept {
             let runs = view.runs();
             if !self.is_due(&view, &runs, because) {
@@ -40,14 +49,14 @@ impl Checkpoints {
                 warn!(view = %view.definition().name, %error, "the states of the speed layer cannot be kept; the log keeps the records");
             }
             // One that fails is not tried again until as much has come anew.
-            self.0
+            self.kept
                 .insert(view.definition().directory(), runs.covered.clone());
         }
     }
 
     fn is_due(&mut self, view: &ServedView, runs: &RunSet, because: Because) -> bool {
         let batch = runs.batch_frontier();
-        let last = self.0.entry(view.definition().directory());
+        let last = self.kept.entry(view.definition().directory());
         // After a start, the first run may be the checkpoint that it went on from.
         let first = runs.speed.first().map(|run| run.to.clone());
         let last = last.or_insert_with(|| first.unwrap_or_else(|| batch.clone()));
@@ -56,8 +65,8 @@ impl Checkpoints {
             .min(view.ahead(&runs.covered, &batch));
         let written: usize = runs.speed.iter().map(|run| run.rows()).sum();
         match because {
-            Because::Due => since >= RECORDS_MAX.max(RECORDS_PER_STATE_MIN * written as u64),
-            Because::Stopping => since >= RECORDS_AT_END_MIN,
+            Because::Due => since >= self.records.max(RECORDS_PER_STATE_MIN * written as u64),
+            Because::Stopping => since >= self.records.min(RECORDS_AT_END_MIN),
         }
     }
 }

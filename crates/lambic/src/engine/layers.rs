@@ -259,7 +259,15 @@ impl Layers {
         let fits = |run: &Run| {
             run.from == batch.to && run.erasures == batch.erasures && heads.covers(&run.to)
         };
-        Ok(loaded.map(|(run, _)| run).filter(fits))
+        let checkpoint = loaded.map(|(run, _)| run).filter(fits);
+        if let Some(run) = &checkpoint {
+            let streams = plan.inputs.iter().map(|stream| stream.id);
+            let records: u64 = streams
+                .map(|id| run.to.of(id).since(&run.from.of(id)))
+                .sum();
+            info!(view = %definition.name, records, "went on from a checkpoint");
+        }
+        Ok(checkpoint)
     }
 
     /// Keeps what the speed layer has computed, so that a start goes on from there.

@@ -80,6 +80,7 @@ pub fn start(
         super::erase::carry_out(Arc::clone(&erasing), stop.clone())
     });
     let (layers, database) = (Arc::clone(layers), database.clone());
+    let checkpoint_records = settings.speed.checkpoint_records;
     let (seal_records, seal_after) = (settings.dataset.seal_records, settings.dataset.seal_after());
     let upkeep = supervised("upkeep", move || {
         let upkeep = Upkeep {
@@ -89,7 +90,7 @@ pub fn start(
             seal_after,
             waiting_since: HashMap::new(),
             batched_at: HashMap::new(),
-            checkpoints: Checkpoints::default(),
+            checkpoints: Checkpoints::every(checkpoint_records),
             failed: HashSet::new(),
         };
         upkeep.run(stopping.clone())
