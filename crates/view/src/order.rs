@@ -12,13 +12,12 @@ type Keyed = (u128, u32, u32);
 /// By the bytes of their keys, sorted on so many threads.
 pub fn by_key(keys: &[Rows], threads: usize) -> Vec<Place> {
     // Most keys differ in their first bytes, which are compared as one number without a look at the rows.
-    let each = keys.iter().zip(0..);
-    let mut places: Vec<Keyed> = each
-        .flat_map(|(rows, batch)| {
-            let rows = rows.iter().zip(0..);
-            rows.map(move |(row, index)| (first_bytes(row.as_ref()), batch, index))
-        })
-        .collect();
+    let rows = keys.iter().map(Rows::num_rows).sum();
+    let mut places: Vec<Keyed> = Vec::with_capacity(rows);
+    for (rows, batch) in keys.iter().zip(0..) {
+        let rows = rows.iter().zip(0..);
+        places.extend(rows.map(|(row, index)| (first_bytes(row.as_ref()), batch, index)));
+    }
     let compare = |a: &Keyed, b: &Keyed| {
         let whole = |place: &Keyed| keys[place.1 as usize].row(place.2 as usize);
         a.0.cmp(&b.0).then_with(|| whole(a).cmp(&whole(b)))

@@ -156,10 +156,22 @@ impl Run {
         let (states, keys) = match (keys, codec.empty_rows(rows, bytes)) {
             (Some(unsorted), Some(mut keys)) => {
                 let order = order::by_key(&unsorted, threads);
-                for &(batch, row) in &order {
-                    keys.push(unsorted[batch].row(row));
-                }
-                (in_order(schema, states, &order, threads)?, Some(keys))
+                let mut push = || {
+                    for &(batch, row) in &order {
+                        keys.push(unsorted[batch].row(row));
+                    }
+                };
+                let states = match threads {
+                    0 | 1 => {
+                        push();
+                        in_order(schema, states, &order, 1)
+                    }
+                    _ => std::thread::scope(|scope| {
+                        scope.spawn(push);
+                        in_order(schema, states, &order, threads - 1)
+                    }),
+                };
+                (states?, Some(keys))
             }
             _ => (concat_batches(schema, states)?, None),
         };

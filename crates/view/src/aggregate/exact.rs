@@ -21,6 +21,7 @@ use super::{
     FloatSums,
     accumulate::{Grouped, Single},
     distinct::{DistinctValues, distinct_state},
+    floats::Floats,
     integers::Integers,
     kind::Kind,
     pairs::Statistic,
@@ -136,6 +137,12 @@ impl Exact {
     fn of_distinct(&self, distinct: bool) -> bool {
         distinct && self.which != Which::DistinctCount
     }
+}
+
+/// `None` if each group has a summary of its own.
+pub fn in_columns(kind: &Kind) -> Option<Box<dyn GroupsAccumulator>> {
+    let integers = Integers::of(kind).map(|groups| Box::new(groups) as _);
+    integers.or_else(|| Floats::of(kind).map(|groups| Box::new(groups) as _))
 }
 
 /// Averages of decimals have at least 16 digits after the point, as in Postgres, if there is room for them.
@@ -275,13 +282,12 @@ impl AggregateUDFImpl for Exact {
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
         match self.kind_of(&args)? {
-            Some(kind) => Ok(match Integers::of(&kind) {
-                Some(integers) => Box::new(integers),
-                None => Box::new(Grouped {
+            Some(kind) => Ok(in_columns(&kind).unwrap_or_else(|| {
+                Box::new(Grouped {
                     kind,
                     groups: Vec::new(),
-                }),
-            }),
+                })
+            })),
             None => self.stand_in.create_groups_accumulator(args),
         }
     }

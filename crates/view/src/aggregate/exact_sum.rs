@@ -52,6 +52,19 @@ impl ExactSum {
         self.add_integer(mantissa.into(), shift, value.is_sign_negative());
     }
 
+    /// Adds many: several sums at once, because each addition waits for the one before it in its sum.
+    pub fn add_all(&mut self, values: &[f64]) {
+        let mut lanes = <[ExactSum; 4]>::default();
+        let (fours, rest) = values.as_chunks::<4>();
+        for four in fours {
+            for (lane, value) in lanes.iter_mut().zip(four) {
+                lane.add(*value);
+            }
+        }
+        rest.iter().for_each(|value| self.add(*value));
+        lanes.iter().for_each(|lane| self.merge(lane));
+    }
+
     /// Takes `value` out again.
     #[inline]
     pub fn subtract(&mut self, value: f64) {
@@ -176,8 +189,14 @@ impl ExactSum {
 
     /// `base`, flags, limbs: little endian, one form for one value.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write_bytes(&mut bytes);
+        bytes
+    }
+
+    /// Appends [`ExactSum::to_bytes`].
+    pub fn write_bytes(&self, bytes: &mut Vec<u8>) {
         let (base, limbs) = self.total().into_normal();
-        let mut bytes = Vec::with_capacity(28 + limbs.len() * 8);
         let far = self.far.as_deref();
         bytes.extend(base.to_le_bytes());
         for count in [
@@ -190,7 +209,6 @@ impl ExactSum {
         for limb in &limbs {
             bytes.extend(limb.to_le_bytes());
         }
-        bytes
     }
 
     /// `None` if the bytes are not of [`ExactSum::to_bytes`].
@@ -352,6 +370,13 @@ mod tests {
             let doubles: Vec<f64> = values.iter().map(|v| *v as f64).collect();
             let expected: i128 = values.iter().map(|v| i128::from(*v)).sum();
             prop_assert_eq!(sum(&doubles).value(), expected as f64);
+        }
+
+        #[test]
+        fn many_at_once_are_the_same(values in prop::collection::vec(any::<f64>(), 0..20)) {
+            let mut all = ExactSum::default();
+            all.add_all(&values);
+            prop_assert_eq!(all.to_bytes(), sum(&values).to_bytes());
         }
 
         #[test]

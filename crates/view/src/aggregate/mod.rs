@@ -7,10 +7,13 @@
 //! and NaN. All other aggregates (count, `min` and `max` of other types, …) are DataFusion's.
 
 mod accumulate;
+#[cfg(test)]
+mod columns_tests;
 mod distinct;
 mod exact;
 pub mod exact_sum;
 mod extreme;
+mod floats;
 mod input;
 mod integer;
 mod integers;

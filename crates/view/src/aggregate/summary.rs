@@ -13,6 +13,7 @@ use crate::postgres::ValueError;
 
 use super::{
     exact_sum::ExactSum,
+    floats::stored,
     input::Input,
     pairs::Pairs,
     sketch::{self, Common, Hll, Kll, Theta},
@@ -149,9 +150,7 @@ impl Summary {
             datafusion::error::DataFusionError::Execution("a stored state is damaged".to_owned())
         };
         let counted = |column: &ArrayRef| column.as_primitive::<Int64Type>().value(row);
-        let exact = |column: &ArrayRef| {
-            ExactSum::from_bytes(column.as_binary::<i32>().value(row)).ok_or_else(damaged)
-        };
+        let exact = |column: &ArrayRef| stored(column.as_binary::<i32>(), row);
         if states[0].is_null(row) {
             return Ok(());
         }
