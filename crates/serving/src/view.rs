@@ -30,6 +30,8 @@ pub struct ServedView {
     task: Arc<TaskContext>,
     tail: Arc<dyn TailSource>,
     runs: RwLock<Arc<RunSet>>,
+    /// Up to where its runs went when it came to be served.
+    began_at: Frontiers,
     /// Held by whoever changes the runs; readers never take it.
     change: tokio::sync::Mutex<()>,
     /// The finished rows of the set they were made from.
@@ -110,6 +112,7 @@ impl ServedView {
             plan,
             task,
             tail,
+            began_at: runs.covered.clone(),
             runs: RwLock::new(Arc::new(runs)),
             change: tokio::sync::Mutex::new(()),
             finished: Mutex::new(None),
@@ -122,6 +125,11 @@ impl ServedView {
 
     pub fn plan(&self) -> &Arc<ViewPlan> {
         &self.plan
+    }
+
+    /// Up to where its runs went when it came to be served: all of them were kept.
+    pub fn began_at(&self) -> &Frontiers {
+        &self.began_at
     }
 
     /// The runs as they stand.
@@ -209,14 +217,23 @@ impl ServedView {
         let merged = self.plan.merge(&runs.speed, Arc::clone(&self.task)).await?;
         // Where nothing was to be computed there is no run, so that they need not begin at the batch frontier.
         let from = runs.batch_frontier();
-        Ok(Some(merged.between(from, runs.covered.clone())))
+        Ok(Some(merged.between(from, self.of_inputs(&runs.covered))))
     }
 
     /// All of `runs` as one.
     pub async fn folded(&self, runs: &RunSet) -> Result<Run, Error> {
         let all: Vec<Arc<Run>> = runs.runs().cloned().collect();
         let folded = self.plan.merge(&all, Arc::clone(&self.task)).await?;
-        Ok(folded.between(Frontiers::default(), runs.covered.clone()))
+        Ok(folded.between(Frontiers::default(), self.of_inputs(&runs.covered)))
+    }
+
+    /// Of `frontiers` those of the streams that it reads.
+    fn of_inputs(&self, frontiers: &Frontiers) -> Frontiers {
+        let mut own = Frontiers::default();
+        for stream in &self.plan.inputs {
+            own.set(stream.id, frontiers.of(stream.id));
+        }
+        own
     }
 
     /// Records of this view's streams between two frontiers.

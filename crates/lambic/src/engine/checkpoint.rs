@@ -57,9 +57,7 @@ impl Checkpoints {
     fn is_due(&mut self, view: &ServedView, runs: &RunSet, because: Because) -> bool {
         let batch = runs.batch_frontier();
         let last = self.kept.entry(view.definition().directory());
-        // After a start, the first run may be the checkpoint that it went on from.
-        let first = runs.speed.first().map(|run| run.to.clone());
-        let last = last.or_insert_with(|| first.unwrap_or_else(|| batch.clone()));
+        let last = last.or_insert_with(|| view.began_at().clone());
         let since = view
             .ahead(&runs.covered, last)
             .min(view.ahead(&runs.covered, &batch));
