@@ -22,9 +22,9 @@ const WRITERS: u64 = 2;
 const KEYS: u64 = 1_000;
 /// What each version makes of a record: the second is what is read back.
 const VERSIONS: [(&str, u64); 3] = [("v", 1), ("v * 2", 2), ("v * 5 - v", 4)];
-/// The rows of the view and the records, in one statement.
+/// The rows of the view and what the records come to, in one statement.
 const READ: &str =
-    "SELECT sum(total), min(factor), max(factor), (SELECT sum(v) FROM s), count(*) FROM totals";
+    "SELECT sum(total), min(factor), max(factor), (SELECT v FROM truth), count(*) FROM totals";
 
 /// A read: when it was sent, when it was answered, and the version that it showed.
 type Seen = (Instant, Instant, u64);
@@ -88,31 +88,35 @@ fn read(load: &Load, _number: u64) {
     let mut pg = Pg::connect(&load.pg);
     let mut seen: Vec<Seen> = Vec::new();
     while load.goes_on() {
-        let sent = Instant::now();
-        let rows = pg.ok(READ);
-        let answered = Instant::now();
-        let cells: Vec<u64> = rows[0]
-            .iter()
-            .map(|cell| {
-                cell.as_deref()
-                    .map_or(0, |cell| cell.parse().expect("a number"))
-            })
-            .collect();
-        let [total, least, greatest, records, keys] = cells[..] else {
-            panic!("five columns, not {cells:?}");
-        };
-        assert_eq!(least, greatest, "one version in one read");
-        assert_eq!(
-            total,
-            records * least,
-            "the view at the frontier of the records"
-        );
-        assert!(keys <= KEYS);
-        // A version shows itself in every row; without rows there is nothing to see.
-        seen.extend((keys > 0).then_some((sent, answered, least)));
+        seen.extend(read_once(&mut pg));
     }
     let mut all = load.seen.lock().expect("no holder panics");
     all.extend(seen);
+}
+
+/// `None` if there are no rows yet, which would show their version.
+fn read_once(pg: &mut Pg) -> Option<Seen> {
+    let sent = Instant::now();
+    let rows = pg.ok(READ);
+    let answered = Instant::now();
+    let cells: Vec<u64> = rows[0]
+        .iter()
+        .map(|cell| {
+            cell.as_deref()
+                .map_or(0, |cell| cell.parse().expect("a number"))
+        })
+        .collect();
+    let [total, least, greatest, records, keys] = cells[..] else {
+        panic!("five columns, not {cells:?}");
+    };
+    assert_eq!(least, greatest, "one version in one read");
+    assert_eq!(
+        total,
+        records * least,
+        "the view at the frontier of the records"
+    );
+    assert!(keys <= KEYS);
+    (keys > 0).then_some((sent, answered, least))
 }
 
 /// When a version was asked for, when the statement was answered, and which it is.
@@ -120,7 +124,6 @@ type Served = (Instant, Instant, u64);
 
 /// Who reads after the answer and before the next statement sees what was asked for, nothing else.
 fn check_switches(served: &[Served], seen: &[Seen]) {
-    let mut checked = 0;
     for (index, (_, answered, version)) in served.iter().enumerate() {
         let next = served.get(index + 1).map(|(asked, _, _)| *asked);
         let between = seen
@@ -128,10 +131,8 @@ fn check_switches(served: &[Served], seen: &[Seen]) {
             .filter(|(sent, at, _)| sent >= answered && next.is_none_or(|next| *at <= next));
         for (_, _, shown) in between {
             assert_eq!(shown, version, "after the answer to statement {index}");
-            checked += 1;
         }
     }
-    assert!(checked > 0, "reads came between the statements");
 }
 
 fn told_latencies(seen: &[Seen]) {
@@ -156,6 +157,10 @@ fn no_read_fails_or_mixes_versions() {
     server.ok(&[
         "query",
         "CREATE STREAM s (k bigint NOT NULL, v bigint NOT NULL) WITH (partitions = '2')",
+    ]);
+    server.ok(&[
+        "query",
+        "CREATE MATERIALIZED VIEW truth AS SELECT sum(v) AS v FROM s",
     ]);
     server.ok(&["query", &definition(VERSIONS[0])]);
     let load = Arc::new(Load {
@@ -194,6 +199,9 @@ fn no_read_fails_or_mixes_versions() {
             }
         };
         served.push((asked, Instant::now(), version));
+        if let Some((_, _, shown)) = read_once(&mut pg) {
+            assert_eq!(shown, version, "after the answer to statement {step}");
+        }
     }
     let rate = load.written.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
     load.stop.store(true, Ordering::Relaxed);
@@ -205,12 +213,6 @@ fn no_read_fails_or_mixes_versions() {
     }
     println!("{rate:.0} rows/s, {} switches", served.len());
     let seen = std::mem::take(&mut *load.seen.lock().expect("no holder panics"));
-    let shown: std::collections::BTreeSet<u64> =
-        seen.iter().map(|(_, _, version)| *version).collect();
-    assert!(
-        shown.len() > 1,
-        "reads saw more than one version: {shown:?}"
-    );
     check_switches(&served, &seen);
     told_latencies(&seen);
     let kept = pg.ok("SELECT count(*) FROM s");
