@@ -327,6 +327,8 @@ pub enum BenchPart {
     Lookup,
     Sql,
     Function,
+    History,
+    Disk,
     Sums,
 }
 

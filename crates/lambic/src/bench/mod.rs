@@ -4,7 +4,9 @@
 
 mod append;
 mod batch;
+mod disk;
 mod function;
+mod history;
 mod read;
 mod sums;
 
@@ -60,6 +62,8 @@ struct Bench {
     engine: Engine,
     /// The flights as a file, for direct SQL over it.
     file: PathBuf,
+    /// Where the engine works.
+    data: PathBuf,
     records: u64,
     rounds: u32,
 }
@@ -105,6 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<Vec<Figure>> {
     let mut bench = Bench {
         engine,
         file,
+        data,
         records: 0,
         rounds: options.rounds,
     };
@@ -138,6 +143,12 @@ pub async fn run(options: Options) -> anyhow::Result<Vec<Figure>> {
     }
     if wanted(BenchPart::Sql) {
         figures.extend(read::sql(&bench).await?);
+    }
+    if wanted(BenchPart::History) {
+        figures.extend(history::run(&bench).await?);
+    }
+    if wanted(BenchPart::Disk) {
+        figures.extend(disk::run(&bench).await?);
     }
     if wanted(BenchPart::Sums) {
         figures.extend(sums::run(&bench).await?);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use super::{Bench, Figure, append_one, latencies};
@@ -11,6 +12,7 @@ use crate::{demo::source as example, server::rows};
 const LOOKUPS: usize = 10_000;
 const STATEMENTS: usize = 300;
 const APPENDS: usize = 300;
+const PRODUCERS: usize = 32;
 
 /// From handing a record over until a read of the view has it: the append's fsync is in it.
 pub async fn freshness(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
@@ -37,7 +39,54 @@ pub async fn freshness(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
         );
         count = now;
     }
-    Ok(latencies("freshness", "from append to the view's answer", times).into())
+    let mut figures = latencies("freshness", "from append to the view's answer", times).to_vec();
+    figures.extend(freshness_beside_others(bench, &record, &key).await?);
+    Ok(figures)
+}
+
+/// The same while other producers append as fast as they are answered.
+async fn freshness_beside_others(
+    bench: &Bench,
+    record: &RecordBatch,
+    key: &Key,
+) -> anyhow::Result<Vec<Figure>> {
+    let engine = &bench.engine;
+    let stream = engine.database.stream("flights");
+    let stream = stream.context("the example declares flights")?;
+    let others = async {
+        let each = (1..PRODUCERS).map(|_| async {
+            loop {
+                append_one(engine, &stream, record.clone()).await?;
+            }
+        });
+        let ended: anyhow::Result<Vec<()>> = futures::future::try_join_all(each).await;
+        ended
+    };
+    let measured = async {
+        let mut times = Vec::with_capacity(APPENDS);
+        for _ in 0..APPENDS {
+            let start = Instant::now();
+            let before = flights(engine, key).await?;
+            let asked = start.elapsed();
+            append_one(engine, &stream, record.clone()).await?;
+            let now = flights(engine, key).await?;
+            times.push(start.elapsed() - asked);
+            anyhow::ensure!(
+                now > before,
+                "the view has {now} flights after {before} and more"
+            );
+        }
+        Ok(times)
+    };
+    let times = tokio::select! {
+        ended = others => {
+            ended?;
+            anyhow::bail!("producers go on for ever")
+        }
+        times = measured => times?,
+    };
+    let what = format!("from append to the view's answer, {PRODUCERS} producers");
+    Ok(latencies("freshness", &what, times).into())
 }
 
 pub async fn lookups(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
@@ -113,7 +162,7 @@ fn busiest(limit: usize) -> String {
     )
 }
 
-fn route(rows: &[Vec<Value>]) -> anyhow::Result<Key> {
+pub fn route(rows: &[Vec<Value>]) -> anyhow::Result<Key> {
     let row = rows.first().context("there is no route")?;
     let text = |index: usize| row.get(index).and_then(Value::as_str).map(str::to_owned);
     let origin = text(0).context("a route has an origin")?;
@@ -124,10 +173,7 @@ fn route(rows: &[Vec<Value>]) -> anyhow::Result<Key> {
     ])
 }
 
-fn with_route(
-    record: &arrow::record_batch::RecordBatch,
-    key: &Key,
-) -> anyhow::Result<arrow::record_batch::RecordBatch> {
+fn with_route(record: &RecordBatch, key: &Key) -> anyhow::Result<RecordBatch> {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, StringArray};
@@ -141,7 +187,7 @@ fn with_route(
         let text: ArrayRef = Arc::new(StringArray::from(vec![value.as_str()]));
         columns[index] = arrow::compute::cast(&text, field.data_type())?;
     }
-    Ok(arrow::record_batch::RecordBatch::try_new(schema, columns)?)
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 async fn flights(engine: &crate::engine::Engine, key: &Key) -> anyhow::Result<i64> {
