@@ -8,7 +8,10 @@ use std::{future::Future, sync::Arc};
 use arrow::array::RecordBatch;
 use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
-use lambic_query::{AsOf, Database, Error, Lookup, Modes, Outcome, Prepared, Session, Transaction};
+use lambic_query::{
+    AsOf, Database, Error, Follow, Followed, Lookup, Message, Modes, Outcome, Prepared, Session,
+    Transaction,
+};
 use tokio::{
     runtime::Runtime,
     sync::{OwnedSemaphorePermit, mpsc},
@@ -109,6 +112,31 @@ impl Executor {
             .await
     }
 
+    /// Follows what changes; the first message is there when this returns.
+    pub async fn follow(&self, followed: Followed, follow: Follow) -> Result<Messages, Error> {
+        let database = self.0.database.clone();
+        let feed = self.run(async move { database.follow(followed, follow).await });
+        let mut feed = feed.await?;
+        let Some(runtime) = &self.0.runtime else {
+            return Err(Error::internal("the server is stopping"));
+        };
+        let (sender, messages) = mpsc::channel(1);
+        let work = runtime.spawn(async move {
+            loop {
+                let next = feed.next().await.transpose();
+                let Some(next) = next else { return };
+                let failed = next.is_err();
+                if sender.send(next).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Messages {
+            messages,
+            work: Some(Aborting(work)),
+        })
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
@@ -147,6 +175,27 @@ impl Executor {
             work: Some(Aborting(work)),
             _turn: None,
         }
+    }
+}
+
+/// What changes, made on the threads of SQL.
+pub struct Messages {
+    messages: mpsc::Receiver<Result<Message, Error>>,
+    work: Option<Aborting<()>>,
+}
+
+impl Messages {
+    pub async fn next(&mut self) -> Option<Result<Message, Error>> {
+        if let Some(message) = self.messages.recv().await {
+            return Some(message);
+        }
+        let mut work = self.work.take()?;
+        let ended = (&mut work.0).await;
+        ended.err().map(|error| {
+            Err(Error::internal(format!(
+                "following ended unexpectedly: {error}"
+            )))
+        })
     }
 }
 

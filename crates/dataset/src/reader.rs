@@ -5,7 +5,7 @@
 //! is told apart by its offsets. What was erased is left out by the pin's own set, whether the files that it
 //! reads still hold it or not.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     array::{AsArray, BooleanArray},
@@ -104,6 +104,11 @@ impl Reader {
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
+
+    /// The number of the log's last commit; changes with every group of them.
+    pub fn commits(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.log.commits()
+    }
 }
 
 impl Pin {
@@ -142,6 +147,14 @@ impl Pin {
         }
     }
 
+    /// The stream's records from `from` on, up to this pin.
+    pub fn table_since(&self, stream: &Arc<Stream>, from: Frontier) -> StreamTable {
+        StreamTable {
+            begin: from,
+            ..self.table(stream)
+        }
+    }
+
     /// The stream's sealed records only.
     pub fn sealed(&self, stream: &Arc<Stream>) -> StreamTable {
         let manifest = self.manifest(stream.id);
@@ -151,6 +164,7 @@ impl Pin {
             reader: self.reader.clone(),
             files: manifest.files.clone(),
             log: None,
+            begin: Frontier::default(),
             from: manifest.frontier.clone(),
             to: manifest.frontier.clone(),
             erased: self.log.erased(stream.id),
@@ -178,6 +192,8 @@ pub struct StreamTable {
     reader: Reader,
     files: Vec<DataFile>,
     log: Option<Snapshot>,
+    /// Where the table begins.
+    begin: Frontier,
     /// Where the files end and the log takes over.
     from: Frontier,
     /// Where the table ends.
@@ -219,7 +235,7 @@ impl StreamTable {
             return Ok(Vec::new());
         };
         let mut batches = Vec::new();
-        for range in self.to.ranges_since(&self.from) {
+        for range in self.to.ranges_since(&self.from.max(&self.begin)) {
             let read = log.read(self.stream.id, range);
             batches.extend(read.map_err(|error| DataFusionError::External(Box::new(error)))?);
         }
@@ -263,16 +279,16 @@ impl StreamTable {
         Ok(Some(DataSourceExec::from_data_source(config)))
     }
 
-    /// The records of `files` before offset `end`, without what was erased and is still in the files.
+    /// The records of `files` within the offsets of `cut`, without what was erased and is still in the files.
     async fn files_filtered(
         &self,
         files: &[&DataFile],
-        end: Option<Offset>,
+        cut: Option<Range<Offset>>,
         state: &dyn Session,
         projection: &[usize],
     ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
         let hold_erased = files.iter().any(|file| file.holds(&self.erased) > 0);
-        if end.is_none() && !hold_erased {
+        if cut.is_none() && !hold_erased {
             return self.files(files, state, projection).await;
         }
         let mut scanned = projection.to_vec();
@@ -291,10 +307,15 @@ impl StreamTable {
             return Ok(None);
         };
         let mut conditions: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
-        if let Some(end) = end {
-            let end = lit(end.0.cast_signed());
-            let before = BinaryExpr::new(Arc::clone(&offset), Operator::Lt, end);
-            conditions.push(Arc::new(before));
+        if let Some(cut) = cut {
+            for (operator, end) in [(Operator::GtEq, cut.start), (Operator::Lt, cut.end)] {
+                let end = lit(end.0.cast_signed());
+                conditions.push(Arc::new(BinaryExpr::new(
+                    Arc::clone(&offset),
+                    operator,
+                    end,
+                )));
+            }
         }
         if hold_erased {
             let options = Arc::new(state.config_options().clone());
@@ -308,29 +329,36 @@ impl StreamTable {
         Ok(Some(Arc::new(filtered.build()?)))
     }
 
-    /// The files' records up to the end of the table. A file that reaches past it is filtered: it was sealed after
-    /// the pin, or the pin looks back.
-    async fn files_upto_end(
+    /// The files' records from the begin to the end of the table. A file that reaches past an end is filtered: it was
+    /// sealed after the pin, or the pin looks back, or not the whole stream is read.
+    async fn files_within(
         &self,
         state: &dyn Session,
         projection: &[usize],
     ) -> PlanResult<Vec<Arc<dyn ExecutionPlan>>> {
-        let (whole, cut): (Vec<&DataFile>, Vec<&DataFile>) = self
-            .begun()
-            .partition(|file| file.range.end <= self.end(file));
+        let (whole, cut): (Vec<&DataFile>, Vec<&DataFile>) = self.begun().partition(|file| {
+            self.start(file) <= file.range.first && file.range.end <= self.end(file)
+        });
         let mut plans = Vec::new();
         plans.extend(self.files_filtered(&whole, None, state, projection).await?);
         for file in cut {
-            let end = Some(self.end(file));
-            plans.extend(self.files_filtered(&[file], end, state, projection).await?);
+            let cut = Some(self.start(file)..self.end(file));
+            plans.extend(self.files_filtered(&[file], cut, state, projection).await?);
         }
         Ok(plans)
     }
 
-    /// The files that have records before the end of the table.
+    /// The files that have records of the table.
     fn begun(&self) -> impl Iterator<Item = &DataFile> {
         let files = self.files.iter();
-        files.filter(move |file| file.range.first < self.end(file))
+        files.filter(move |file| {
+            file.range.first < self.end(file) && self.start(file) < file.range.end
+        })
+    }
+
+    /// Where the table begins in the file's partition.
+    fn start(&self, file: &DataFile) -> Offset {
+        self.begin.offset(file.range.partition)
     }
 
     /// Where the table ends in the file's partition.
@@ -338,7 +366,7 @@ impl StreamTable {
         self.to.offset(file.range.partition)
     }
 
-    /// How many records the table of a pin that does not look back has.
+    /// How many records the whole table of a pin that does not look back has.
     pub fn records(&self) -> u64 {
         let sealed = self.begun().map(|file| {
             // What was sealed after the pin was appended after all erasures that the pin knows.
@@ -379,7 +407,7 @@ impl TableProvider for StreamTable {
         let projection = projection
             .cloned()
             .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let mut plans = self.files_upto_end(state, &projection).await?;
+        let mut plans = self.files_within(state, &projection).await?;
         let tail = self.tail()?;
         if !tail.is_empty() || plans.is_empty() {
             let schema = Arc::clone(&self.schema);

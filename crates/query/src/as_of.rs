@@ -9,10 +9,10 @@
 //! No parser knows all of it, so it is taken out of the text before that is parsed: blanks stand in its place, and
 //! positions stay. It holds for the whole statement, wherever it stands: a statement reads at one frontier.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use datafusion::sql::sqlparser::tokenizer::Token;
-use lambic_model::{Frontier, Offset, PartitionId, StreamName};
+use lambic_model::{Frontier, Frontiers, Offset, PartitionId, Stream, StreamName};
 
 use crate::{Error, sqlstate};
 
@@ -162,7 +162,7 @@ impl Clause {
 }
 
 /// The token after the parenthesis that closes the one at `open`.
-fn closed(tokens: &[(usize, Token)], open: usize) -> Option<usize> {
+pub fn closed(tokens: &[(usize, Token)], open: usize) -> Option<usize> {
     let mut depth = 0;
     for (index, (_, token)) in tokens.iter().enumerate().skip(open) {
         match token {
@@ -184,6 +184,27 @@ fn expected(tokens: &[(usize, Token)], index: usize) -> Error {
         )
 }
 
+/// The frontier of these streams as answers show it.
+pub fn frontier_text(streams: &[Arc<Stream>], heads: &Frontiers) -> String {
+    let each = streams.iter();
+    let words = each.map(|stream| format!("{}@{}", stream.name, heads.of(stream.id)));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What the messages of a change feed add to a frontier, to tell what it is a frontier of; reading `AS OF` it does not
+/// need that.
+pub fn with_mark(frontier: &str, mark: &str) -> String {
+    format!("{frontier} {MARK}{mark}")
+}
+
+/// What [`with_mark`] added.
+pub fn mark(text: &str) -> Option<&str> {
+    text.split_whitespace()
+        .find_map(|word| word.strip_prefix(MARK))
+}
+
+const MARK: char = '#';
+
 /// The streams of a frontier that is written as answers show it, and where each ends.
 pub fn frontiers(text: &str) -> Result<BTreeMap<String, Frontier>, Error> {
     let wrong = |word: &str| {
@@ -196,7 +217,8 @@ pub fn frontiers(text: &str) -> Result<BTreeMap<String, Frontier>, Error> {
         )
     };
     let mut frontiers = BTreeMap::new();
-    for word in text.split_whitespace() {
+    let words = text.split_whitespace();
+    for word in words.filter(|word| !word.starts_with(MARK)) {
         let (name, offsets) = word.split_once('@').ok_or_else(|| wrong(word))?;
         let mut frontier = Frontier::default();
         let pairs = offsets.split(',').filter(|_| !offsets.is_empty());
@@ -338,9 +360,12 @@ mod tests {
         let read = frontiers(" a@0:5,1:7  b@").unwrap();
         assert_eq!(read["a"].to_string(), "0:5,1:7");
         assert_eq!(read["b"], Frontier::default());
+        assert_eq!(frontiers("a@0:5 #1f").unwrap()["a"].to_string(), "0:5");
+        assert_eq!((mark("a@0:5 #1f"), mark("a@0:5")), (Some("1f"), None));
         for wrong in [
             "",
             "a",
+            "#1f",
             "a@5",
             "a@0:x",
             "a@1:5",

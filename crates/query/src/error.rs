@@ -52,6 +52,7 @@ pub mod sqlstate {
     pub const UNDEFINED_SAVEPOINT: &str = "3B001";
     pub const OUT_OF_MEMORY: &str = "53200";
     pub const LIMIT_EXCEEDED: &str = "54000";
+    pub const NOT_IN_PREREQUISITE_STATE: &str = "55000";
     pub const OBJECT_IN_USE: &str = "55006";
     pub const QUERY_CANCELED: &str = "57014";
     pub const TOO_BUSY: &str = "53400";

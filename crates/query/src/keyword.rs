@@ -1,6 +1,6 @@
 //! Suggestions for misspelt keywords.
 
-const KEYWORDS: [&str; 41] = [
+const KEYWORDS: [&str; 42] = [
     "select",
     "from",
     "where",
@@ -19,6 +19,7 @@ const KEYWORDS: [&str; 41] = [
     "drop",
     "erase",
     "refresh",
+    "subscribe",
     "audit",
     "explain",
     "distinct",

@@ -8,6 +8,7 @@
 
 mod as_of;
 mod catalog;
+mod changes;
 mod create;
 mod database;
 mod depth;
@@ -31,6 +32,7 @@ mod types;
 
 pub use as_of::AsOf;
 pub use catalog::{Catalog, CatalogError};
+pub use changes::{Change, Feed, Follow, Followed, Message};
 pub use database::{AuditResult, Database, Parts};
 pub use depth::STACK_BYTES;
 pub use error::{Error, closest, sqlstate};

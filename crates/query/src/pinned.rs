@@ -9,11 +9,11 @@ use datafusion::{
     execution::SessionState,
 };
 use lambic_dataset::{Manifest, Pin};
-use lambic_model::{Frontier, Frontiers, Stream, StreamId};
+use lambic_model::{Erasures, Frontier, Frontiers, Stream, StreamId};
 use lambic_serving::{
     Answer, RecomputedView, RunSet, Served, ServedView, Standing, ViewRead, Views,
 };
-use lambic_view::{Freshness, KeyRange, Run, Source, ViewPlan, tail::TailSource};
+use lambic_view::{Freshness, KeyRange, Run, Source, TableOf, ViewPlan, tail::TailSource};
 
 use crate::{
     as_of,
@@ -248,16 +248,75 @@ impl Pinned {
         merged.map_err(|error| DataFusionError::External(Box::new(error)))
     }
 
+    /// All states of a kept view at the pin, in runs that follow one another; `None` if what is kept does not make
+    /// them up, so that only the records tell.
+    pub async fn runs_at(&self, view: &Arc<ServedView>) -> Result<Option<Vec<Arc<Run>>>> {
+        let runs = self.runs_of(view)?;
+        if !self.are_current(view, runs) {
+            return Ok(None);
+        }
+        let all = view
+            .runs_to(runs, &self.heads(), self.tail().as_ref())
+            .await;
+        let all = all.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(Some(all))
+    }
+
     /// States of every record up to the pin, computed from the records.
     pub async fn states_from_scratch(&self, plan: &ViewPlan, state: &SessionState) -> Result<Run> {
-        let states = plan
-            .states_from(state, &|source| self.records(source))
-            .await;
+        self.states_of(plan, Frontiers::default(), state, &|source| {
+            self.records(source)
+        })
+        .await
+    }
+
+    /// States of the records from `from` up to the pin: from the log, or from files where it has let them go.
+    pub async fn states_since(
+        &self,
+        plan: &ViewPlan,
+        from: &Frontiers,
+        state: &SessionState,
+    ) -> Result<Run> {
+        let (log, heads) = (self.streams.log(), self.heads());
+        let in_log = plan.inputs.iter().all(|stream| {
+            let from = from.of(stream.id);
+            from.covers(&log.start(stream.id)) || from.covers(&heads.of(stream.id))
+        });
+        if in_log {
+            let tail = self.tail();
+            let run = tail.run_between(plan, from, &heads, state.task_ctx()).await;
+            return run.map_err(view_error);
+        }
+        let since = |source: Source<'_>| match source {
+            Source::Stream(stream) => Ok(self.records_since(stream, from)),
+            other => self.records(other),
+        };
+        self.states_of(plan, from.clone(), state, &since).await
+    }
+
+    /// The records of a stream from `from` up to the pin, with system columns.
+    pub fn records_since(&self, stream: &Arc<Stream>, from: &Frontiers) -> Arc<dyn TableProvider> {
+        Arc::new(self.streams.table_since(stream, from.of(stream.id)))
+    }
+
+    async fn states_of(
+        &self,
+        plan: &ViewPlan,
+        from: Frontiers,
+        state: &SessionState,
+        table: TableOf<'_>,
+    ) -> Result<Run> {
+        let states = plan.states_from(state, table).await;
         let states = states.map_err(view_error)?;
         let states = datafusion::physical_plan::collect(states, state.task_ctx()).await?;
         let threads = state.config().target_partitions();
-        let run = plan.sorted(states, threads, Frontiers::default(), self.heads());
+        let run = plan.sorted(states, threads, from, self.heads());
         run.map_err(view_error)
+    }
+
+    /// The newest erasure of every stream that has any.
+    pub fn erasures(&self) -> Erasures {
+        self.streams.log().erasures()
     }
 
     /// The stream with its system columns.

@@ -59,9 +59,21 @@ pub struct Prepared {
     pub(crate) statement: Arc<crate::statement::Statement>,
 }
 
+impl Prepared {
+    /// True if its rows have no end.
+    pub fn is_endless(&self) -> bool {
+        matches!(*self.statement, crate::statement::Statement::Subscribe(_))
+    }
+}
+
 /// What a statement gave.
 pub enum Outcome {
     Rows {
+        schema: SchemaRef,
+        rows: SendableRecordBatchStream,
+    },
+    /// Rows that come as things change, until the client has enough.
+    Changes {
         schema: SchemaRef,
         rows: SendableRecordBatchStream,
     },
@@ -74,6 +86,10 @@ impl fmt::Debug for Outcome {
         match self {
             Outcome::Rows { schema, .. } => f
                 .debug_struct("Rows")
+                .field("schema", schema)
+                .finish_non_exhaustive(),
+            Outcome::Changes { schema, .. } => f
+                .debug_struct("Changes")
                 .field("schema", schema)
                 .finish_non_exhaustive(),
             Outcome::Done { tag } => f.debug_struct("Done").field("tag", tag).finish(),

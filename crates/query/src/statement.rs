@@ -1,6 +1,7 @@
 //! What a piece of SQL asks for: our own statements, or plain SQL.
 
 mod diff;
+mod subscribe;
 
 use std::ops::Range;
 
@@ -14,6 +15,7 @@ use datafusion::sql::sqlparser::{
 use lambic_view::{place::Places, postgres, window};
 
 pub use diff::{Compared, Diff};
+pub use subscribe::{Subscribe, Subscribed};
 
 use crate::{
     AsOf, Error, Session, as_of, depth,
@@ -50,6 +52,7 @@ pub enum Statement {
     ExplainView(String),
     Erase(Box<Erase>),
     Insert(Box<Plain>),
+    Subscribe(Box<Subscribe>),
     Sql(Box<Plain>),
     /// Nothing between two semicolons.
     Empty,
@@ -283,6 +286,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["ERASE", ..] | ["EXPLAIN", "ERASE", ..] => {
             Ok(Statement::Erase(Box::new(erase::parse(sql, &part.tokens)?)))
         }
+        ["SUBSCRIBE", ..] => subscribe::parse(session, part),
         ["INSERT", ..] => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             let mut ast = plain(&window::readable(&text), sql)?;
@@ -297,22 +301,28 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             .with_hint("append a record that corrects, and let a view take the latest of each key")),
         _ => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
-            let parsed = match &session.parser {
-                Some(parser) => parser.parse(&window::readable(&text)),
-                None => Parser::parse_sql(&PostgreSqlDialect {}, &window::readable(&text)),
-            };
-            let mut statements = parsed.map_err(|error| Error::from_parser(&error, sql))?;
-            match statements.len() {
-                0 => Ok(Statement::Empty),
-                _ => {
-                    let mut ast = statements.swap_remove(0);
-                    postgres::adapt(&mut ast).map_err(|error| message::of_postgres(&error, sql))?;
-                    names::tell_apart(&mut ast);
-                    Ok(Statement::Sql(Box::new(Plain { ast, as_of })))
-                }
-            }
+            Ok(match readable(session, &text, sql)? {
+                None => Statement::Empty,
+                Some(ast) => Statement::Sql(Box::new(Plain { ast, as_of })),
+            })
         }
     }
+}
+
+/// `text`, which stands in `sql` where it does, as it is planned.
+fn readable(session: &Session, text: &str, sql: &str) -> Result<Option<ast::Statement>, Error> {
+    let parsed = match &session.parser {
+        Some(parser) => parser.parse(&window::readable(text)),
+        None => Parser::parse_sql(&PostgreSqlDialect {}, &window::readable(text)),
+    };
+    let mut statements = parsed.map_err(|error| Error::from_parser(&error, sql))?;
+    if statements.is_empty() {
+        return Ok(None);
+    }
+    let mut ast = statements.swap_remove(0);
+    postgres::adapt(&mut ast).map_err(|error| message::of_postgres(&error, sql))?;
+    names::tell_apart(&mut ast);
+    Ok(Some(ast))
 }
 
 fn immutable() -> Error {
@@ -488,6 +498,10 @@ mod tests {
             "diff materialized view v as of offset 's@0:1' with create materialized view v as select 1 from s",
             expect!["Diff@0"],
         );
+        check(
+            "subscribe v; subscribe to public.v with (snapshot = false, progress) as of offset 's@0:1'; subscribe (select 1 from s)",
+            expect!["Subscribe@0 Subscribe@13 Subscribe@91"],
+        );
         check("select ';'", expect!["Sql@0"]);
         check("-- nothing\n;", expect![""]);
         check("explain materialized view v", expect!["ExplainView@0"]);
@@ -565,6 +579,27 @@ mod tests {
         ] {
             let refused = parse(&Session::default(), sql).unwrap_err();
             assert_eq!(refused.sqlstate, "42P02", "{sql}");
+        }
+    }
+
+    #[test]
+    fn subscriptions_say_what_is_wrong_with_them() {
+        for (sql, message) in [
+            ("subscribe", "42601 at Some(1)"),
+            ("subscribe to", "42601 at Some(11)"),
+            ("subscribe select 1", "42601 at Some(11)"),
+            ("subscribe (select 1", "42601 at Some(11)"),
+            ("subscribe (insert into s values (1))", "42601 at Some(12)"),
+            ("subscribe v where a = 1", "42601 at Some(13)"),
+            ("subscribe v with (snapshot = maybe)", "42601 at Some(30)"),
+            ("subscribe v with (rows = 5)", "42601 at Some(19)"),
+            ("subscribe v with (progress", "42601 at Some(19)"),
+            ("subscribe v up to 5", "42601 at Some(13)"),
+            ("subscribe other.v", "3F000"),
+        ] {
+            let refused = parse(&Session::default(), sql).unwrap_err();
+            let shown = format!("{} at {:?}", refused.sqlstate, refused.position);
+            assert!(shown.starts_with(message), "{sql}: {shown}: {refused}");
         }
     }
 

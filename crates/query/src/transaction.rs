@@ -285,6 +285,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::Erase(erase) if erase.explain => None,
         Statement::Erase(_) => Some("ERASE"),
         Statement::Sql(_)
+        | Statement::Subscribe(_)
         | Statement::Audit(_)
         | Statement::Diff(_)
         | Statement::ExplainView(_)

@@ -300,15 +300,25 @@ impl ServedView {
         })
     }
 
-    /// All states at `heads` as one run; what an audit compares.
+    /// All states at `heads`, in runs that follow one another.
+    pub async fn runs_to(
+        &self,
+        runs: &Arc<RunSet>,
+        heads: &Frontiers,
+        tail: &dyn TailSource,
+    ) -> Result<Vec<Arc<Run>>, Error> {
+        let missing = self.missing(runs, heads, tail).await?.map(Arc::new);
+        Ok(runs.runs().cloned().chain(missing).collect())
+    }
+
+    /// The same as one run; what an audit compares.
     pub async fn merged(
         &self,
         runs: &Arc<RunSet>,
         heads: &Frontiers,
         tail: &dyn TailSource,
     ) -> Result<Run, Error> {
-        let missing = self.missing(runs, heads, tail).await?.map(Arc::new);
-        let all: Vec<Arc<Run>> = runs.runs().cloned().chain(missing).collect();
+        let all = self.runs_to(runs, heads, tail).await?;
         Ok(self.plan.merge(&all, Arc::clone(&self.task)).await?)
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef},
-    compute::{concat_batches, interleave},
+    array::{Array, ArrayRef, UInt64Array},
+    compute::{concat_batches, interleave, take_record_batch},
     datatypes::SchemaRef,
     record_batch::RecordBatch,
     row::{RowConverter, Rows, SortField},
@@ -215,6 +215,31 @@ impl Run {
         (first < keys.num_rows() && keys.row(first) == wanted).then(|| self.states.slice(first, 1))
     }
 
+    /// The states whose keys `other` has too, in their order; all of them if the view has no key.
+    pub fn matching(&self, other: &Run) -> Result<RecordBatch, Error> {
+        let (Some(keys), Some(wanted)) = (&self.keys, &other.keys) else {
+            return Ok(self.states.clone());
+        };
+        let mut places = Vec::new();
+        let mut from = 0;
+        for wanted in wanted {
+            // Both are sorted, and the keys that are wanted are often few: a search for each, from the last one on.
+            let mut step = 1;
+            while from + step < keys.num_rows() && keys.row(from + step) < wanted {
+                step *= 2;
+            }
+            let end = keys.num_rows().min(from + step + 1);
+            from = partition_point(from..end, |row| keys.row(row) < wanted);
+            if from == keys.num_rows() {
+                break;
+            }
+            if keys.row(from) == wanted {
+                places.push(from as u64);
+            }
+        }
+        Ok(take_record_batch(&self.states, &UInt64Array::from(places))?)
+    }
+
     /// The states whose keys lie in `range`, in their order; none if the view has no key.
     pub fn within(&self, range: &KeyRange) -> RecordBatch {
         let Some(keys) = &self.keys else {
@@ -353,6 +378,9 @@ mod tests {
             let only = codec.range(&[equal, low], Bound::Unbounded, Bound::Unbounded).unwrap();
             let is_there = rows.contains(&(Some(text), Some(ends.0)));
             prop_assert_eq!(run.within(&only).num_rows(), usize::from(is_there));
+            let (_, half) = self::run(&rows.iter().step_by(2).cloned().collect::<Vec<_>>());
+            let both = [run.matching(&half).unwrap(), half.matching(&run).unwrap()];
+            prop_assert_eq!(&both, &[half.states.clone(), half.states.clone()]);
             let all = codec.range(&[], Bound::Unbounded, Bound::Unbounded).unwrap();
             prop_assert_eq!(run.within(&all).num_rows(), rows.len());
         }

@@ -71,6 +71,14 @@ pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<R
         Ok(Outcome::Rows { schema, rows }) => {
             answer::rows(form, schema, app.executor.stream(rows).holding(turn)).await
         }
+        Ok(Outcome::Changes { .. }) => Err(Failure::new(
+            StatusCode::BAD_REQUEST,
+            "bad_sql",
+            "SUBSCRIBE has no end, and answers here have one",
+        )
+        .with_hint(
+            "GET /v1/views/{name}/changes follows a view over HTTP; SUBSCRIBE runs over the Postgres wire",
+        )),
         Ok(Outcome::Done { tag }) => Ok(Json(json!({ "tag": tag })).into_response()),
         Err(failure) => {
             counter!("lambic_sql_errors_total", "door" => "http").increment(1);

@@ -134,6 +134,7 @@ pub async fn select(
                 .map_err(|error| Failure::from(Error::from_datafusion(error, "", &[])))?;
             Ok((schema, batches))
         }
+        Outcome::Changes { .. } => Err(Failure::bad_request("the view answered without an end")),
         Outcome::Done { tag } => Err(Failure::bad_request(format!("the view answered {tag}"))),
     }
 }

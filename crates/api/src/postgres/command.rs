@@ -2,7 +2,11 @@
 //!
 //! Pure: text in, command out. Everything that is not such a statement goes to the query room.
 
-use super::control::{self, Control, ModeChange};
+use super::{
+    control::{self, Control, ModeChange},
+    cursor::{self, Declare, Fetch},
+    flow::{self, CopyFormat},
+};
 
 /// What a client asks of its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +37,24 @@ pub enum Command {
         tag: &'static str,
         all: bool,
     },
-    /// `LISTEN`, `UNLISTEN`, `CLOSE`, `LOCK`: nothing to do here.
+    /// `UNLISTEN`: nothing to do here.
     Ignored {
         tag: &'static str,
     },
+    Declare(Declare),
+    Fetch(Fetch),
+    /// `None` is `ALL`.
+    Close {
+        name: Option<String>,
+    },
+    /// `COPY (query) TO STDOUT`
+    CopyOut {
+        query: String,
+        /// Where the query begins.
+        chars_before: usize,
+        format: CopyFormat,
+    },
+    /// Any other `COPY`.
     Copy,
     /// What is wrong with it.
     Malformed {
@@ -108,17 +126,17 @@ pub fn parse(sql: &str) -> Option<Command> {
             all: false,
         },
         ["UNLISTEN", ..] => Command::Ignored { tag: "UNLISTEN" },
-        ["CLOSE", ..] => Command::Ignored {
-            tag: "CLOSE CURSOR",
-        },
-        ["COPY", ..] => Command::Copy,
+        ["DECLARE" | "FETCH" | "CLOSE", ..] => return cursor::parse(sql),
+        [copy, ..] if copy.split('(').next() == Some("COPY") => {
+            flow::parse_copy(sql).unwrap_or(Command::Copy)
+        }
         ["LISTEN" | "NOTIFY", ..] => Command::Unsupported {
             what: "LISTEN and NOTIFY",
-            hint: "follow a view over HTTP: GET /v1/views/{name}/changes sends its changes as they happen",
+            hint: "SUBSCRIBE view sends the changes of a view as they happen; over HTTP, GET /v1/views/{name}/changes",
         },
-        ["DECLARE" | "FETCH" | "MOVE", ..] => Command::Unsupported {
-            what: "SQL cursors",
-            hint: "read in portions through the extended protocol (a portal with a row limit) instead",
+        ["MOVE", ..] => Command::Unsupported {
+            what: "cursors that skip rows",
+            hint: "FETCH reads the rows of a cursor",
         },
         ["PREPARE" | "EXECUTE", ..] => Command::Unsupported {
             what: "PREPARE and EXECUTE as SQL",

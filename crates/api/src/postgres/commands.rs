@@ -19,6 +19,7 @@ use crate::block::{self, Status};
 use super::{
     command::Command,
     error::{self, wire},
+    flow::Copied,
     handler::{Done, Handler},
     settings::SetError,
 };
@@ -28,6 +29,7 @@ impl Handler {
         &self,
         client: &mut C,
         command: &Command,
+        chars_before: usize,
         format: &Format,
     ) -> PgWireResult<Done>
     where
@@ -145,10 +147,30 @@ impl Handler {
                 Ok(Done::Tag(Tag::new(tag)))
             }
             Command::Ignored { tag } => Ok(Done::Tag(Tag::new(tag))),
+            Command::Declare(declare) => self.declare(declare, chars_before).await,
+            Command::Fetch(fetch) => self.fetch(fetch, format).await,
+            Command::Close { name } => self.close(name.as_deref()),
+            Command::CopyOut {
+                query,
+                chars_before: before,
+                format,
+            } => {
+                let done = self.simple_statement(query, chars_before + before).await?;
+                match done {
+                    Done::Rows(rows) | Done::Changes(rows) => Ok(Done::Copy(Copied {
+                        rows,
+                        format: *format,
+                    })),
+                    Done::Tag(_) | Done::Copy(_) => Err(wire(
+                        "42601",
+                        "COPY takes a query in parentheses: (SELECT …)",
+                    )),
+                }
+            }
             Command::Copy => Err(error::with_hint(
                 "0A000",
-                "COPY is not supported",
-                "load files with `lambic append STREAM FILE` or POST them to /v1/streams/{name}/records; read with SELECT",
+                "COPY is supported as COPY (query) TO STDOUT only",
+                "load files with `lambic append STREAM FILE` or POST them to /v1/streams/{name}/records",
             )),
             Command::Malformed { expected } => Err(wire(
                 "42601",

@@ -9,12 +9,12 @@ use futures::{Sink, SinkExt};
 use lambic_query::split;
 use pgwire::{
     api::{
-        ClientInfo, ClientPortalStore, DEFAULT_NAME, Type,
-        portal::{Format, Portal},
-        query::{ExtendedQueryHandler, send_ready_for_query},
-        results::{DescribePortalResponse, DescribeStatementResponse, FieldInfo, Response},
+        ClientInfo, ClientPortalStore, DEFAULT_NAME, PgWireConnectionState, Type,
+        portal::{Format, Portal, PortalExecutionState},
+        query::{ExtendedQueryHandler, send_execution_response, send_ready_for_query},
+        results::{DescribePortalResponse, DescribeStatementResponse, FieldInfo, Response, Tag},
         stmt::{QueryParser, StoredStatement},
-        store::PortalStore,
+        store::{Entry, PortalStore},
     },
     error::{ErrorInfo, PgWireError, PgWireResult},
     messages::{
@@ -29,7 +29,8 @@ use super::{
     commands::text_fields,
     encode,
     error::{self, wire},
-    handler::{Busy, Handler, Statement},
+    flow,
+    handler::{Busy, Done, Handler, Statement},
     parameter,
 };
 
@@ -109,6 +110,7 @@ impl QueryParser for Handler {
                     text_fields(&[&shown], format)
                 }
                 Command::ShowAll => text_fields(&["name", "setting", "description"], format),
+                Command::Fetch(fetch) => self.connection.cursors.fields(fetch.name(), format)?,
                 _ => Vec::new(),
             }),
             Statement::Query { prepared, .. } if prepared.schema.fields().is_empty() => {
@@ -135,7 +137,10 @@ impl ExtendedQueryHandler for Handler {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        self._on_execute(client, message).await?;
+        match self.flowing(client, &message) {
+            Some(portal) => self.execute_flowing(client, &portal).await?,
+            None => self._on_execute(client, message).await?,
+        }
         client.set_transaction_status(self.status());
         Ok(())
     }
@@ -218,7 +223,7 @@ impl ExtendedQueryHandler for Handler {
         let format = &portal.result_column_format;
         let (prepared, unused) = match &portal.statement.statement {
             Statement::Command(command) => {
-                return Ok(self.command(client, command, format).await?.into());
+                return Ok(self.command(client, command, 0, format).await?.into());
             }
             Statement::Query { prepared, unused } => (prepared, *unused),
         };
@@ -240,5 +245,66 @@ impl ExtendedQueryHandler for Handler {
             )
             .await;
         Ok(self.response(outcome?, format, deadline, busy)?.into())
+    }
+}
+
+impl Handler {
+    /// The portal, if its rows are to go out as they come; the library would wait for the last one.
+    fn flowing<C>(&self, client: &C, message: &Execute) -> Option<Arc<Portal<Statement>>>
+    where
+        C: ClientPortalStore,
+        C::PortalStore: PortalStore<Statement = Statement>,
+    {
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        let Some(Entry::Value(portal)) = client.portal_store().get_portal(name) else {
+            return None;
+        };
+        let flows = match &portal.statement.statement {
+            Statement::Command(command) => matches!(command, Command::CopyOut { .. }),
+            Statement::Query { prepared, .. } => prepared.is_endless() && message.max_rows <= 0,
+        };
+        flows.then_some(portal)
+    }
+
+    async fn execute_flowing<C>(
+        &self,
+        client: &mut C,
+        portal: &Portal<Statement>,
+    ) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if !matches!(client.state(), PgWireConnectionState::ReadyForQuery) {
+            return Err(PgWireError::NotReadyForQuery);
+        }
+        client.set_state(PgWireConnectionState::QueryInProgress);
+        let state = portal.state();
+        let mut state = state.lock().await;
+        let before = std::mem::replace(&mut *state, PortalExecutionState::Finished);
+        drop(state);
+        match (before, &portal.statement.statement) {
+            (PortalExecutionState::Initial, Statement::Command(command)) => {
+                let format = &portal.result_column_format;
+                if let Done::Copy(copy) = self.command(client, command, 0, format).await? {
+                    flow::send_copy(client, copy).await?;
+                }
+            }
+            (PortalExecutionState::Initial, Statement::Query { .. }) => {
+                if let Response::Query(rows) = self.do_query(client, portal, 0).await? {
+                    flow::send_rows(client, rows, false).await?;
+                }
+            }
+            (PortalExecutionState::Suspended(rows), _) => {
+                flow::send_rows(client, rows, false).await?;
+            }
+            (PortalExecutionState::Finished, _) => {
+                send_execution_response(client, Tag::new("SELECT").with_rows(0)).await?;
+            }
+        }
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        Ok(())
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
 use futures::{Sink, SinkExt, StreamExt, stream};
 use lambic_query::{Outcome, Prepared, Session as QuerySession};
 use metrics::histogram;
@@ -20,7 +22,7 @@ use pgwire::{
     messages::{PgWireBackendMessage, data::DataRow, response::NoticeResponse},
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 
@@ -29,8 +31,10 @@ use crate::{block::Block, executor::Batches};
 use super::{
     Shared,
     command::Command,
+    cursor::Cursors,
     encode::{self, Encoder},
     error,
+    flow::{Copied, Peer},
     settings::Settings,
 };
 
@@ -42,6 +46,8 @@ pub struct Connection {
     /// Told when a cancel request comes for this connection.
     pub cancel: Notify,
     block: Mutex<Block>,
+    pub cursors: Cursors,
+    pub peer: Peer,
 }
 
 impl Connection {
@@ -79,13 +85,18 @@ pub struct Handler {
 /// What one statement came to, before the protocol's own dress is put on.
 pub enum Done {
     Rows(QueryResponse),
+    /// Rows that come as things change.
+    Changes(QueryResponse),
+    Copy(Copied),
     Tag(Tag),
 }
 
 impl From<Done> for Response {
     fn from(done: Done) -> Response {
         match done {
-            Done::Rows(rows) => Response::Query(rows),
+            Done::Rows(rows) | Done::Changes(rows) => Response::Query(rows),
+            // Not sent this way.
+            Done::Copy(copy) => Response::Query(copy.rows),
             Done::Tag(tag) => Response::Execution(tag),
         }
     }
@@ -178,43 +189,65 @@ impl Handler {
         match outcome {
             Outcome::Done { tag } => Ok(Done::Tag(Tag::new(&tag))),
             Outcome::Rows { schema, rows } => {
-                let fields = Arc::new(encode::fields(&schema, format)?);
-                let bytea_as_escape = self.connection.settings().bytea_as_escape();
-                let mut encoder = Encoder::new(Arc::clone(&fields), bytea_as_escape);
-                let connection = Arc::clone(&self.connection);
-                // `busy` travels with the stream: the statement runs until its last row is out.
-                let batches = stream::unfold(
-                    (self.shared.executor.stream(rows), busy, false),
-                    move |(mut rows, busy, ended)| {
-                        let connection = Arc::clone(&connection);
-                        async move {
-                            if ended {
-                                return None;
-                            }
-                            let next = next_batch(&mut rows, &connection, deadline).await?;
-                            let failed = next.is_err();
-                            Some((next, (rows, busy, failed)))
-                        }
-                    },
-                );
-                let rows = batches.flat_map(move |batch| {
-                    let rows: Vec<PgWireResult<DataRow>> =
-                        match batch.and_then(|batch| encoder.rows(&batch)) {
-                            Ok(rows) => rows.into_iter().map(Ok).collect(),
-                            Err(error) => vec![Err(error)],
-                        };
-                    stream::iter(rows)
-                });
-                Ok(Done::Rows(QueryResponse::new(fields, rows)))
+                let rows = self.encoded(&schema, rows, None, format, deadline, busy)?;
+                Ok(Done::Rows(rows))
+            }
+            Outcome::Changes { schema, rows } => {
+                let stop = Some(self.shared.stop.clone());
+                let mut rows = self.encoded(&schema, rows, stop, format, deadline, busy)?;
+                rows.set_command_tag("SUBSCRIBE");
+                Ok(Done::Changes(rows))
             }
         }
     }
+
+    /// `stop` ends rows that have no end of their own.
+    fn encoded(
+        &self,
+        schema: &SchemaRef,
+        rows: SendableRecordBatchStream,
+        stop: Option<watch::Receiver<bool>>,
+        format: &Format,
+        deadline: Option<Instant>,
+        busy: Busy,
+    ) -> PgWireResult<QueryResponse> {
+        let fields = Arc::new(encode::fields(schema, format)?);
+        let bytea_as_escape = self.connection.settings().bytea_as_escape();
+        let mut encoder = Encoder::new(Arc::clone(&fields), bytea_as_escape);
+        let connection = Arc::clone(&self.connection);
+        // `busy` travels with the stream: the statement runs until its last row is out.
+        let batches = stream::unfold(
+            (self.shared.executor.stream(rows), busy, false),
+            move |(mut rows, busy, ended)| {
+                let (connection, stop) = (Arc::clone(&connection), stop.clone());
+                async move {
+                    if ended {
+                        return None;
+                    }
+                    let next = next_batch(&mut rows, &connection, deadline, stop).await?;
+                    let failed = next.is_err();
+                    Some((next, (rows, busy, failed)))
+                }
+            },
+        );
+        let rows = batches.flat_map(move |batch| {
+            let rows: Vec<PgWireResult<DataRow>> =
+                match batch.and_then(|batch| encoder.rows(&batch)) {
+                    Ok(rows) => rows.into_iter().map(Ok).collect(),
+                    Err(error) => vec![Err(error)],
+                };
+            stream::iter(rows)
+        });
+        Ok(QueryResponse::new(fields, rows))
+    }
 }
 
-async fn next_batch(
+/// `stop` is given for rows that have no end of their own: they end when the server stops, or the client has hung up.
+pub async fn next_batch(
     rows: &mut Batches,
     connection: &Connection,
     deadline: Option<Instant>,
+    stop: Option<watch::Receiver<bool>>,
 ) -> Option<PgWireResult<arrow::array::RecordBatch>> {
     let cancelled = pin!(connection.cancel.notified());
     let next = async {
@@ -223,7 +256,27 @@ async fn next_batch(
             None => Ok(rows.next().await),
         }
     };
+    let hung_up = async {
+        match stop {
+            Some(_) => connection.peer.gone().await,
+            None => std::future::pending().await,
+        }
+    };
+    let stopped = async {
+        match stop.clone() {
+            Some(mut stop) => {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = stopped => Some(Err(error::fatal(
+            "57P01",
+            "terminating connection due to administrator command",
+            None,
+        ))),
+        () = hung_up => None,
         next = next => match next {
             Ok(next) => next.map(|batch| batch.map_err(|error| {
                 error::from_query(lambic_query::Error::from_datafusion(error, "", &[]), 0)

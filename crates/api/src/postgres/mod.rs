@@ -7,9 +7,11 @@ mod catalog;
 mod command;
 mod commands;
 mod control;
+mod cursor;
 mod encode;
 mod error;
 mod extended;
+mod flow;
 mod handler;
 mod information_schema;
 mod parameter;
@@ -80,6 +82,8 @@ pub struct Shared {
     cancellable: Mutex<HashMap<(i32, Bytes), Weak<Connection>>>,
     statements_running: AtomicUsize,
     statement_ended: Notify,
+    /// True when the server stops.
+    stop: watch::Receiver<bool>,
 }
 
 /// The parser for what clients send; made once, since it compiles its patterns.
@@ -104,6 +108,7 @@ pub async fn serve(
         cancellable: Mutex::default(),
         statements_running: AtomicUsize::new(0),
         statement_ended: Notify::new(),
+        stop: stop.clone(),
     });
     let mut tasks = JoinSet::new();
     loop {
@@ -156,6 +161,13 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) {
     }
     let over_limit = open.count > shared.connections_max;
     let connection = Arc::new(Connection::default());
+    let socket = match connection.peer.watch(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            warn!(%error, "cannot serve a Postgres connection");
+            return;
+        }
+    };
     let handlers = Handlers {
         handler: Handler {
             shared: Arc::clone(&shared),

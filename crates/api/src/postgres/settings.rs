@@ -339,7 +339,7 @@ fn is_utc(zone: &str) -> bool {
 }
 
 /// `5000`, `5000ms`, `5s`, `2min`, `1h`: Postgres's units of time, milliseconds if there is none.
-fn duration(value: &str) -> Option<Duration> {
+pub fn duration(value: &str) -> Option<Duration> {
     let value = value.trim();
     let digits = value
         .find(|c: char| !c.is_ascii_digit())

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 use futures::{Sink, SinkExt};
-use lambic_query::split;
+use lambic_query::{Outcome, split};
 use pgwire::{
     api::{
         ClientInfo, ClientPortalStore, PgWireConnectionState,
@@ -21,10 +21,11 @@ use pgwire::{
     error::{PgWireError, PgWireResult},
     messages::{PgWireBackendMessage, response::EmptyQueryResponse, simplequery::Query},
 };
+use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 
 use super::{
-    command, error,
+    command, error, flow,
     handler::{Busy, Done, Handler},
 };
 
@@ -68,7 +69,11 @@ impl SimpleQueryHandler for Handler {
         };
         for (index, piece) in pieces.into_iter().enumerate() {
             let done = match command::parse(piece.text) {
-                Some(command) => self.command(client, &command, &Format::UnifiedText).await?,
+                Some(command) => {
+                    let format = &Format::UnifiedText;
+                    self.command(client, &command, piece.chars_before, format)
+                        .await?
+                }
                 None => {
                     self.simple_statement(piece.text, piece.chars_before)
                         .await?
@@ -76,6 +81,8 @@ impl SimpleQueryHandler for Handler {
             };
             match done {
                 Done::Rows(rows) => send_query_response(client, rows, true).await?,
+                Done::Changes(rows) => flow::send_rows(client, rows, true).await?,
+                Done::Copy(copy) => flow::send_copy(client, copy).await?,
                 Done::Tag(tag) => {
                     // The last statement has succeeded only when the transaction has.
                     if index == last {
@@ -91,9 +98,21 @@ impl SimpleQueryHandler for Handler {
 }
 
 impl Handler {
-    async fn simple_statement(&self, sql: &str, chars_before: usize) -> PgWireResult<Done> {
+    pub async fn simple_statement(&self, sql: &str, chars_before: usize) -> PgWireResult<Done> {
         let busy = Busy::new(self);
         let deadline = self.deadline();
+        match self.outcome(sql, chars_before, deadline).await? {
+            Some(outcome) => self.response(outcome, &Format::UnifiedText, deadline, busy),
+            None => Ok(Done::Tag(Tag::new(""))),
+        }
+    }
+
+    pub async fn outcome(
+        &self,
+        sql: &str,
+        chars_before: usize,
+        deadline: Option<Instant>,
+    ) -> PgWireResult<Option<Outcome>> {
         let session = self.query_session()?;
         let work = async {
             self.shared
@@ -102,15 +121,8 @@ impl Handler {
                 .await
                 .map_err(|error| error::from_query(error, chars_before))
         };
-        let outcomes = self
-            .bounded(
-                deadline,
-                work.instrument(debug_span!("sql", door = "postgres")),
-            )
-            .await?;
-        match outcomes.into_iter().next_back() {
-            Some(outcome) => self.response(outcome, &Format::UnifiedText, deadline, busy),
-            None => Ok(Done::Tag(Tag::new(""))),
-        }
+        let work = work.instrument(debug_span!("sql", door = "postgres"));
+        let outcomes = self.bounded(deadline, work).await?;
+        Ok(outcomes.into_iter().next_back())
     }
 }

@@ -32,6 +32,9 @@ impl Handler {
         let step = self.connection.block().step(control, defaults, begin);
         // The library keeps a status of its own, which an error would otherwise be added to.
         client.set_transaction_status(self.status());
+        if self.connection.block().status() != Status::Open {
+            self.connection.cursors.close_all();
+        }
         let step = step.map_err(|error| error::from_query(error, 0))?;
         if let Some(told) = step.notice {
             notice(client, "WARNING", told.code, &told.message, told.hint).await?;
@@ -63,6 +66,7 @@ impl Handler {
         debug!(%error, "statement failed");
         counter!("lambic_sql_errors_total", "door" => "postgres").increment(1);
         self.connection.block().fail();
+        self.connection.cursors.close_all();
     }
 
     /// What `ReadyForQuery` tells.

@@ -7,7 +7,6 @@ use arrow::{
     datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
 };
 use datafusion::{
-    common::TableReference,
     dataframe::DataFrame,
     execution::SessionState,
     logical_expr::LogicalPlan,
@@ -47,7 +46,7 @@ impl Database {
         Ok(self.pinned_to(pinned, with_system))
     }
 
-    fn pinned_now(&self) -> SessionState {
+    pub(super) fn pinned_now(&self) -> SessionState {
         self.pinned_to(Arc::new(Pinned::take(&self.0.sources)), false)
     }
 
@@ -93,6 +92,18 @@ impl Database {
         })
     }
 
+    /// The same with parameters, without the place of a mistake.
+    pub(super) async fn streams_at(
+        &self,
+        as_of: &AsOf,
+        parameters: &[ScalarValue],
+        streams: &[Arc<Stream>],
+    ) -> Result<Pinned, Error> {
+        let read: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
+        let take = || Pinned::take(&self.0.sources);
+        self.back_to(as_of, parameters, &read, take).await
+    }
+
     /// What `take` pins, back at the moment of `as_of`.
     async fn back_to(
         &self,
@@ -127,7 +138,11 @@ impl Database {
     }
 
     /// The value of the operand: a text, or a time.
-    async fn moment(&self, as_of: &AsOf, parameters: &[ScalarValue]) -> Result<ScalarValue, Error> {
+    pub(super) async fn moment(
+        &self,
+        as_of: &AsOf,
+        parameters: &[ScalarValue],
+    ) -> Result<ScalarValue, Error> {
         let wrong = |error| Error::from_datafusion(error, "", &self.names());
         let state = self.pinned_now();
         let plan = self.plan_moment(as_of).await?;
@@ -167,7 +182,7 @@ impl Database {
     }
 
     /// Where the streams end that a frontier names, none past `heads`.
-    fn heads_of_text(&self, text: &str, heads: &Frontiers) -> Result<Frontiers, Error> {
+    pub(crate) fn heads_of_text(&self, text: &str, heads: &Frontiers) -> Result<Frontiers, Error> {
         let mut found = Frontiers::default();
         for (name, wanted) in as_of::frontiers(text)? {
             let Some(stream) = self.stream(&name) else {
@@ -192,24 +207,42 @@ impl Database {
         Ok(found)
     }
 
-    /// The streams that a statement reads, also through views.
+    /// The streams that a statement reads, also through views, and the views that it names.
+    pub(crate) fn read_by(
+        &self,
+        statement: &ast::Statement,
+    ) -> Result<(Vec<Arc<Stream>>, Vec<String>), Error> {
+        let (mut streams, mut views) = (Vec::<Arc<Stream>>::new(), Vec::new());
+        for name in self.names_read(statement)? {
+            let found = match self.0.sources.serving.view(&name) {
+                Some(view) => {
+                    let found = view.streams().to_vec();
+                    views.push(name);
+                    found
+                }
+                None => self.stream(&name).into_iter().collect(),
+            };
+            for stream in found {
+                if streams.iter().all(|known| known.id != stream.id) {
+                    streams.push(stream);
+                }
+            }
+        }
+        Ok((streams, views))
+    }
+
+    /// The same streams by id.
     fn streams_read(&self, statement: &ast::Statement) -> Result<Vec<StreamId>, Error> {
+        let (streams, _) = self.read_by(statement)?;
+        Ok(streams.iter().map(|stream| stream.id).collect())
+    }
+
+    fn names_read(&self, statement: &ast::Statement) -> Result<Vec<String>, Error> {
         let statement = PlannerStatement::Statement(Box::new(statement.clone()));
         let state = self.0.context.state();
         let named = state.resolve_table_references(&statement);
         let named = named.map_err(|error| Error::from_datafusion(error, "", &[]))?;
-        let each = named.iter().map(TableReference::table);
-        Ok(each.flat_map(|name| self.streams_of(name)).collect())
-    }
-
-    fn streams_of(&self, name: &str) -> Vec<StreamId> {
-        if let Some(view) = self.0.sources.serving.view(name) {
-            return view.streams().iter().map(|stream| stream.id).collect();
-        }
-        self.stream(name)
-            .map(|stream| stream.id)
-            .into_iter()
-            .collect()
+        Ok(named.iter().map(|name| name.table().to_owned()).collect())
     }
 }
 

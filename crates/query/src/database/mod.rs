@@ -17,6 +17,7 @@ mod renew;
 mod rollback;
 mod scratch;
 mod select;
+mod subscribe;
 mod transaction;
 
 use std::{
@@ -53,7 +54,7 @@ use parameters::{by_number, with_parameters};
 use crate::{
     Catalog, CatalogError, Error, Lifecycle, Outcome, Prepared, Session, TransactionLimits,
     ViewInfo, closest,
-    error::find_word,
+    error::{find_word, undefined_table},
     function::udf,
     provider::{Public, Sources, TailOf},
     sqlstate,
@@ -171,6 +172,14 @@ impl Database {
     /// The DataFusion session: catalog `lambic`, schema `public`.
     pub fn context(&self) -> &SessionContext {
         &self.0.context
+    }
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.0.sources
+    }
+
+    pub(crate) fn no_table(&self, name: &str) -> Error {
+        undefined_table(name, "", &self.names())
     }
 
     pub fn streams(&self) -> Vec<Arc<Stream>> {
@@ -399,6 +408,11 @@ impl Database {
                 };
                 (by_number(types, parsed.parameters), schema)
             }
+            Statement::Subscribe(subscribe) => {
+                let described = self.subscribe_columns(subscribe, &parsed.sql).await;
+                let (types, schema) = described.map_err(|error| moved(error, &parsed))?;
+                (by_number(types, parsed.parameters), schema)
+            }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
             Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
             Statement::ExplainView(_) => (Vec::new(), explain::schema()),
@@ -424,7 +438,7 @@ impl Database {
             .await
     }
 
-    async fn plan(
+    pub(crate) async fn plan(
         &self,
         state: &SessionState,
         ast: &ast::Statement,
@@ -489,6 +503,7 @@ impl Database {
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
+            Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,
             Statement::Sql(plain) => self.query(session, plain, sql, parameters).await,
         }
     }

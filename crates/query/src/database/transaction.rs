@@ -54,7 +54,7 @@ impl Database {
         self.pinned_to(self.pin(session), names_system_column(sql))
     }
 
-    pub(super) fn pinned_to(&self, pinned: Arc<Pinned>, with_system: bool) -> SessionState {
+    pub(crate) fn pinned_to(&self, pinned: Arc<Pinned>, with_system: bool) -> SessionState {
         let public = Public {
             sources: self.0.sources.clone(),
             with_system,
