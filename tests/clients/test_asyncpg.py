@@ -129,3 +129,14 @@ def test_a_pool_resets_its_connections(measurements):
             assert await pool.fetchval(f"SELECT sum(count) FROM {measurements}") == 780
 
     asyncio.run(work())
+
+
+def test_subscribe_is_read_through_a_cursor(measurements):
+    async def work(connection):
+        await connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 1)")
+        async with connection.transaction():
+            await connection.execute(f"DECLARE c CURSOR FOR SUBSCRIBE {measurements}_by_place WITH (progress)")
+            rows = await connection.fetch("FETCH 2 c WITH (timeout = '30s')")
+            assert [tuple(row)[1:4] for row in rows] == [(False, 1, "oslo"), (True, None, None)]
+
+    run(work)

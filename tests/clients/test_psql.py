@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -231,3 +232,17 @@ def test_system_columns_are_there_when_they_are_named(name):
     assert ask(f"SELECT s.*, t.* FROM {name} s JOIN {name}_v t ON t.place = s._offset ORDER BY 1") == ["7|x|7|x|0", "8|y|8|y|1"]
     assert ask(f"SELECT * FROM {name}_v ORDER BY a") == ["7|x|0", "8|y|1"]
     psql(f"DROP MATERIALIZED VIEW {name}_v", f"DROP STREAM {name}")
+
+
+def test_subscribe_shows_rows_until_it_is_interrupted(measurements):
+    psql(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 1)")
+    arguments = ["psql", "-X", "-At", "-h", PG_HOST, "-p", PG_PORT, "-U", "tester", "-d", "lambic"]
+    running = subprocess.Popen(
+        [*arguments, "-c", f"COPY (SUBSCRIBE {measurements}_by_place) TO STDOUT"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout.readline().split("\t")[1:4] == ["f", "1", "oslo"]
+    psql(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 2)")
+    assert [running.stdout.readline().split("\t")[2] for _ in range(2)] == ["-1", "1"]
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert "canceling statement due to user request" in said

@@ -231,8 +231,24 @@ pub enum View {
     Explain { name: String },
     /// What changes from one version of a view to another, or to a SELECT that is not deployed yet
     Diff(ViewDiff),
+    /// Follow a view: its rows, then what changes, until Ctrl-C
+    Follow(ViewFollow),
     /// Drop a view
     Drop { name: String },
+}
+
+#[derive(Debug, Args)]
+pub struct ViewFollow {
+    pub name: String,
+    /// Go on from this frontier, which an event gave; only what has changed since comes
+    #[arg(long, value_name = "FRONTIER")]
+    pub from: Option<String>,
+    /// Leave out the rows that there are at first
+    #[arg(long)]
+    pub no_snapshot: bool,
+    /// The least time between two changes
+    #[arg(long, value_name = "DURATION", default_value = "250ms", value_parser = humantime::parse_duration)]
+    pub every: Duration,
 }
 
 #[derive(Debug, Args)]

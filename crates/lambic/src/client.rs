@@ -86,6 +86,12 @@ impl Client {
         read_json(checked(answer)?)
     }
 
+    /// An answer that comes bit by bit.
+    pub fn events(&self, path: &str) -> anyhow::Result<Response<Body>> {
+        let request = self.agent.get(self.at(path));
+        checked(self.reached(request.header("accept", "text/event-stream").call())?)
+    }
+
     pub fn delete(&self, path: &str) -> anyhow::Result<()> {
         checked(self.reached(self.agent.delete(self.at(path)).call())?)?;
         Ok(())

@@ -170,7 +170,7 @@ impl Handler {
             Command::Copy => Err(error::with_hint(
                 "0A000",
                 "COPY is supported as COPY (query) TO STDOUT only",
-                "load files with `lambic append STREAM FILE` or POST them to /v1/streams/{name}/records",
+                "read with COPY (SELECT …) TO STDOUT; load files with `lambic append STREAM FILE` or POST them to /v1/streams/{name}/records",
             )),
             Command::Malformed { expected } => Err(wire(
                 "42601",

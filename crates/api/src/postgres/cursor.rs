@@ -370,7 +370,7 @@ mod tests {
             Some(Command::Declare(Declare {
                 name: "C 1".to_owned(),
                 query: "SUBSCRIBE v".to_owned(),
-                chars_before: 50,
+                chars_before: 48,
             }))
         );
         let fetch = |sql: &str| match parse(sql) {

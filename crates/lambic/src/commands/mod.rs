@@ -8,6 +8,7 @@ mod completions;
 mod dev;
 pub mod doctor;
 mod erase;
+mod follow;
 mod function;
 mod query;
 mod serve;

@@ -92,6 +92,7 @@ pub fn run(global: &Global, command: cli::View) -> anyhow::Result<()> {
             let rows = client.rows(&format!("EXPLAIN MATERIALIZED VIEW {}", identifier(&name)))?;
             output::print_rows(&rows, global.json)
         }
+        cli::View::Follow(args) => super::follow::run(&client, &args, global.json),
         cli::View::Diff(args) => output::print_rows(&diff(&client, &args)?, global.json),
         cli::View::Drop { name } => said(
             client

@@ -9,6 +9,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 
+mod changes;
+
 #[test]
 fn the_log_and_the_settings_have_the_same_defaults() {
     let data = Path::new("data");
@@ -98,22 +100,7 @@ impl Server {
         };
         let batches = datafusion::physical_plan::common::collect(rows).await;
         let batches = batches.map_err(|error| error.to_string())?;
-        let options = arrow::util::display::FormatOptions::default().with_null("NULL");
-        let mut lines = Vec::new();
-        for batch in &batches {
-            let columns: Vec<_> = batch
-                .columns()
-                .iter()
-                .map(|column| arrow::util::display::ArrayFormatter::try_new(column, &options))
-                .collect::<Result<_, arrow::error::ArrowError>>()
-                .map_err(|error| error.to_string())?;
-            for row in 0..batch.num_rows() {
-                let cells = columns.iter().map(|column| column.value(row).to_string());
-                lines.push(cells.collect::<Vec<_>>().join("|"));
-            }
-        }
-        lines.sort();
-        Ok(lines)
+        lines(&batches)
     }
 
     /// The visits, and every view against its `SELECT` run over them as plain SQL. A server that dies meanwhile
@@ -140,6 +127,26 @@ impl Server {
         self.store.kill();
         self.engine.close().await;
     }
+}
+
+/// The rows as text, sorted.
+fn lines(batches: &[arrow::record_batch::RecordBatch]) -> Result<Vec<String>, String> {
+    let options = arrow::util::display::FormatOptions::default().with_null("NULL");
+    let mut lines = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|column| arrow::util::display::ArrayFormatter::try_new(column, &options))
+            .collect::<Result<_, arrow::error::ArrowError>>()
+            .map_err(|error| error.to_string())?;
+        for row in 0..batch.num_rows() {
+            let cells = columns.iter().map(|column| column.value(row).to_string());
+            lines.push(cells.collect::<Vec<_>>().join("|"));
+        }
+    }
+    lines.sort();
+    Ok(lines)
 }
 
 /// The visits that there are, by id.

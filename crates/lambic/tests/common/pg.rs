@@ -48,6 +48,29 @@ impl Pg {
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// Sends one statement, whose answer is read row by row.
+    pub fn begin(&mut self, sql: &str) {
+        let length = (sql.len() as u32 + 5).to_be_bytes();
+        self.send(&[&b"Q"[..], &length, sql.as_bytes(), b"\0"].concat());
+    }
+
+    /// The next row of what has begun, or SQLSTATE and message of what ended it.
+    pub fn row(&mut self) -> Result<Vec<Option<String>>, String> {
+        loop {
+            let [kind] = self.take();
+            let length = u32::from_be_bytes(self.take()) as usize - 4;
+            let mut body = vec![0; length];
+            let read = self.socket.read_exact(&mut body);
+            read.expect("the server answers");
+            match kind {
+                b'D' => return Ok(values(&body)),
+                b'E' => return Err(error(&body)),
+                b'Z' => return Err("it has ended".to_owned()),
+                _ => {}
+            }
+        }
+    }
+
     fn send(&mut self, message: &[u8]) {
         let sent = self.socket.get_mut().write_all(message);
         sent.expect("the server takes it");

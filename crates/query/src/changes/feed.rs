@@ -194,15 +194,9 @@ impl Feed {
     async fn begin_at(&mut self, target: &Target, heads: Frontiers) -> Result<(), Error> {
         let (mut held, mut change) = (Held::Nothing, Change::Progress);
         match &target.kind {
-            Kind::Stream(stream) => {
-                held = Held::Stream;
-                if self.follow.snapshot {
-                    let state = self.database.context().state();
-                    let none = Frontiers::default();
-                    let rows = target.records(stream, &none, &heads, &state).await?;
-                    change = Change::Snapshot(rows);
-                }
-            }
+            // All that there is comes, and it does not matter for a stream where the first portion ends.
+            Kind::Stream(_) if self.follow.snapshot => return self.begin(target, true).await,
+            Kind::Stream(_) => held = Held::Stream,
             _ if self.follow.snapshot => {
                 let rows = self.rows(target, &heads).await?;
                 if let Kind::Rows(_) = target.kind {

@@ -16,7 +16,10 @@ use lambic_view::Exactness;
 use sha2::{Digest, Sha256};
 
 use super::Followed;
-use crate::{Database, Error, as_of, names, pinned::Pinned, provider::view_table, sqlstate};
+use crate::{
+    Database, Error, as_of, database::names_system_column, names, pinned::Pinned,
+    provider::view_table, sqlstate,
+};
 
 /// Bytes of a mark; two definitions with the same one would have to be looked for.
 const MARK_BYTES: usize = 8;
@@ -128,7 +131,7 @@ impl Target {
         let (streams, views) = database.read_by(ast)?;
         let heads = within(&pinned.heads(), &streams);
         let pinned = Arc::new(pinned.back_to(heads.clone()));
-        let state = database.pinned_to(Arc::clone(&pinned), false);
+        let state = database.pinned_to(Arc::clone(&pinned), names_system_column(sql));
         let plan = database.plan(&state, ast, sql).await?;
         if streams.is_empty() {
             let message = "a query that reads no stream does not change";
@@ -182,6 +185,7 @@ impl Target {
                 bounded(rows, rows_max, &format!("view \"{name}\", which is {why},")).await
             }
             (Kind::Rows(Rows::Select), Followed::Select(ast, sql)) => {
+                let state = database.pinned_to(Arc::clone(pinned), names_system_column(sql));
                 let plan = database.plan(&state, ast, sql).await?;
                 let rows = DataFrame::new(state, plan).execute_stream().await;
                 let rows = names::shown(rows.map_err(wrong)?);

@@ -46,7 +46,7 @@ impl Database {
         Ok(self.pinned_to(pinned, with_system))
     }
 
-    pub(super) fn pinned_now(&self) -> SessionState {
+    fn pinned_now(&self) -> SessionState {
         self.pinned_to(Arc::new(Pinned::take(&self.0.sources)), false)
     }
 

@@ -534,7 +534,7 @@ fn exists(name: &str, sql: &str) -> Error {
         .with_hint("IF NOT EXISTS leaves it as it is; CREATE OR REPLACE MATERIALIZED VIEW makes a new version of a view")
 }
 
-fn names_system_column(sql: &str) -> bool {
+pub(crate) fn names_system_column(sql: &str) -> bool {
     SystemColumn::ALL
         .iter()
         .any(|column| find_word(sql, column.name()).is_some())

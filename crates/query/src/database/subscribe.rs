@@ -13,11 +13,13 @@ use datafusion::{
 use futures::{StreamExt, stream};
 use lambic_serving::Served;
 
-use super::Database;
+use super::{Database, names_system_column};
 use crate::{
     Change, Error, Feed, Follow, Followed, Message, Outcome,
     as_of::{Unit, frontier_text},
-    names, sqlstate,
+    names,
+    pinned::Pinned,
+    sqlstate,
     statement::{Subscribe, Subscribed},
 };
 
@@ -108,8 +110,20 @@ impl Database {
                 }
             }
             Subscribed::Select(ast) => {
-                let state = self.pinned_now();
+                let pinned = Arc::new(Pinned::take(&self.0.sources));
+                let state = self.pinned_to(pinned, names_system_column(sql));
                 let plan = self.plan(&state, ast, sql).await?;
+                if plan
+                    .get_parameter_types()
+                    .is_ok_and(|types| !types.is_empty())
+                {
+                    let message = "the query of a SUBSCRIBE takes no parameters";
+                    return Err(
+                        Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message).with_hint(
+                            "write the values into it; behind AS OF a parameter may stand",
+                        ),
+                    );
+                }
                 names::shown_schema(plan.schema().inner())
             }
         };
