@@ -9,7 +9,7 @@ use arrow::{
 };
 use datafusion::prelude::SessionContext;
 use lambic_base::ManualClock;
-use lambic_dataset::{Dataset, Error, LocalStore, Options, Pin, Reader};
+use lambic_dataset::{Dataset, Error, LocalStore, Options, Pin, Reader, StreamTable};
 use lambic_log::Log;
 use lambic_model::{Append, Frontier, Frontiers, PartitionId, Stream, StreamId, StreamName, Write};
 
@@ -81,7 +81,11 @@ impl Store {
     }
 
     async fn values(&self, pin: &Pin) -> Vec<i64> {
-        let table = Arc::new(pin.table(&stream()));
+        self.read(pin.table(&stream())).await
+    }
+
+    async fn read(&self, table: StreamTable) -> Vec<i64> {
+        let table = Arc::new(table);
         let batches = self.context.read_table(table).unwrap().collect().await;
         let mut values = Vec::new();
         for batch in batches.unwrap() {
@@ -114,6 +118,11 @@ impl Moment {
             "at {}",
             self.at_us
         );
+        let since = store
+            .read(pin.table_since(&stream(), self.head.clone()))
+            .await;
+        let all = store.values(&pin).await;
+        assert_eq!(since, all[self.values.len()..], "since {}", self.at_us);
     }
 }
 
