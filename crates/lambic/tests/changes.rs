@@ -432,7 +432,7 @@ fn subscriptions_end_with_their_view_and_say_what_is_wrong() {
         ("SUBSCRIBE (SELECT 1)", "0A000"),
         ("SUBSCRIBE (SELECT * FROM lambic_views)", "0A000"),
         ("SUBSCRIBE sums AS OF OFFSET 'e@0:99,1:0'", "22023"),
-        ("SUBSCRIBE sums AS OF TIMESTAMP '2999-01-01'", "22023"),
+        ("SUBSCRIBE sums AS OF TIMESTAMP '2200-01-01'", "22023"),
         ("SUBSCRIBE sums AS OF OFFSET 'x@0:1'", "22023"),
         (
             "SUBSCRIBE sums WITH (snapshot = false) AS OF OFFSET 'e@0:0,1:0 #00'",

@@ -128,7 +128,9 @@ impl Follower {
 
     /// Takes messages until nothing is new.
     async fn catch_up(&mut self, server: &Server, when: &str) {
-        if self.feed.is_none() {
+        // The first message of a feed says where it begins.
+        let mut is_first = self.feed.is_none();
+        if is_first {
             let followed = Followed::Named(self.view.to_owned());
             let feed = server.engine.database.follow(followed, self.follow()).await;
             self.feed = Some(feed.unwrap_or_else(|error| panic!("{when}: {}: {error}", self.view)));
@@ -138,7 +140,8 @@ impl Follower {
             let message = feed.next().await;
             let message = message.unwrap_or_else(|error| panic!("{when}: {}: {error}", self.view));
             let message = message.expect("it does not end");
-            if self.take(message, server, when).await {
+            let is_still = self.take(message, server, when).await;
+            if is_still && !std::mem::take(&mut is_first) {
                 return;
             }
         }
@@ -304,8 +307,9 @@ async fn what_followers_got_adds_up() {
             .rows(&format!("SELECT * FROM {view}"))
             .await
             .expect("it can be read");
-        if view != "guessed" {
-            assert_eq!(sorted(&follower.has), now, "{when}: {view}, {is_now}");
+        // A batch may have come since; estimates differ from run to run.
+        if is_now && view != "guessed" {
+            assert_eq!(sorted(&follower.has), now, "{when}: {view}");
         }
     }
     reader.catch_up(&server, &when).await;
@@ -314,6 +318,8 @@ async fn what_followers_got_adds_up() {
     once.dedup();
     assert_eq!(once.len(), reader.ids.len(), "{when}: no record came twice");
     assert_eq!(once.len() as i64, next, "{when}: no record was missed");
+    let resets = |view| followers.iter().find(|f| f.view == view).map(|f| f.resets);
+    println!("seed {seed}: resets of by_k: {:?}", resets("by_k"));
     followers.clear();
     server.engine.close().await;
 }
