@@ -60,6 +60,7 @@ async fn served(options: Options) -> Served {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     };
     catalog.add_stream(Arc::new(notes)).unwrap();
     let streams: Vec<_> = catalog.streams().cloned().collect();

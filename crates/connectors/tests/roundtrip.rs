@@ -148,6 +148,8 @@ prop_compose! {
             event_time: None,
             record_id: None,
             partition_by: None,
+evolution: Default::default(),
+
         };
         (stream, RecordBatch::try_new(schema, arrays).unwrap())
     }

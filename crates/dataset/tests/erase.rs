@@ -43,6 +43,7 @@ fn stream() -> Arc<Stream> {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 
@@ -103,6 +104,7 @@ impl Server {
             stream: STREAM,
             partition: Some(PartitionId(partition)),
             batch: batch.unwrap(),
+            schema: None,
         };
         let append = Append {
             writes: vec![write],

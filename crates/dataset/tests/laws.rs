@@ -28,6 +28,7 @@ fn stream(partitions: u32) -> Arc<Stream> {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 
@@ -307,6 +308,7 @@ async fn a_real_log_is_sealed_and_can_be_read_back() {
                 stream: STREAM,
                 partition: None,
                 batch,
+                schema: None,
             };
             log.append(lambic_model::Append {
                 writes: vec![write],
@@ -342,6 +344,7 @@ fn rows(stream: &Stream, values: std::ops::Range<i64>) -> lambic_model::Append {
             stream: stream.id,
             partition: Some(PartitionId(0)),
             batch: RecordBatch::try_new(stream.schema.clone(), columns).unwrap(),
+            schema: None,
         }],
         ..Default::default()
     }

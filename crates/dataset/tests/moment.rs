@@ -25,6 +25,7 @@ fn stream() -> Arc<Stream> {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 
@@ -38,6 +39,7 @@ fn append(partition: u32, values: std::ops::Range<i64>) -> Append {
             stream: STREAM,
             partition: Some(PartitionId(partition)),
             batch: batch.unwrap(),
+            schema: None,
         }],
         ..Append::default()
     }

@@ -260,6 +260,7 @@ mod tests {
             event_time: None,
             record_id: None,
             partition_by: None,
+            evolution: Default::default(),
         }
     }
 

@@ -267,6 +267,7 @@ impl Worker {
                 stream: stream.id,
                 partition: None,
                 batch: records::dead_letters(stream, &[&letter]),
+                schema: None,
             };
             match self.commit(vec![write], part, part.end, position).await? {
                 Ok(()) => return Ok(()),
@@ -372,6 +373,7 @@ impl Worker {
                     stream: output.id,
                     partition: None,
                     batch,
+                    schema: None,
                 }),
                 Err(reason) => return bad(reason),
             }

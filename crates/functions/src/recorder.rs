@@ -112,12 +112,14 @@ async fn write(
                 stream: streams.invocations.id,
                 partition: None,
                 batch: records::invocations(&streams.invocations, &rows),
+                schema: None,
             }];
             if !lines.is_empty() {
                 writes.push(Write {
                     stream: streams.logs.id,
                     partition: None,
                     batch: records::logs(&streams.logs, &lines),
+                    schema: None,
                 });
             }
             let append = Append {

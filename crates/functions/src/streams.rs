@@ -48,6 +48,7 @@ pub fn system_streams(first_id: StreamId) -> SystemStreams {
             event_time: Some("at".to_owned()),
             record_id: None,
             partition_by: None,
+            evolution: Default::default(),
         })
     };
     let at = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));

@@ -120,6 +120,7 @@ impl House {
                 stream: queue.id,
                 partition: None,
                 batch: records::queue(queue, &rows.iter().collect::<Vec<_>>()),
+                schema: None,
             }],
             ..Append::default()
         };

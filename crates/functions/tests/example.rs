@@ -139,6 +139,7 @@ async fn long_delays_become_alerts() {
             event_time: Some("date".to_owned()),
             record_id: None,
             partition_by: None,
+            evolution: Default::default(),
         });
         house.log.add_stream(stream.clone());
         house.streams.lock().unwrap().push(stream.clone());
@@ -194,6 +195,7 @@ async fn long_delays_become_alerts() {
             stream: flights.id,
             partition: None,
             batch,
+            schema: None,
         }],
         ..Append::default()
     };

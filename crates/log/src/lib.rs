@@ -42,6 +42,6 @@ mod tests;
 pub use error::Error;
 pub use inspect::{Inspected, inspect};
 pub use keys::{KeyStore, KeyStoreError, KeyStores};
-pub use log::Log;
+pub use log::{AppendsHeld, Log};
 pub use options::Options;
 pub use snapshot::{Chunks, Snapshot};

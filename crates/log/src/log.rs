@@ -18,7 +18,10 @@ use lambic_model::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{
+        OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Semaphore, mpsc,
+        oneshot, watch,
+    },
 };
 
 use crate::{
@@ -56,6 +59,8 @@ pub(crate) struct Shared {
     /// Why the log is read-only.
     broken: Mutex<Option<String>>,
     turn: AtomicU32,
+    /// Appends hold it shared from before they look at their streams until they are done.
+    altering: Arc<tokio::sync::RwLock<()>>,
     queue: Arc<Semaphore>,
     queued_bytes: Arc<AtomicU64>,
     /// Segments that are no longer part of the log and have yet to leave the disk, the oldest first.
@@ -95,6 +100,7 @@ impl Log {
             segments: Arc::new(segments),
             cache: Arc::new(Cache::new(options.cache_bytes_max)),
             erased: Arc::default(),
+            streams: Arc::default(),
         };
         let permits = options.queue_bytes_max.div_ceil(PERMIT_BYTES);
         let permits = permits.clamp(1, u64::from(u32::MAX / 2)) as usize;
@@ -106,6 +112,7 @@ impl Log {
             broken: Mutex::default(),
             turn: AtomicU32::new(0),
             queue: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            altering: Arc::default(),
             queued_bytes: Arc::default(),
             trimming: Mutex::default(),
             options,
@@ -139,6 +146,27 @@ impl Log {
         shared.change_view(|view| {
             let head = view.heads.0.entry(stream.id).or_default();
             widen(head, &Frontier::zero(stream.partitions));
+            Arc::make_mut(&mut view.streams).insert(stream.id, Arc::clone(&stream));
+        });
+        shared.streams_mut().insert(stream.id, stream);
+    }
+
+    /// No append is in flight from here on, and those that come wait, until what is returned is dropped.
+    pub async fn hold_appends(&self) -> AppendsHeld {
+        let altering = Arc::clone(&self.0.shared.altering);
+        AppendsHeld {
+            _altering: altering.write_owned().await,
+        }
+    }
+
+    /// From now on the stream, which is known, has these columns: those of a later version of its schema.
+    pub fn change_stream(&self, stream: Arc<Stream>, _held: &AppendsHeld) {
+        let shared = &self.0.shared;
+        if !shared.streams_mut().contains_key(&stream.id) {
+            return;
+        }
+        shared.change_view(|view| {
+            Arc::make_mut(&mut view.streams).insert(stream.id, Arc::clone(&stream));
         });
         shared.streams_mut().insert(stream.id, stream);
     }
@@ -176,6 +204,7 @@ impl Log {
         if let Some(reason) = shared.broken() {
             return Err(Error::Unavailable { reason });
         }
+        let unaltered = Arc::clone(&shared.altering).read_owned().await;
         let streams = {
             let known = shared
                 .streams
@@ -199,7 +228,8 @@ impl Log {
             .iter()
             .map(|write| slice_bytes(&write.batch))
             .sum();
-        let waiting = shared.enter_queue(bytes).await?;
+        let mut waiting = shared.enter_queue(bytes).await?;
+        waiting._unaltered = Some(unaltered);
         let limit = shared.options.append_bytes_max.min(1 << 30);
         let prepared = match Handle::try_current() {
             Ok(runtime) if bytes > INLINE_BYTES_MAX => {
@@ -349,6 +379,12 @@ impl Log {
     }
 }
 
+/// As long as this is held no append is taken.
+#[derive(Debug)]
+pub struct AppendsHeld {
+    _altering: OwnedRwLockWriteGuard<()>,
+}
+
 impl Appender for Log {
     fn append(
         &self,
@@ -464,6 +500,7 @@ impl Shared {
             bytes,
             queued_bytes: self.queued_bytes.clone(),
             _permit: None,
+            _unaltered: None,
         };
         if before > 0 && before + bytes > limit {
             return Err(Error::Busy {
@@ -484,6 +521,8 @@ pub(crate) struct Waiting {
     bytes: u64,
     queued_bytes: Arc<AtomicU64>,
     _permit: Option<OwnedSemaphorePermit>,
+    /// Its streams have the columns that it was prepared for until it is done.
+    _unaltered: Option<OwnedRwLockReadGuard<()>>,
 }
 
 impl Waiting {

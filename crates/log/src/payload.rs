@@ -11,7 +11,8 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use lambic_model::{
-    Appended, Cursor, Frontier, OffsetRange, PartitionId, Producer, StreamId, Written,
+    Appended, Cursor, Frontier, OffsetRange, PartitionId, Producer, SchemaVersion, StreamId,
+    Written,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ pub(crate) struct WriteHeader {
     /// Named here so that the index of record ids can be built from the segments alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record_id: Option<String>,
+    /// The version of the stream's schema that the pieces have.
+    #[serde(default, skip_serializing_if = "SchemaVersion::is_first")]
+    pub schema: SchemaVersion,
     pub records_known: u64,
     pub frontier: Frontier,
     pub pieces: Vec<PieceHeader>,

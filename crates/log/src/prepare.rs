@@ -9,7 +9,7 @@ use std::{
 };
 
 use arrow::{array::UInt32Array, compute::take_record_batch, record_batch::RecordBatch};
-use lambic_model::{Append, Cursor, PartitionId, Producer, Stream, Write};
+use lambic_model::{Append, Cursor, Fit, PartitionId, Producer, SchemaVersion, Stream, Write};
 
 use crate::{Error, ids, payload, value};
 
@@ -68,7 +68,10 @@ fn prepare_write(
     stream: Arc<Stream>,
     turn: &AtomicU32,
 ) -> Result<PreparedWrite, Error> {
-    let batch = check(&stream, &write.batch)?;
+    let batch = match in_present_columns(&stream, &write)? {
+        Some(batch) => check(&stream, &batch)?,
+        None => check(&stream, &write.batch)?,
+    };
     let pieces = partition(&stream, batch, write.partition, turn)?
         .into_iter()
         .map(|(partition, batch)| {
@@ -87,6 +90,50 @@ fn prepare_write(
         })
         .collect::<Result<_, Error>>()?;
     Ok(PreparedWrite { stream, pieces })
+}
+
+/// The batch in the columns that the stream has by now, if it was made for those that it had before. Those are known
+/// by their version, or by names and types: the newest that fits. New columns get their defaults.
+fn in_present_columns(stream: &Stream, write: &Write) -> Result<Option<RecordBatch>, Error> {
+    let found = write.batch.schema_ref().fields();
+    let fields = found.iter().map(|field| (field.name(), field.data_type()));
+    let version = match write.schema {
+        Some(version) => version,
+        None => {
+            let Some(versions) = stream.evolution.versions() else {
+                return Ok(None);
+            };
+            let mut newest_first = versions.iter().rev();
+            let fits = newest_first.find(|schema| {
+                let columns = schema.columns.iter();
+                let columns = columns.map(|column| (&column.name, &column.data_type));
+                columns.eq(fields.clone())
+            });
+            fits.map_or(stream.schema_version(), |schema| schema.version)
+        }
+    };
+    if version == stream.schema_version() {
+        return Ok(None);
+    }
+    let refuse = |reason: String| {
+        let name = &stream.name;
+        Error::Refused(format!("records do not fit stream `{name}`: {reason}"))
+    };
+    let stored = stream.schema_of(version);
+    let stored = stored.ok_or_else(|| refuse(unknown(version)))?;
+    if found.len() != stored.columns.len() {
+        return Err(refuse(format!(
+            "they have {} columns, version {version} of its columns {}",
+            found.len(),
+            stored.columns.len()
+        )));
+    }
+    let fitted = Fit::appended(&stored, stream).apply_to_all(&write.batch);
+    fitted.map(Some).map_err(|error| refuse(error.to_string()))
+}
+
+fn unknown(version: SchemaVersion) -> String {
+    format!("there is no version {version} of its columns")
 }
 
 /// The batch under the stream's own schema, if it has exactly its columns.

@@ -11,7 +11,7 @@ use std::{
 
 use arrow::record_batch::RecordBatch;
 use lambic_base::DiskFile;
-use lambic_model::{Frontiers, OffsetRange, PartitionId, StreamId};
+use lambic_model::{Frontiers, OffsetRange, PartitionId, SchemaVersion, StreamId};
 
 use crate::{Error, frame, payload};
 
@@ -29,6 +29,7 @@ pub(crate) struct Entry {
     /// From the start of the frame.
     pub piece_at: u32,
     pub piece_bytes: u32,
+    pub schema: SchemaVersion,
 }
 
 #[derive(Debug)]
@@ -116,7 +117,7 @@ impl Segment {
             .collect()
     }
 
-    /// The records of `entry` in the stream's own columns, checked against the frame's checksum.
+    /// The records of `entry` in the columns that the stream had then, checked against the frame's checksum.
     pub(crate) fn load(&self, entry: &Entry) -> Result<RecordBatch, Error> {
         let mut bytes = vec![0; entry.frame_bytes as usize];
         self.file

@@ -2,7 +2,10 @@
 //!
 //! It holds the segments open, so trimming does not disturb it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use arrow::{
     array::{
@@ -15,8 +18,8 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use lambic_model::{
-    Cursor, Erased, Erasures, Frontier, Frontiers, Offset, OffsetRange, OffsetSet, PartitionId,
-    StreamId, SystemColumn,
+    Cursor, Erased, Erasures, Fit, Frontier, Frontiers, Offset, OffsetRange, OffsetSet,
+    PartitionId, SchemaVersion, Stream, StreamId, SystemColumn,
 };
 
 use crate::{
@@ -34,6 +37,8 @@ pub(crate) struct View {
     pub segments: Arc<Vec<Arc<Segment>>>,
     pub cache: Arc<Cache>,
     pub erased: Arc<BTreeMap<StreamId, Erased>>,
+    /// As new as any record that the snapshot has.
+    pub streams: Arc<HashMap<StreamId, Arc<Stream>>>,
 }
 
 /// Cheap to clone.
@@ -126,18 +131,33 @@ impl Snapshot {
     /// Exactly the records of `range` that were not erased, in offset order: the stream's columns, then the system
     /// columns. No batch is empty.
     pub fn read(&self, stream: StreamId, range: OffsetRange) -> Result<Vec<RecordBatch>, Error> {
+        self.read_in(stream, None, range)
+    }
+
+    /// The same in the columns of `stream`, which may be those that it had or has by now.
+    pub fn read_as(&self, stream: &Stream, range: OffsetRange) -> Result<Vec<RecordBatch>, Error> {
+        self.read_in(stream.id, Some(stream), range)
+    }
+
+    fn read_in(
+        &self,
+        stream: StreamId,
+        shown: Option<&Stream>,
+        range: OffsetRange,
+    ) -> Result<Vec<RecordBatch>, Error> {
         let erased = self.erased(stream);
-        let places = self.places(stream, range)?;
+        let places = self.places(stream, shown, range)?;
         let batches = places
             .iter()
             .map(|place| place.read(&self.0.cache, range, &erased, true));
         batches.filter_map(Result::transpose).collect()
     }
 
-    /// As [`Snapshot::read`], in pieces that take about `bytes_max` in memory (at least one batch each),
+    /// As [`Snapshot::read_as`], in pieces that take about `bytes_max` in memory (at least one batch each),
     /// without pushing newer batches out of the cache.
-    pub fn read_chunks(&self, stream: StreamId, range: OffsetRange, bytes_max: u64) -> Chunks {
-        let (places, failed) = match self.places(stream, range) {
+    pub fn read_chunks(&self, shown: &Stream, range: OffsetRange, bytes_max: u64) -> Chunks {
+        let stream = shown.id;
+        let (places, failed) = match self.places(stream, Some(shown), range) {
             Ok(places) => (places, None),
             Err(error) => (Vec::new(), Some(error)),
         };
@@ -151,7 +171,12 @@ impl Snapshot {
         }
     }
 
-    fn places(&self, stream: StreamId, range: OffsetRange) -> Result<Vec<Place>, Error> {
+    fn places(
+        &self,
+        stream: StreamId,
+        shown: Option<&Stream>,
+        range: OffsetRange,
+    ) -> Result<Vec<Place>, Error> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
@@ -167,13 +192,28 @@ impl Snapshot {
         }
         let mut places = Vec::new();
         let mut next = range.first.0;
+        let mut fits = Fits::default();
         for segment in self.0.segments.iter() {
             for entry in segment.entries(stream, range) {
                 assert!(entry.first <= next, "offsets are dense within the log");
                 next = entry.first + entry.records;
+                let fit = match shown.or(self.0.streams.get(&stream).map(Arc::as_ref)) {
+                    None => None,
+                    Some(shown) => {
+                        let newest = self.0.streams.get(&stream).map_or(shown, Arc::as_ref);
+                        let fit = fits.of(entry.schema, newest, shown);
+                        fit.map_err(|reason| Error::Damaged {
+                            path: segment.path.clone(),
+                            position: entry.frame_at,
+                            reason,
+                            advice: CATALOG_OLDER,
+                        })?
+                    }
+                };
                 places.push(Place {
                     segment: segment.clone(),
                     entry,
+                    fit,
                 });
             }
         }
@@ -185,10 +225,47 @@ impl Snapshot {
     }
 }
 
+const CATALOG_OLDER: &str =
+    "restore `catalog.json` from a copy that is not older than the log; nothing was changed";
+
+/// The ways from the versions that records were written under to the columns asked for.
+#[derive(Default)]
+struct Fits(BTreeMap<SchemaVersion, Option<Arc<Fit>>>);
+
+impl Fits {
+    /// `None` if the records are as asked for.
+    fn of(
+        &mut self,
+        version: SchemaVersion,
+        newest: &Stream,
+        shown: &Stream,
+    ) -> Result<Option<Arc<Fit>>, String> {
+        if shown.reads_as_is(version) {
+            return Ok(None);
+        }
+        if let Some(known) = self.0.get(&version) {
+            return Ok(known.clone());
+        }
+        let stored = newest.schema_of(version).ok_or_else(|| {
+            format!(
+                "its records of stream `{}` were written under version {version} of its columns, of which nothing is known",
+                newest.name
+            )
+        })?;
+        let fit = (!shown.shows(&stored)).then(|| {
+            let all: Vec<usize> = (0..shown.schema_with_system().fields().len()).collect();
+            Arc::new(Fit::read(&stored, shown, &all))
+        });
+        self.0.insert(version, fit.clone());
+        Ok(fit)
+    }
+}
+
 #[derive(Debug)]
 struct Place {
     segment: Arc<Segment>,
     entry: Entry,
+    fit: Option<Arc<Fit>>,
 }
 
 impl Place {
@@ -200,7 +277,11 @@ impl Place {
         erased: &Erased,
         keep: bool,
     ) -> Result<Option<RecordBatch>, Error> {
-        let Place { segment, entry } = self;
+        let Place {
+            segment,
+            entry,
+            fit,
+        } = self;
         let key = (segment.sequence, entry.frame_at, entry.piece_at);
         let batch = match cache.get(key) {
             Some(batch) => batch,
@@ -222,6 +303,10 @@ impl Place {
         };
         with_system(&part, range, entry.appended_at_us)
             .and_then(|part| without(part, range, erased))
+            .and_then(|part| match (part, fit) {
+                (Some(part), Some(fit)) => fit.apply_to_all(&part).map(Some),
+                (part, _) => Ok(part),
+            })
             .map_err(|error| Error::Damaged {
                 path: segment.path.clone(),
                 position: entry.frame_at,

@@ -104,6 +104,7 @@ impl Stage {
             writes.push(WriteHeader {
                 stream,
                 record_id: write.stream.record_id.clone(),
+                schema: write.stream.schema_version(),
                 records_known: known,
                 frontier: Default::default(),
                 pieces: placed,
@@ -267,6 +268,7 @@ pub(crate) fn entries(
                 frame_bytes,
                 piece_at: piece_at as u32,
                 piece_bytes: piece.bytes as u32,
+                schema: write.schema,
             };
             piece_at += piece.bytes as usize;
             entries.push((write.stream, piece.partition, entry));

@@ -238,6 +238,7 @@ impl Writer {
         self.state.heads.0.remove(&id);
         self.shared.change_view(|view| {
             view.heads.0.remove(&id);
+            Arc::make_mut(&mut view.streams).remove(&id);
             Arc::make_mut(&mut view.erased).remove(&id);
         });
     }

@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::{Frontier, OffsetRange, PartitionId, StreamId};
+use crate::{Frontier, OffsetRange, PartitionId, SchemaVersion, StreamId};
 
 /// One atomic append: all of it becomes durable and visible at once, or none of it.
 #[derive(Debug, Clone, Default)]
@@ -17,13 +17,15 @@ pub struct Append {
     pub cursors: Vec<Cursor>,
 }
 
-/// Records for one stream, in the stream's own schema (without system columns).
+/// Records for one stream, in the stream's own schema (without system columns) or one that it had before.
 #[derive(Debug, Clone)]
 pub struct Write {
     pub stream: StreamId,
     /// `None`: by the stream's `partition_by` column, or in turns.
     pub partition: Option<PartitionId>,
     pub batch: RecordBatch,
+    /// The version of the stream's schema that `batch` has. `None`: the newest with these columns.
+    pub schema: Option<SchemaVersion>,
 }
 
 /// An append with the same id and sequence as one that was acknowledged has no second effect.

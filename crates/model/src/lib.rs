@@ -6,6 +6,8 @@
 
 pub mod append;
 pub mod erasure;
+pub mod evolution;
+pub mod fit;
 pub mod function;
 pub mod json;
 pub mod name;
@@ -14,6 +16,8 @@ pub mod stream;
 
 pub use append::{Append, AppendError, Appended, Appender, Cursor, Producer, Write, Written};
 pub use erasure::{Erased, Erasures, OffsetSet};
+pub use evolution::{Column, ColumnId, Constant, Evolution, Named, SchemaVersion, StreamSchema};
+pub use fit::{Absent, Fit};
 pub use function::{Invocation, InvocationKind, Outcome, ScalarFunction};
 pub use name::{FunctionName, NameError, StreamName, ViewName};
 pub use position::{Frontier, Frontiers, Offset, OffsetRange, PartitionId};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
-use crate::StreamName;
+use crate::{StreamName, evolution::Evolution};
 
 /// The identity of a stream for ever: a stream dropped and created again under the same name has a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Stream {
     pub record_id: Option<String>,
     /// The column whose hash chooses the partition; without it appends take turns.
     pub partition_by: Option<String>,
+    /// How its columns came to be what they are.
+    pub evolution: Evolution,
 }
 
 /// The columns that every record has beside the user's; SQL sees them where it names them.

@@ -154,6 +154,7 @@ impl Catalog {
                 event_time: stream.event_time,
                 record_id: stream.record_id,
                 partition_by: stream.partition_by,
+                evolution: Default::default(),
             };
             streams.insert(stream.name.to_string(), Arc::new(stream));
         }

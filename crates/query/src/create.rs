@@ -186,6 +186,7 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     };
     let options = match &table.table_options {
         CreateTableOptions::With(options) | CreateTableOptions::Options(options) => {

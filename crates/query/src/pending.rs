@@ -108,6 +108,7 @@ impl Pending {
                 stream: inserted.stream.id,
                 partition: None,
                 batch: concat_batches(&inserted.stream.schema, &inserted.batches)?,
+                schema: None,
             })
         });
         writes.collect()
@@ -302,6 +303,7 @@ mod tests {
             event_time: None,
             record_id: None,
             partition_by: None,
+            evolution: Default::default(),
         })
     }
 

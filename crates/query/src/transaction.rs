@@ -425,6 +425,7 @@ mod tests {
             event_time: None,
             record_id: None,
             partition_by: None,
+            evolution: Default::default(),
         });
         let column = Arc::new(Int64Array::from(vec![1; rows]));
         let batch = RecordBatch::try_new(Arc::clone(&stream.schema), vec![column]).unwrap();

@@ -26,6 +26,7 @@ fn stream(id: StreamId, name: &str) -> Arc<Stream> {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 

@@ -142,6 +142,7 @@ impl History {
                 stream: stream.id,
                 partition: Some(PartitionId(write.partition)),
                 batch,
+                schema: None,
             });
         }
         let cursor = match attempt.cursor {

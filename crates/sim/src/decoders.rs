@@ -39,6 +39,7 @@ pub fn stream() -> Arc<Stream> {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 

@@ -115,6 +115,7 @@ fn segment() -> Vec<u8> {
                 stream: stream.id,
                 partition: None,
                 batch: batch(),
+                schema: None,
             }],
             ..Default::default()
         };

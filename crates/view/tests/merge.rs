@@ -81,6 +81,7 @@ fn stream() -> Arc<Stream> {
         event_time: Some("t".to_owned()),
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 

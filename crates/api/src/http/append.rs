@@ -206,6 +206,7 @@ async fn work(
             stream: stream.id,
             partition: None,
             batch,
+            schema: None,
         })
         .collect();
     let own_writes = writes.len();
@@ -426,6 +427,7 @@ fn dead_letters(app: &App, source: &str, bad: &[BadRecord]) -> Result<Write, Fai
         stream: stream.id,
         partition: None,
         batch,
+        schema: None,
     })
 }
 
@@ -472,6 +474,7 @@ mod tests {
             event_time: None,
             record_id: None,
             partition_by: None,
+            evolution: Default::default(),
         };
         let producer = Producer {
             id: "p".to_owned(),

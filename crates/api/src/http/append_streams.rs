@@ -177,6 +177,7 @@ async fn keep(
             stream: checked.stream.id,
             partition: None,
             batch,
+            schema: None,
         })
     });
     let writes: Vec<Write> = writes.collect();

@@ -39,6 +39,7 @@ fn stream_of(fields: Vec<Field>) -> Stream {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     }
 }
 

@@ -83,11 +83,13 @@ pub fn append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer
         stream: queue.id,
         partition: Some(PARTITION),
         batch: records::queue(queue, &rows),
+        schema: None,
     }];
     writes.extend(letters.into_values().map(|(stream, letters)| Write {
         stream: stream.id,
         partition: None,
         batch: records::dead_letters(&stream, &letters),
+        schema: None,
     }));
     Append {
         writes,

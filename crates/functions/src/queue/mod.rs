@@ -63,6 +63,7 @@ pub async fn enqueue(inner: &Inner, name: &FunctionName, payload: String) -> Res
             stream: queue.id,
             partition: Some(PARTITION),
             batch: records::queue(queue, &[&row]),
+            schema: None,
         }],
         producer: None,
         cursors: Vec::new(),

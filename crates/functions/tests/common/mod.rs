@@ -64,6 +64,7 @@ pub fn stream(id: u32, name: &str, partitions: u32) -> Arc<Stream> {
         event_time: None,
         record_id: None,
         partition_by: None,
+        evolution: Default::default(),
     })
 }
 
@@ -163,6 +164,7 @@ impl House {
                 stream: stream.id,
                 partition: None,
                 batch,
+                schema: None,
             }],
             ..Append::default()
         };

@@ -191,6 +191,7 @@ async fn append_one(
         stream: stream.id,
         partition: None,
         batch,
+        schema: None,
     };
     engine
         .log

@@ -176,6 +176,7 @@ async fn append(stage: &Stage, stream: &str, batch: RecordBatch) -> anyhow::Resu
         stream: stream.id,
         partition: None,
         batch,
+        schema: None,
     };
     stage
         .engine

@@ -30,7 +30,9 @@ async fn records_come_back_with_their_system_columns() {
         assert!(batches.iter().all(|batch| batch.schema() == schema));
         let rows: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
         assert_eq!(rows, [2, 1]);
-        let chunks: Vec<_> = snapshot.read_chunks(PLAIN, range(0, 4), 1).collect();
+        let chunks: Vec<_> = snapshot
+            .read_chunks(&stream(PLAIN, 1), range(0, 4), 1)
+            .collect();
         assert_eq!(chunks.len(), 2);
     }
     let outside = snapshot.read(PLAIN, range(0, 5));
@@ -235,6 +237,7 @@ async fn known_record_ids_are_left_out() {
             stream: WITH_ID,
             partition: None,
             batch: batch(&[&long], &[n]),
+            schema: None,
         }],
         ..Append::default()
     };
@@ -308,6 +311,7 @@ async fn what_does_not_fit_is_refused_by_column() {
             stream,
             partition: None,
             batch,
+            schema: None,
         }];
         let refused = log
             .append(Append {

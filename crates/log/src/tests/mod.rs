@@ -4,6 +4,7 @@ mod appends;
 mod crash;
 mod drop;
 mod erase;
+mod evolve;
 mod time;
 mod trim;
 
@@ -37,6 +38,7 @@ pub(crate) fn stream(id: StreamId, partitions: u32) -> Stream {
         event_time: None,
         record_id: (id == WITH_ID).then(|| "id".to_owned()),
         partition_by: None,
+        evolution: Default::default(),
     }
 }
 
@@ -82,6 +84,7 @@ pub(crate) fn write(stream: StreamId, ns: &[i64]) -> Append {
             stream,
             partition: None,
             batch: batch(&ids, ns),
+            schema: None,
         }],
         ..Append::default()
     }
