@@ -11,7 +11,7 @@ use arrow::{
         UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     },
 };
-use lambic_model::Stream;
+use lambic_model::{Constant, Named, Stream};
 
 use crate::{
     Error,
@@ -133,12 +133,15 @@ macro_rules! each_vector {
 
 struct Column {
     field: Arc<Field>,
+    default: Option<Constant>,
+    /// How the default is written, for [`Column::push_text`].
+    default_text: String,
     values: Values,
     valid: Vec<bool>,
 }
 
 impl Column {
-    fn new(field: &Arc<Field>) -> Result<Column, Error> {
+    fn new(field: &Arc<Field>, default: Option<Constant>) -> Result<Column, Error> {
         let values = match field.data_type() {
             DataType::Boolean => Values::Bool(Vec::new()),
             DataType::Int8 => Values::I8(Vec::new()),
@@ -169,6 +172,8 @@ impl Column {
         };
         Ok(Column {
             field: field.clone(),
+            default_text: default.as_ref().map_or_else(String::new, written),
+            default,
             values,
             valid: Vec::new(),
         })
@@ -181,6 +186,17 @@ impl Column {
         each_vector!(&mut self.values, values => values.push(Default::default()), spans => spans.push(b""));
         self.valid.push(false);
         Ok(())
+    }
+
+    /// For a record that does not name the column.
+    fn push_default(&mut self) -> Result<(), Mismatch> {
+        if self.default.is_none() {
+            return self.push_null("nothing");
+        }
+        let text = std::mem::take(&mut self.default_text);
+        let pushed = self.push_text(&text);
+        self.default_text = text;
+        pushed
     }
 
     /// A field of CSV. Around everything but text, spaces do not count.
@@ -340,6 +356,14 @@ impl Column {
     }
 }
 
+/// The value as a field of CSV says it.
+fn written(default: &Constant) -> String {
+    match default.value().data_type() {
+        DataType::Binary => format!("\\x{}", default.text()),
+        _ => default.text(),
+    }
+}
+
 /// What might help with a value that does not fit.
 type Hint = Option<&'static str>;
 const UNFIT: Hint = None;
@@ -419,8 +443,17 @@ fn special(text: &str) -> Option<f64> {
     }
 }
 
+/// What a name in a record means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Column(usize),
+    /// A column that was dropped: its values are passed over.
+    Dropped,
+}
+
 /// All columns of a stream. A record is begun, given its values, and then finished or abandoned.
 pub(crate) struct Columns {
+    stream: Stream,
     schema: SchemaRef,
     columns: Vec<Column>,
     /// Finished records since the last batch.
@@ -431,21 +464,21 @@ pub(crate) struct Columns {
 
 impl Columns {
     pub fn new(stream: &Stream) -> Result<Columns, Error> {
+        let fields = stream.schema.fields().iter();
+        let columns = fields
+            .zip(stream.defaults())
+            .map(|(field, default)| Column::new(field, default));
         Ok(Columns {
+            stream: stream.clone(),
             schema: stream.schema.clone(),
-            columns: stream
-                .schema
-                .fields()
-                .iter()
-                .map(Column::new)
-                .collect::<Result<_, _>>()?,
+            columns: columns.collect::<Result<_, _>>()?,
             rows: 0,
             likely: 0,
         })
     }
 
-    /// The index of a column, or what is wrong with its name.
-    pub fn index(&mut self, name: &str) -> Result<usize, Mismatch> {
+    /// The place of a column, or what is wrong with its name.
+    pub fn place(&mut self, name: &str) -> Result<Place, Mismatch> {
         let count = self.columns.len();
         let found = (0..count)
             .map(|step| (self.likely + step) % count)
@@ -453,9 +486,13 @@ impl Columns {
         match found {
             Some(index) => {
                 self.likely = (index + 1) % count;
-                Ok(index)
+                Ok(Place::Column(index))
             }
-            None => Err(unknown_column(&self.schema, name)),
+            None => match self.stream.named(name) {
+                Named::Column(index) => Ok(Place::Column(index)),
+                Named::Dropped => Ok(Place::Dropped),
+                Named::Unknown => Err(unknown_column(&self.schema, name)),
+            },
         }
     }
 
@@ -489,13 +526,13 @@ impl Columns {
         result.map_err(|mismatch| mismatch.column(self.columns[index].field.name()))
     }
 
-    /// Completes the record: columns without a value become NULL. Returns a batch when enough records are together.
+    /// Completes the record: columns without a value get their defaults, or become NULL. Returns a batch when enough records are together.
     pub fn finish_record(&mut self) -> Result<Option<RecordBatch>, Mismatch> {
         let rows = self.rows;
         for column in &mut self.columns {
             if column.valid.len() == rows {
                 column
-                    .push_null("nothing")
+                    .push_default()
                     .map_err(|mismatch| mismatch.column(column.field.name()))?;
             }
         }

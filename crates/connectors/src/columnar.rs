@@ -7,18 +7,18 @@ use std::{
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray as _, BooleanArray, OffsetSizeTrait, RecordBatch,
+        Array, ArrayRef, AsArray as _, BooleanArray, OffsetSizeTrait, RecordBatch, UInt64Array,
         downcast_run_array, make_comparator, new_null_array,
     },
     buffer::NullBuffer,
-    compute::{CastOptions, SortOptions, cast_with_options, filter_record_batch},
+    compute::{CastOptions, SortOptions, cast_with_options, filter_record_batch, take},
     datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
     error::ArrowError,
     ipc::reader::{FileReader, StreamReader},
     util::display::array_value_to_string,
 };
 use bytes::Bytes;
-use lambic_model::Stream;
+use lambic_model::{Named, Stream};
 use parquet::{
     arrow::arrow_reader::{
         ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -189,7 +189,7 @@ fn decode_batches(
     on_error: OnError,
     mut budget: Budget,
 ) -> Result<Decoded, Error> {
-    let record_bytes = record_bytes(&stream.schema);
+    let record_bytes = record_bytes(stream);
     let mut decoded = Decoded::default();
     let mut rows_read = 0;
     for batch in batches {
@@ -295,16 +295,22 @@ fn each_text_bytes(values: &ArrayRef) -> Vec<usize> {
 fn sources(stream: &Stream, schema: &Schema) -> Result<Vec<Option<usize>>, Error> {
     let mut sources = vec![None; stream.schema.fields().len()];
     for (index, field) in schema.fields().iter().enumerate() {
-        let column = stream.schema.index_of(field.name()).map_err(|_| {
-            Error::record(unknown_column(&stream.schema, field.name()).at(Place::Row, 1, ""))
-        })?;
+        let column = match stream.named(field.name()) {
+            Named::Column(column) => column,
+            Named::Dropped => continue,
+            Named::Unknown => {
+                let unknown = unknown_column(&stream.schema, field.name());
+                return Err(Error::record(unknown.at(Place::Row, 1, "")));
+            }
+        };
         if sources[column].replace(index).is_some() {
             let mismatch = Mismatch::new("each column once", "it twice").column(field.name());
             return Err(Error::record(mismatch.at(Place::Row, 1, "")));
         }
     }
-    for (source, field) in sources.iter().zip(stream.schema.fields()) {
-        if source.is_none() && !field.is_nullable() {
+    let defaults = stream.defaults();
+    for ((source, field), default) in sources.iter().zip(stream.schema.fields()).zip(&defaults) {
+        if source.is_none() && !field.is_nullable() && default.is_none() {
             let mismatch = Mismatch::new("this column (it is NOT NULL)", "an input without it");
             return Err(Error::record(mismatch.column(field.name()).at(
                 Place::Row,
@@ -356,9 +362,19 @@ fn convert(
 ) -> Result<(Vec<ArrayRef>, Wrong), Error> {
     let mut wrong = Wrong::new();
     let mut columns = Vec::new();
-    for (field, source) in stream.schema.fields().iter().zip(sources) {
+    let defaults = stream.defaults();
+    for ((field, source), default) in stream.schema.fields().iter().zip(sources).zip(&defaults) {
         let Some(source) = source else {
-            columns.push(new_null_array(field.data_type(), batch.num_rows()));
+            columns.push(match default {
+                Some(default) => {
+                    let first = UInt64Array::from(vec![0; batch.num_rows()]);
+                    take(default.value(), &first, None).map_err(|error| Error::Input {
+                        format: "columnar",
+                        reason: error.to_string(),
+                    })?
+                }
+                None => new_null_array(field.data_type(), batch.num_rows()),
+            });
             continue;
         };
         let array = batch.column(*source);

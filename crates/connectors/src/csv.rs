@@ -4,7 +4,7 @@ use lambic_model::Stream;
 
 use crate::{
     Decoded, Error, OnError,
-    column::Columns,
+    column::{self, Columns},
     decode::{Budget, record_bytes, reject},
     error::{Mismatch, Place, shown},
     json::{newlines, without_mark},
@@ -17,7 +17,7 @@ pub(crate) fn decode(
     mut budget: Budget,
 ) -> Result<Decoded, Error> {
     let mut columns = Columns::new(stream)?;
-    let record_bytes = record_bytes(&stream.schema);
+    let record_bytes = record_bytes(stream);
     let mut decoded = Decoded::default();
     let mut records = Records::new(without_mark(body));
     let mut fields = Fields::default();
@@ -46,12 +46,12 @@ pub(crate) fn decode(
     Ok(decoded)
 }
 
-/// For every field of a line, the index of its column.
+/// For every field of a line, the place of its value.
 fn header(
     records: &mut Records<'_>,
     fields: &mut Fields,
     columns: &mut Columns,
-) -> Result<Vec<usize>, Mismatch> {
+) -> Result<Vec<column::Place>, Mismatch> {
     match records.next(fields) {
         None => {
             return Err(Mismatch::new(
@@ -64,7 +64,7 @@ fn header(
     let mut header = Vec::new();
     for field in fields.iter() {
         let name = utf8(field.bytes)?;
-        let index = columns.index(name).map_err(|mismatch| {
+        let place = columns.place(name).map_err(|mismatch| {
             let is_near = matches!(&mismatch.hint, Some(hint) if hint.starts_with("did you mean"));
             if name.contains([';', '\t']) {
                 mismatch.hint("fields are separated by commas")
@@ -74,18 +74,20 @@ fn header(
                 mismatch
             }
         })?;
-        if header.contains(&index) {
+        if header.contains(&place) && place != column::Place::Dropped {
             return Err(Mismatch::new("each column once", "it twice in the header").column(name));
         }
-        header.push(index);
+        header.push(place);
     }
     Ok(header)
 }
 
 /// A column that is NOT NULL and not in the header would make every line bad: say it once.
-fn check_not_null(stream: &Stream, header: &[usize]) -> Result<(), Error> {
-    for (index, field) in stream.schema.fields().iter().enumerate() {
-        if !field.is_nullable() && !header.contains(&index) {
+fn check_not_null(stream: &Stream, header: &[column::Place]) -> Result<(), Error> {
+    let fields = stream.schema.fields().iter().zip(stream.defaults());
+    for (index, (field, default)) in fields.enumerate() {
+        let is_named = header.contains(&column::Place::Column(index));
+        if !field.is_nullable() && !is_named && default.is_none() {
             let mismatch = Mismatch::new(
                 "this column in the header (it is NOT NULL)",
                 "a header without it",
@@ -100,14 +102,21 @@ fn check_not_null(stream: &Stream, header: &[usize]) -> Result<(), Error> {
     Ok(())
 }
 
-fn record(fields: &Fields, header: &[usize], columns: &mut Columns) -> Result<(), Mismatch> {
+fn record(
+    fields: &Fields,
+    header: &[column::Place],
+    columns: &mut Columns,
+) -> Result<(), Mismatch> {
     if fields.len() != header.len() {
         return Err(Mismatch::new(
             format!("{} fields, as in the header", header.len()),
             fields.len().to_string(),
         ));
     }
-    for (field, &index) in fields.iter().zip(header) {
+    for (field, &place) in fields.iter().zip(header) {
+        let column::Place::Column(index) = place else {
+            continue;
+        };
         let text = match field.bytes {
             b"" if !field.quoted => None,
             bytes => Some(utf8(bytes).map_err(|mismatch| mismatch.column(columns.name(index)))?),

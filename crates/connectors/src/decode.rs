@@ -2,7 +2,7 @@
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Schema},
+    datatypes::DataType,
 };
 use bytes::Bytes;
 use lambic_model::Stream;
@@ -101,7 +101,7 @@ pub fn decoded_bytes_max(
     // A last record need not have the separator.
     let records = (body_bytes / record_bytes_min).saturating_add(1);
     records
-        .saturating_mul(record_bytes(&stream.schema))
+        .saturating_mul(record_bytes(stream))
         .saturating_add(body_bytes)
         .min(bytes_max)
 }
@@ -132,16 +132,24 @@ impl Budget {
     }
 }
 
-/// Bytes that a record takes in a stream's columns whatever its values are.
-pub(crate) fn record_bytes(schema: &Schema) -> usize {
-    let bits = schema.fields().iter().map(|field| match field.data_type() {
-        DataType::Boolean => 1,
-        DataType::Utf8 | DataType::Binary => 32,
-        DataType::LargeUtf8 | DataType::LargeBinary => 64,
-        DataType::Utf8View | DataType::BinaryView => 128,
-        other => 8 * other.primitive_width().unwrap_or(0),
-    });
-    bits.sum::<usize>() / 8
+/// Bytes that a record takes in a stream's columns whatever its values are, or does without.
+pub(crate) fn record_bytes(stream: &Stream) -> usize {
+    let defaults = stream.defaults().into_iter().flatten();
+    let defaults =
+        defaults.filter(|default| default.value().data_type().primitive_width().is_none());
+    let defaults: usize = defaults.map(|default| default.text().len()).sum();
+    let bits = stream
+        .schema
+        .fields()
+        .iter()
+        .map(|field| match field.data_type() {
+            DataType::Boolean => 1,
+            DataType::Utf8 | DataType::Binary => 32,
+            DataType::LargeUtf8 | DataType::LargeBinary => 64,
+            DataType::Utf8View | DataType::BinaryView => 128,
+            other => 8 * other.primitive_width().unwrap_or(0),
+        });
+    bits.sum::<usize>() / 8 + defaults
 }
 
 /// Takes a bad record, or ends the decoding with it.

@@ -9,7 +9,7 @@ use lambic_model::Stream;
 
 use crate::{
     Decoded, Error, OnError,
-    column::{Columns, Scalar},
+    column::{self, Columns, Scalar},
     decode::{Budget, record_bytes, reject},
     error::{Mismatch, Place, shown},
 };
@@ -25,7 +25,7 @@ pub(crate) fn decode_lines(
     mut budget: Budget,
 ) -> Result<Decoded, Error> {
     let mut columns = Columns::new(stream)?;
-    let record_bytes = record_bytes(&stream.schema);
+    let record_bytes = record_bytes(stream);
     let mut decoded = Decoded::default();
     let body = without_mark(body);
     for (number, line) in (1..).zip(body.split(|&byte| byte == b'\n')) {
@@ -76,7 +76,7 @@ pub(crate) fn decode_array(
     mut budget: Budget,
 ) -> Result<Decoded, Error> {
     let mut columns = Columns::new(stream)?;
-    let record_bytes = record_bytes(&stream.schema);
+    let record_bytes = record_bytes(stream);
     let mut decoded = Decoded::default();
     let body = without_mark(body);
     let text = std::str::from_utf8(body).map_err(|error| {
@@ -236,9 +236,10 @@ impl<'a> Scanner<'a> {
             self.skip_space();
             let scalar = self.value(1)?;
             if result.is_ok() {
-                result = columns
-                    .index(&name)
-                    .and_then(|index| columns.set_scalar(index, &scalar));
+                result = columns.place(&name).and_then(|place| match place {
+                    column::Place::Column(index) => columns.set_scalar(index, &scalar),
+                    column::Place::Dropped => Ok(()),
+                });
             }
             self.skip_space();
             if self.take(b',') {

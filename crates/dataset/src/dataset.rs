@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use lambic_model::{OffsetRange, PartitionId, Stream, StreamId};
+use lambic_model::{OffsetRange, PartitionId, Stream, StreamId, StreamSchema};
 use object_store::{
     Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
     PutPayload, path::Path,
@@ -61,13 +61,23 @@ pub(crate) type Manifests = Arc<HashMap<StreamId, Arc<Manifest>>>;
 
 /// One stream's part of the dataset.
 pub(crate) struct Part {
+    /// As it was when it was added: its name and id stay.
     pub(crate) stream: Arc<Stream>,
+    /// As new as any record that a seal may read.
+    now: RwLock<Arc<Stream>>,
     pub(crate) manifests: ManifestStore<Manifest>,
     /// Former manifests, as far as somebody still holds them.
     pub(crate) superseded: Mutex<Vec<Weak<Manifest>>>,
     /// Changes of one stream's manifest take turns. Holds the manifests of those that ended before they knew whether
     /// theirs was committed: whoever waits for a change may go away while the store is still at it.
     pub(crate) changing: tokio::sync::Mutex<Vec<Manifest>>,
+}
+
+impl Part {
+    pub(crate) fn now(&self) -> Arc<Stream> {
+        let now = self.now.read();
+        Arc::clone(&now.expect("no one panics while holding the stream"))
+    }
 }
 
 /// `dataset/<stream id>-<name>`, relative to the store's root.
@@ -123,6 +133,7 @@ impl Dataset {
             manifests,
             superseded: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            now: RwLock::new(stream.clone()),
             stream: stream.clone(),
         };
         self.change_current(|current| {
@@ -130,6 +141,19 @@ impl Dataset {
         });
         self.streams_mut().insert(stream.id, Arc::new(part));
         Ok(())
+    }
+
+    /// From now on the stream, if it is there, has these columns: those of a later version of its schema.
+    pub fn change_stream(&self, stream: Arc<Stream>) {
+        if let Ok(part) = self.part(stream.id) {
+            let now = part.now.write();
+            *now.expect("no one panics while holding the stream") = stream;
+        }
+    }
+
+    /// The stream in its present columns.
+    pub(crate) fn stream(&self, stream: StreamId) -> Option<Arc<Stream>> {
+        Some(self.part(stream).ok()?.now())
     }
 
     /// Forgets the stream; its files stay. See [`Dataset::erase_stream`].
@@ -270,8 +294,7 @@ impl Dataset {
     ) -> Result<(), Error> {
         let mut next = range.first;
         while next < range.end {
-            let (stream, tail, options) =
-                (part.stream.clone(), tail.clone(), self.0.options.clone());
+            let (stream, tail, options) = (part.now(), tail.clone(), self.0.options.clone());
             let rest = OffsetRange {
                 first: next,
                 ..range
@@ -300,6 +323,7 @@ impl Dataset {
             bytes: sealed.file.len() as u64,
             crc32c: sealed.crc32c,
             erased: sealed.erased,
+            schema: sealed.schema,
         };
         let payload = PutPayload::from(sealed.file);
         let create = PutOptions::from(PutMode::Create);
@@ -462,6 +486,16 @@ pub(crate) fn manifest_in(manifests: &Manifests, stream: StreamId) -> Arc<Manife
         name: lambic_model::StreamName::new("_unknown").expect("it is an identifier"),
         frontier: Default::default(),
         files: Vec::new(),
+    })
+}
+
+/// The columns that `file` was written with; `stream` is as new as the file.
+pub(crate) fn stored_under(stream: &Stream, file: &DataFile) -> Result<StreamSchema, Error> {
+    let stored = stream.schema_of(file.schema);
+    stored.ok_or_else(|| Error::SchemaUnknown {
+        path: file.path.clone(),
+        version: file.schema,
+        stream: stream.name.clone(),
     })
 }
 

@@ -7,12 +7,12 @@
 
 use arrow::{array::BooleanArray, compute::filter_record_batch};
 use bytes::Bytes;
-use lambic_model::{Erased, Stream, StreamId};
+use lambic_model::{Erased, Fit, Stream, StreamId};
 use object_store::{Error as StoreError, ObjectStoreExt as _, path::Path};
 
 use crate::{
     DataFile, Dataset, Error, Manifest,
-    dataset::{Kind, Part, kind_of},
+    dataset::{Kind, Part, kind_of, stored_under},
     parquet_file,
     seal::{FileEncoder, Sealed, places},
 };
@@ -50,7 +50,7 @@ impl Dataset {
         self.verify_once(file).await?;
         let path = Path::from(file.path.as_str());
         let bytes = self.store().get(&path).await?.bytes().await?;
-        let (stream, former, erased) = (part.stream.clone(), file.clone(), erased.clone());
+        let (stream, former, erased) = (part.now(), file.clone(), erased.clone());
         let rewrite = move || without(&stream, &former, bytes, &erased);
         let sealed = tokio::task::spawn_blocking(rewrite).await??;
         let new = self.put_file(part, &manifest, sealed).await?;
@@ -95,6 +95,10 @@ fn without(
         path: file.path.clone(),
         source,
     };
+    // It is written anew in the columns of today, without the values of those that were dropped.
+    let stored = stored_under(stream, file)?;
+    let columns: Vec<usize> = (0..stream.schema_with_system().fields().len()).collect();
+    let fit = (!stream.shows(&stored)).then(|| Fit::read(&stored, stream, &columns));
     let mut encoder = FileEncoder::new(stream)?;
     let mut rows = 0;
     for batch in parquet_file::decode_each(bytes).map_err(unreadable)? {
@@ -107,7 +111,11 @@ fn without(
         let keep: BooleanArray = places
             .map(|(partition, offset)| Some(!erased.contains(partition, offset)))
             .collect();
-        encoder.write(&filter_record_batch(&batch, &keep)?)?;
+        let kept = filter_record_batch(&batch, &keep)?;
+        match &fit {
+            Some(fit) => encoder.write(&fit.apply_to_all(&kept)?)?,
+            None => encoder.write(&kept)?,
+        }
     }
     if rows != file.records() {
         return Err(Error::TailMismatch {

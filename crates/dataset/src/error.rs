@@ -1,6 +1,6 @@
 //! What can go wrong with the master dataset, and what to do about it.
 
-use lambic_model::{Frontier, Offset, PartitionId, StreamId, StreamName};
+use lambic_model::{Frontier, Offset, PartitionId, SchemaVersion, StreamId, StreamName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -51,6 +51,16 @@ pub enum Error {
     FileUnreadable {
         path: String,
         source: parquet::errors::ParquetError,
+    },
+
+    #[error(
+        "data file `{path}` was written under version {version} of the columns of stream `{stream}`, of which nothing \
+         is known; restore `catalog.json` from a backup that is not older than the file"
+    )]
+    SchemaUnknown {
+        path: String,
+        version: SchemaVersion,
+        stream: StreamName,
     },
 
     /// The log does not begin where the dataset ends.

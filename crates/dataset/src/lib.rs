@@ -15,6 +15,7 @@ mod dataset;
 mod erase;
 pub mod erasures;
 pub mod error;
+mod fit;
 pub mod local;
 pub mod manifest;
 mod moment;

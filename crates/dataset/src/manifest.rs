@@ -8,7 +8,7 @@
 use std::{marker::PhantomData, sync::Arc};
 
 use lambic_model::{
-    Erased, Frontier, Offset, OffsetRange, PartitionId, Stream, StreamId, StreamName,
+    Erased, Frontier, Offset, OffsetRange, PartitionId, SchemaVersion, Stream, StreamId, StreamName,
 };
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, path::Path};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -28,7 +28,7 @@ pub struct Manifest {
     pub files: Vec<DataFile>,
 }
 
-/// One immutable Parquet file: the stream's columns, then `_partition`, `_offset`, `_appended_at`, sorted by offset.
+/// One immutable Parquet file: the columns that the stream had when it was written, then `_partition`, `_offset`, `_appended_at`, sorted by offset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFile {
     /// Relative to the store's root.
@@ -40,6 +40,9 @@ pub struct DataFile {
     /// Set if records of the range were erased and are not in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<FileErased>,
+    /// The version of the stream's columns that the file has.
+    #[serde(default, skip_serializing_if = "SchemaVersion::is_first")]
+    pub schema: SchemaVersion,
 }
 
 /// What a file lacks of its range.

@@ -5,7 +5,7 @@
 //! is told apart by its offsets. What was erased is left out by the pin's own set, whether the files that it
 //! reads still hold it or not.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use arrow::{
     array::{AsArray, BooleanArray},
@@ -37,12 +37,14 @@ use datafusion::{
 };
 use lambic_log::{Log, Snapshot};
 use lambic_model::{
-    Erased, Frontier, Frontiers, Offset, PartitionId, Stream, StreamId, SystemColumn,
+    Erased, Fit, Frontier, Frontiers, Offset, PartitionId, SchemaVersion, Stream, StreamId,
+    SystemColumn, fit::stored_schema,
 };
 
 use crate::{
     DataFile, Dataset, Error, Manifest,
-    dataset::{Manifests, manifest_in},
+    dataset::{Manifests, manifest_in, stored_under},
+    fit::FitExec,
 };
 
 /// Files smaller than this together are not worth a second thread.
@@ -236,7 +238,7 @@ impl StreamTable {
         };
         let mut batches = Vec::new();
         for range in self.to.ranges_since(&self.from.max(&self.begin)) {
-            let read = log.read(self.stream.id, range);
+            let read = log.read_as(&self.stream, range);
             batches.extend(read.map_err(|error| DataFusionError::External(Box::new(error)))?);
         }
         Ok(batches)
@@ -248,14 +250,55 @@ impl StreamTable {
         state: &dyn Session,
         projection: &[usize],
     ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
-        if files.is_empty() {
-            return Ok(None);
+        let mut plans = Vec::new();
+        for (version, files) in by_version(files) {
+            let plan = if self.stream.reads_as_is(version) {
+                self.scanned(&files, &self.schema, state, projection)
+                    .await?
+            } else {
+                self.fitted(&files, state, projection).await?
+            };
+            plans.push(plan);
         }
+        Ok(match plans.len() {
+            0 | 1 => plans.pop(),
+            _ => Some(UnionExec::try_new(plans)?),
+        })
+    }
+
+    /// The records of files that have other columns than the table, or perhaps have, in those of the table.
+    async fn fitted(
+        &self,
+        files: &[&DataFile],
+        state: &dyn Session,
+        projection: &[usize],
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        let newest = self.reader.dataset.stream(self.stream.id);
+        let newest = newest.as_ref().unwrap_or(&self.stream);
+        let stored = stored_under(newest, files[0]);
+        let stored = stored.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        if self.stream.shows(&stored) {
+            return self.scanned(files, &self.schema, state, projection).await;
+        }
+        let fit = Fit::read(&stored, &self.stream, projection);
+        let schema = stored_schema(&stored);
+        let records = self.scanned(files, &schema, state, fit.sources()).await?;
+        Ok(Arc::new(FitExec::new(fit, records)))
+    }
+
+    /// The records of files that all have the columns of `schema`.
+    async fn scanned(
+        &self,
+        files: &[&DataFile],
+        schema: &SchemaRef,
+        state: &dyn Session,
+        projection: &[usize],
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         for file in files {
             let verified = self.reader.dataset.verify_once(file).await;
             verified.map_err(|error| DataFusionError::External(Box::new(error)))?;
         }
-        let source = ParquetSource::new(Arc::clone(&self.schema))
+        let source = ParquetSource::new(Arc::clone(schema))
             .with_table_parquet_options(parquet_options(state));
         let rows: u64 = files.iter().map(|file| file.records()).sum();
         // With each goes the manifest: a plan that may still open the file keeps it from being deleted.
@@ -263,7 +306,7 @@ impl StreamTable {
             let listed = PartitionedFile::new(file.path.clone(), file.bytes);
             listed.with_extension(Arc::clone(&self.manifest))
         });
-        let mut statistics = datafusion::common::Statistics::new_unknown(&self.schema);
+        let mut statistics = datafusion::common::Statistics::new_unknown(schema);
         statistics.num_rows = Precision::Inexact(rows as usize);
         let whole = vec![FileGroup::new(files.collect())];
         let groups = FileGroupPartitioner::new()
@@ -276,7 +319,7 @@ impl StreamTable {
             .with_statistics(statistics)
             .with_projection_indices(Some(projection.to_vec()))?
             .build();
-        Ok(Some(DataSourceExec::from_data_source(config)))
+        Ok(DataSourceExec::from_data_source(config))
     }
 
     /// The records of `files` within the offsets of `cut`, without what was erased and is still in the files.
@@ -422,6 +465,15 @@ impl TableProvider for StreamTable {
             _ => Ok(UnionExec::try_new(plans)?),
         }
     }
+}
+
+/// Files of one version of the stream's columns together.
+fn by_version<'a>(files: &[&'a DataFile]) -> BTreeMap<SchemaVersion, Vec<&'a DataFile>> {
+    let mut versions: BTreeMap<SchemaVersion, Vec<&DataFile>> = BTreeMap::new();
+    for file in files {
+        versions.entry(file.schema).or_default().push(file);
+    }
+    versions
 }
 
 /// True where a record, given by partition and offset, is not in `erased`.

@@ -8,7 +8,8 @@ use arrow::{
 };
 use bytes::Bytes;
 use lambic_model::{
-    Erased, Frontier, Offset, OffsetRange, PartitionId, Stream, StreamId, SystemColumn,
+    Erased, Frontier, Offset, OffsetRange, PartitionId, SchemaVersion, Stream, StreamId,
+    SystemColumn,
 };
 use parquet::{basic::Encoding, schema::types::ColumnPath};
 
@@ -24,11 +25,11 @@ pub trait Tail: Clone + Send + 'static {
     fn erased(&self, _stream: StreamId) -> Erased {
         Erased::default()
     }
-    /// The records of `range` from its first on, in offset order, with the system columns: at least one unless all of
+    /// The records of `range` from its first on, in offset order, in the columns of `stream` and the system columns: at least one unless all of
     /// them were erased, and not many more than fill `bytes`.
     fn read_some(
         &self,
-        stream: StreamId,
+        stream: &Stream,
         range: OffsetRange,
         bytes: u64,
     ) -> Result<Vec<RecordBatch>, Error>;
@@ -49,12 +50,12 @@ impl Tail for lambic_log::Snapshot {
 
     fn read_some(
         &self,
-        stream: StreamId,
+        stream: &Stream,
         range: OffsetRange,
         bytes: u64,
     ) -> Result<Vec<RecordBatch>, Error> {
         Ok(self
-            .read_chunks(stream, range, bytes)
+            .read_chunks_as(stream, range, bytes)
             .next()
             .transpose()?
             .unwrap_or_default())
@@ -67,10 +68,12 @@ pub(crate) struct Sealed {
     pub file: Bytes,
     pub crc32c: u32,
     pub erased: Option<FileErased>,
+    pub schema: SchemaVersion,
 }
 
 /// A file of the stream in the making.
 pub(crate) struct FileEncoder {
+    version: SchemaVersion,
     schema: SchemaRef,
     encoder: parquet_file::Encoder,
 }
@@ -86,7 +89,11 @@ impl FileEncoder {
             .set_column_dictionary_enabled(offset.clone(), false)
             .set_column_encoding(offset, Encoding::DELTA_BINARY_PACKED);
         let encoder = parquet_file::Encoder::new(&schema, properties.build())?;
-        Ok(FileEncoder { schema, encoder })
+        Ok(FileEncoder {
+            version: stream.schema_version(),
+            schema,
+            encoder,
+        })
     }
 
     /// In the order of offsets.
@@ -99,11 +106,13 @@ impl FileEncoder {
     /// The file for `range`; what of it was not written was erased, by erasure `erasure` at the latest.
     pub(crate) fn finish(self, range: OffsetRange, erasure: u64) -> Result<Sealed, Error> {
         let erased = range.records() - self.encoder.rows();
+        let schema = self.version;
         let file = self.encoder.finish()?;
         Ok(Sealed {
             range,
             crc32c: crc32c::crc32c(&file),
             file,
+            schema,
             erased: (erased > 0).then_some(FileErased {
                 number: erasure,
                 records: erased,
@@ -134,7 +143,7 @@ pub(crate) fn encode_next(
             first: next,
             ..range
         };
-        let batches = tail.read_some(stream.id, rest, options.chunk_bytes)?;
+        let batches = tail.read_some(stream, rest, options.chunk_bytes)?;
         if batches.iter().all(|batch| batch.num_rows() == 0) {
             check_erased(&erased, rest).map_err(mismatch)?;
             next = range.end;

@@ -95,12 +95,7 @@ impl Tail for Memory {
         self.start.clone()
     }
 
-    fn read_some(
-        &self,
-        _: StreamId,
-        range: OffsetRange,
-        _: u64,
-    ) -> Result<Vec<RecordBatch>, Error> {
+    fn read_some(&self, _: &Stream, range: OffsetRange, _: u64) -> Result<Vec<RecordBatch>, Error> {
         let middle = range.first.plus(1).min(range.end);
         let end = range.first.plus(self.chunk_rows as u64).min(range.end);
         let cut = [(range.first, middle), (middle, end)];

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use arrow::{
     array::AsArray,
-    datatypes::{Int64Type, TimestampMicrosecondType},
+    datatypes::{DataType, Int64Type, TimestampMicrosecondType},
     json::{ReaderBuilder, writer::JsonArray},
     record_batch::RecordBatch,
 };
-use lambic_model::{Offset, OffsetRange, Stream, SystemColumn, json};
+use lambic_model::{Named, Offset, OffsetRange, Stream, SystemColumn, json};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
@@ -202,8 +202,52 @@ fn shown(value: &RawValue) -> String {
     }
 }
 
+/// The object in the names that the columns of `stream` have by now, without those that were dropped, and with the
+/// defaults of those that it does not name.
+fn in_present_columns(stream: &Stream, object: &RawValue) -> Result<Box<RawValue>, String> {
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_str(object.get()).map_err(|error| error.to_string())?;
+    let mut renamed: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
+    for (name, value) in members {
+        let name = match stream.named(&name) {
+            Named::Column(index) => stream.schema.field(index).name().clone(),
+            Named::Dropped => continue,
+            Named::Unknown => name,
+        };
+        if renamed.insert(name.clone(), value.to_owned()).is_some() {
+            return Err(format!("it has column `{name}` twice, by two names"));
+        }
+    }
+    for (field, default) in stream.schema.fields().iter().zip(stream.defaults()) {
+        if let Some(default) = default
+            && !renamed.contains_key(field.name())
+        {
+            let text = match field.data_type() {
+                DataType::Boolean => default.text(),
+                _ => Value::String(default.text()).to_string(),
+            };
+            let value = RawValue::from_string(text).map_err(|error| error.to_string())?;
+            renamed.insert(field.name().clone(), value);
+        }
+    }
+    serde_json::value::to_raw_value(&renamed).map_err(|error| error.to_string())
+}
+
 /// Objects as records of `stream`; the error says which object does not fit and why.
 pub fn from_objects(stream: &Stream, objects: &[&RawValue]) -> Result<RecordBatch, String> {
+    let renamed;
+    let mut present = objects.to_vec();
+    if stream.evolution.versions().is_some() {
+        let each = objects.iter().enumerate().map(|(index, object)| {
+            in_present_columns(stream, object).map_err(|reason| {
+                let name = &stream.name;
+                format!("output record {index} does not fit stream `{name}`: {reason}")
+            })
+        });
+        renamed = each.collect::<Result<Vec<_>, _>>()?;
+        present = renamed.iter().map(AsRef::as_ref).collect();
+    }
+    let objects = present.as_slice();
     let decode = |objects: &[&RawValue]| {
         let mut decoder = ReaderBuilder::new(stream.schema.clone())
             .with_strict_mode(true)

@@ -123,6 +123,13 @@ impl Worker {
         }
     }
 
+    /// The stream in the columns that it has by now.
+    fn stream_now(&self) -> Arc<Stream> {
+        let now = (self.inner.options.lookup)(self.stream.name.as_str());
+        now.filter(|now| now.id == self.stream.id)
+            .unwrap_or_else(|| Arc::clone(&self.stream))
+    }
+
     /// Brings the cursor to the end of `range`, or of what of it fits into one event, whatever the function does.
     async fn process(
         &self,
@@ -131,14 +138,16 @@ impl Worker {
         position: &mut Frontier,
     ) -> Result<(), Stopped> {
         // One batch at a time: ten thousand records may be any size.
-        let batches = snapshot
-            .read_chunks(self.stream.id, range, 1)
-            .flat_map(|batches| match batches {
-                Ok(batches) => batches.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(error.to_string())],
-            });
+        let stream = self.stream_now();
+        let batches =
+            snapshot
+                .read_chunks_as(&stream, range, 1)
+                .flat_map(|batches| match batches {
+                    Ok(batches) => batches.into_iter().map(Ok).collect(),
+                    Err(error) => vec![Err(error.to_string())],
+                });
         let bytes_max = self.inner.options.payload_bytes_max;
-        let (events, end) = match events::to_events(&self.stream, range, batches, bytes_max) {
+        let (events, end) = match events::to_events(&stream, range, batches, bytes_max) {
             Ok(read) => read,
             Err(reason) => {
                 error!(function = %self.function, stream = %self.stream.name, %reason,
@@ -373,7 +382,7 @@ impl Worker {
                     stream: output.id,
                     partition: None,
                     batch,
-                    schema: None,
+                    schema: Some(output.schema_version()),
                 }),
                 Err(reason) => return bad(reason),
             }

@@ -153,11 +153,25 @@ impl Snapshot {
         batches.filter_map(Result::transpose).collect()
     }
 
-    /// As [`Snapshot::read_as`], in pieces that take about `bytes_max` in memory (at least one batch each),
+    /// As [`Snapshot::read`], in pieces that take about `bytes_max` in memory (at least one batch each),
     /// without pushing newer batches out of the cache.
-    pub fn read_chunks(&self, shown: &Stream, range: OffsetRange, bytes_max: u64) -> Chunks {
-        let stream = shown.id;
-        let (places, failed) = match self.places(stream, Some(shown), range) {
+    pub fn read_chunks(&self, stream: StreamId, range: OffsetRange, bytes_max: u64) -> Chunks {
+        self.chunks(stream, None, range, bytes_max)
+    }
+
+    /// The same in the columns of `stream`, see [`Snapshot::read_as`].
+    pub fn read_chunks_as(&self, stream: &Stream, range: OffsetRange, bytes_max: u64) -> Chunks {
+        self.chunks(stream.id, Some(stream), range, bytes_max)
+    }
+
+    fn chunks(
+        &self,
+        stream: StreamId,
+        shown: Option<&Stream>,
+        range: OffsetRange,
+        bytes_max: u64,
+    ) -> Chunks {
+        let (places, failed) = match self.places(stream, shown, range) {
             Ok(places) => (places, None),
             Err(error) => (Vec::new(), Some(error)),
         };

@@ -48,6 +48,12 @@ impl Fit {
         Fit::new(stored, target, projection, Absent::Missing)
     }
 
+    /// To all columns of `target` with system columns, for records that are not in the log yet.
+    pub fn pending(stored: &StreamSchema, target: &Stream) -> Fit {
+        let all: Vec<usize> = (0..target.schema_with_system().fields().len()).collect();
+        Fit::new(stored, target, &all, Absent::Default)
+    }
+
     fn new(stored: &StreamSchema, target: &Stream, projection: &[usize], absent: Absent) -> Fit {
         let columns = target.columns();
         let with_system = target.schema_with_system();

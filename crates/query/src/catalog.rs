@@ -11,7 +11,10 @@ use lambic_base::{
     Disk, RealDisk,
     file::{read_on, write_atomically_on},
 };
-use lambic_model::{Stream, StreamId, StreamName};
+use lambic_model::{
+    Column, ColumnId, Constant, Evolution, SchemaVersion, Stream, StreamId, StreamName,
+    StreamSchema,
+};
 use lambic_view::{Definition, ViewVersion};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +82,9 @@ struct StoredStream {
     event_time: Option<String>,
     record_id: Option<String>,
     partition_by: Option<String>,
+    /// All versions of its columns, the oldest first; none if it is as it was declared and has no defaults.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    schemas: Vec<Vec<StoredVersioned>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +94,79 @@ struct StoredColumn {
     #[serde(rename = "type")]
     sql_type: String,
     nullable: bool,
+}
+
+/// A column of one version; values are text, see [`Constant::of_text`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredVersioned {
+    id: ColumnId,
+    name: String,
+    #[serde(rename = "type")]
+    sql_type: String,
+    nullable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+}
+
+impl StoredVersioned {
+    fn of(column: &Column) -> StoredVersioned {
+        let text = |value: &Option<Constant>| value.as_ref().map(Constant::text);
+        StoredVersioned {
+            id: column.id,
+            name: column.name.clone(),
+            sql_type: types::sql_name(&column.data_type),
+            nullable: column.nullable,
+            missing: text(&column.missing),
+            default: text(&column.default),
+        }
+    }
+
+    /// The error says what is wrong.
+    fn column(self) -> Result<Column, String> {
+        let data_type = types::of_sql_name(&self.sql_type);
+        let data_type = data_type.ok_or_else(|| unknown_type(&self.sql_type))?;
+        let value = |text: Option<String>| match text {
+            None => Ok(None),
+            Some(text) => Constant::of_text(&data_type, &text)
+                .map(Some)
+                .ok_or_else(|| format!("`{text}` is no {}", self.sql_type)),
+        };
+        Ok(Column {
+            id: self.id,
+            name: self.name,
+            nullable: self.nullable,
+            missing: value(self.missing)?,
+            default: value(self.default)?,
+            data_type,
+        })
+    }
+}
+
+fn unknown_type(name: &str) -> String {
+    format!("column type `{name}` is not known")
+}
+
+/// The error says what is wrong.
+fn evolution(schemas: Vec<Vec<StoredVersioned>>, schema: &Schema) -> Result<Evolution, String> {
+    if schemas.is_empty() {
+        return Ok(Evolution::default());
+    }
+    let mut versions = Vec::with_capacity(schemas.len());
+    for (number, columns) in (1..).zip(schemas) {
+        let columns = columns.into_iter().map(StoredVersioned::column);
+        versions.push(StreamSchema {
+            version: SchemaVersion(number),
+            columns: columns.collect::<Result<_, _>>()?,
+        });
+    }
+    let newest = versions.last().map(StreamSchema::arrow);
+    if newest.as_deref() != Some(schema) {
+        return Err("a stream's columns are not those of their newest version".to_owned());
+    }
+    Evolution::of(versions).ok_or_else(|| "versions of columns are missing".to_owned())
 }
 
 impl Catalog {
@@ -141,20 +220,20 @@ impl Catalog {
         for stream in stored.catalog.streams {
             let mut fields = Vec::with_capacity(stream.columns.len());
             for column in stream.columns {
-                let data_type = types::of_sql_name(&column.sql_type).ok_or_else(|| {
-                    damaged(format!("column type `{}` is not known", column.sql_type))
-                })?;
+                let data_type = types::of_sql_name(&column.sql_type)
+                    .ok_or_else(|| damaged(unknown_type(&column.sql_type)))?;
                 fields.push(Field::new(column.name, data_type, column.nullable));
             }
+            let schema = Arc::new(Schema::new(fields));
             let stream = Stream {
+                evolution: evolution(stream.schemas, &schema).map_err(damaged)?,
                 id: stream.id,
                 name: stream.name,
-                schema: Arc::new(Schema::new(fields)),
+                schema,
                 partitions: stream.partitions,
                 event_time: stream.event_time,
                 record_id: stream.record_id,
                 partition_by: stream.partition_by,
-                evolution: Default::default(),
             };
             streams.insert(stream.name.to_string(), Arc::new(stream));
         }
@@ -196,6 +275,15 @@ impl Catalog {
             event_time: stream.event_time.clone(),
             record_id: stream.record_id.clone(),
             partition_by: stream.partition_by.clone(),
+            schemas: stream
+                .evolution
+                .versions()
+                .map_or_else(Vec::new, |versions| {
+                    let columns = |schema: &StreamSchema| {
+                        schema.columns.iter().map(StoredVersioned::of).collect()
+                    };
+                    versions.iter().map(columns).collect()
+                }),
         });
         let catalog = StoredCatalog {
             next_stream: self.next_stream,
@@ -261,6 +349,21 @@ impl Catalog {
         self.change(|catalog| {
             catalog.next_stream = catalog.next_stream.max(stream.id.0 + 1);
             catalog.streams.insert(stream.name.to_string(), stream);
+        })
+    }
+
+    /// Puts the stream in place of the one of its name, and each of `views` in place of the version that is served:
+    /// that one could not read what the stream takes from now on, and is not kept.
+    pub fn alter_stream(
+        &mut self,
+        stream: Arc<Stream>,
+        views: &[Definition],
+    ) -> Result<(), CatalogError> {
+        self.change(|catalog| {
+            catalog.streams.insert(stream.name.to_string(), stream);
+            for view in views {
+                catalog.views.insert(view.name.to_string(), view.clone());
+            }
         })
     }
 

@@ -9,8 +9,8 @@ use datafusion::{
     sql::{
         planner::{ContextProvider, SqlToRel},
         sqlparser::ast::{
-            CharacterLength, ColumnOption, CreateTable, CreateTableOptions, CreateView,
-            DataType as SqlType, Expr, SqlOption, Value,
+            CharacterLength, ColumnDef, ColumnOption, CreateTable, CreateTableOptions, CreateView,
+            DataType as SqlType, Expr, Ident, SqlOption, Value,
         },
     },
 };
@@ -80,8 +80,107 @@ impl ContextProvider for Types {
     }
 }
 
-/// The stream that `CREATE STREAM` declares.
-pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Error> {
+/// A column as a statement declares it.
+pub struct Declared {
+    pub name: String,
+    /// Where it stands in the statement.
+    pub at: Option<usize>,
+    pub data_type: DataType,
+    pub nullable: bool,
+    pub default: Option<Expr>,
+}
+
+pub fn declared(column: &ColumnDef, sql: &str) -> Result<Declared, Error> {
+    let name = folded(&column.name);
+    let at = find_word(sql, &column.name.value);
+    check_column_name(&name, at)?;
+    let data_type = data_type(&column.data_type, &name, sql, at)?;
+    let (mut nullable, mut default) = (true, None);
+    for option in &column.options {
+        match &option.option {
+            ColumnOption::NotNull => nullable = false,
+            ColumnOption::Default(value) => default = Some(value.clone()),
+            ColumnOption::Null | ColumnOption::Comment(_) => {}
+            other => {
+                return Err(Error::new(
+                    sqlstate::FEATURE_NOT_SUPPORTED,
+                    format!("column option {other} is not supported"),
+                )
+                .with_position(at)
+                .with_hint("WITH (record_id = 'column') makes a column unique"));
+            }
+        }
+    }
+    Ok(Declared {
+        name,
+        at,
+        data_type,
+        nullable,
+        default,
+    })
+}
+
+/// A name as Postgres folds it.
+pub fn folded(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_ascii_lowercase(),
+    }
+}
+
+pub fn check_column_name(name: &str, at: Option<usize>) -> Result<(), Error> {
+    if SystemColumn::is_reserved(name) {
+        return Err(Error::new(
+            sqlstate::INVALID_NAME,
+            format!("every stream has a column {name} already"),
+        )
+        .with_position(at));
+    }
+    Ok(())
+}
+
+/// The type that column `name` is declared with.
+pub fn data_type(
+    declared: &SqlType,
+    name: &str,
+    sql: &str,
+    at: Option<usize>,
+) -> Result<DataType, Error> {
+    if let Some(length) = length_of(declared) {
+        return Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("column \"{name}\": texts have no limit of {length} characters here"),
+        )
+        .with_position(at)
+        .with_hint("declare it as text; a view may select what is too long: WHERE length(x) > n"));
+    }
+    let mut config = ConfigOptions::new();
+    config.sql_parser.map_string_types_to_utf8view = false;
+    config.execution.time_zone = Some("UTC".to_owned());
+    let provider = Types(config);
+    let column = ColumnDef {
+        name: Ident::with_quote('"', name),
+        data_type: declared.clone(),
+        options: Vec::new(),
+    };
+    let planned = SqlToRel::new(&provider)
+        .build_schema(vec![column])
+        .map_err(|error| Error::from_datafusion(error, sql, &[]).with_position(at))?;
+    types::of_declared(planned.field(0).data_type()).ok_or_else(|| {
+        let message = format!("a stream cannot hold columns of type {declared}");
+        Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message).with_position(at).with_hint(
+            "smallint, integer, bigint, real, double precision, numeric(p, s), boolean, text, date, timestamp, \
+             timestamptz and bytea are there",
+        )
+    })
+}
+
+/// The stream that `CREATE STREAM` declares, and the default of each of its columns.
+pub fn stream(
+    table: &CreateTable,
+    sql: &str,
+    id: StreamId,
+) -> Result<(Stream, Vec<Option<Expr>>), Error> {
     let name = name_of(&table.name)?;
     let name = StreamName::new(&name).map_err(|error| {
         Error::new(sqlstate::INVALID_NAME, error.to_string()).with_position(find_word(sql, &name))
@@ -113,71 +212,24 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
         )
         .with_hint("WITH (record_id = 'column') makes a column unique"));
     }
-    let mut config = ConfigOptions::new();
-    config.sql_parser.map_string_types_to_utf8view = false;
-    config.execution.time_zone = Some("UTC".to_owned());
-    let provider = Types(config);
-    let planner = SqlToRel::new(&provider);
-    let mut fields: Vec<Field> = Vec::with_capacity(table.columns.len());
+    let mut columns: Vec<Declared> = Vec::with_capacity(table.columns.len());
     for column in &table.columns {
-        let declared_name = match column.name.quote_style {
-            Some(_) => column.name.value.clone(),
-            None => column.name.value.to_ascii_lowercase(),
-        };
-        let at = find_word(sql, &column.name.value);
-        if SystemColumn::is_reserved(&declared_name) {
-            return Err(Error::new(
-                sqlstate::INVALID_NAME,
-                format!("every stream has a column {declared_name} already"),
-            )
-            .with_position(at));
-        }
-        if fields.iter().any(|field| *field.name() == declared_name) {
+        let next = declared(column, sql)?;
+        if columns.iter().any(|known| known.name == next.name) {
             return Err(Error::new(
                 sqlstate::DUPLICATE_COLUMN,
-                format!("column \"{declared_name}\" is declared twice"),
+                format!("column \"{}\" is declared twice", next.name),
             )
-            .with_position(at));
+            .with_position(next.at));
         }
-        if let Some(length) = length_of(&column.data_type) {
-            return Err(Error::new(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                format!(
-                    "column \"{declared_name}\": texts have no limit of {length} characters here"
-                ),
-            )
-            .with_position(at)
-            .with_hint(
-                "declare it as text; a view may select what is too long: WHERE length(x) > n",
-            ));
-        }
-        let declared = planner
-            .build_schema(vec![column.clone()])
-            .map_err(|error| Error::from_datafusion(error, sql, &[]).with_position(at))?;
-        let data_type = types::of_declared(declared.field(0).data_type()).ok_or_else(|| {
-            let message = format!("a stream cannot hold columns of type {}", column.data_type);
-            Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message).with_position(at).with_hint(
-                "smallint, integer, bigint, real, double precision, numeric(p, s), boolean, text, date, timestamp, \
-                 timestamptz and bytea are there",
-            )
-        })?;
-        let mut nullable = true;
-        for option in &column.options {
-            match &option.option {
-                ColumnOption::NotNull => nullable = false,
-                ColumnOption::Null | ColumnOption::Comment(_) => {}
-                other => {
-                    return Err(Error::new(
-                        sqlstate::FEATURE_NOT_SUPPORTED,
-                        format!("column option {other} is not supported"),
-                    )
-                    .with_position(at)
-                    .with_hint("WITH (record_id = 'column') makes a column unique"));
-                }
-            }
-        }
-        fields.push(Field::new(declared_name, data_type, nullable));
+        columns.push(next);
     }
+    let fields = columns.iter().map(|column| {
+        let data_type = column.data_type.clone();
+        Field::new(&column.name, data_type, column.nullable)
+    });
+    let fields: Vec<Field> = fields.collect();
+    let defaults = columns.into_iter().map(|column| column.default).collect();
     let mut stream = Stream {
         id,
         name,
@@ -240,7 +292,7 @@ pub fn stream(table: &CreateTable, sql: &str, id: StreamId) -> Result<Stream, Er
                 .with_position(find_word(sql, event_time)));
         }
     }
-    Ok(stream)
+    Ok((stream, defaults))
 }
 
 /// The length that a type limits its texts to. Appends do not check it, so it must not be promised.

@@ -13,6 +13,8 @@ use crate::Error;
 pub trait Lifecycle: Send + Sync {
     async fn add_stream(&self, stream: Arc<Stream>) -> Result<(), Error>;
     async fn remove_stream(&self, stream: Arc<Stream>) -> Result<(), Error>;
+    /// No append is in flight from here on, and those that come wait, until what is returned is dropped.
+    async fn hold_appends(&self) -> Box<dyn AppendsHeld>;
     /// Builds the view from history up to the head; it is not served yet.
     async fn build_view(
         &self,
@@ -46,6 +48,12 @@ pub trait Lifecycle: Send + Sync {
     fn erasures(&self) -> Vec<ErasureInfo>;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
+}
+
+/// Appends wait as long as it is there.
+pub trait AppendsHeld: Send {
+    /// From now on the stream is read, sealed and appended to in these columns, those of a later version of its own.
+    fn change_stream(&self, stream: Arc<Stream>);
 }
 
 /// A view that was built and waits to be served; the log keeps what it has yet to read.

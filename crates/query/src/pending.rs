@@ -23,7 +23,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, union::UnionExec},
 };
 use lambic_dataset::StreamTable;
-use lambic_model::{Frontiers, Offset, PartitionId, Stream, StreamId, Write};
+use lambic_model::{Fit, Frontiers, Offset, PartitionId, Stream, StreamId, StreamSchema, Write};
 use lambic_view::{Error, Run, ViewPlan, plan::Records, tail::TailSource};
 
 /// Where uncommitted records seem to stand.
@@ -80,6 +80,8 @@ impl Pending {
                 batches: Vec::new(),
             });
         }
+        // The stream may have other columns by now.
+        self.0[index].follow(stream);
         let kept = mark.0.get(index).copied().unwrap_or(0);
         for batch in batches {
             self.0[index].add(batch, kept);
@@ -108,7 +110,7 @@ impl Pending {
                 stream: inserted.stream.id,
                 partition: None,
                 batch: concat_batches(&inserted.stream.schema, &inserted.batches)?,
-                schema: None,
+                schema: Some(inserted.stream.schema_version()),
             })
         });
         writes.collect()
@@ -116,6 +118,28 @@ impl Pending {
 }
 
 impl Inserted {
+    /// Brings what was inserted before into the columns that the stream has now.
+    fn follow(&mut self, stream: &Arc<Stream>) {
+        if stream.schema_version() <= self.stream.schema_version() {
+            return;
+        }
+        if let Some(batches) = self.batches_as(stream, Fit::appended) {
+            self.batches = batches;
+            self.stream = Arc::clone(stream);
+        }
+    }
+
+    fn batches_as(
+        &self,
+        stream: &Stream,
+        fit: fn(&StreamSchema, &Stream) -> Fit,
+    ) -> Option<Vec<RecordBatch>> {
+        let stored = self.stream.schema_of(self.stream.schema_version())?;
+        let fit = fit(&stored, stream);
+        let fitted = self.batches.iter().map(|batch| fit.apply_to_all(batch));
+        fitted.collect::<Result<_, _>>().ok()
+    }
+
     /// Batches grow geometrically from new to old, so a row is copied O(log n) times.
     fn add(&mut self, batch: RecordBatch, kept: usize) {
         let mut rows = batch.num_rows();
@@ -176,17 +200,25 @@ impl Own {
         heads
     }
 
-    /// The stream's own records, with system columns.
-    fn records(&self, stream: StreamId) -> Result<Vec<RecordBatch>, ArrowError> {
-        let Some(inserted) = self.pending.of(stream) else {
+    /// The stream's own records in its columns, with system columns.
+    fn records(&self, stream: &Stream) -> Result<Vec<RecordBatch>, ArrowError> {
+        let Some(inserted) = self.pending.of(stream.id) else {
             return Ok(Vec::new());
         };
+        let version = inserted.stream.schema_version();
+        let stored = inserted.stream.schema_of(version);
+        let stored = stored.filter(|_| !stream.reads_as_is(version));
+        let fit = stored.map(|stored| Fit::pending(&stored, stream));
         let schema = inserted.stream.schema_with_system();
-        let mut next = self.heads.of(stream).offset(PARTITION).0.cast_signed();
+        let mut next = self.heads.of(stream.id).offset(PARTITION).0.cast_signed();
         let batches = inserted.batches.iter().map(|batch| {
             let first = next;
             next += batch.num_rows() as i64;
-            self.with_system(batch, &schema, first)
+            let own = self.with_system(batch, &schema, first)?;
+            match &fit {
+                Some(fit) => fit.apply_to_all(&own),
+                None => Ok(own),
+            }
         });
         batches.collect()
     }
@@ -210,7 +242,7 @@ impl Own {
     }
 
     /// The stream up to the pin, and the own records.
-    pub fn table(&self, table: StreamTable, stream: StreamId) -> Result<Arc<dyn TableProvider>> {
+    pub fn table(&self, table: StreamTable, stream: &Stream) -> Result<Arc<dyn TableProvider>> {
         let own = self.records(stream)?;
         Ok(match own.is_empty() {
             true => Arc::new(table),
@@ -266,7 +298,7 @@ impl TailSource for OwnTail {
     ) -> Result<Run, Error> {
         let mut records = Records::new();
         for stream in plan.inputs.iter().filter(|stream| self.own.has(stream.id)) {
-            records.insert(stream.id, self.own.records(stream.id)?);
+            records.insert(stream.id, self.own.records(stream)?);
         }
         if records.is_empty() {
             return self.log.run_between(plan, from, to, task).await;
@@ -370,9 +402,9 @@ mod tests {
         heads.set(a.id, Frontier(vec![Offset(5), Offset(9)]));
         let own = Own::new(pending, heads, 1_000);
         assert_eq!(own.heads().of(a.id).to_string(), "0:7,1:9");
-        let records = own.records(a.id).unwrap();
+        let records = own.records(&a).unwrap();
         assert_eq!(values(&records, 0), [7, 8]);
         assert_eq!(values(&records, 2), [5, 6]);
-        assert!(own.records(StreamId(7)).unwrap().is_empty());
+        assert!(own.records(&stream(7)).unwrap().is_empty());
     }
 }

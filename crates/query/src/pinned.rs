@@ -1,6 +1,9 @@
 //! The frontier that a statement is pinned to, and how its views are read there.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use datafusion::{
     catalog::TableProvider,
@@ -43,10 +46,17 @@ fn address(view: &Arc<ServedView>) -> usize {
 impl Pinned {
     /// For a statement that may read any view.
     pub fn take(sources: &Sources) -> Pinned {
-        let views = sources.serving.views();
-        let kept = views.values().flat_map(Served::kept);
-        let runs = kept.map(|view| (address(&view), view.runs())).collect();
-        Pinned::with_runs(sources, views, runs)
+        loop {
+            let altered = sources.altered.load(Ordering::SeqCst);
+            let views = sources.serving.views();
+            let kept = views.values().flat_map(Served::kept);
+            let runs = kept.map(|view| (address(&view), view.runs())).collect();
+            let pinned = Pinned::with_runs(sources, views, runs);
+            // Views from before a column was changed could not read records from after it.
+            if sources.altered.load(Ordering::SeqCst) == altered {
+                return pinned;
+            }
+        }
     }
 
     /// For a read of `view` alone, which must be among those that are served.
@@ -323,7 +333,7 @@ impl Pinned {
     pub fn stream(&self, stream: &Arc<Stream>) -> Result<Arc<dyn TableProvider>> {
         let table = self.streams.table(stream);
         match &self.own {
-            Some(own) => own.table(table, stream.id),
+            Some(own) => own.table(table, stream),
             None => Ok(Arc::new(table)),
         }
     }

@@ -2,14 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
 };
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{SchemaProvider, Session, TableProvider},
-    common::{Result, internal_datafusion_err},
+    common::{Result, ScalarValue, internal_datafusion_err},
     datasource::{TableType, memory::MemorySourceConfig},
     execution::SessionState,
     logical_expr::{Expr, TableProviderFilterPushDown},
@@ -45,6 +45,8 @@ pub struct Sources {
     pub broken: Arc<RwLock<HashMap<String, String>>>,
     /// The layers; `None` while the server starts or stops.
     pub lifecycle: Arc<RwLock<Option<Arc<dyn Lifecycle>>>>,
+    /// Counts the changes of streams that views were planned anew for.
+    pub altered: Arc<AtomicU64>,
 }
 
 impl Sources {
@@ -118,6 +120,7 @@ impl SchemaProvider for Public {
         let stream = self.sources.catalog().stream(name).cloned();
         if let Some(stream) = stream {
             return Ok(Some(Arc::new(PinnedStream {
+                defaults: defaults(&stream),
                 stream,
                 with_system: self.with_system,
                 pinned,
@@ -169,10 +172,21 @@ fn in_memory(
 }
 
 /// A stream, whole history to the pin.
-struct PinnedStream {
-    stream: Arc<Stream>,
+pub struct PinnedStream {
+    pub stream: Arc<Stream>,
+    /// By column, where one has a default.
+    defaults: HashMap<String, Expr>,
     with_system: bool,
     pinned: Arc<Pinned>,
+}
+
+fn defaults(stream: &Stream) -> HashMap<String, Expr> {
+    let named = stream.schema.fields().iter().zip(stream.defaults());
+    let defaults = named.filter_map(|(field, default)| {
+        let value = ScalarValue::try_from_array(default?.value(), 0).ok()?;
+        Some((field.name().clone(), Expr::Literal(value, None)))
+    });
+    defaults.collect()
 }
 
 impl std::fmt::Debug for PinnedStream {
@@ -190,6 +204,10 @@ impl TableProvider for PinnedStream {
             true => self.stream.schema_with_system(),
             false => Arc::clone(&self.stream.schema),
         }
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.defaults.get(column)
     }
 
     fn table_type(&self) -> TableType {

@@ -6,7 +6,7 @@ mod subscribe;
 use std::ops::Range;
 
 use datafusion::sql::sqlparser::{
-    ast::{self, CreateTable, CreateView},
+    ast::{self, AlterTable, CreateTable, CreateView},
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
     tokenizer::{Token, TokenWithSpan, Tokenizer},
@@ -27,6 +27,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub enum Statement {
     CreateStream(Box<CreateTable>),
+    AlterStream(Box<AlterTable>),
     CreateView(Box<CreateView>),
     DropStream {
         names: Vec<String>,
@@ -225,6 +226,12 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
                 _ => Err(syntax("CREATE STREAM name (column type, …) is expected", 1)),
             }
         }
+        ["ALTER", "STREAM" | "TABLE", ..] => {
+            match plain(&as_table(sql, &words, 1, upper[1]), sql)? {
+                ast::Statement::AlterTable(alter) => Ok(Statement::AlterStream(Box::new(alter))),
+                _ => Err(syntax(ALTER_EXPECTED, 1)),
+            }
+        }
         ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED", ..] => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             if let Some(as_of) = as_of {
@@ -324,6 +331,7 @@ fn readable(session: &Session, text: &str, sql: &str) -> Result<Option<ast::Stat
     names::tell_apart(&mut ast);
     Ok(Some(ast))
 }
+const ALTER_EXPECTED: &str = "ALTER STREAM name ADD COLUMN …, RENAME COLUMN … TO …, ALTER COLUMN … TYPE …, SET or DROP DEFAULT, SET or DROP NOT NULL, or DROP COLUMN … is expected";
 
 fn immutable() -> Error {
     Error::new(

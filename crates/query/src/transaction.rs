@@ -19,7 +19,7 @@ use crate::{
     pinned::Pinned,
     provider::Sources,
     sqlstate,
-    statement::Statement,
+    statement::{Statement, name_of},
 };
 
 const PERMIT_BYTES: usize = 1 << 10;
@@ -258,6 +258,16 @@ impl Transaction {
                 Error::new(sqlstate::OBJECT_IN_USE, message).with_hint("COMMIT or ROLLBACK first")
             );
         }
+        if let Statement::AlterStream(alter) = statement
+            && let Ok(name) = name_of(&alter.name)
+            && state.has_records_for(&name)
+        {
+            let message =
+                format!("stream \"{name}\" cannot be altered: this transaction has records for it");
+            return Err(
+                Error::new(sqlstate::OBJECT_IN_USE, message).with_hint("COMMIT or ROLLBACK first")
+            );
+        }
         state.used = true;
         state.kept += 1;
         Ok(())
@@ -292,6 +302,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         | Statement::Empty => None,
         Statement::Insert(_) => Some("INSERT"),
         Statement::CreateStream(_) => Some("CREATE STREAM"),
+        Statement::AlterStream(_) => Some("ALTER STREAM"),
         Statement::CreateView(_) => Some("CREATE MATERIALIZED VIEW"),
         Statement::DropStream { .. } => Some("DROP STREAM"),
         Statement::DropView { .. } => Some("DROP MATERIALIZED VIEW"),

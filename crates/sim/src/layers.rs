@@ -9,7 +9,9 @@ use lambic_batch::{Batch, Kept};
 use lambic_dataset::Dataset;
 use lambic_log::Log;
 use lambic_model::{Frontiers, ScalarFunction, Stream, StreamId};
-use lambic_query::{BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate};
+use lambic_query::{
+    AppendsHeld, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
+};
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
 use lambic_view::{Definition, Planned, Run, ViewPlan};
@@ -34,6 +36,19 @@ struct Built {
 impl BuiltView for Built {
     fn serve(self: Box<Self>) {
         self.serving.put(self.view);
+    }
+}
+
+struct Held {
+    held: lambic_log::AppendsHeld,
+    dataset: Dataset,
+    log: Log,
+}
+
+impl AppendsHeld for Held {
+    fn change_stream(&self, stream: Arc<Stream>) {
+        self.dataset.change_stream(Arc::clone(&stream));
+        self.log.change_stream(stream, &self.held);
     }
 }
 
@@ -168,6 +183,14 @@ impl Lifecycle for Layers {
         removed.map_err(Error::internal)?;
         let erased = self.0.dataset.erase_stream(&stream).await;
         erased.map_err(Error::internal)
+    }
+
+    async fn hold_appends(&self) -> Box<dyn AppendsHeld> {
+        Box::new(Held {
+            held: self.0.log.hold_appends().await,
+            dataset: self.0.dataset.clone(),
+            log: self.0.log.clone(),
+        })
     }
 
     async fn build_view(

@@ -141,10 +141,7 @@ impl Node {
     }
 
     async fn open_view(&self, view: &lambic_view::Definition) -> Result<(), String> {
-        let planned = self
-            .database
-            .plan_view(&view.sql, &[], view.float_sums)
-            .await;
+        let planned = self.database.plan_definition(view, &[]).await;
         let opened = self.layers.open_view(view, planned.map_err(text)?).await;
         opened.map_err(|error| format!("view {}: {error}", view.name))
     }

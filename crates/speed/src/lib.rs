@@ -41,7 +41,7 @@ async fn run(
     let erasures = plan.erasures_of(&log.erasures());
     for stream in &plan.inputs {
         for range in to.of(stream.id).ranges_since(&from.of(stream.id)) {
-            for chunk in log.read_chunks(stream.id, range, CHUNK_BYTES_MAX) {
+            for chunk in log.read_chunks_as(stream, range, CHUNK_BYTES_MAX) {
                 let chunk = chunk.map_err(|error| Error::Records(error.to_string()))?;
                 for batch in chunk {
                     bytes += batch.get_array_memory_size() as u64;

@@ -1,8 +1,8 @@
 //! A view as its owner declared it; serialisable, so that the catalog can keep it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use lambic_model::ViewName;
+use lambic_model::{SchemaVersion, Stream, StreamId, ViewName};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::FloatSums;
@@ -63,6 +63,10 @@ pub struct Definition {
     pub functions: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Freshness::is_now")]
     pub freshness: Freshness,
+    /// The versions of its streams' columns that the `SELECT` is written for: it keeps those columns and names. The
+    /// first of streams that are not named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schemas: BTreeMap<StreamId, SchemaVersion>,
     /// Set on a part of a recomputed view: which one, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<usize>,
@@ -87,6 +91,17 @@ impl Definition {
         match self.part {
             None => own,
             Some(part) => format!("{own}/part{part}"),
+        }
+    }
+
+    /// The stream as the `SELECT` knows it.
+    pub fn stream(&self, stream: &Arc<Stream>) -> Arc<Stream> {
+        let version = self.schemas.get(&stream.id).copied().unwrap_or_default();
+        match stream.reads_as_is(version) {
+            true => Arc::clone(stream),
+            false => stream
+                .as_of(version)
+                .map_or_else(|| Arc::clone(stream), Arc::new),
         }
     }
 

@@ -226,6 +226,10 @@ impl ViewPlan {
         self.sorted(states, threads, from, to)
     }
 
+    pub(crate) fn row_template(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.row_template
+    }
+
     /// The `SELECT` as it was understood, in text: states belong to it.
     pub fn described(&self) -> String {
         self.whole.display_indent().to_string()

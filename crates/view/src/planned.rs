@@ -1,6 +1,9 @@
 //! From a view's text to its plan.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
@@ -14,7 +17,7 @@ use datafusion::{
     logical_expr::LogicalPlan,
     sql::parser::Statement,
 };
-use lambic_model::{Stream, SystemColumn};
+use lambic_model::{Stream, StreamId, SystemColumn};
 
 use crate::{
     Class, Error, Exactness, RecomputePlan, ViewPlan, ViewSource, postgres, session,
@@ -74,6 +77,52 @@ impl Planned {
             Planned::Kept(plan) => &plan.inputs,
             Planned::Recomputed(plan) => &plan.streams,
         }
+    }
+
+    /// The `SELECT` as it was understood, in text.
+    pub fn described(&self) -> String {
+        match self {
+            Planned::Kept(plan) => plan.described(),
+            Planned::Recomputed(plan) => plan.described(),
+        }
+    }
+
+    /// True if the `SELECT` reads the stream itself, not only through other views.
+    pub fn reads(&self, stream: StreamId) -> bool {
+        match self {
+            Planned::Kept(plan) => plan.inputs.iter().any(|input| input.id == stream),
+            Planned::Recomputed(plan) => plan.reads(stream),
+        }
+    }
+
+    /// The columns of `stream` that the rows depend on, directly and not through other views; by name, as the plan
+    /// knows them.
+    pub async fn columns_read(
+        &self,
+        stream: StreamId,
+        views: &[ViewSource],
+        state: &SessionState,
+    ) -> Result<BTreeSet<String>, Error> {
+        let physical = match self {
+            Planned::Kept(plan) => Arc::clone(plan.row_template()),
+            Planned::Recomputed(plan) => {
+                let empty = plan.from_scratch(&|source| {
+                    let table: Arc<dyn TableProvider> = match source {
+                        Source::Stream(stream) => {
+                            Arc::new(SlotTable::new(Arc::clone(stream), true))
+                        }
+                        Source::View(name) => match views.iter().find(|view| view.name == name) {
+                            Some(view) => Arc::new(EmptyTable::new(Arc::clone(&view.schema))),
+                            None => return plan_err!("there is no view {name}"),
+                        },
+                        Source::Part(_) => return plan_err!("parts are found later"),
+                    };
+                    Ok(table)
+                })?;
+                state.create_physical_plan(&empty).await?
+            }
+        };
+        Ok(slot::columns_read(&physical, stream))
     }
 
     /// By output column.

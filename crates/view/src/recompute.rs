@@ -19,7 +19,7 @@ use datafusion::{
     execution::SessionState,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
 };
-use lambic_model::Stream;
+use lambic_model::{Stream, StreamId};
 
 use crate::{
     Error, Exactness, ViewPlan,
@@ -96,6 +96,26 @@ impl RecomputePlan {
             over_parts,
             part_schemas,
         })
+    }
+
+    /// True if it reads the stream itself.
+    pub(crate) fn reads(&self, stream: StreamId) -> bool {
+        let mut reads = false;
+        let walked = self.whole.apply_with_subqueries(|node| {
+            if let LogicalPlan::TableScan(scan) = node
+                && let Ok(provider) = source_as_provider(&scan.source)
+                && let Some(slot) = provider.downcast_ref::<SlotTable>()
+            {
+                reads |= slot.stream.id == stream;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        reads || walked.is_err()
+    }
+
+    /// The `SELECT` as it was understood, in text.
+    pub fn described(&self) -> String {
+        self.whole.display_indent().to_string()
     }
 
     /// The plan to run; `table` gives the table of each source, of streams with system columns.

@@ -3,7 +3,11 @@
 //! A view is planned once over slots; the speed layer fills them with new records, the batch layer
 //! replaces them by a scan of the dataset.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
@@ -195,6 +199,22 @@ pub fn fill(
         Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
     })?;
     Ok(filled.data)
+}
+
+/// The columns of `stream` that a physical plan over slots takes.
+pub fn columns_read(plan: &Arc<dyn ExecutionPlan>, stream: StreamId) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut open = vec![plan];
+    while let Some(node) = open.pop() {
+        if let Some(slot) = node.downcast_ref::<SlotExec>()
+            && slot.stream == stream
+        {
+            let fields = slot.schema.fields().iter();
+            names.extend(fields.map(|field| field.name().clone()));
+        }
+        open.extend(node.children());
+    }
+    names
 }
 
 /// A view or a part as a table without rows, in whose place a real one is put.

@@ -206,7 +206,7 @@ async fn work(
             stream: stream.id,
             partition: None,
             batch,
-            schema: None,
+            schema: Some(stream.schema_version()),
         })
         .collect();
     let own_writes = writes.len();

@@ -177,7 +177,7 @@ async fn keep(
             stream: checked.stream.id,
             partition: None,
             batch,
-            schema: None,
+            schema: Some(checked.stream.schema_version()),
         })
     });
     let writes: Vec<Write> = writes.collect();

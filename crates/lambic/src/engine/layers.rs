@@ -9,7 +9,9 @@ use lambic_dataset::Dataset;
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
-use lambic_query::{BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate};
+use lambic_query::{
+    AppendsHeld, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
+};
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
 use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan, definition::NEVER};
@@ -422,6 +424,19 @@ impl BuiltView for Built {
     }
 }
 
+struct Held {
+    held: lambic_log::AppendsHeld,
+    parts: Arc<Parts>,
+}
+
+impl AppendsHeld for Held {
+    fn change_stream(&self, stream: Arc<Stream>) {
+        // What seals must know the columns before the first record has them.
+        self.parts.dataset.change_stream(Arc::clone(&stream));
+        self.parts.log.change_stream(stream, &self.held);
+    }
+}
+
 fn gone(name: &str) -> Error {
     Error::new(
         sqlstate::UNDEFINED_TABLE,
@@ -468,6 +483,13 @@ impl Lifecycle for Layers {
             .erase_stream(&stream)
             .await
             .map_err(dataset_error)
+    }
+
+    async fn hold_appends(&self) -> Box<dyn AppendsHeld> {
+        Box::new(Held {
+            held: self.parts.log.hold_appends().await,
+            parts: Arc::clone(&self.parts),
+        })
     }
 
     async fn build_view(

@@ -212,9 +212,7 @@ async fn open_view(
     definition: &Definition,
 ) -> anyhow::Result<()> {
     let functions = layers.functions_of_view(definition)?;
-    let planned = database
-        .plan_view(&definition.sql, &functions, definition.float_sums)
-        .await;
+    let planned = database.plan_definition(definition, &functions).await;
     let planned = planned.context("it can no longer be planned")?;
     layers.open_view(definition.clone(), planned).await
 }

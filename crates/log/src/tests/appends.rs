@@ -30,9 +30,7 @@ async fn records_come_back_with_their_system_columns() {
         assert!(batches.iter().all(|batch| batch.schema() == schema));
         let rows: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
         assert_eq!(rows, [2, 1]);
-        let chunks: Vec<_> = snapshot
-            .read_chunks(&stream(PLAIN, 1), range(0, 4), 1)
-            .collect();
+        let chunks: Vec<_> = snapshot.read_chunks(PLAIN, range(0, 4), 1).collect();
         assert_eq!(chunks.len(), 2);
     }
     let outside = snapshot.read(PLAIN, range(0, 5));

@@ -66,7 +66,7 @@ async fn erased_records_are_left_out_and_others_keep_their_offsets() {
         (3, 0)
     );
     let mut offsets = Vec::new();
-    for chunk in after.read_chunks(&stream(PLAIN, 1), range(1, 8), 1) {
+    for chunk in after.read_chunks(PLAIN, range(1, 8), 1) {
         for batch in chunk.unwrap() {
             let column = batch.column_by_name("_offset").unwrap();
             offsets.extend_from_slice(column.as_primitive::<Int64Type>().values());

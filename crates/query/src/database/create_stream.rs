@@ -23,7 +23,8 @@ impl Database {
             return Err(exists(&name, sql));
         }
         let id = self.0.sources.catalog().next_stream();
-        let stream = Arc::new(create::stream(table, sql, id)?);
+        let (stream, defaults) = create::stream(table, sql, id)?;
+        let stream = Arc::new(self.with_defaults(stream, &defaults, sql).await?);
         let lifecycle = self.lifecycle()?;
         // Ready before it is in the catalog: a stream that can be named takes records.
         lifecycle.add_stream(Arc::clone(&stream)).await?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use datafusion::sql::sqlparser::ast::CreateView;
-use lambic_model::ScalarFunction;
+use lambic_model::{ScalarFunction, SchemaVersion, StreamId};
 use lambic_view::{Definition, Planned};
 
 use super::{Database, building::Reserved, done, exists};
@@ -62,6 +62,7 @@ impl Database {
             expects_no_rows: declared.expects_no_rows,
             float_sums: declared.float_sums,
             freshness: declared.freshness,
+            schemas: schemas_of(&planned),
             part: None,
         };
         let broken = self.0.sources.broken().contains_key(name);
@@ -72,6 +73,7 @@ impl Database {
             && former.float_sums == definition.float_sums
             && former.freshness == definition.freshness
             && former.functions == definition.functions
+            && self.means_the_same(former, &definition, &planned)
             && !broken
         {
             return Ok(done(CREATED));
@@ -81,6 +83,18 @@ impl Database {
         let built = self.lifecycle()?.build_view(&definition, planned).await?;
         self.switch(definition, built, reserved).await?;
         Ok(done(CREATED))
+    }
+
+    /// True if the same text over the streams of today says what it said over those that `former` knows.
+    fn means_the_same(&self, former: &Definition, now: &Definition, planned: &Planned) -> bool {
+        if former.schemas == now.schemas {
+            return true;
+        }
+        let served = self.0.sources.serving.view(former.name.as_str());
+        served.is_some_and(|served| {
+            let before = served.planned();
+            before.schema() == planned.schema() && before.described() == planned.described()
+        })
     }
 
     /// Makes what was built the view of its name, with the catalog, and keeps the former version.
@@ -225,4 +239,13 @@ impl Database {
             .filter(|function| find_word(sql, function.name()).is_some());
         called.map(Arc::clone).collect()
     }
+}
+
+/// The versions of the streams' columns that a view is planned over; the first is not named.
+pub(super) fn schemas_of(planned: &Planned) -> BTreeMap<StreamId, SchemaVersion> {
+    let streams = planned.streams().iter();
+    let versions = streams.map(|stream| (stream.id, stream.schema_version()));
+    versions
+        .filter(|(_, version)| !version.is_first())
+        .collect()
 }

@@ -85,8 +85,7 @@ impl Database {
     /// A version that is not served, with the code of functions that it was created with.
     async fn planned_again(&self, definition: &Definition) -> Result<Planned, Error> {
         let functions = self.lifecycle()?.functions_of_view(definition)?;
-        self.plan_view(&definition.sql, &functions, definition.float_sums)
-            .await
+        self.plan_definition(definition, &functions).await
     }
 
     async fn side(&self, ready: &Ready, pinned: &Arc<Pinned>) -> Result<Side, Error> {

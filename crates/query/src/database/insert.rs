@@ -10,16 +10,19 @@ use datafusion::{
     dataframe::DataFrame,
     logical_expr::{LogicalPlan, WriteOp},
     scalar::ScalarValue,
+    sql::sqlparser::ast::{self, Ident},
 };
 use futures::TryStreamExt;
-use lambic_model::{AppendError, Stream};
+use lambic_model::{AppendError, Named, Stream};
 
 use super::{Database, done, with_parameters};
 use crate::{
     Catalog, Error, Modes, Outcome, Session, Transaction,
+    create::folded,
     error::{find_word, undefined_table},
+    provider::PinnedStream,
     sqlstate,
-    statement::Plain,
+    statement::{Plain, name_of},
 };
 
 impl Database {
@@ -66,7 +69,13 @@ impl Database {
             ));
         };
         let name = dml.table_name.table();
-        let stream = match self.stream(name) {
+        // As it was planned for: the log brings the records into the columns that the stream has by then.
+        let planned_for = datafusion::datasource::source_as_provider(&dml.target).ok();
+        let planned_for = planned_for
+            .as_ref()
+            .and_then(|table| table.downcast_ref::<PinnedStream>());
+        let stream = planned_for.map(|table| Arc::clone(&table.stream));
+        let stream = match stream.or_else(|| self.stream(name)) {
             Some(stream) if Catalog::is_system(&stream) => {
                 return Err(Error::new(
                     sqlstate::INSUFFICIENT_PRIVILEGE,
@@ -101,6 +110,74 @@ impl Database {
             }
         }
         staged.keep()
+    }
+}
+
+/// An `INSERT` as the stream takes it by now: whoever appends may name a column as it was called before, and need not
+/// know those that were added at the end.
+pub(super) fn in_present_columns(
+    statement: &mut ast::Statement,
+    stream: &dyn Fn(&str) -> Option<Arc<Stream>>,
+) {
+    let ast::Statement::Insert(insert) = statement else {
+        return;
+    };
+    let ast::TableObject::TableName(name) = &insert.table else {
+        return;
+    };
+    let Some(stream) = name_of(name).ok().and_then(|name| stream(&name)) else {
+        return;
+    };
+    if stream.evolution.versions().is_none() {
+        return;
+    }
+    let quoted = |index: usize| Ident::with_quote('"', stream.schema.field(index).name());
+    for column in &mut insert.columns {
+        let [part] = column.0.as_slice() else {
+            continue;
+        };
+        let Some(known) = part.as_ident() else {
+            continue;
+        };
+        let known = folded(known);
+        if let Named::Column(index) = stream.named(&known)
+            && *stream.schema.field(index).name() != known
+        {
+            *column = vec![quoted(index)].into();
+        }
+    }
+    let width = insert.source.as_ref().and_then(|source| width(source));
+    if insert.columns.is_empty()
+        && let Some(width) = width
+        && width < stream.schema.fields().len()
+    {
+        let columns = (0..width).map(|index| vec![quoted(index)].into());
+        insert.columns = columns.collect();
+    }
+}
+
+/// How many columns the rows have, where the text tells.
+fn width(source: &ast::Query) -> Option<usize> {
+    match source.body.as_ref() {
+        ast::SetExpr::Values(values) => {
+            let first = values.rows.first()?.len();
+            values
+                .rows
+                .iter()
+                .all(|row| row.len() == first)
+                .then_some(first)
+        }
+        ast::SetExpr::Select(select) => {
+            let plain = |item: &ast::SelectItem| {
+                matches!(
+                    item,
+                    ast::SelectItem::UnnamedExpr(_) | ast::SelectItem::ExprWithAlias { .. }
+                )
+            };
+            let all = select.projection.iter().all(plain);
+            all.then_some(select.projection.len())
+        }
+        _ => None,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Runs statements: one file for each that is ours, `select.rs` for plain SQL.
 
+mod alter_stream;
 mod as_of;
 mod audit;
 mod building;
 mod create_stream;
 mod create_view;
+mod default;
 mod diff;
 mod drop;
 mod erase;
@@ -45,7 +47,7 @@ use datafusion::{
 use lambic_dataset::Reader;
 use lambic_model::{Appender, ScalarFunction, Stream, SystemColumn};
 use lambic_serving::{Served, Serving};
-use lambic_view::{Definition, Planned, aggregate::FloatSums, session, wildcard};
+use lambic_view::{Definition, Planned, ViewSource, aggregate::FloatSums, session, wildcard};
 
 pub use audit::AuditResult;
 use building::Building;
@@ -124,6 +126,7 @@ impl Database {
             tail_of: parts.tail_of,
             broken: Arc::default(),
             lifecycle: Arc::default(),
+            altered: Arc::default(),
         };
         let public = Public {
             sources: sources.clone(),
@@ -301,6 +304,39 @@ impl Database {
         functions: &[Arc<dyn ScalarFunction>],
         float_sums: FloatSums,
     ) -> Result<Planned, Error> {
+        let streams = self.streams();
+        let views = self.view_sources();
+        self.plan_over(sql, functions, float_sums, &streams, &views)
+            .await
+    }
+
+    /// Plans a view that there is or was, over the columns that its streams had when it was created.
+    pub async fn plan_definition(
+        &self,
+        definition: &Definition,
+        functions: &[Arc<dyn ScalarFunction>],
+    ) -> Result<Planned, Error> {
+        let streams = self.streams();
+        let streams: Vec<_> = streams.iter().map(|one| definition.stream(one)).collect();
+        let views = self.view_sources();
+        let (sql, float_sums) = (&definition.sql, definition.float_sums);
+        self.plan_over(sql, functions, float_sums, &streams, &views)
+            .await
+    }
+
+    fn view_sources(&self) -> Vec<ViewSource> {
+        let views = self.0.sources.serving.views();
+        views.values().map(Served::as_source).collect()
+    }
+
+    async fn plan_over(
+        &self,
+        sql: &str,
+        functions: &[Arc<dyn ScalarFunction>],
+        float_sums: FloatSums,
+        streams: &[Arc<Stream>],
+        views: &[ViewSource],
+    ) -> Result<Planned, Error> {
         let mut state = self.0.context.state();
         session::set_float_sums(&mut state, float_sums);
         for function in functions {
@@ -308,10 +344,7 @@ impl Database {
             let registered = state.register_udf(Arc::new(udf(Arc::clone(function))));
             registered.map_err(|error| Error::from_datafusion(error, sql, &[]))?;
         }
-        let streams = self.streams();
-        let views = self.0.sources.serving.views();
-        let views: Vec<_> = views.values().map(Served::as_source).collect();
-        Planned::new(sql, &state, &streams, &views)
+        Planned::new(sql, &state, streams, views)
             .await
             .map_err(|error| self.view_error(error, sql))
     }
@@ -450,6 +483,7 @@ impl Database {
                 self.stream(name).map(|stream| stream.column_names())
             });
         }
+        insert::in_present_columns(&mut ast, &|name| self.stream(name));
         let statement = PlannerStatement::Statement(Box::new(ast));
         let plan = state.statement_to_plan(statement).await;
         plan.map_err(|error| Error::from_datafusion(error, sql, &self.names()))
@@ -471,6 +505,10 @@ impl Database {
                 let (database, table, sql) = (self.clone(), table.clone(), sql.to_owned());
                 Database::to_the_end(async move { database.create_stream(&table, &sql).await })
                     .await
+            }
+            Statement::AlterStream(alter) => {
+                let (database, alter, sql) = (self.clone(), alter.clone(), sql.to_owned());
+                Database::to_the_end(async move { database.alter_stream(&alter, &sql).await }).await
             }
             Statement::CreateView(view) => self.create_view(view, sql).await,
             Statement::DropStream { names, if_exists } => {

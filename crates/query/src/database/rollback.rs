@@ -19,10 +19,9 @@ impl Database {
         let definition = self.former_version(name, version)?;
         let lifecycle = self.lifecycle()?;
         let functions: Vec<Arc<dyn ScalarFunction>> = lifecycle.functions_of_view(&definition)?;
-        let planned = self
-            .plan_view(&definition.sql, &functions, definition.float_sums)
-            .await?;
+        let planned = self.plan_definition(&definition, &functions).await?;
         self.reserve_inputs(&reserved, &planned, sql)?;
+        self.check_columns_there(&definition, &planned).await?;
         self.check_readers(name, &planned)?;
         // What is kept of it is brought up to the head before it takes over.
         let built = lifecycle.reopen_view(&definition, planned).await?;

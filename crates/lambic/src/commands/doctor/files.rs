@@ -304,6 +304,7 @@ async fn view(
         bytes: manifest.file.bytes,
         crc32c: manifest.file.crc32c,
         erased: None,
+        schema: Default::default(),
     };
     dataset.verify(&file).await
 }
