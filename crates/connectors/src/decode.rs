@@ -1,9 +1,6 @@
 //! The one way in: a body of a format becomes batches of a stream.
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::DataType,
-};
+use arrow::{array::RecordBatch, datatypes::DataType};
 use bytes::Bytes;
 use lambic_model::Stream;
 

@@ -17,7 +17,7 @@ use datafusion::{
 };
 use lambic_base::{Clock, SystemClock};
 use lambic_dataset::Pin;
-use lambic_model::{Frontier, Frontiers, Stream, StreamId};
+use lambic_model::{Column, Constant, Frontier, Frontiers, SchemaVersion, Stream, StreamId};
 use lambic_serving::Served;
 use lambic_view::{Definition, Freshness};
 
@@ -35,6 +35,7 @@ pub struct SystemTable {
 #[derive(Debug, Clone, Copy)]
 enum Which {
     Streams,
+    Columns,
     Views,
     Erasures,
 }
@@ -46,11 +47,17 @@ impl std::fmt::Debug for SystemTable {
 }
 
 impl SystemTable {
-    pub const NAMES: [&'static str; 3] = ["lambic_streams", "lambic_views", "lambic_erasures"];
+    pub const NAMES: [&'static str; 4] = [
+        "lambic_streams",
+        "lambic_columns",
+        "lambic_views",
+        "lambic_erasures",
+    ];
 
     pub fn named(name: &str, sources: &Sources) -> Option<SystemTable> {
         let which = match name {
             "lambic_streams" => Which::Streams,
+            "lambic_columns" => Which::Columns,
             "lambic_views" => Which::Views,
             "lambic_erasures" => Which::Erasures,
             _ => return None,
@@ -75,6 +82,17 @@ impl SystemTable {
                 ("event_time", DataType::Utf8),
                 ("record_id", DataType::Utf8),
                 ("is_system", DataType::Boolean),
+            ],
+            Which::Columns => &[
+                ("stream", DataType::Utf8),
+                ("version", DataType::Int64),
+                ("is_newest", DataType::Boolean),
+                ("column_id", DataType::Int64),
+                ("name", DataType::Utf8),
+                ("type", DataType::Utf8),
+                ("not_null", DataType::Boolean),
+                ("column_default", DataType::Utf8),
+                ("older_records_show", DataType::Utf8),
             ],
             Which::Views => &[
                 ("name", DataType::Utf8),
@@ -114,6 +132,7 @@ impl SystemTable {
     fn batch(&self) -> Result<RecordBatch> {
         let columns: Vec<ArrayRef> = match self.which {
             Which::Streams => self.streams(),
+            Which::Columns => self.columns_of_streams(),
             Which::Views => self.views(),
             Which::Erasures => self.erasures(),
         };
@@ -153,6 +172,38 @@ impl SystemTable {
                     .map(|s| Some(Catalog::is_system(s)))
                     .collect::<BooleanArray>(),
             ),
+        ]
+    }
+
+    /// Of every version of every stream.
+    fn columns_of_streams(&self) -> Vec<ArrayRef> {
+        let streams: Vec<_> = self.sources.catalog().streams().cloned().collect();
+        let mut rows: Vec<(String, SchemaVersion, bool, Column)> = Vec::new();
+        for stream in streams {
+            for schema in stream.schemas() {
+                let is_newest = schema.version == stream.schema_version();
+                let columns = schema.columns.into_iter();
+                rows.extend(
+                    columns
+                        .map(|column| (stream.name.to_string(), schema.version, is_newest, column)),
+                );
+            }
+        }
+        let flags = |values: &mut dyn Iterator<Item = bool>| -> ArrayRef {
+            Arc::new(values.map(Some).collect::<BooleanArray>())
+        };
+        let text = |value: &Option<Constant>| value.as_ref().map(Constant::text);
+        let columns = || rows.iter().map(|(.., column)| column);
+        vec![
+            texts(rows.iter().map(|(stream, ..)| Some(stream.clone()))),
+            numbers(rows.iter().map(|(_, version, ..)| u64::from(version.0))),
+            flags(&mut rows.iter().map(|(_, _, is_newest, _)| *is_newest)),
+            numbers(columns().map(|column| u64::from(column.id.0))),
+            texts(columns().map(|column| Some(column.name.clone()))),
+            texts(columns().map(|column| Some(types::sql_name(&column.data_type)))),
+            flags(&mut columns().map(|column| !column.nullable)),
+            texts(columns().map(|column| text(&column.default))),
+            texts(columns().map(|column| text(&column.missing))),
         ]
     }
 

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::*;
 
 mod changes;
+mod evolve;
 
 #[test]
 fn the_log_and_the_settings_have_the_same_defaults() {

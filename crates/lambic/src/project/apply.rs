@@ -180,22 +180,53 @@ impl Applier {
                     round.problems.0.push(format!("{error:#}"));
                     return;
                 }
-                let ran = engine.database.execute(&Session::default(), &statement.sql).await;
+                let ran = engine
+                    .database
+                    .execute(&Session::default(), &statement.sql)
+                    .await;
                 if ran.is_err() {
                     match before {
                         Some(before) => self.applied.insert(key.clone(), before),
                         None => self.applied.remove(&key),
                     };
                 }
-                self.ran(ran.err(), |position| position, statement, key, "created", round);
+                self.ran(
+                    ran.err(),
+                    |position| position,
+                    statement,
+                    key,
+                    "created",
+                    round,
+                );
             }
-            Decision::Refuse => round.problems.0.push(statement.place(None).render(
-                &format!("{key} exists with another definition, and what was appended does not change"),
-                Some("give the new stream another name, or drop this one with its records: lambic stream drop"),
-            )),
+            Decision::Evolve => match engine.database.evolve_stream(&statement.sql).await {
+                Ok(changes) => {
+                    let changes = changes.into_iter();
+                    round
+                        .changes
+                        .extend(changes.map(|change| format!("{key}: {change}")));
+                    self.applied.insert(key, statement.sql.clone());
+                    if let Err(error) = self.remember() {
+                        round.problems.0.push(format!("{error:#}"));
+                    }
+                }
+                Err(error) => {
+                    self.ran(Some(error), |position| position, statement, key, "", round);
+                }
+            },
             Decision::Run => {
-                let ran = engine.database.execute(&Session::default(), &statement.sql).await;
-                self.ran(ran.err(), |position| position, statement, key, "created", round);
+                let ran = engine
+                    .database
+                    .execute(&Session::default(), &statement.sql)
+                    .await;
+                self.ran(
+                    ran.err(),
+                    |position| position,
+                    statement,
+                    key,
+                    "created",
+                    round,
+                );
             }
             Decision::Replace => {
                 let (sql, back) = statement.replacing();
@@ -279,7 +310,8 @@ enum Decision {
     Keep,
     Run,
     Replace,
-    Refuse,
+    /// The stream gets the columns that it is declared with now, as far as no record loses a value.
+    Evolve,
 }
 
 /// What to do with a statement, given what exists and what created it.
@@ -290,7 +322,7 @@ fn decide(sql: &str, exists: bool, applied: Option<&str>, creates: &Option<Creat
         (true, Some(Creates::View(_))) => Decision::Replace,
         // It was created by other means; `IF NOT EXISTS` says that this is fine.
         (true, _) if applied.is_none() => Decision::Run,
-        (true, _) => Decision::Refuse,
+        (true, _) => Decision::Evolve,
     }
 }
 
@@ -363,7 +395,7 @@ mod tests {
             (true, Some("old"), &view, Decision::Replace),
             (true, None, &view, Decision::Replace),
             (true, Some("sql"), &stream, Decision::Keep),
-            (true, Some("old"), &stream, Decision::Refuse),
+            (true, Some("old"), &stream, Decision::Evolve),
             (true, None, &stream, Decision::Run),
         ] {
             assert_eq!(decide("sql", exists, applied, creates), decision);

@@ -10,6 +10,7 @@ mod default;
 mod diff;
 mod drop;
 mod erase;
+mod evolve_stream;
 mod explain;
 mod insert;
 mod listed;
@@ -467,7 +468,16 @@ impl Database {
         prepared: &Prepared,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
-        self.run_statement(session, &prepared.statement, &prepared.sql, parameters)
+        let (statement, sql) = (&prepared.statement, &prepared.sql);
+        if let Statement::Sql(plain) = statement.as_ref() {
+            if let Some(transaction) = &session.transaction {
+                transaction.check(statement)?;
+            }
+            return self
+                .query(session, plain, sql, parameters, Some(prepared))
+                .await;
+        }
+        self.run_statement(session, statement, sql, parameters)
             .await
     }
 
@@ -542,7 +552,7 @@ impl Database {
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,
-            Statement::Sql(plain) => self.query(session, plain, sql, parameters).await,
+            Statement::Sql(plain) => self.query(session, plain, sql, parameters, None).await,
         }
     }
 

@@ -1,0 +1,776 @@
+//! A stream whose columns change under views of every class, over files, log and batch views, through deaths of the
+//! store in any write and restarts: reads are what a list of records says, and every view's audit agrees.
+
+use super::*;
+
+const DECLARED: [&str; 7] = [
+    "CREATE STREAM events (id bigint NOT NULL, k text, n integer, note text DEFAULT 'none') WITH (partitions = 2, partition_by = 'k')",
+    "CREATE MATERIALIZED VIEW even AS SELECT id, n FROM events WHERE id % 2 = 0",
+    "CREATE MATERIALIZED VIEW by_k AS SELECT k, count(*) AS c, count(n) AS ns, sum(n) AS s, max(note) AS last, approx_distinct(n) AS about FROM events GROUP BY k",
+    "CREATE MATERIALIZED VIEW everything AS SELECT * FROM events",
+    "CREATE MATERIALIZED VIEW ranked AS SELECT id, row_number() OVER (PARTITION BY k ORDER BY id, n) AS place FROM events",
+    "CREATE MATERIALIZED VIEW top AS SELECT k, s, last FROM by_k ORDER BY s DESC NULLS LAST, k LIMIT 2",
+    "CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS c FROM events",
+];
+/// Of the stream as it is declared; views use them, so they can be renamed and not dropped.
+const USED: usize = 4;
+
+#[derive(Clone, Debug, PartialEq)]
+struct Column {
+    /// Given once.
+    number: usize,
+    name: String,
+    kind: &'static str,
+    default: Option<String>,
+    not_null: bool,
+}
+
+#[derive(Clone, Debug)]
+struct World {
+    columns: Vec<Column>,
+    /// Values by the number of the column.
+    records: Vec<BTreeMap<usize, Option<String>>>,
+    next_column: usize,
+    next_id: i64,
+}
+
+impl World {
+    fn declared() -> World {
+        let column = |number, name: &str, kind, default: Option<&str>, not_null| Column {
+            number,
+            name: name.to_owned(),
+            kind,
+            default: default.map(str::to_owned),
+            not_null,
+        };
+        World {
+            columns: vec![
+                column(0, "id", "bigint", None, true),
+                column(1, "k", "text", None, false),
+                column(2, "n", "integer", None, false),
+                column(3, "note", "text", Some("none"), false),
+            ],
+            records: Vec::new(),
+            next_column: USED,
+            next_id: 0,
+        }
+    }
+
+    fn select(&self) -> String {
+        let names: Vec<&str> = self
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
+        format!("SELECT {} FROM events", names.join(", "))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let cell = |record: &BTreeMap<usize, Option<String>>, column: &Column| {
+            let value = record.get(&column.number).cloned().flatten();
+            value.unwrap_or_else(|| "NULL".to_owned())
+        };
+        let line = |record| {
+            let cells = self.columns.iter().map(|column| cell(record, column));
+            cells.collect::<Vec<_>>().join("|")
+        };
+        let mut lines: Vec<String> = self.records.iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    /// As `lambic_streams` has it.
+    fn described(&self) -> String {
+        let each = self.columns.iter().map(|column| {
+            let not_null = if column.not_null { " not null" } else { "" };
+            format!("{} {}{not_null}", column.name, column.kind)
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Values for a column, as SQL and as they are read.
+    fn value(&self, column: &Column, chance: &mut StdRng) -> (String, Option<String>) {
+        let number = chance.random_range(0..30_000);
+        match (column.number, column.kind) {
+            (0, _) => (self.next_id.to_string(), Some(self.next_id.to_string())),
+            (1, _) => {
+                let key = KEYS[self.next_id as usize % KEYS.len()];
+                (format!("'{key}'"), Some(key.to_owned()))
+            }
+            _ if !column.not_null && chance.random_bool(0.2) => ("NULL".to_owned(), None),
+            // More than the type had before it was widened.
+            (_, "bigint") => {
+                let number = i64::from(number) + (1 << 40);
+                (number.to_string(), Some(number.to_string()))
+            }
+            (_, "numeric(30,0)") => {
+                let number = i128::from(number) + (1 << 80);
+                (number.to_string(), Some(number.to_string()))
+            }
+            (_, "text") => (format!("'t{number}'"), Some(format!("t{number}"))),
+            _ => (number.to_string(), Some(number.to_string())),
+        }
+    }
+
+    /// An `INSERT` of some records, and the world after it.
+    fn insert(&self, chance: &mut StdRng) -> (String, World) {
+        let mut after = self.clone();
+        let last = self.columns.len();
+        // The columns at the end need not be named if they do not have to have a value.
+        let needed = self
+            .columns
+            .iter()
+            .rposition(|column| column.number < 3 || (column.not_null && column.default.is_none()));
+        let named = chance.random_range(needed.map_or(0, |at| at + 1)..=last);
+        let by_name = chance.random_bool(0.5);
+        let mut rows = Vec::new();
+        for _ in 0..chance.random_range(1..20) {
+            let mut record = BTreeMap::new();
+            let mut row = Vec::new();
+            for (index, column) in after.columns.iter().enumerate() {
+                if index < named {
+                    let (sql, value) = after.value(column, chance);
+                    row.push(sql);
+                    record.insert(column.number, value);
+                } else {
+                    record.insert(column.number, column.default.clone());
+                }
+            }
+            rows.push(format!("({})", row.join(", ")));
+            after.records.push(record);
+            after.next_id += 1;
+        }
+        let names: Vec<&str> = self.columns[..named]
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
+        let names = match by_name {
+            true => format!("({}) ", names.join(", ")),
+            false => String::new(),
+        };
+        (
+            format!("INSERT INTO events {names}VALUES {}", rows.join(", ")),
+            after,
+        )
+    }
+
+    /// An `ALTER` that is taken, and the world after it.
+    fn alter(&self, chance: &mut StdRng) -> Option<(String, World)> {
+        let mut after = self.clone();
+        let index = chance.random_range(0..self.columns.len());
+        let column = &mut after.columns[index];
+        let sql = match chance.random_range(0..8) {
+            0 | 1 => {
+                let number = after.next_column;
+                after.next_column += 1;
+                // A name that another had before, at times.
+                let name = format!("x{}", number % 5);
+                if self.columns.iter().any(|column| column.name == name) {
+                    return None;
+                }
+                let kind = *["integer", "text", "smallint"]
+                    .get(chance.random_range(0..3))
+                    .expect("one of three");
+                let default = chance.random_bool(0.6).then(|| format!("{number}"));
+                let not_null = default.is_some() && chance.random_bool(0.5);
+                for record in &mut after.records {
+                    record.insert(number, default.clone());
+                }
+                let said = default.as_ref().map_or(String::new(), |value| match kind {
+                    "text" => format!(" DEFAULT '{value}'"),
+                    _ => format!(" DEFAULT {value}"),
+                });
+                let sql = format!(
+                    "ADD COLUMN {name} {kind}{said}{}",
+                    if not_null { " NOT NULL" } else { "" }
+                );
+                after.columns.push(Column {
+                    number,
+                    name,
+                    kind,
+                    default,
+                    not_null,
+                });
+                sql
+            }
+            2 | 3 => {
+                let to = format!("y{}", chance.random_range(0..6));
+                if self.columns.iter().any(|column| column.name == to) {
+                    return None;
+                }
+                let from = std::mem::replace(&mut column.name, to.clone());
+                format!("RENAME COLUMN {from} TO {to}")
+            }
+            4 => {
+                if column.number < USED {
+                    return None;
+                }
+                let name = after.columns.remove(index).name;
+                format!("DROP COLUMN {name}")
+            }
+            5 => {
+                column.kind = match column.kind {
+                    "smallint" => "integer",
+                    "integer" => "bigint",
+                    "bigint" if column.number != 0 => "numeric(30,0)",
+                    _ => return None,
+                };
+                format!("ALTER COLUMN {} TYPE {}", column.name, column.kind)
+            }
+            6 => {
+                if column.number < 3 {
+                    return None;
+                }
+                let value = chance.random_range(0..100).to_string();
+                let said = if column.kind == "text" {
+                    format!("'{value}'")
+                } else {
+                    value.clone()
+                };
+                column.default = Some(value);
+                format!("ALTER COLUMN {} SET DEFAULT {said}", column.name)
+            }
+            _ => {
+                let has_null = self
+                    .records
+                    .iter()
+                    .any(|record| record.get(&column.number).cloned().flatten().is_none());
+                column.not_null = !column.not_null;
+                if column.not_null && has_null {
+                    return None;
+                }
+                let verb = if column.not_null { "SET" } else { "DROP" };
+                format!("ALTER COLUMN {} {verb} NOT NULL", column.name)
+            }
+        };
+        Some((format!("ALTER STREAM events {sql}"), after))
+    }
+
+    async fn check(&self, server: &Server, when: &str) {
+        let found = server.rows(&self.select()).await;
+        let described = "SELECT columns FROM lambic_streams WHERE name = 'events'";
+        let described = server.rows(described).await;
+        let everything = "SELECT count(*) FROM (SELECT id, k, n, note FROM everything) AS e";
+        let everything = server.rows(everything).await;
+        let counted = server.rows("SELECT c FROM counted").await;
+        let audits = server.rows("AUDIT ALL").await;
+        if server.store.is_dead() {
+            return;
+        }
+        let records = self.records.len().to_string();
+        assert_eq!(found, Ok(self.lines()), "{when}");
+        assert_eq!(described, Ok(vec![self.described()]), "{when}");
+        assert_eq!(everything, Ok(vec![records.clone()]), "{when}");
+        assert_eq!(counted, Ok(vec![records]), "{when}");
+        let audits = audits.unwrap_or_else(|error| panic!("{when}: {error}"));
+        assert_eq!(audits.len(), DECLARED.len() - 1, "every view");
+        for audit in audits {
+            assert!(audit.contains("|true|"), "{when}: {audit}");
+        }
+    }
+}
+
+/// The length is `LAMBIC_EVOLVE_ROUNDS`, and `LAMBIC_EVOLVE_SEED` (printed) repeats a run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_change_under_everything_that_reads_them() {
+    let setting = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
+    let seed: u64 = setting("LAMBIC_EVOLVE_SEED").unwrap_or_else(rand::random);
+    let rounds = setting("LAMBIC_EVOLVE_ROUNDS").unwrap_or(10);
+    println!("columns change: {rounds} rounds; repeat them with LAMBIC_EVOLVE_SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("it is new");
+    let mut server = Server::open(&data, i64::MAX, true)
+        .await
+        .expect("a new folder");
+    for sql in DECLARED {
+        server.done(sql).await.expect(sql);
+    }
+    let mut world = World::declared();
+    let mut told = Vec::new();
+    for round in 0..rounds {
+        let when = |told: &[String]| format!("seed {seed}, round {round}, after {told:#?}");
+        for _ in 0..chance.random_range(2..8) {
+            if server.store.is_dead() {
+                break;
+            }
+            match chance.random_range(0..6) {
+                0..3 => {
+                    let Some((sql, after)) = world.alter(&mut chance) else {
+                        continue;
+                    };
+                    told.push(sql.clone());
+                    let altered = tokio::select! {
+                        altered = server.done(&sql) => altered,
+                        () = server.dead() => Err("killed".to_owned()),
+                    };
+                    match altered {
+                        Ok(tag) => {
+                            assert_eq!(tag, "ALTER STREAM");
+                            world = after;
+                        }
+                        Err(_) if server.store.is_dead() => {
+                            // It happened or it did not: the catalog tells.
+                            server.killed().await;
+                            server = Server::open(&data, i64::MAX, true).await.expect("it opens");
+                            let described =
+                                "SELECT columns FROM lambic_streams WHERE name = 'events'";
+                            let described = server.rows(described).await.expect("it is read");
+                            if described == [after.described()] {
+                                world = after;
+                            }
+                        }
+                        Err(error) => panic!("{}: {error}", when(&told)),
+                    }
+                }
+                3..5 => {
+                    let (sql, after) = world.insert(&mut chance);
+                    told.push(sql.chars().take(90).collect());
+                    server
+                        .done(&sql)
+                        .await
+                        .unwrap_or_else(|error| panic!("{}: {error}", when(&told)));
+                    world = after;
+                }
+                _ => {
+                    told.push("seal or batch".to_owned());
+                    // Refused only by a dead store.
+                    let _ = match chance.random_range(0..2) {
+                        0 => server
+                            .engine
+                            .seal_all()
+                            .await
+                            .map_err(|error| error.to_string()),
+                        _ => server
+                            .done("REFRESH MATERIALIZED VIEW by_k")
+                            .await
+                            .map(|_| ()),
+                    };
+                }
+            }
+        }
+        world.check(&server, &when(&told)).await;
+        let writes_left = chance.random_range(0..60);
+        let last_happens = chance.random_bool(0.5);
+        told.push("killed and opened".to_owned());
+        server.killed().await;
+        server = match Server::open(&data, writes_left, last_happens).await {
+            Ok(server) => server,
+            // Killed while it started.
+            Err(_) => Server::open(&data, i64::MAX, true).await.expect("it opens"),
+        };
+    }
+    server.killed().await;
+    let server = Server::open(&data, i64::MAX, true).await.expect("it opens");
+    world
+        .check(
+            &server,
+            &format!("seed {seed}, at the end, after {told:#?}"),
+        )
+        .await;
+    server.engine.close().await;
+}
+
+async fn refused(server: &Server, sql: &str) -> String {
+    match server.run(sql).await {
+        Ok(outcome) => panic!("{sql}: {outcome:?}"),
+        Err(error) => format!(
+            "{}: {} ({})",
+            error.sqlstate,
+            error,
+            error.hint.as_deref().unwrap_or_default()
+        ),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_lose_values_is_refused_with_a_way_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::open(folder.path(), i64::MAX, true)
+        .await
+        .expect("a new folder");
+    for sql in [
+        "CREATE STREAM s (id text, at timestamptz, p int, a bigint, b numeric(10,2), c text, d smallint) WITH (record_id = 'id', event_time = 'at', partition_by = 'p', partitions = 2)",
+        "INSERT INTO s VALUES ('x', '2026-01-01T00:00:00Z', 1, 5, 1.25, NULL, 3)",
+        "CREATE MATERIALIZED VIEW totals AS SELECT p, sum(a) AS a FROM s GROUP BY p",
+    ] {
+        server.done(sql).await.expect(sql);
+    }
+    for (sql, expected) in [
+        (
+            "ALTER STREAM s ALTER COLUMN a TYPE int",
+            "42804: column \"a\" cannot become integer: not every bigint has a value of that type",
+        ),
+        (
+            "ALTER STREAM s ALTER COLUMN a TYPE double precision",
+            "42804",
+        ),
+        ("ALTER STREAM s ALTER COLUMN b TYPE numeric(10,4)", "42804"),
+        ("ALTER STREAM s ALTER COLUMN b TYPE numeric(12,1)", "42804"),
+        ("ALTER STREAM s ALTER COLUMN c TYPE varchar(10)", "0A000"),
+        (
+            "ALTER STREAM s ALTER COLUMN c TYPE int USING c::int",
+            "0A000: USING is not supported",
+        ),
+        ("ALTER STREAM s ALTER COLUMN id TYPE bytea", "42804"),
+        (
+            "ALTER STREAM s ALTER COLUMN p TYPE bigint",
+            "2BP01: column \"p\" cannot be given another type: it is the partition key",
+        ),
+        (
+            "ALTER STREAM s DROP COLUMN a",
+            "2BP01: column \"a\" of stream \"s\" cannot be dropped: view totals depends on it",
+        ),
+        (
+            "ALTER STREAM s DROP COLUMN id",
+            "2BP01: column \"id\" cannot be dropped: it is the record id",
+        ),
+        (
+            "ALTER STREAM s DROP COLUMN at",
+            "2BP01: column \"at\" cannot be dropped: it is the event time",
+        ),
+        (
+            "ALTER STREAM s DROP COLUMN c CASCADE",
+            "0A000: DROP COLUMN … CASCADE is not supported",
+        ),
+        (
+            "ALTER STREAM s DROP COLUMN cc",
+            "42703: column \"cc\" of stream \"s\" does not exist",
+        ),
+        ("ALTER STREAM s ADD COLUMN a int", "42701"),
+        ("ALTER STREAM s ADD COLUMN _offset int", "42602"),
+        (
+            "ALTER STREAM s ADD COLUMN e int NOT NULL",
+            "23502: column \"e\" of stream \"s\" contains null values",
+        ),
+        (
+            "ALTER STREAM s ADD COLUMN e int DEFAULT 'many'",
+            "42804: the default of column \"e\" is no integer",
+        ),
+        (
+            "ALTER STREAM s ADD COLUMN e int DEFAULT 1.5",
+            "42804: the default of column \"e\" is no integer: 1.5 would be rounded",
+        ),
+        (
+            "ALTER STREAM s ADD COLUMN e timestamptz DEFAULT now()",
+            "0A000: a default must be a constant",
+        ),
+        (
+            "ALTER STREAM s ADD COLUMN e int DEFAULT (SELECT max(p) FROM s)",
+            "0A000: a default must be a constant",
+        ),
+        ("ALTER STREAM s ADD COLUMN e int UNIQUE", "0A000"),
+        ("ALTER STREAM s ADD CONSTRAINT u UNIQUE (a)", "0A000"),
+        ("ALTER STREAM s RENAME COLUMN a TO b", "42701"),
+        ("ALTER STREAM s RENAME COLUMN a TO _offset", "42602"),
+        ("ALTER STREAM s RENAME COLUMN _offset TO o", "42602"),
+        (
+            "ALTER STREAM s RENAME TO t",
+            "0A000: a stream keeps its name",
+        ),
+        (
+            "ALTER STREAM s ALTER COLUMN c SET NOT NULL",
+            "23502: column \"c\" of stream \"s\" contains null values",
+        ),
+        ("ALTER STREAM s ALTER COLUMN id DROP NOT NULL", "42P16"),
+        ("ALTER STREAM totals ADD COLUMN e int", "42809"),
+        ("ALTER STREAM lambic_logs ADD COLUMN e int", "42501"),
+        ("ALTER STREAM nothing ADD COLUMN e int", "42P01"),
+        ("ALTER STREAM s ADD COLUMN e", "42601"),
+        ("ALTER STREAM s FORGET COLUMN e", "42601"),
+    ] {
+        let found = refused(&server, sql).await;
+        assert!(found.starts_with(expected), "{sql}: {found}");
+        let has_hint = !found.ends_with("()");
+        let needs_hint = !expected.starts_with("42P16")
+            && !expected.starts_with("4270")
+            && !expected.starts_with("42602");
+        assert!(
+            has_hint
+                || !needs_hint
+                || expected.starts_with("42501")
+                || expected.starts_with("42601")
+                || expected.starts_with("42804: the default"),
+            "{sql}: {found}"
+        );
+    }
+    let columns = "SELECT columns FROM lambic_streams WHERE name = 's'";
+    assert_eq!(
+        server.rows(columns).await.expect("it is read"),
+        [
+            "id text not null, at timestamptz, p integer, a bigint, b numeric(10,2), c text, d smallint"
+        ]
+    );
+    for sql in [
+        "ALTER TABLE IF EXISTS nothing ADD COLUMN e int",
+        "ALTER TABLE s ADD COLUMN IF NOT EXISTS a int, ALTER d TYPE integer, DROP COLUMN IF EXISTS nothing",
+        "ALTER TABLE public.s RENAME a TO amount",
+        "ALTER TABLE s ALTER COLUMN b TYPE numeric(14, 4), ALTER COLUMN at SET NOT NULL",
+        "ALTER TABLE s DROP c, ADD COLUMN c date DEFAULT '2026-02-03'",
+    ] {
+        server.done(sql).await.expect(sql);
+    }
+    assert_eq!(
+        server.rows("SELECT * FROM s").await.expect("it is read"),
+        ["x|2026-01-01T00:00:00Z|1|5|1.2500|3|2026-02-03"]
+    );
+    assert_eq!(
+        server
+            .rows("SELECT * FROM totals")
+            .await
+            .expect("it is read"),
+        ["1|5"]
+    );
+    let former = refused(&server, "SELECT a FROM s").await;
+    assert!(former.starts_with("42703"), "{former}");
+    server.engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_keep_their_columns_and_their_way_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::open(folder.path(), i64::MAX, true)
+        .await
+        .expect("a new folder");
+    for sql in [
+        "CREATE STREAM s (a int, b text)",
+        "INSERT INTO s VALUES (1, 'x')",
+        "CREATE MATERIALIZED VIEW all_of AS SELECT * FROM s",
+        "CREATE MATERIALIZED VIEW by_b AS SELECT b, sum(a) AS a FROM s GROUP BY b",
+        "CREATE OR REPLACE MATERIALIZED VIEW by_b AS SELECT b, max(a) AS a FROM s GROUP BY b",
+        "ALTER STREAM s RENAME COLUMN a TO n",
+        "ALTER STREAM s ADD COLUMN c int DEFAULT 7",
+        "INSERT INTO s VALUES (2, 'x', 8)",
+        // The same text over the columns of today is what it was.
+    ] {
+        server.done(sql).await.expect(sql);
+    }
+    let rows = |sql: &'static str| {
+        let server = &server;
+        async move {
+            server
+                .rows(sql)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error}"))
+        }
+    };
+    assert_eq!(rows("SELECT a, b FROM all_of").await, ["1|x", "2|x"]);
+    assert_eq!(rows("SELECT b, a FROM by_b").await, ["x|2"]);
+    assert_eq!(rows("SELECT n, b, c FROM s").await, ["1|x|7", "2|x|8"]);
+    let former = "SELECT n FROM s AS OF OFFSET 's@0:1'";
+    assert_eq!(rows(former).await, ["1"]);
+
+    // Beyond what the type held before; the views are new versions over it.
+    server
+        .done("ALTER STREAM s ALTER COLUMN n TYPE bigint")
+        .await
+        .expect("wider");
+    server
+        .done("INSERT INTO s VALUES (5000000000, 'x', 9)")
+        .await
+        .expect("inserted");
+    assert_eq!(rows("SELECT b, a FROM by_b").await, ["x|5000000000"]);
+    assert_eq!(rows("SELECT max(a) FROM all_of").await, ["5000000000"]);
+    let versions = "SELECT name, version FROM lambic_views";
+    assert_eq!(rows(versions).await, ["all_of|2", "by_b|3"]);
+    server
+        .done("ALTER MATERIALIZED VIEW by_b ROLLBACK")
+        .await
+        .expect("the way back over the wider type");
+    assert_eq!(rows("SELECT b, a FROM by_b").await, ["x|5000000003"]);
+
+    // The star again, over the columns of today: another view.
+    server
+        .done("CREATE OR REPLACE MATERIALIZED VIEW all_of AS SELECT * FROM s")
+        .await
+        .expect("replaced");
+    assert_eq!(
+        rows("SELECT n, c FROM all_of WHERE n < 9").await,
+        ["1|7", "2|8"]
+    );
+    // No view that is served uses `b` but `by_b` and `all_of`.
+    let used = refused(&server, "ALTER STREAM s DROP COLUMN b").await;
+    assert!(
+        used.contains("view all_of, view by_b depend on it"),
+        "{used}"
+    );
+    for sql in [
+        "CREATE OR REPLACE MATERIALIZED VIEW all_of AS SELECT n FROM s",
+        "CREATE OR REPLACE MATERIALIZED VIEW by_b AS SELECT count(*) AS records FROM s",
+        "ALTER STREAM s DROP COLUMN b",
+        "ALTER STREAM s ADD COLUMN b text",
+    ] {
+        server.done(sql).await.expect(sql);
+    }
+    assert_eq!(rows("SELECT b FROM s WHERE b IS NOT NULL").await, [""; 0]);
+    let back = refused(&server, "ALTER MATERIALIZED VIEW by_b ROLLBACK").await;
+    assert!(
+        back.starts_with("42703: version 1 of view \"by_b\" uses column \"b\""),
+        "{back}"
+    );
+    // Whoever appends may use the former name; whoever reads may not.
+    server
+        .done("INSERT INTO s (a) VALUES (3)")
+        .await
+        .expect("appended");
+    assert_eq!(
+        rows("SELECT n, c, b FROM s WHERE n = 3").await,
+        ["3|7|NULL"]
+    );
+    let twice = refused(&server, "INSERT INTO s (a, n) VALUES (3, 4)").await;
+    assert!(!twice.is_empty());
+    assert!(
+        rows("AUDIT ALL")
+            .await
+            .iter()
+            .all(|audit| audit.contains("|true|"))
+    );
+    server.engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_meet_other_columns() {
+    use lambic_query::Modes;
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::open(folder.path(), i64::MAX, true)
+        .await
+        .expect("a new folder");
+    server
+        .done("CREATE STREAM s (a int, b text)")
+        .await
+        .expect("declared");
+    server
+        .done("CREATE MATERIALIZED VIEW total AS SELECT sum(a) AS a FROM s")
+        .await
+        .expect("declared");
+    let database = &server.engine.database;
+    let transaction = database.begin(Modes::default());
+    transaction.become_block();
+    let within = Session {
+        transaction: Some(std::sync::Arc::clone(&transaction)),
+        ..Session::default()
+    };
+    database
+        .execute(&within, "INSERT INTO s VALUES (1, 'x')")
+        .await
+        .expect("inserted");
+    let own = database
+        .execute(&within, "ALTER STREAM s ADD COLUMN c int")
+        .await;
+    assert_eq!(own.expect_err("it has records").sqlstate, "55006");
+    // Another session does.
+    for sql in [
+        "ALTER STREAM s RENAME COLUMN a TO t",
+        "ALTER STREAM s RENAME COLUMN b TO a",
+        "ALTER STREAM s ADD COLUMN c int DEFAULT 5",
+        "ALTER STREAM s ALTER COLUMN t TYPE bigint",
+    ] {
+        server.done(sql).await.expect(sql);
+    }
+    database
+        .execute(
+            &within,
+            "INSERT INTO s (t, a, c) VALUES (6000000000, 'y', 6)",
+        )
+        .await
+        .expect("inserted");
+    let mut seen = database
+        .execute(
+            &within,
+            "SELECT sum(t) AS t, (SELECT a FROM total) AS of_view, max(a) AS a, min(c) AS c FROM s",
+        )
+        .await
+        .expect("it reads its own");
+    let Some(Outcome::Rows { rows, .. }) = seen.pop() else {
+        panic!("rows");
+    };
+    let batches = datafusion::physical_plan::common::collect(rows)
+        .await
+        .expect("rows");
+    let shown = arrow::util::pretty::pretty_format_batches(&batches)
+        .expect("shown")
+        .to_string();
+    assert!(
+        shown.contains("| 6000000001 | 6000000001 | y | 5 |"),
+        "{shown}"
+    );
+    database.commit(&transaction).await.expect("committed");
+    assert_eq!(
+        server.rows("SELECT t, a, c FROM s").await.expect("read"),
+        ["1|x|5", "6000000000|y|6"]
+    );
+    server.engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_declaration_is_carried_out_or_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::open(folder.path(), i64::MAX, true)
+        .await
+        .expect("a new folder");
+    server
+        .done("CREATE STREAM s (a int, b text DEFAULT 'x')")
+        .await
+        .expect("declared");
+    server
+        .done("INSERT INTO s (a) VALUES (1)")
+        .await
+        .expect("inserted");
+    let database = &server.engine.database;
+    let same = "CREATE STREAM s ( a integer, -- the number\n b varchar DEFAULT 'x' )";
+    assert_eq!(
+        database.evolve_stream(same).await.expect("the same"),
+        [""; 0]
+    );
+    let more = "CREATE STREAM IF NOT EXISTS s (c date, a bigint NOT NULL, b text DEFAULT 'y', d int NOT NULL DEFAULT 4)";
+    assert_eq!(
+        database.evolve_stream(more).await.expect("evolved"),
+        [
+            "column c added",
+            "column a is bigint now",
+            "column a is NOT NULL now",
+            "column b has the default y",
+            "column d added"
+        ]
+    );
+    assert_eq!(database.evolve_stream(more).await.expect("done"), [""; 0]);
+    assert_eq!(
+        server.rows("SELECT a, b, c, d FROM s").await.expect("read"),
+        ["1|x|NULL|4"]
+    );
+    for (sql, expected) in [
+        (
+            "CREATE STREAM s (a int, b text, c date, d int)",
+            "cannot become integer",
+        ),
+        (
+            "CREATE STREAM s (a bigint, note text, c date, d int)",
+            "column b, which is not declared any more",
+        ),
+        (
+            "CREATE STREAM s (a bigint, b text, c date, d int) WITH (partitions = 3)",
+            "another partitions",
+        ),
+        (
+            "CREATE STREAM s (a bigint, b text, c date NOT NULL, d int)",
+            "contains null values",
+        ),
+    ] {
+        let error = database.evolve_stream(sql).await.expect_err(sql);
+        assert!(error.message.contains(expected), "{sql}: {error}");
+        assert!(error.hint.is_some(), "{sql}");
+    }
+    let renamed = "CREATE STREAM s (a bigint, note text, c date, d int)";
+    let error = database.evolve_stream(renamed).await.expect_err(renamed);
+    let hint = error.hint.expect("a way out");
+    assert!(
+        hint.contains("ALTER STREAM s RENAME COLUMN b TO note"),
+        "{hint}"
+    );
+    server.engine.close().await;
+}
