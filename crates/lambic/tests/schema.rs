@@ -86,12 +86,12 @@ fn producers_on_the_former_columns_go_on() {
         assert_eq!(
             rows,
             [
-                json!({"region": "eu", "n": 6, "ms": "12"}),
-                json!({"region": "us", "n": 3, "ms": "5000000003"})
+                json!({"region": "eu", "n": 6, "ms": 12_i64}),
+                json!({"region": "us", "n": 3, "ms": 5000000003_i64})
             ]
         );
         let pages = server.rows("SELECT url, n, ms FROM pages");
-        assert_eq!(pages, [json!({"url": "/", "n": 9, "ms": "5000000015"})]);
+        assert_eq!(pages, [json!({"url": "/", "n": 9, "ms": 5000000015_i64})]);
         server.ok(&["audit", "--all"]);
     };
     check(&server);
@@ -298,7 +298,7 @@ fn a_project_file_that_was_edited_is_carried_out() {
     server.ok(&["query", "INSERT INTO visits VALUES ('/', 5000000000)"]);
     assert_eq!(
         server.rows("SELECT ms FROM pages"),
-        [json!({"ms": "5000000001"})]
+        [json!({"ms": 5000000001_i64})]
     );
     // Comments alone change nothing, and block nothing.
     write(
