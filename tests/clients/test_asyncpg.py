@@ -140,3 +140,15 @@ def test_subscribe_is_read_through_a_cursor(measurements):
             assert [tuple(row)[1:4] for row in rows] == [(False, 1, "oslo"), (True, None, None)]
 
     run(work)
+
+
+def test_statements_are_prepared_again_when_columns_change(name):
+    async def check(connection):
+        await connection.execute(f"CREATE TABLE {name} (a int)")
+        await connection.execute(f"INSERT INTO {name} VALUES (1)")
+        assert [tuple(row) for row in await connection.fetch(f"SELECT * FROM {name}")] == [(1,)]
+        await connection.execute(f"ALTER TABLE {name} ADD COLUMN b text DEFAULT 'x'")
+        assert [tuple(row) for row in await connection.fetch(f"SELECT * FROM {name}")] == [(1, "x")]
+        await connection.execute(f"DROP TABLE {name}")
+
+    run(check)

@@ -439,3 +439,47 @@ def test_queries_and_subscriptions_are_copied(connection, measurements):
                 assert [next(rows)[2] for _ in range(2)] == ["-1", "1"]
                 other.cancel()
                 next(rows)
+
+
+def test_columns_change_under_prepared_statements(connection, name):
+    connection.execute(f"CREATE TABLE {name} (a int, b text)")
+    put, get = f"INSERT INTO {name} (a, b) VALUES (%s, %s)", f"SELECT * FROM {name} ORDER BY 1"
+    for _ in range(2):
+        connection.execute(put, (1, "x"), prepare=True)
+        assert connection.execute(get, prepare=True).fetchall()[0] == (1, "x")
+    # Elsewhere: a connection that alters itself prepares anew.
+    with psycopg.connect(DSN, autocommit=True) as other:
+        done = other.execute(f"ALTER TABLE {name} ADD COLUMN c int DEFAULT 7, ALTER COLUMN a TYPE bigint")
+        assert done.statusmessage == "ALTER STREAM"
+        other.execute(f"ALTER TABLE {name} RENAME COLUMN b TO note")
+    connection.execute(put, (3, "z"), prepare=True)
+    # It was told of two columns.
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan must not change result type"):
+        connection.execute(get, prepare=True)
+    connection.execute("DEALLOCATE ALL")
+    connection.execute(put, (2, "y"), prepare=True)
+    connection.execute(f"INSERT INTO {name} VALUES (%s)", (5_000_000_000,))
+    assert connection.execute(get, prepare=True).fetchall() == [
+        (1, "x", 7), (1, "x", 7), (2, "y", 7), (3, "z", 7), (5_000_000_000, None, 7),
+    ]
+    for statement, error in [
+        (f"ALTER TABLE {name} ALTER COLUMN a TYPE int", psycopg.errors.DatatypeMismatch),
+        (f"ALTER TABLE {name} ALTER COLUMN note SET NOT NULL", psycopg.errors.NotNullViolation),
+        (f"ALTER TABLE {name} ADD COLUMN a int", psycopg.errors.DuplicateColumn),
+        (f"ALTER TABLE {name} DROP COLUMN b", psycopg.errors.UndefinedColumn),
+    ]:
+        with pytest.raises(error):
+            connection.execute(statement)
+    connection.execute(f"DROP TABLE {name}")
+
+
+def test_columns_change_in_a_transaction(name):
+    with psycopg.connect(DSN) as connection:
+        connection.execute(f"CREATE TABLE {name} (a int)")
+        connection.execute(f"ALTER TABLE {name} ADD COLUMN b int DEFAULT 1")
+        connection.execute(f"INSERT INTO {name} VALUES (1)")
+        with pytest.raises(psycopg.errors.ObjectInUse):
+            connection.execute(f"ALTER TABLE {name} ADD COLUMN c int")
+        connection.rollback()
+        assert connection.execute(f"SELECT a, b FROM {name}").fetchall() == []
+        connection.execute(f"DROP TABLE {name}")

@@ -90,3 +90,26 @@ def test_pandas(engine, measurements):
         whole = pandas.read_sql_table(measurements, connection)
     assert frame["total"].tolist() == [3]
     assert sorted(whole["count"].tolist()) == [1, 2]
+
+
+def test_migrations(engine, name):
+    """The statements that Alembic writes."""
+    with engine.begin() as connection:
+        for statement in [
+            f"CREATE TABLE {name} (id INTEGER NOT NULL, place VARCHAR)",
+            f"ALTER TABLE {name} ADD COLUMN region VARCHAR DEFAULT 'eu' NOT NULL",
+            f"ALTER TABLE {name} ALTER COLUMN id TYPE BIGINT",
+            f"ALTER TABLE {name} RENAME place TO town",
+            f"ALTER TABLE {name} ALTER COLUMN region DROP DEFAULT",
+            f"ALTER TABLE {name} ALTER COLUMN region DROP NOT NULL",
+        ]:
+            connection.execute(text(statement))
+    table = sqlalchemy.Table(name, sqlalchemy.MetaData(), autoload_with=engine)
+    assert [(column.name, str(column.type), column.nullable) for column in table.columns] == [
+        ("id", "BIGINT", False), ("town", "TEXT", True), ("region", "TEXT", True),
+    ]
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.insert(table), [{"id": 5_000_000_000, "town": "Oslo"}])
+        assert connection.execute(sqlalchemy.select(table)).all() == [(5_000_000_000, "Oslo", None)]
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP TABLE {name}"))

@@ -19,6 +19,9 @@ pub struct Error {
     pub position: Option<usize>,
 }
 
+/// The words in which Postgres refuses a prepared statement whose columns are others by now.
+pub const PLAN_CHANGED: &str = "cached plan must not change result type";
+
 /// The codes in use here (Postgres documentation, appendix A).
 pub mod sqlstate {
     pub const SYNTAX_ERROR: &str = "42601";

@@ -36,7 +36,7 @@ pub use catalog::{Catalog, CatalogError};
 pub use changes::{Change, Feed, Follow, Followed, Message};
 pub use database::{AuditResult, Database, Parts};
 pub use depth::STACK_BYTES;
-pub use error::{Error, closest, sqlstate};
+pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
 pub use lambic_view::postgres::memberships;
 pub use lifecycle::{AppendsHeld, BuiltView, Erasing, ErasureInfo, Lifecycle, ToErase};
 pub use provider::TailOf;

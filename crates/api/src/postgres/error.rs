@@ -1,6 +1,6 @@
 //! Errors as Postgres's clients expect them: severity, SQLSTATE, message, hint, detail, position.
 
-use lambic_query::Error;
+use lambic_query::{Error, PLAN_CHANGED};
 use pgwire::error::{ErrorInfo, PgWireError};
 
 pub fn wire(code: &str, message: impl Into<String>) -> PgWireError {
@@ -28,7 +28,10 @@ pub fn info(severity: &str, code: &str, message: impl Into<String>) -> ErrorInfo
 
 /// `chars_before` is where the statement begins in what the client sent.
 pub fn from_query(error: Error, chars_before: usize) -> PgWireError {
+    // By the routine's name drivers such as asyncpg know to prepare the statement again.
+    let routine = (error.message == PLAN_CHANGED).then(|| "RevalidateCachedQuery".to_owned());
     let mut info = info("ERROR", error.sqlstate, error.message);
+    info.routine = routine;
     info.hint = error.hint;
     info.detail = error.detail;
     info.position = error

@@ -1,5 +1,7 @@
 //! The rows of one key of a view, without the planner.
 
+use std::sync::atomic::Ordering;
+
 use lambic_serving::Served;
 
 use super::Database;
@@ -13,16 +15,25 @@ impl Database {
         key: &[(String, String)],
         as_of: Option<&AsOf>,
     ) -> Result<Lookup, Error> {
-        let Served::Kept(served) = self.served(view, "")? else {
-            let message = format!("view \"{view}\" is recomputed when it is read and has no key");
-            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, message)
-                .with_hint("select from it with WHERE"));
+        let altered = &self.0.sources.altered;
+        let (served, pinned) = loop {
+            let before = altered.load(Ordering::SeqCst);
+            let Served::Kept(served) = self.served(view, "")? else {
+                let message =
+                    format!("view \"{view}\" is recomputed when it is read and has no key");
+                return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, message)
+                    .with_hint("select from it with WHERE"));
+            };
+            let pinned = match as_of {
+                None => Pinned::of_view(&self.0.sources, &served).seen_by_view(&served),
+                Some(as_of) => self.view_as_of(as_of, &served).await?,
+            };
+            // A view from before a column was changed could not read records from after it.
+            if altered.load(Ordering::SeqCst) == before {
+                break (served, pinned);
+            }
         };
         let key = served.key_from_text(key).map_err(serving_error)?;
-        let pinned = match as_of {
-            None => Pinned::of_view(&self.0.sources, &served).seen_by_view(&served),
-            Some(as_of) => self.view_as_of(as_of, &served).await?,
-        };
         let state = self.0.context.state();
         let read = async {
             pinned.check(&served.plan().inputs)?;

@@ -8,7 +8,7 @@ use datafusion::{
 };
 
 use super::{Database, names_system_column, returns_rows, with_parameters};
-use crate::{Error, Outcome, Prepared, Session, names, sqlstate, statement::Plain};
+use crate::{Error, Outcome, PLAN_CHANGED, Prepared, Session, names, sqlstate, statement::Plain};
 
 impl Database {
     pub(super) async fn query(
@@ -25,7 +25,7 @@ impl Database {
             .await?;
         let plan = self.plan(&state, &plain.ast, sql).await?;
         if let Some(prepared) = prepared {
-            // The client was told of other columns; the words are Postgres's, by which drivers know to prepare again.
+            // The client was told of other columns.
             let now = names::shown_schema(plan.schema().inner());
             let columns = |schema: &Schema| {
                 let fields = schema.fields().iter();
@@ -33,13 +33,11 @@ impl Database {
                 columns.collect::<Vec<_>>()
             };
             if returns_rows(&plan) && columns(&now) != columns(&prepared.schema) {
-                return Err(Error::new(
-                    sqlstate::FEATURE_NOT_SUPPORTED,
-                    "cached plan must not change result type",
-                )
-                .with_hint(
-                    "a stream or view has other columns by now; prepare the statement again",
-                ));
+                return Err(
+                    Error::new(sqlstate::FEATURE_NOT_SUPPORTED, PLAN_CHANGED).with_hint(
+                        "a stream or view has other columns by now; prepare the statement again",
+                    ),
+                );
             }
         }
         let plan = with_parameters(plan, parameters).map_err(wrong)?;
