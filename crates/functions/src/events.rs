@@ -409,6 +409,60 @@ mod tests {
     }
 
     #[test]
+    fn output_in_former_columns_is_brought_into_those_of_today() {
+        let declared = Stream {
+            schema: Arc::new(Schema::new(vec![
+                Field::new("n", DataType::Int64, true),
+                Field::new("old", DataType::Utf8, true),
+            ])),
+            ..stream()
+        };
+        let mut columns = declared.columns();
+        columns.remove(1);
+        columns[0].name = "count".to_owned();
+        for (id, name, data_type, default) in [
+            (2, "note", DataType::Utf8, "it's \"new\""),
+            (3, "ok", DataType::Boolean, "true"),
+            (4, "share", DataType::Float64, "0.5"),
+        ] {
+            let default = lambic_model::Constant::of_text(&data_type, default);
+            columns.push(lambic_model::Column {
+                id: lambic_model::ColumnId(id),
+                name: name.to_owned(),
+                data_type,
+                nullable: false,
+                missing: None,
+                default,
+            });
+        }
+        let now = declared.evolved(columns);
+        let answer = br#"[{"n": 9007199254740993, "old": "x"}, {"count": 2, "note": "own", "ok": false, "share": 1.5}]"#;
+        let range = OffsetRange {
+            partition: PartitionId(0),
+            first: Offset(0),
+            end: Offset(2),
+        };
+        let parsed = parse_answer(&now, range, answer, true).unwrap();
+        let batch = from_objects(&now, &parsed.output).unwrap();
+        let shown = arrow::util::pretty::pretty_format_batches(&[batch])
+            .unwrap()
+            .to_string();
+        for line in [
+            "| 9007199254740993 | it's \"new\" | true  | 0.5   |",
+            "| 2                | own        | false | 1.5   |",
+        ] {
+            assert!(shown.contains(line), "{shown}");
+        }
+        let twice = br#"[{"n": 1, "count": 2}]"#;
+        let twice = parse_answer(&now, range, twice, true).unwrap();
+        assert!(
+            from_objects(&now, &twice.output)
+                .unwrap_err()
+                .contains("twice")
+        );
+    }
+
+    #[test]
     fn a_batch_ends_where_its_bytes_do() {
         let mut stream = stream();
         stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Utf8, true)]));

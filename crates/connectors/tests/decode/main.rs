@@ -3,6 +3,7 @@
 mod bounds;
 mod columnar;
 mod csv;
+mod evolved;
 mod json;
 
 use std::sync::Arc;
