@@ -38,7 +38,7 @@ use datafusion::{
 use lambic_log::{Log, Snapshot};
 use lambic_model::{
     Erased, Fit, Frontier, Frontiers, Offset, PartitionId, SchemaVersion, Stream, StreamId,
-    SystemColumn, fit::stored_schema,
+    StreamSchema, SystemColumn, fit::stored_schema,
 };
 
 use crate::{
@@ -244,46 +244,46 @@ impl StreamTable {
         Ok(batches)
     }
 
-    async fn files(
+    /// The records of `files` before offset `end`, without what was erased and is still in the files, in the columns of
+    /// the table.
+    async fn files_filtered(
         &self,
         files: &[&DataFile],
+        cut: Option<Range<Offset>>,
         state: &dyn Session,
         projection: &[usize],
-    ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
-        let mut plans = Vec::new();
-        for (version, files) in by_version(files) {
-            let plan = if self.stream.reads_as_is(version) {
-                self.scanned(&files, &self.schema, state, projection)
-                    .await?
-            } else {
-                self.fitted(&files, state, projection).await?
+    ) -> PlanResult<Vec<Arc<dyn ExecutionPlan>>> {
+        let mut plans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        for files in by_version(files).into_values() {
+            let Some(stored) = self.other_columns(files[0])? else {
+                let schema = &self.schema;
+                plans.push(
+                    self.filtered(&files, schema, cut.clone(), state, projection)
+                        .await?,
+                );
+                continue;
             };
-            plans.push(plan);
+            let fit = Fit::read(&stored, &self.stream, projection);
+            let schema = stored_schema(&stored);
+            // What was erased goes first: it need not fit.
+            let records = self
+                .filtered(&files, &schema, cut.clone(), state, fit.sources())
+                .await?;
+            plans.push(Arc::new(FitExec::new(fit, records)));
         }
-        Ok(match plans.len() {
-            0 | 1 => plans.pop(),
-            _ => Some(UnionExec::try_new(plans)?),
-        })
+        Ok(plans)
     }
 
-    /// The records of files that have other columns than the table, or perhaps have, in those of the table.
-    async fn fitted(
-        &self,
-        files: &[&DataFile],
-        state: &dyn Session,
-        projection: &[usize],
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    /// The columns of a file, if they are not those of the table.
+    fn other_columns(&self, file: &DataFile) -> PlanResult<Option<StreamSchema>> {
+        if self.stream.reads_as_is(file.schema) {
+            return Ok(None);
+        }
         let newest = self.reader.dataset.stream(self.stream.id);
         let newest = newest.as_ref().unwrap_or(&self.stream);
-        let stored = stored_under(newest, files[0]);
+        let stored = stored_under(newest, file);
         let stored = stored.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        if self.stream.shows(&stored) {
-            return self.scanned(files, &self.schema, state, projection).await;
-        }
-        let fit = Fit::read(&stored, &self.stream, projection);
-        let schema = stored_schema(&stored);
-        let records = self.scanned(files, &schema, state, fit.sources()).await?;
-        Ok(Arc::new(FitExec::new(fit, records)))
+        Ok((!self.stream.shows(&stored)).then_some(stored))
     }
 
     /// The records of files that all have the columns of `schema`.
@@ -322,21 +322,22 @@ impl StreamTable {
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    /// The records of `files` within the offsets of `cut`, without what was erased and is still in the files.
-    async fn files_filtered(
+    /// The same of files that all have the columns of `schema`, in which `projection` is.
+    async fn filtered(
         &self,
         files: &[&DataFile],
+        schema: &SchemaRef,
         cut: Option<Range<Offset>>,
         state: &dyn Session,
         projection: &[usize],
-    ) -> PlanResult<Option<Arc<dyn ExecutionPlan>>> {
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let hold_erased = files.iter().any(|file| file.holds(&self.erased) > 0);
         if cut.is_none() && !hold_erased {
-            return self.files(files, state, projection).await;
+            return self.scanned(files, schema, state, projection).await;
         }
         let mut scanned = projection.to_vec();
         let mut place = |column: SystemColumn| -> PlanResult<Arc<dyn PhysicalExpr>> {
-            let index = self.schema.index_of(column.name())?;
+            let index = schema.index_of(column.name())?;
             let at = scanned.iter().position(|&one| one == index);
             let at = at.unwrap_or_else(|| {
                 scanned.push(index);
@@ -346,9 +347,7 @@ impl StreamTable {
         };
         let partition = place(SystemColumn::Partition)?;
         let offset = place(SystemColumn::Offset)?;
-        let Some(records) = self.files(files, state, &scanned).await? else {
-            return Ok(None);
-        };
+        let records = self.scanned(files, schema, state, &scanned).await?;
         let mut conditions: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
         if let Some(cut) = cut {
             for (operator, end) in [(Operator::GtEq, cut.start), (Operator::Lt, cut.end)] {
@@ -369,7 +368,7 @@ impl StreamTable {
         }
         let filtered = FilterExecBuilder::new(conjunction(conditions), records)
             .apply_projection(Some((0..projection.len()).collect()))?;
-        Ok(Some(Arc::new(filtered.build()?)))
+        Ok(Arc::new(filtered.build()?))
     }
 
     /// The files' records from the begin to the end of the table. A file that reaches past an end is filtered: it was

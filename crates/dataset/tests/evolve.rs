@@ -58,6 +58,8 @@ enum Step {
     Drop(usize),
     Widen(usize),
     Default(usize, u16),
+    /// If no record that is there has NULL.
+    NotNull(usize),
     Seal,
     Trim,
     Erase(u64),
@@ -79,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => name().prop_map(Step::Drop),
         2 => name().prop_map(Step::Widen),
         1 => (name(), any::<u16>()).prop_map(|(column, value)| Step::Default(column, value)),
+        1 => name().prop_map(Step::NotNull),
         3 => Just(Step::Seal),
         1 => Just(Step::Trim),
         1 => (0u64..30).prop_map(Step::Erase),
@@ -189,6 +192,21 @@ impl<'a> World<'a> {
                     let value = (value % 1_000).to_string();
                     column.default = Constant::of_text(&column.data_type, &value);
                     self.alter(columns).await;
+                }
+            }
+            Step::NotNull(column) => {
+                let mut columns = self.stream.columns();
+                if let Some(column) = columns.get_mut(*column) {
+                    let records = (0..).zip(&self.records);
+                    let mut there =
+                        records.filter(|(offset, _)| !self.erased.contains(PARTITION, *offset));
+                    // New records have a value then.
+                    if column.default.is_some()
+                        && there.all(|(_, record)| record[&column.id].is_some())
+                    {
+                        column.nullable = false;
+                        self.alter(columns).await;
+                    }
                 }
             }
             Step::Seal => {
@@ -407,4 +425,35 @@ proptest! {
             world.log.close().await;
         });
     }
+}
+
+/// What was erased need not have a value, though its file is still to be written anew.
+#[tokio::test]
+async fn erased_records_do_not_count_for_not_null() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path()).await;
+    let append = Step::Append {
+        behind: 0,
+        records: 6,
+        says: true,
+    };
+    for step in [Step::Default(0, 5), append, Step::Seal] {
+        world.take(&step).await;
+    }
+    let id = world.stream.columns()[0].id;
+    let records = (0..).zip(world.records.clone());
+    let without: Vec<u64> = records
+        .filter(|(_, record)| record[&id].is_none())
+        .map(|(offset, _)| offset)
+        .collect();
+    assert!(!without.is_empty());
+    for offset in without {
+        world.take(&Step::Erase(offset)).await;
+    }
+    world.take(&Step::NotNull(0)).await;
+    assert!(!world.stream.schema.field(0).is_nullable());
+    world.check().await;
+    world.take(&Step::Rewrite).await;
+    world.check().await;
+    world.log.close().await;
 }

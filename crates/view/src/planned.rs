@@ -87,12 +87,16 @@ impl Planned {
         }
     }
 
-    /// True if the `SELECT` reads the stream itself, not only through other views.
-    pub fn reads(&self, stream: StreamId) -> bool {
+    /// The streams that the `SELECT` reads itself, not only through other views, as it was planned over them.
+    pub fn streams_read(&self) -> Vec<Arc<Stream>> {
         match self {
-            Planned::Kept(plan) => plan.inputs.iter().any(|input| input.id == stream),
-            Planned::Recomputed(plan) => plan.reads(stream),
+            Planned::Kept(plan) => plan.inputs.clone(),
+            Planned::Recomputed(plan) => plan.streams_read(),
         }
+    }
+
+    pub fn reads(&self, stream: StreamId) -> bool {
+        self.streams_read().iter().any(|read| read.id == stream)
     }
 
     /// The columns of `stream` that the rows depend on, directly and not through other views; by name, as the plan

@@ -19,7 +19,7 @@ use datafusion::{
     execution::SessionState,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
 };
-use lambic_model::{Stream, StreamId};
+use lambic_model::Stream;
 
 use crate::{
     Error, Exactness, ViewPlan,
@@ -98,19 +98,19 @@ impl RecomputePlan {
         })
     }
 
-    /// True if it reads the stream itself.
-    pub(crate) fn reads(&self, stream: StreamId) -> bool {
-        let mut reads = false;
+    /// The streams that it reads itself.
+    pub(crate) fn streams_read(&self) -> Vec<Arc<Stream>> {
+        let mut read = Read::default();
         let walked = self.whole.apply_with_subqueries(|node| {
             if let LogicalPlan::TableScan(scan) = node
-                && let Ok(provider) = source_as_provider(&scan.source)
-                && let Some(slot) = provider.downcast_ref::<SlotTable>()
+                && let Some(slot) = source_as_provider(&scan.source)?.downcast_ref::<SlotTable>()
             {
-                reads |= slot.stream.id == stream;
+                read.add_stream(&slot.stream);
             }
             Ok(TreeNodeRecursion::Continue)
         });
-        reads || walked.is_err()
+        walked.expect("it was walked when it was planned");
+        read.streams
     }
 
     /// The `SELECT` as it was understood, in text.

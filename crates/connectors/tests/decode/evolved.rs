@@ -83,10 +83,18 @@ fn what_is_wrong_stays_wrong() {
                 {"ms": 1}
         "#]],
     );
-    check_visits(Format::Csv, "url,ms,took\n/,1,2\n", expect![[r#"
+    check_visits(
+        Format::Csv,
+        "url,ms,took\n/,1,2\n",
+        expect![[r#"
         refused: line 1, column `took`: expected each column once, found it twice in the header
-    "#]]);
-    check_visits(Format::Csv, "ms\n1\n", expect![[r#"
+    "#]],
+    );
+    check_visits(
+        Format::Csv,
+        "ms\n1\n",
+        expect![[r#"
         refused: line 1, column `url`: expected this column in the header (it is NOT NULL), found a header without it
-    "#]]);
+    "#]],
+    );
 }

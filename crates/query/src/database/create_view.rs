@@ -6,7 +6,7 @@ use std::{
 };
 
 use datafusion::sql::sqlparser::ast::CreateView;
-use lambic_model::{ScalarFunction, SchemaVersion, StreamId};
+use lambic_model::{ScalarFunction, SchemaVersion, Stream, StreamId};
 use lambic_view::{Definition, Planned};
 
 use super::{Database, building::Reserved, done, exists};
@@ -137,6 +137,17 @@ impl Database {
             Planned::Recomputed(plan) => &plan.views,
         };
         reserved.reads(planned.streams(), views);
+        for stream in planned.streams_read() {
+            let now = self.stream(stream.name.as_str());
+            if now.is_some_and(|now| now.id == stream.id && was_altered(&stream, &now)) {
+                let message = format!(
+                    "the columns of stream \"{}\" were changed meanwhile",
+                    stream.name
+                );
+                let changed = Error::new(sqlstate::SERIALIZATION_FAILURE, message);
+                return Err(changed.with_hint("try again"));
+            }
+        }
         for stream in planned.streams() {
             if self
                 .stream(stream.name.as_str())
@@ -243,9 +254,22 @@ impl Database {
 
 /// The versions of the streams' columns that a view is planned over; the first is not named.
 pub(super) fn schemas_of(planned: &Planned) -> BTreeMap<StreamId, SchemaVersion> {
-    let streams = planned.streams().iter();
-    let versions = streams.map(|stream| (stream.id, stream.schema_version()));
+    let streams = planned.streams_read();
+    let versions = streams
+        .iter()
+        .map(|stream| (stream.id, stream.schema_version()));
     versions
         .filter(|(_, version)| !version.is_first())
         .collect()
+}
+
+/// True if a plan over `planned` could not read what `now` takes.
+fn was_altered(planned: &Stream, now: &Stream) -> bool {
+    let Some(shown) = now.as_of(planned.schema_version()) else {
+        return true;
+    };
+    let columns = planned.columns().into_iter().zip(shown.columns());
+    let there = now.columns();
+    let mut left = columns.filter(|(then, _)| there.iter().any(|column| column.id == then.id));
+    left.any(|(then, now)| then.data_type != now.data_type || (!then.nullable && now.nullable))
 }
