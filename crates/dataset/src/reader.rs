@@ -263,7 +263,7 @@ impl StreamTable {
                 );
                 continue;
             };
-            let fit = Fit::read(&stored, &self.stream, projection);
+            let fit = Fit::read_in(&stored, &self.stream, &self.schema, projection);
             let schema = stored_schema(&stored);
             // What was erased goes first: it need not fit.
             let records = self

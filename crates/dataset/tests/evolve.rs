@@ -356,11 +356,19 @@ impl<'a> World<'a> {
             let there: Vec<usize> = (0..columns.len())
                 .filter(|index| now.iter().any(|column| column.id == columns[*index].id))
                 .collect();
-            for skipped in 0..2 {
+            let every: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+            let sealed = pin.manifest(STREAM).frontier.offset(PARTITION).0;
+            // The last as batch runs read texts.
+            let reads = [
+                (0, pin.table(&shown), u64::MAX),
+                (1, pin.table(&shown), u64::MAX),
+                (0, pin.sealed(&shown).with_text_views(&every), sealed),
+            ];
+            for (skipped, table, end) in reads {
                 let asked: Vec<usize> = there.iter().copied().skip(skipped).collect();
                 let mut names: Vec<&str> = vec![SystemColumn::Offset.name()];
                 names.extend(asked.iter().map(|index| columns[*index].name.as_str()));
-                let table = context.read_table(Arc::new(pin.table(&shown))).unwrap();
+                let table = context.read_table(Arc::new(table)).unwrap();
                 let names: Vec<_> = names
                     .iter()
                     .map(|name| datafusion::prelude::ident(*name))
@@ -380,6 +388,7 @@ impl<'a> World<'a> {
                 }
                 let expected: BTreeMap<u64, Vec<Option<String>>> = (0..)
                     .zip(&self.records)
+                    .filter(|(offset, _)| *offset < end)
                     .filter(|(offset, _)| !self.erased.contains(PARTITION, *offset))
                     .map(|(offset, record)| {
                         let cells = asked

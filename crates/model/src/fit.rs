@@ -40,23 +40,41 @@ impl Fit {
     /// To the user's columns of `target`, for records that are not in the log yet.
     pub fn appended(stored: &StreamSchema, target: &Stream) -> Fit {
         let all: Vec<usize> = (0..target.schema.fields().len()).collect();
-        Fit::new(stored, target, &all, Absent::Default)
+        let schema = target.schema_with_system();
+        Fit::new(stored, target, &schema, &all, Absent::Default)
     }
 
     /// To `projection` of the columns of `target` with system columns, which follow those of `stored` too.
     pub fn read(stored: &StreamSchema, target: &Stream, projection: &[usize]) -> Fit {
-        Fit::new(stored, target, projection, Absent::Missing)
+        let schema = target.schema_with_system();
+        Fit::new(stored, target, &schema, projection, Absent::Missing)
+    }
+
+    /// The same in the types of `schema`, which has the columns of `target` with system columns.
+    pub fn read_in(
+        stored: &StreamSchema,
+        target: &Stream,
+        schema: &SchemaRef,
+        projection: &[usize],
+    ) -> Fit {
+        Fit::new(stored, target, schema, projection, Absent::Missing)
     }
 
     /// To all columns of `target` with system columns, for records that are not in the log yet.
     pub fn pending(stored: &StreamSchema, target: &Stream) -> Fit {
-        let all: Vec<usize> = (0..target.schema_with_system().fields().len()).collect();
-        Fit::new(stored, target, &all, Absent::Default)
+        let schema = target.schema_with_system();
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        Fit::new(stored, target, &schema, &all, Absent::Default)
     }
 
-    fn new(stored: &StreamSchema, target: &Stream, projection: &[usize], absent: Absent) -> Fit {
+    fn new(
+        stored: &StreamSchema,
+        target: &Stream,
+        with_system: &SchemaRef,
+        projection: &[usize],
+        absent: Absent,
+    ) -> Fit {
         let columns = target.columns();
-        let with_system = target.schema_with_system();
         let mut sources: Vec<usize> = Vec::new();
         let mut source = |index: usize| {
             sources.push(index);
