@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Options,
-    keys::{KeyStore, KeyStoreError, KeyStores},
+    keys::{KeyStore, KeyStoreError, KeyStores, Keys},
 };
 
 /// Keys of the first builds held short ids as they are.
@@ -29,11 +29,16 @@ const WATERMARK: &[u8] = b"w";
 /// Says that no key is raw.
 pub(crate) const ALL_HASHED: &[u8] = b"h";
 
+/// Of the key of an id.
+pub(crate) const KEY_BYTES: usize = 4 + 1 + 32;
+/// Keys that are put in one batch.
+const PUT_KEYS_MAX: usize = 100_000;
+
 /// Stream, then the id's hash.
 pub(crate) type Key = Box<[u8]>;
 
 pub(crate) fn key(stream: StreamId, id: &[u8]) -> Key {
-    let mut key = Vec::with_capacity(5 + 32);
+    let mut key = Vec::with_capacity(KEY_BYTES);
     key.extend_from_slice(&stream.0.to_be_bytes());
     key.push(HASHED);
     key.extend_from_slice(&Sha256::digest(id));
@@ -141,6 +146,37 @@ impl Ids {
         Ok(value
             .and_then(|value| value.try_into().ok())
             .map_or(0, u64::from_be_bytes))
+    }
+
+    /// The keys of all ids so far; `None` if there is no index.
+    pub(crate) fn keys(&self) -> Result<Option<Keys>, Error> {
+        self.put_missing(&mut self.missing())?;
+        if !self.exists() {
+            return Ok(None);
+        }
+        let keys = self.with(|store| Ok(store.keys()))?;
+        Ok(Some(Box::new(keys.filter(|key| {
+            key.as_ref().map_or(true, |key| key.len() == KEY_BYTES)
+        }))))
+    }
+
+    /// Puts keys that another index gave, and says that all ids of commits up to `commit` are here.
+    pub(crate) fn put_all(
+        &self,
+        commit: u64,
+        keys: impl IntoIterator<Item = Key>,
+    ) -> Result<(), Error> {
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let mut entries = keys.by_ref().take(PUT_KEYS_MAX).map(|key| (key, Vec::new()));
+            self.with(|store| store.put(&mut entries))?;
+        }
+        let mut watermark = std::iter::once((Box::from(WATERMARK), commit.to_be_bytes().to_vec()));
+        self.with(|store| {
+            store.sync()?;
+            store.put(&mut watermark)?;
+            store.sync()
+        })
     }
 
     /// Makes all ids of commits up to `commit` durable, as far as they went in, then says so.

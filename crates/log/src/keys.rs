@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, path::Path, sync::Arc};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use lambic_base::file;
 
 use crate::ids::{self, ALL_HASHED};
@@ -20,6 +20,9 @@ pub enum KeyStoreError {
     Unsure(String),
 }
 
+/// Keys in their order.
+pub type Keys = Box<dyn Iterator<Item = Result<Box<[u8]>, KeyStoreError>> + Send>;
+
 /// Keys with values.
 pub trait KeyStore: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KeyStoreError>;
@@ -29,6 +32,8 @@ pub trait KeyStore: Send + Sync {
         entries: &mut dyn Iterator<Item = (Box<[u8]>, Vec<u8>)>,
     ) -> Result<(), KeyStoreError>;
     fn remove_prefix(&self, prefix: &[u8]) -> Result<(), KeyStoreError>;
+    /// All keys as of now, whatever is put while they are read.
+    fn keys(&self) -> Keys;
     /// Returns when everything put before is durable.
     fn sync(&self) -> Result<(), KeyStoreError>;
 }
@@ -115,6 +120,14 @@ impl KeyStore for FjallStore {
             self.keys.remove(key).map_err(stopped)?;
         }
         Ok(())
+    }
+
+    fn keys(&self) -> Keys {
+        let keys = self.database.snapshot().iter(&self.keys);
+        Box::new(keys.map(|guard| {
+            let key = guard.key().map_err(stopped)?;
+            Ok(Box::from(&*key))
+        }))
     }
 
     fn sync(&self) -> Result<(), KeyStoreError> {

@@ -17,6 +17,7 @@
 //! lock on its folder: the binary does.
 
 mod cache;
+mod cut;
 mod error;
 mod frame;
 mod ids;
@@ -39,9 +40,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use cut::{Cut, RECORD_IDS, restore_record_ids};
 pub use error::Error;
 pub use inspect::{Inspected, inspect};
-pub use keys::{KeyStore, KeyStoreError, KeyStores};
+pub use keys::{KeyStore, KeyStoreError, KeyStores, Keys};
 pub use log::{AppendsHeld, Log};
 pub use options::Options;
 pub use snapshot::{Chunks, Snapshot};

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    Error, Options, Snapshot,
+    Cut, Error, Options, Snapshot,
     cache::Cache,
     ids::Ids,
     options::{INLINE_BYTES_MAX, QUEUE_FACTOR_MAX},
@@ -344,6 +344,14 @@ impl Log {
         let sent = self.0.commands.send(Command::Rotate { done });
         sent.map_err(|_| closed())?;
         rotated.await.map_err(|_| closed())?
+    }
+
+    /// Everything that was acknowledged so far, over all streams, and nothing later.
+    pub async fn cut(&self) -> Result<Cut, Error> {
+        let (done, cut) = oneshot::channel();
+        let sent = self.0.commands.send(Command::Cut { done });
+        sent.map_err(|_| closed())?;
+        cut.await.map_err(|_| closed())?
     }
 
     /// Of the segments on disk.

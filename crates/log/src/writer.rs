@@ -11,7 +11,7 @@ use lambic_model::{Appended, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Error,
+    Cut, Error,
     log::{Shared, Waiting},
     mark::MarkFile,
     options::GROUP_BYTES_MAX,
@@ -37,6 +37,10 @@ pub(crate) enum Command {
     /// Close the active segment, unless it holds nothing.
     Rotate {
         done: oneshot::Sender<Result<(), Error>>,
+    },
+    /// The log as it is between two groups.
+    Cut {
+        done: oneshot::Sender<Result<Cut, Error>>,
     },
     /// Finish what came before, then end.
     Close,
@@ -86,6 +90,9 @@ impl Writer {
                 }
                 Some(Command::Rotate { done }) => {
                     let _ = done.send(self.rotate());
+                }
+                Some(Command::Cut { done }) => {
+                    let _ = done.send(self.cut());
                 }
                 Some(Command::Close) => break,
                 Some(Command::Append(_)) | None => {}
@@ -241,6 +248,13 @@ impl Writer {
             Arc::make_mut(&mut view.streams).remove(&id);
             Arc::make_mut(&mut view.erased).remove(&id);
         });
+    }
+
+    /// Also of a log that is read-only: what it acknowledged is there.
+    fn cut(&self) -> Result<Cut, Error> {
+        let keys = self.shared.ids.keys()?;
+        let view = self.shared.view();
+        Ok(Cut::new(&view, self.active.mark(self.state.commit), keys))
     }
 
     fn rotate(&mut self) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lambic_base::disk::{Op, SimDisk};
-use lambic_log::{KeyStore, KeyStoreError, KeyStores};
+use lambic_log::{KeyStore, KeyStoreError, KeyStores, Keys};
 use rand::{RngExt, rngs::StdRng};
 
 type Key = Box<[u8]>;
@@ -136,6 +136,11 @@ impl KeyStore for Store {
                 .collect()
         });
         self.change(keys.into_iter().map(|key| (key, None)).collect())
+    }
+
+    fn keys(&self) -> Keys {
+        let keys: Vec<Key> = self.with(|content| content.now.keys().cloned().collect());
+        Box::new(keys.into_iter().map(Ok))
     }
 
     fn sync(&self) -> Result<(), KeyStoreError> {

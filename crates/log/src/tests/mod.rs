@@ -2,6 +2,7 @@
 
 mod appends;
 mod crash;
+mod cut;
 mod drop;
 mod erase;
 mod evolve;
