@@ -239,6 +239,19 @@ impl ErasureLog {
         erasure.is_some_and(|erasure| erasure.finished.is_some())
     }
 
+    /// No erasure begins or is finished as long as this is held.
+    pub async fn standstill(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.putting.lock().await
+    }
+
+    /// The newest erasure before which all are finished, itself too; 0 if there is none.
+    pub fn finished_upto(&self) -> u64 {
+        let known = self.known();
+        let finished = known.erasures.values();
+        let finished = finished.take_while(|erasure| erasure.finished.is_some());
+        finished.last().map_or(0, |erasure| erasure.number)
+    }
+
     /// Deletes what a killed server left of erasures that did not happen or are finished.
     pub async fn tidy(&self) -> Result<(), Error> {
         let pending: Vec<Path> = self

@@ -56,13 +56,28 @@ impl LocalStore {
     /// The directory is created if it is not there, and what a killed process was still writing to the store's own
     /// folders is removed: the caller holds the data folder's lock.
     pub fn open(root: impl AsRef<FsPath>) -> Result<LocalStore> {
+        let reading = LocalStore::shared(root)?;
+        let root = reading.root().to_owned();
+        LocalStore::open_on(Arc::new(RealDisk), reading.reads, root)
+    }
+
+    /// A directory that others may write to at the same time: it is created if it is not there, and nothing is removed.
+    pub fn shared(root: impl AsRef<FsPath>) -> Result<LocalStore> {
         let root = root.as_ref();
         RealDisk
             .create_dir(root)
             .map_err(|source| failed(root, source))?;
-        let reading = LocalStore::to_read(root)?;
-        let root = reading.root().to_owned();
-        LocalStore::open_on(Arc::new(RealDisk), reading.reads, root)
+        LocalStore::to_read(root)
+    }
+
+    /// Removes what killed processes were still writing anywhere below the root; nobody may write meanwhile.
+    pub fn remove_staged(&self) -> Result<()> {
+        let is_staged = |name: &str| {
+            name.rsplit_once('#')
+                .is_some_and(|(_, digits)| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let removed = tidy(&*self.files.disk, self.root(), &is_staged);
+        removed.map_err(|source| failed(self.root(), source))
     }
 
     /// As [`LocalStore::open`], on any disk; `reads` is a store of the files that are there below `root`, which exists.
@@ -72,7 +87,7 @@ impl LocalStore {
         root: PathBuf,
     ) -> Result<LocalStore> {
         for folder in FOLDERS.map(|folder| root.join(folder)) {
-            match tidy(&*disk, &folder) {
+            match tidy(&*disk, &folder, &is_staged) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed(&folder, error));
                 }
@@ -135,11 +150,11 @@ fn is_staged(name: &str) -> bool {
 }
 
 /// Removes what a killed process was still writing, and makes durable what it put without coming to that.
-fn tidy(disk: &dyn Disk, dir: &FsPath) -> io::Result<()> {
+fn tidy(disk: &dyn Disk, dir: &FsPath, is_staged: &dyn Fn(&str) -> bool) -> io::Result<()> {
     for path in disk.list(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if disk.is_dir(&path) {
-            tidy(disk, &path)?;
+            tidy(disk, &path, is_staged)?;
         } else if is_staged(&name) {
             disk.remove(&path)?;
         }

@@ -62,6 +62,10 @@ pub enum Command {
     /// List, show, deploy, invoke or delete functions, or read their logs
     #[command(subcommand)]
     Function(Function),
+    /// Copy everything at one moment to a folder or URL; list, verify and delete such backups
+    Backup(Backup),
+    /// Make a data folder of a backup
+    Restore(Restore),
     /// Measure appends, freshness, batches, lookups, SQL and functions on this machine
     Bench(Bench),
     /// Check the machine, and the files of a data folder whose server is stopped
@@ -320,6 +324,54 @@ pub enum Function {
     },
     /// Delete a function
     Delete { name: String },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Backup {
+    #[command(subcommand)]
+    pub command: Option<BackupCommand>,
+    /// Where to: a folder on the server's machine, or a URL such as file:///backups
+    #[arg(required = true)]
+    pub target: Option<String>,
+    /// Back up this data folder, whose server is stopped, without a server
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// The backups in a target
+    List { target: String },
+    /// Read every file of these backups, or of all, and compare it with its checksum
+    Verify {
+        target: String,
+        backups: Vec<String>,
+    },
+    /// Delete these backups, and the files that no other backup needs
+    Delete {
+        target: String,
+        #[arg(required = true)]
+        backups: Vec<String>,
+    },
+    /// Delete all backups but the newest ones
+    Prune {
+        target: String,
+        /// How many to keep
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Where the backup is: a folder, or a URL such as file:///backups
+    pub target: String,
+    /// The data folder to make; it must be empty or not exist
+    pub data: PathBuf,
+    /// Which backup [default: the newest]
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! `lambic`: the command line, the configuration, and the wiring of the rooms into one program.
 
+mod backup;
 mod bench;
 mod cli;
 mod client;

@@ -168,7 +168,10 @@ impl Ids {
     ) -> Result<(), Error> {
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
-            let mut entries = keys.by_ref().take(PUT_KEYS_MAX).map(|key| (key, Vec::new()));
+            let mut entries = keys
+                .by_ref()
+                .take(PUT_KEYS_MAX)
+                .map(|key| (key, Vec::new()));
             self.with(|store| store.put(&mut entries))?;
         }
         let mut watermark = std::iter::once((Box::from(WATERMARK), commit.to_be_bytes().to_vec()));

@@ -21,6 +21,7 @@ const KEYWORDS: [&str; 42] = [
     "refresh",
     "subscribe",
     "audit",
+    "backup",
     "explain",
     "distinct",
     "join",

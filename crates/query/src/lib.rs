@@ -38,7 +38,7 @@ pub use database::{AuditResult, Database, Parts};
 pub use depth::STACK_BYTES;
 pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
 pub use lambic_view::postgres::memberships;
-pub use lifecycle::{AppendsHeld, BuiltView, Erasing, ErasureInfo, Lifecycle, ToErase};
+pub use lifecycle::{AppendsHeld, BackupInfo, BuiltView, Erasing, ErasureInfo, Lifecycle, ToErase};
 pub use provider::TailOf;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};
 pub use statement::{Piece, split, tokens};

@@ -46,6 +46,10 @@ pub trait Lifecycle: Send + Sync {
     async fn erase(&self, to_erase: ToErase) -> Result<Box<dyn Erasing>, Error>;
     /// All erasures ever, the oldest first.
     fn erasures(&self) -> Vec<ErasureInfo>;
+    /// Copies all that there is at one frontier to `target`, an absolute path or a URL; returns when it can be restored.
+    async fn backup(&self, target: &str) -> Result<BackupInfo, Error>;
+    /// The backups that this server made or is making, the oldest first.
+    fn backups(&self) -> Vec<BackupInfo>;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
 }
@@ -104,4 +108,25 @@ pub struct ErasureInfo {
     pub files_left: u64,
     pub finished_at_us: Option<i64>,
     pub sha256: String,
+}
+
+/// A backup as `lambic_backups` shows it.
+#[derive(Debug, Clone, Default)]
+pub struct BackupInfo {
+    /// Its id; empty before it has one.
+    pub backup: String,
+    pub target: String,
+    pub started_at_us: i64,
+    pub finished_at_us: Option<i64>,
+    /// `finished`, `failed: …`, or what is being done.
+    pub state: String,
+    pub files: u64,
+    pub files_total: u64,
+    pub bytes: u64,
+    pub bytes_total: u64,
+    /// Of `bytes`, what the target did not have yet.
+    pub bytes_copied: u64,
+    pub frontier: String,
+    /// What the user should know of other backups in the target.
+    pub notes: Vec<String>,
 }

@@ -26,7 +26,7 @@ use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving
 use lambic_view::{Source, tail::TailSource};
 
 use crate::{
-    Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
+    BackupInfo, Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
     pinned::{Pinned, view_error},
     system::SystemTable,
 };
@@ -64,6 +64,11 @@ impl Sources {
     pub fn erasures(&self) -> Vec<ErasureInfo> {
         let lifecycle = self.lifecycle();
         lifecycle.map_or_else(Vec::new, |lifecycle| lifecycle.erasures())
+    }
+
+    pub fn backups(&self) -> Vec<BackupInfo> {
+        let lifecycle = self.lifecycle();
+        lifecycle.map_or_else(Vec::new, |lifecycle| lifecycle.backups())
     }
 
     pub fn broken(&self) -> HashMap<String, String> {

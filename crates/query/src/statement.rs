@@ -8,6 +8,7 @@ use std::ops::Range;
 use datafusion::sql::sqlparser::{
     ast::{self, AlterTable, CreateTable, CreateView},
     dialect::PostgreSqlDialect,
+    keywords::Keyword,
     parser::{Parser, ParserError},
     tokenizer::{Token, TokenWithSpan, Tokenizer},
 };
@@ -52,6 +53,8 @@ pub enum Statement {
     Audit(Option<String>),
     ExplainView(String),
     Erase(Box<Erase>),
+    /// To a folder or URL.
+    Backup(String),
     Insert(Box<Plain>),
     Subscribe(Box<Subscribe>),
     Sql(Box<Plain>),
@@ -294,6 +297,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             Ok(Statement::Erase(Box::new(erase::parse(sql, &part.tokens)?)))
         }
         ["SUBSCRIBE", ..] => subscribe::parse(session, part),
+        ["BACKUP", ..] => backup(part),
         ["INSERT", ..] => {
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             let mut ast = plain(&window::readable(&text), sql)?;
@@ -332,6 +336,28 @@ fn readable(session: &Session, text: &str, sql: &str) -> Result<Option<ast::Stat
     Ok(Some(ast))
 }
 const ALTER_EXPECTED: &str = "ALTER STREAM name ADD COLUMN …, RENAME COLUMN … TO …, ALTER COLUMN … TYPE …, SET or DROP DEFAULT, SET or DROP NOT NULL, or DROP COLUMN … is expected";
+fn backup(part: &Part<'_>) -> Result<Statement, Error> {
+    let expected = |at: usize| {
+        syntax("BACKUP TO 'folder or URL' is expected", at).with_hint(
+            "a folder is named from its root, on the server's machine: BACKUP TO '/backups/lambic'",
+        )
+    };
+    match part.tokens.as_slice() {
+        [
+            _,
+            (_, Token::Word(to)),
+            (_, Token::SingleQuotedString(target)),
+        ] if to.keyword == Keyword::TO && !target.trim().is_empty() => {
+            Ok(Statement::Backup(target.trim().to_owned()))
+        }
+        [_, (_, Token::Word(to)), rest @ ..] if to.keyword == Keyword::TO => Err(expected(
+            rest.first()
+                .map_or_else(|| part.piece.text.chars().count(), |(at, _)| at + 1),
+        )),
+        [_, (at, _), ..] => Err(expected(at + 1)),
+        _ => Err(expected(1)),
+    }
+}
 
 fn immutable() -> Error {
     Error::new(

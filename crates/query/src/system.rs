@@ -1,4 +1,4 @@
-//! System tables: what streams and views there are and how they stand, and what was erased.
+//! System tables: what streams and views there are and how they stand, what was erased and backed up.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use lambic_model::{Column, Constant, Frontier, Frontiers, SchemaVersion, Stream,
 use lambic_serving::Served;
 use lambic_view::{Definition, Freshness};
 
-use crate::{Catalog, ErasureInfo, ViewInfo, provider::Sources, types};
+use crate::{BackupInfo, Catalog, ErasureInfo, ViewInfo, provider::Sources, types};
 
 /// In UTC.
 const INSTANT: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
@@ -38,6 +38,7 @@ enum Which {
     Columns,
     Views,
     Erasures,
+    Backups,
 }
 
 impl std::fmt::Debug for SystemTable {
@@ -47,11 +48,12 @@ impl std::fmt::Debug for SystemTable {
 }
 
 impl SystemTable {
-    pub const NAMES: [&'static str; 4] = [
+    pub const NAMES: [&'static str; 5] = [
         "lambic_streams",
         "lambic_columns",
         "lambic_views",
         "lambic_erasures",
+        "lambic_backups",
     ];
 
     pub fn named(name: &str, sources: &Sources) -> Option<SystemTable> {
@@ -60,6 +62,7 @@ impl SystemTable {
             "lambic_columns" => Which::Columns,
             "lambic_views" => Which::Views,
             "lambic_erasures" => Which::Erasures,
+            "lambic_backups" => Which::Backups,
             _ => return None,
         };
         Some(SystemTable {
@@ -126,6 +129,19 @@ impl SystemTable {
                 ("finished_at", INSTANT),
                 ("sha256", DataType::Utf8),
             ],
+            Which::Backups => &[
+                ("backup", DataType::Utf8),
+                ("target", DataType::Utf8),
+                ("started_at", INSTANT),
+                ("finished_at", INSTANT),
+                ("state", DataType::Utf8),
+                ("files", DataType::Int64),
+                ("files_total", DataType::Int64),
+                ("bytes", DataType::Int64),
+                ("bytes_total", DataType::Int64),
+                ("bytes_copied", DataType::Int64),
+                ("frontier", DataType::Utf8),
+            ],
         }
     }
 
@@ -135,6 +151,7 @@ impl SystemTable {
             Which::Columns => self.columns_of_streams(),
             Which::Views => self.views(),
             Which::Erasures => self.erasures(),
+            Which::Backups => self.backups(),
         };
         Ok(RecordBatch::try_new(self.schema(), columns)?)
     }
@@ -226,6 +243,30 @@ impl SystemTable {
             number(|e| e.files_left),
             instants(all.iter().map(|e| e.finished_at_us)),
             text(|e| &e.sha256),
+        ]
+    }
+
+    fn backups(&self) -> Vec<ArrayRef> {
+        let all = self.sources.backups();
+        let text = |of: fn(&BackupInfo) -> &String| {
+            texts(
+                all.iter()
+                    .map(|b| Some(of(b).clone()).filter(|text| !text.is_empty())),
+            )
+        };
+        let number = |of: fn(&BackupInfo) -> u64| numbers(all.iter().map(of));
+        vec![
+            text(|b| &b.backup),
+            text(|b| &b.target),
+            instants(all.iter().map(|b| Some(b.started_at_us))),
+            instants(all.iter().map(|b| b.finished_at_us)),
+            text(|b| &b.state),
+            number(|b| b.files),
+            number(|b| b.files_total),
+            number(|b| b.bytes),
+            number(|b| b.bytes_total),
+            number(|b| b.bytes_copied),
+            text(|b| &b.frontier),
         ]
     }
 

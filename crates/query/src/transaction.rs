@@ -249,6 +249,12 @@ impl Transaction {
             return Err(Error::new(sqlstate::ACTIVE_TRANSACTION, message)
                 .with_hint("no ROLLBACK would bring the records back; run it alone"));
         }
+        if matches!(statement, Statement::Backup(_)) && state.is_block {
+            let message = format!("{what} cannot run inside a transaction block");
+            return Err(Error::new(sqlstate::ACTIVE_TRANSACTION, message).with_hint(
+                "it has what is committed, whatever the transaction sees; run it alone",
+            ));
+        }
         if let Statement::DropStream { names, .. } = statement
             && let Some(name) = names.iter().find(|name| state.has_records_for(name))
         {
@@ -294,6 +300,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
     match statement {
         Statement::Erase(erase) if erase.explain => None,
         Statement::Erase(_) => Some("ERASE"),
+        Statement::Backup(_) => Some("BACKUP"),
         Statement::Sql(_)
         | Statement::Subscribe(_)
         | Statement::Audit(_)

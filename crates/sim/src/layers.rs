@@ -10,7 +10,7 @@ use lambic_dataset::Dataset;
 use lambic_log::Log;
 use lambic_model::{Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{
-    AppendsHeld, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
+    AppendsHeld, BackupInfo, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
 };
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
@@ -252,6 +252,15 @@ impl Lifecycle for Layers {
     }
 
     fn erasures(&self) -> Vec<ErasureInfo> {
+        Vec::new()
+    }
+
+    async fn backup(&self, _: &str) -> Result<BackupInfo, Error> {
+        let message = "the simulated server makes no backups";
+        Err(Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message))
+    }
+
+    fn backups(&self) -> Vec<BackupInfo> {
         Vec::new()
     }
 

@@ -36,7 +36,13 @@ pub fn run(global: &Global, client: &Client, args: &cli::Erase) -> anyhow::Resul
         [] => String::new(),
         options => format!(" WITH ({})", options.join(", ")),
     };
-    said(client.sql(&format!("ERASE {from}{with}"))?.tag, global.json)
+    let tag = client.sql(&format!("ERASE {from}{with}"))?.tag;
+    if tag.as_deref() != Some("ERASE 0") {
+        eprintln!(
+            "backups made before still hold the records: `lambic backup list TARGET` tells which, `lambic backup delete` removes them"
+        );
+    }
+    said(tag, global.json)
 }
 
 /// Nothing brings the records back, so the name is to be typed.

@@ -2,6 +2,7 @@
 
 mod append;
 mod audit;
+mod backup;
 mod batch;
 mod bench;
 mod completions;
@@ -11,6 +12,7 @@ mod erase;
 mod follow;
 mod function;
 mod query;
+mod restore;
 mod serve;
 mod stream;
 mod view;
@@ -56,6 +58,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Batch(args) => batch::run(&global, args),
         Command::Audit(args) => audit::run(&global, &args),
         Command::Function(args) => function::run(&global, args),
+        Command::Backup(args) => backup::run(&global, args),
+        Command::Restore(args) => restore::run(&global, &args),
         Command::Bench(args) => wait(|| bench::run(global, args)),
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Completions { shell } => completions::run(shell),

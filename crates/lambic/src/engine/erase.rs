@@ -193,6 +193,11 @@ impl Erasures {
         self.0.entries.erasures().into_iter().map(info).collect()
     }
 
+    /// No erasure begins or is finished as long as this is held.
+    pub async fn standstill(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.entries.standstill().await
+    }
+
     /// The stream whose erasures come next.
     fn next(&self) -> Option<StreamId> {
         let pending = self.0.entries.pending();

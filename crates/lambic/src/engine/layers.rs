@@ -10,7 +10,7 @@ use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{
-    AppendsHeld, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
+    AppendsHeld, BackupInfo, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
 };
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
@@ -21,6 +21,7 @@ use super::{
     erase::Erasures,
     holds::{Hold, Holds},
 };
+use crate::backup::Snapshots;
 
 pub struct Parts {
     pub log: Log,
@@ -31,6 +32,7 @@ pub struct Parts {
     pub task: Arc<TaskContext>,
     pub functions: Functions,
     pub erasures: Erasures,
+    pub snapshots: Snapshots,
 }
 
 impl Parts {
@@ -560,6 +562,14 @@ impl Lifecycle for Layers {
 
     fn erasures(&self) -> Vec<ErasureInfo> {
         self.parts.erasures.infos()
+    }
+
+    async fn backup(&self, target: &str) -> Result<BackupInfo, Error> {
+        self.parts.snapshots.backup(self, target).await
+    }
+
+    fn backups(&self) -> Vec<BackupInfo> {
+        self.parts.snapshots.infos()
     }
 
     fn functions_of(&self, stream: &str) -> Vec<String> {

@@ -6,7 +6,7 @@
 mod checkpoint;
 mod erase;
 mod holds;
-mod layers;
+pub(crate) mod layers;
 #[cfg(test)]
 mod tests;
 mod trim;
@@ -36,12 +36,15 @@ use lambic_view::{Definition, session};
 use tokio::sync::watch;
 use tracing::error;
 
-use crate::settings::{self, Settings};
+use crate::{
+    backup::{self, Snapshots},
+    settings::{self, Settings},
+};
 use erase::Erasures;
 use layers::Layers;
 
 /// Ids below 100 are the house's own; these are the first.
-const SYSTEM_STREAM_FIRST: StreamId = StreamId(1);
+pub(crate) const SYSTEM_STREAM_FIRST: StreamId = StreamId(1);
 /// How many of the largest memory users an out-of-memory error names.
 const CONSUMERS_NAMED: usize = 5;
 
@@ -80,6 +83,9 @@ impl Engine {
     /// Opens the data folder, recovering what a crash left, and starts what runs by itself.
     pub async fn open(options: Options) -> anyhow::Result<Engine> {
         let lock = DirLock::acquire(&options.data)?;
+        if let Some(unfinished) = backup::unfinished(&options.data) {
+            anyhow::bail!(unfinished);
+        }
         let store = Arc::new(LocalStore::open(&options.data)?);
         Engine::open_on(options, lock, store).await
     }
@@ -135,6 +141,7 @@ impl Engine {
             task: state.task_ctx(),
             functions: functions.clone(),
             erasures,
+            snapshots: Snapshots::new(data),
         }));
         open_views(&layers, &database, views).await;
         database.attach(Arc::clone(&layers) as Arc<dyn Lifecycle>);

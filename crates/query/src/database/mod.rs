@@ -3,6 +3,7 @@
 mod alter_stream;
 mod as_of;
 mod audit;
+mod backup;
 mod building;
 mod create_stream;
 mod create_view;
@@ -449,7 +450,7 @@ impl Database {
             }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
             Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
-            Statement::ExplainView(_) => (Vec::new(), explain::schema()),
+            Statement::ExplainView(_) | Statement::Backup(_) => (Vec::new(), explain::schema()),
             _ => (Vec::new(), Arc::new(Schema::empty())),
         };
         Ok(Prepared {
@@ -550,6 +551,7 @@ impl Database {
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
+            Statement::Backup(target) => self.backup(target).await,
             Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,
             Statement::Sql(plain) => self.query(session, plain, sql, parameters, None).await,

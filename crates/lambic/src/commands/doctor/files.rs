@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::{Check, erasures};
 use crate::{
+    backup,
     commands::wait,
     exit::refusal,
     output::counted,
@@ -36,6 +37,10 @@ pub fn check(data: &Path) -> anyhow::Result<Vec<Check>> {
         )));
     }
     let _lock = DirLock::look(data).map_err(refusal)?;
+    if let Some(unfinished) = backup::unfinished(data) {
+        let shown = data.display().to_string();
+        return Ok(vec![Check::trouble("data folder", shown, unfinished)]);
+    }
     let ours = ["catalog.json", "log", "dataset", "views"];
     if !ours.iter().any(|name| data.join(name).exists()) {
         return Ok(vec![Check::trouble(

@@ -1,0 +1,255 @@
+//! What of a data folder belongs into a backup. The folder is that of a stopped server, or a snapshot.
+//!
+//! Left out is what can be made again (compiled code, spilled rows) and what no manifest lists. Files whose checksum is
+//! known are compared with it before they are copied: damage is not carried into backups.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+    sync::Arc,
+};
+
+use lambic_batch::BatchManifest;
+use lambic_dataset::{
+    ErasureLog, LocalStore, Manifest as StreamManifest, ManifestStore, ObjectStore,
+};
+use lambic_functions::system_streams;
+use lambic_log::RECORD_IDS;
+use lambic_model::{Frontier, StreamId};
+use lambic_query::Catalog;
+use lambic_view::Definition;
+
+use super::Error;
+use crate::{engine::SYSTEM_STREAM_FIRST, server::FIRST_STREAM_ID};
+
+pub const CATALOG: &str = "catalog.json";
+const PROJECT: &str = "project.json";
+/// Which functions are deployed.
+pub const DEPLOYED: &str = "functions/functions";
+const CODE: &str = "functions/code";
+
+/// A file of a data folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// From the data folder, with `/`.
+    pub path: String,
+    pub bytes: u64,
+    /// What its manifest says; such a file never changes under its name.
+    pub crc32c: Option<u32>,
+}
+
+/// All that a backup of a folder has.
+#[derive(Debug)]
+pub struct Contents {
+    pub items: Vec<Item>,
+    /// Where each stream ends, by name.
+    pub frontier: BTreeMap<String, Frontier>,
+    /// The records of erasures up to this one are not in it.
+    pub erasure: u64,
+    /// Erasures that happened and are not carried out to the end.
+    pub erasures_pending: Vec<u64>,
+}
+
+impl Contents {
+    /// Reads every frame of the log: a damaged one is an error.
+    pub async fn of(dir: &Path) -> Result<Contents, Error> {
+        let mut items = beside_log(dir).await?;
+        let log = dir.join("log");
+        let heads = tokio::task::spawn_blocking(move || lambic_log::inspect(&log))
+            .await??
+            .heads;
+        items.extend(files_below(dir, "log", &|path| {
+            let is_segment = path.ends_with(".segment");
+            is_segment
+                || path == "log/acknowledged"
+                || path.starts_with("log/ids/")
+                || path.starts_with(&format!("log/{RECORD_IDS}/"))
+        })?);
+        let catalog = catalog(dir)?;
+        let streams = catalog.streams();
+        let frontier = streams.map(|stream| {
+            let zero = Frontier::zero(stream.partitions);
+            (stream.name.to_string(), heads.of(stream.id).max(&zero))
+        });
+        let erasures = ErasureLog::open(store(dir)?).await?;
+        Ok(Contents {
+            items,
+            frontier: frontier.collect(),
+            erasure: erasures.finished_upto(),
+            erasures_pending: erasures.pending().iter().map(|e| e.number).collect(),
+        })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.items.iter().map(|item| item.bytes).sum()
+    }
+}
+
+fn store(dir: &Path) -> Result<Arc<dyn ObjectStore>, Error> {
+    Ok(Arc::new(LocalStore::to_read(dir)?))
+}
+
+fn catalog(dir: &Path) -> Result<Catalog, Error> {
+    let system = system_streams(SYSTEM_STREAM_FIRST);
+    Ok(Catalog::open(dir.join(CATALOG), &system.all())?)
+}
+
+/// Everything but the log.
+pub async fn beside_log(dir: &Path) -> Result<Vec<Item>, Error> {
+    let store = store(dir)?;
+    let mut items = Vec::new();
+    for name in [CATALOG, PROJECT] {
+        if let Some(bytes) = size_of(&dir.join(name))? {
+            items.push(plain(name.to_owned(), bytes));
+        }
+    }
+    let catalog = catalog(dir)?;
+    dataset(dir, &store, &catalog, &mut items).await?;
+    views(dir, &store, &catalog, &mut items).await?;
+    items.extend(files_below(dir, "erasures", &|path| !path.contains('#'))?);
+    items.extend(files_below(dir, DEPLOYED, &|path| path.ends_with(".json"))?);
+    items.extend(files_below(dir, CODE, &|path| {
+        let within = path.strip_prefix(CODE).unwrap_or_default();
+        let first = within.trim_start_matches('/').split('/').next();
+        !first.unwrap_or_default().ends_with(".tmp")
+    })?);
+    Ok(items)
+}
+
+fn plain(path: String, bytes: u64) -> Item {
+    Item {
+        path,
+        bytes,
+        crc32c: None,
+    }
+}
+
+fn size_of(path: &Path) -> Result<Option<u64>, Error> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("look at", path)(error)),
+    }
+}
+
+/// The streams' newest manifests and the files that these list; folders of dropped streams are left out.
+async fn dataset(
+    dir: &Path,
+    store: &Arc<dyn ObjectStore>,
+    catalog: &Catalog,
+    items: &mut Vec<Item>,
+) -> Result<(), Error> {
+    let known: BTreeSet<StreamId> = catalog.streams().map(|stream| stream.id).collect();
+    for folder in names_in(&dir.join("dataset"))? {
+        let id = folder.split('-').next().and_then(|id| id.parse().ok());
+        let is_there = |id: &StreamId| id.0 < FIRST_STREAM_ID || known.contains(id);
+        if id.map(StreamId).filter(is_there).is_none() {
+            continue;
+        }
+        let prefix = format!("dataset/{folder}");
+        let manifests = ManifestStore::<StreamManifest>::new(Arc::clone(store), prefix, 1);
+        let Some((number, manifest)) = manifests.load().await? else {
+            continue;
+        };
+        items.push(listed(dir, manifests.path(number).to_string())?);
+        items.extend(manifest.files.into_iter().map(|file| Item {
+            path: file.path,
+            bytes: file.bytes,
+            crc32c: Some(file.crc32c),
+        }));
+    }
+    Ok(())
+}
+
+/// Batch views are derived: one that cannot be read is left out, and computed again after a restore.
+async fn views(
+    dir: &Path,
+    store: &Arc<dyn ObjectStore>,
+    catalog: &Catalog,
+    items: &mut Vec<Item>,
+) -> Result<(), Error> {
+    let served = catalog.views();
+    let former = served.flat_map(|view| {
+        let former = catalog.former_versions(view.name.as_str());
+        former.iter().chain([view])
+    });
+    let directories: Vec<String> = former.map(Definition::directory).collect();
+    let mut folders = BTreeSet::new();
+    for directory in directories {
+        for item in files_below(dir, &directory, &|_| true)? {
+            if let Some((folder, _)) = item.path.rsplit_once('/') {
+                folders.insert(folder.to_owned());
+            }
+        }
+    }
+    for folder in folders {
+        let numbers = ManifestStore::<BatchManifest>::new(Arc::clone(store), folder.clone(), 1);
+        let Some(&newest) = numbers.numbers().await?.last() else {
+            continue;
+        };
+        let path = numbers.path(newest).to_string();
+        // The other kind of folder holds a frontier alone.
+        match numbers.get(newest).await {
+            Ok(manifest) => {
+                let file = Item {
+                    path: manifest.file.path,
+                    bytes: manifest.file.bytes,
+                    crc32c: Some(manifest.file.crc32c),
+                };
+                if size_of(&dir.join(&file.path))? == Some(file.bytes) {
+                    items.extend([listed(dir, path)?, file]);
+                }
+            }
+            Err(_) if folder.ends_with("/frontier") => items.push(listed(dir, path)?),
+            Err(error) => {
+                tracing::warn!(folder, %error, "a batch view cannot be read and is not part of the backup");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listed(dir: &Path, path: String) -> Result<Item, Error> {
+    let file = dir.join(&path);
+    let metadata = fs::metadata(&file).map_err(Error::io("look at", &file))?;
+    Ok(plain(path, metadata.len()))
+}
+
+fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("list", dir))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", dir))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The files below a folder that are wanted, by their paths from `dir`.
+pub fn files_below(
+    dir: &Path,
+    folder: &str,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Vec<Item>, Error> {
+    let mut items = Vec::new();
+    for name in names_in(&dir.join(folder))? {
+        let path = format!("{folder}/{name}");
+        let file = dir.join(&path);
+        let found = match fs::metadata(&file) {
+            // It went between being listed and looked at: what is needed of it is missed by who opens it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(Error::io("look at", &file))?,
+        };
+        if found.is_dir() {
+            items.extend(files_below(dir, &path, wanted)?);
+        } else if wanted(&path) {
+            items.push(plain(path, found.len()));
+        }
+    }
+    Ok(items)
+}

@@ -1,0 +1,42 @@
+//! Why a backup or a restore did not happen.
+
+use std::{io, path::Path};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for cannot be done; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// A file is not what was written once.
+    #[error("{0}")]
+    Damaged(String),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("the target failed: {0}")]
+    Store(#[from] object_store::Error),
+    #[error(transparent)]
+    Log(#[from] lambic_log::Error),
+    #[error(transparent)]
+    Dataset(#[from] lambic_dataset::Error),
+    #[error("{0}")]
+    Catalog(#[from] lambic_query::CatalogError),
+    #[error("a task ended badly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    pub fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let what = format!("cannot {action} `{}`", path.display());
+        move |source| Error::Io { what, source }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Error::Dataset(lambic_dataset::Error::Store(error)) | Error::Store(error) => {
+                matches!(error, object_store::Error::NotFound { .. })
+            }
+            _ => false,
+        }
+    }
+}
