@@ -14,7 +14,7 @@ use object_store::{
 
 use crate::{
     DataFile, Error, Manifest, ManifestStore, Tail,
-    manifest::{FileErased, data_file_name, number_of, range_of},
+    manifest::{FileErased, contains, data_file_name, number_of, range_of},
     parquet_file,
     seal::{self, Sealed},
 };
@@ -28,6 +28,8 @@ pub struct Options {
     pub file_rows_max: u64,
     /// How much of the log sealing holds in memory at a time.
     pub chunk_bytes: u64,
+    /// So many small files that follow one another are worth being made one; 0: never.
+    pub merge_files: usize,
     /// How many of a stream's newest manifests are kept; only the newest is read.
     pub manifests_kept: usize,
 }
@@ -38,6 +40,7 @@ impl Default for Options {
             file_bytes_max: 64 << 20,
             file_rows_max: 2_000_000,
             chunk_bytes: 8 << 20,
+            merge_files: 8,
             manifests_kept: 16,
         }
     }
@@ -85,11 +88,11 @@ fn directory(stream: &Stream) -> Path {
     Path::from("dataset").join(format!("{}-{}", stream.id, stream.name))
 }
 
-pub(crate) fn path_of(stream: &Stream, range: OffsetRange, erased: Option<FileErased>) -> Path {
+fn path_of(stream: &Stream, range: OffsetRange, erased: Option<FileErased>, merged: bool) -> Path {
     let erasure = erased.map(|erased| erased.number);
     directory(stream)
         .join(format!("p{}", range.partition))
-        .join(data_file_name(range, erasure))
+        .join(data_file_name(range, erasure, merged))
 }
 
 impl Dataset {
@@ -102,6 +105,10 @@ impl Dataset {
             current: RwLock::default(),
             verified: Mutex::default(),
         })))
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.0.options
     }
 
     pub fn store(&self) -> Arc<dyn ObjectStore> {
@@ -316,7 +323,7 @@ impl Dataset {
         manifest: &Manifest,
         sealed: Sealed,
     ) -> Result<DataFile, Error> {
-        let path = path_of(&part.stream, sealed.range, sealed.erased);
+        let path = path_of(&part.stream, sealed.range, sealed.erased, sealed.merged);
         let file = DataFile {
             path: path.to_string(),
             range: sealed.range,
@@ -324,6 +331,7 @@ impl Dataset {
             crc32c: sealed.crc32c,
             erased: sealed.erased,
             schema: sealed.schema,
+            merged: sealed.merged,
         };
         let payload = PutPayload::from(sealed.file);
         let create = PutOptions::from(PutMode::Create);
@@ -428,7 +436,7 @@ impl Dataset {
                 Kind::Orphan | Kind::Replaced => {
                     tracing::debug!(
                         path,
-                        "removing a file of a seal or erasure that was cut short"
+                        "removing a file that was replaced or never became part of the dataset"
                     );
                     self.0.store.delete(&object.location).await?;
                 }
@@ -530,7 +538,7 @@ fn check_manifest(stream: &Stream, number: u64, manifest: &Manifest) -> Result<(
     if let Some(file) = manifest
         .files
         .iter()
-        .find(|file| file.path != path_of(stream, file.range, file.erased).to_string())
+        .find(|file| file.path != path_of(stream, file.range, file.erased, file.merged).to_string())
     {
         return Err(format!(
             "`{}` is not where records {} to {} of partition {} belong",
@@ -553,7 +561,8 @@ pub(crate) enum Kind {
     Manifest,
     /// Named as the next file of its partition would be: written by a seal that did not come to its commit.
     Orphan,
-    /// Has the range of one that is listed: an erasure replaced it, or did not come to its commit.
+    /// Has the range of one that is listed, or a part of that of one that was merged: it was replaced, or what was to
+    /// replace it did not come to its commit.
     Replaced,
     Foreign,
 }
@@ -567,12 +576,19 @@ pub(crate) fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> 
     match parts.as_slice() {
         [name] if number_of(name.as_ref()).is_some() => Kind::Manifest,
         [directory, name] => match range_of(directory.as_ref(), name.as_ref()) {
-            Some(range) if is_orphan(range, manifest, stream) => Kind::Orphan,
-            Some(range) if manifest.files.iter().any(|file| file.range == range) => Kind::Replaced,
+            Some((range, _)) if is_orphan(range, manifest, stream) => Kind::Orphan,
+            Some((range, merged)) if is_replaced(range, merged, manifest) => Kind::Replaced,
             _ => Kind::Foreign,
         },
         _ => Kind::Foreign,
     }
+}
+
+fn is_replaced(range: OffsetRange, merged: bool, manifest: &Manifest) -> bool {
+    let is_known = range.end <= manifest.frontier.offset(range.partition);
+    let mut files = manifest.files.iter();
+    merged && is_known
+        || files.any(|file| file.range == range || file.merged && contains(file.range, range))
 }
 
 fn is_orphan(range: OffsetRange, manifest: &Manifest, stream: &Stream) -> bool {

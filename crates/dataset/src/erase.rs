@@ -5,16 +5,12 @@
 //! of the former, and that one is deleted when nobody who began before can read it any more. A kill leaves files
 //! that no manifest lists, which the next start removes, and the rest of the work to be done again.
 
-use arrow::{array::BooleanArray, compute::filter_record_batch};
-use bytes::Bytes;
-use lambic_model::{Erased, Fit, Stream, StreamId};
-use object_store::{Error as StoreError, ObjectStoreExt as _, path::Path};
+use lambic_model::{Erased, StreamId};
+use object_store::{Error as StoreError, ObjectStoreExt as _};
 
 use crate::{
-    DataFile, Dataset, Error, Manifest,
-    dataset::{Kind, Part, kind_of, stored_under},
-    parquet_file,
-    seal::{FileEncoder, Sealed, places},
+    Dataset, Error, Manifest,
+    dataset::{Kind, Part, kind_of},
 };
 
 impl Dataset {
@@ -47,12 +43,7 @@ impl Dataset {
         let Some(file) = manifest.files.iter().find(|file| file.holds(erased) > 0) else {
             return Ok(false);
         };
-        self.verify_once(file).await?;
-        let path = Path::from(file.path.as_str());
-        let bytes = self.store().get(&path).await?.bytes().await?;
-        let (stream, former, erased) = (part.now(), file.clone(), erased.clone());
-        let rewrite = move || without(&stream, &former, bytes, &erased);
-        let sealed = tokio::task::spawn_blocking(rewrite).await??;
+        let sealed = self.rewritten(part, vec![file.clone()], erased).await?;
         let new = self.put_file(part, &manifest, sealed).await?;
         self.commit(part, manifest.replaced(new), undecided).await?;
         Ok(true)
@@ -83,49 +74,4 @@ impl Dataset {
         }
         Ok(left)
     }
-}
-
-fn without(
-    stream: &Stream,
-    file: &DataFile,
-    bytes: Bytes,
-    erased: &Erased,
-) -> Result<Sealed, Error> {
-    let unreadable = |source| Error::FileUnreadable {
-        path: file.path.clone(),
-        source,
-    };
-    // It is written anew in the columns of today, without the values of those that were dropped.
-    let stored = stored_under(stream, file)?;
-    let columns: Vec<usize> = (0..stream.schema_with_system().fields().len()).collect();
-    let fit = (!stream.shows(&stored)).then(|| Fit::read(&stored, stream, &columns));
-    let mut encoder = FileEncoder::new(stream)?;
-    let mut rows = 0;
-    for batch in parquet_file::decode_each(bytes).map_err(unreadable)? {
-        let batch = batch.map_err(unreadable)?;
-        rows += batch.num_rows() as u64;
-        let places = places(&batch).map_err(|reason| Error::TailMismatch {
-            stream: stream.name.clone(),
-            reason,
-        })?;
-        let keep: BooleanArray = places
-            .map(|(partition, offset)| Some(!erased.contains(partition, offset)))
-            .collect();
-        let kept = filter_record_batch(&batch, &keep)?;
-        match &fit {
-            Some(fit) => encoder.write(&fit.apply_to_all(&kept)?)?,
-            None => encoder.write(&kept)?,
-        }
-    }
-    if rows != file.records() {
-        return Err(Error::TailMismatch {
-            stream: stream.name.clone(),
-            reason: format!(
-                "`{}` has {rows} records instead of {}",
-                file.path,
-                file.records()
-            ),
-        });
-    }
-    encoder.finish(file.range, erased.number)
 }

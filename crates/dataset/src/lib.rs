@@ -11,6 +11,7 @@
 //! together; other engines take the file list of a [`Manifest`].
 
 mod change;
+mod compact;
 mod dataset;
 mod erase;
 pub mod erasures;
@@ -22,6 +23,7 @@ mod moment;
 pub mod mortal;
 pub mod parquet_file;
 pub mod reader;
+mod rewrite;
 mod seal;
 
 pub use dataset::{Dataset, Options};

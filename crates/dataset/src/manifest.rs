@@ -43,6 +43,9 @@ pub struct DataFile {
     /// The version of the stream's columns that the file has.
     #[serde(default, skip_serializing_if = "SchemaVersion::is_first")]
     pub schema: SchemaVersion,
+    /// True if it took the place of several smaller ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merged: bool,
 }
 
 /// What a file lacks of its range.
@@ -133,13 +136,14 @@ impl Manifest {
         next
     }
 
-    /// This manifest with `file` in place of the one of the same range.
+    /// This manifest with `file` in place of those of its range.
     pub(crate) fn replaced(&self, file: DataFile) -> Manifest {
         let mut next = self.clone();
         next.number += 1;
-        if let Some(place) = (next.files.iter_mut()).find(|former| former.range == file.range) {
-            *place = file;
-        }
+        next.files
+            .retain(|former| !contains(file.range, former.range));
+        let place = next.files.partition_point(|other| other.range < file.range);
+        next.files.insert(place, file);
         next
     }
 }
@@ -281,17 +285,34 @@ fn decode<T: DeserializeOwned>(number: u64, bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| format!("its body is not understood: {error}"))
 }
 
-/// The name of a data file: offsets in 20 digits so that names sort as offsets do; the end is exclusive. A file
-/// that lacks records of an erasure says its number, so that no file ever changes under its name.
-pub(crate) fn data_file_name(range: OffsetRange, erasure: Option<u64>) -> String {
-    let erasure = erasure.map_or(String::new(), |number| format!(".e{number}"));
-    format!("{:020}-{:020}{erasure}.parquet", range.first.0, range.end.0)
+/// True if all of `inner` is in `outer`.
+pub(crate) fn contains(outer: OffsetRange, inner: OffsetRange) -> bool {
+    outer.partition == inner.partition && outer.first <= inner.first && inner.end <= outer.end
 }
 
-/// The range that a data file's directory and name say; `None` if it is not named as ours are.
-pub(crate) fn range_of(directory: &str, file_name: &str) -> Option<OffsetRange> {
+/// The name of a data file: offsets in 20 digits so that names sort as offsets do; the end is exclusive. A file
+/// that lacks records of an erasure says its number, and one that was merged of others says so: no file ever changes
+/// under its name.
+pub(crate) fn data_file_name(range: OffsetRange, erasure: Option<u64>, merged: bool) -> String {
+    let erasure = erasure.map_or(String::new(), |number| format!(".e{number}"));
+    let merged = if merged { MERGED } else { "" };
+    format!(
+        "{:020}-{:020}{erasure}{merged}.parquet",
+        range.first.0, range.end.0
+    )
+}
+
+const MERGED: &str = ".m";
+
+/// The range that a data file's directory and name say, and whether it was merged; `None` if it is not named as ours
+/// are.
+pub(crate) fn range_of(directory: &str, file_name: &str) -> Option<(OffsetRange, bool)> {
     let partition = directory.strip_prefix('p')?.parse().ok()?;
     let stem = file_name.strip_suffix(".parquet")?;
+    let (stem, merged) = match stem.strip_suffix(MERGED) {
+        Some(stem) => (stem, true),
+        None => (stem, false),
+    };
     let (stem, erasure) = match stem.split_once(".e") {
         None => (stem, None),
         Some((stem, number)) => (stem, Some(number.parse().ok()?)),
@@ -302,8 +323,9 @@ pub(crate) fn range_of(directory: &str, file_name: &str) -> Option<OffsetRange> 
         first: Offset(first.parse().ok()?),
         end: Offset(end.parse().ok()?),
     };
-    (directory == format!("p{partition}") && file_name == data_file_name(range, erasure))
-        .then_some(range)
+    let is_ours =
+        directory == format!("p{partition}") && file_name == data_file_name(range, erasure, merged);
+    is_ours.then_some((range, merged))
 }
 
 #[cfg(test)]
@@ -415,15 +437,19 @@ mod tests {
             first: Offset(7),
             end: Offset(1200),
         };
-        let rewritten = data_file_name(range, Some(12));
+        let rewritten = data_file_name(range, Some(12), false);
         assert_eq!(
             rewritten,
             "00000000000000000007-00000000000000001200.e12.parquet"
         );
-        assert_eq!(range_of("p3", &rewritten), Some(range));
-        let name = data_file_name(range, None);
+        assert_eq!(range_of("p3", &rewritten), Some((range, false)));
+        for erasure in [None, Some(12)] {
+            let merged = data_file_name(range, erasure, true);
+            assert_eq!(range_of("p3", &merged), Some((range, true)));
+        }
+        let name = data_file_name(range, None, false);
         assert_eq!(name, "00000000000000000007-00000000000000001200.parquet");
-        assert_eq!(range_of("p3", &name), Some(range));
+        assert_eq!(range_of("p3", &name), Some((range, false)));
         for (directory, file_name) in [
             ("p03", name.as_str()),
             ("q3", name.as_str()),

@@ -140,6 +140,24 @@ impl Server {
         Ok(())
     }
 
+    /// Whoever began before reads on from the former files.
+    async fn merge(&self, files: usize) -> Result<(), Error> {
+        let before = self.reader.pin();
+        let merged = self
+            .dataset
+            .merge_next(STREAM, files, &[], &self.erased)
+            .await?;
+        let left = self.dataset.remove_replaced(STREAM).await?;
+        assert!(left >= merged, "{left} of {merged} files are still read");
+        let table = before.table(&stream());
+        drop(before);
+        let frame = self.context.read_table(Arc::new(table)).unwrap();
+        let found = places(&frame.collect().await.unwrap());
+        assert_eq!(found, self.read().await);
+        self.dataset.remove_replaced(STREAM).await?;
+        Ok(())
+    }
+
     /// Everything, as a statement reads it: `n` by place.
     async fn read(&self) -> BTreeMap<(u32, u64), i64> {
         let table = self.reader.pin().table(&stream());
@@ -261,6 +279,10 @@ enum Step {
         rest: i64,
     },
     CarryOut,
+    /// Of small files; with somebody who holds those before.
+    Merge {
+        files: usize,
+    },
     Restart,
 }
 
@@ -270,6 +292,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Seal),
         3 => (1..5i64, 0..5i64).prop_map(|(divisor, rest)| Step::Erase { divisor, rest: rest % divisor }),
         2 => Just(Step::CarryOut),
+        3 => (2..4usize).prop_map(|files| Step::Merge { files }),
         1 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 1..20)
@@ -330,6 +353,7 @@ proptest! {
                         erased
                     }
                     Step::CarryOut => server.carry_out().await,
+                    Step::Merge { files } => server.merge(files).await,
                     Step::Restart => Err(Error::UnknownStream { stream: STREAM }),
                 };
                 if done.is_err() || is_dead() {
