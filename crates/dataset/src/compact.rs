@@ -1,6 +1,6 @@
 //! Makes few large files of many small ones, which sealing leaves where little is appended at a time.
 //!
-//! The records and their offsets stay as they are. A merged file is put under a name of its own, one manifest puts it
+//! The records and their offsets stay as they are. The merged file is put under a name of its own, one manifest puts it
 //! in the place of the smaller ones, and those are deleted when nobody who began before reads them any more: as an
 //! erasure does it (`erase`), so a kill at any moment leaves the one or the other.
 //!
@@ -14,55 +14,60 @@ use lambic_model::{Erased, Frontier, StreamId};
 use crate::{DataFile, Dataset, Error, Manifest, Options, dataset::Part};
 
 impl Dataset {
-    /// True if [`Dataset::merge_next`] would find something to do.
-    pub fn is_merge_due(&self, stream: StreamId, merge_files: usize, parts: &[Frontier]) -> bool {
-        let manifest = self.manifest(stream);
-        next_group(&manifest.files, parts, merge_files, self.options()).is_some()
-    }
-
-    /// Merges one group of small files; how many, 0 if there is none. `parts` are frontiers at which files must part,
-    /// `erased` is what reads of the stream leave out.
-    pub async fn merge_next(
+    /// True if [`Dataset::compact_next`] would find something to do.
+    pub fn is_compaction_due(
         &self,
         stream: StreamId,
-        merge_files: usize,
+        compact_files: usize,
+        parts: &[Frontier],
+    ) -> bool {
+        let manifest = self.manifest(stream);
+        next_group(&manifest.files, parts, compact_files, self.options()).is_some()
+    }
+
+    /// Compacts one group of small files; how many, 0 if there is none. `parts` are frontiers at which files must part,
+    /// `erased` is what reads of the stream leave out.
+    pub async fn compact_next(
+        &self,
+        stream: StreamId,
+        compact_files: usize,
         parts: &[Frontier],
         erased: &Erased,
     ) -> Result<usize, Error> {
         let part = self.part(stream)?;
         let mut undecided = self.turn(&part).await?;
         loop {
-            let merged = self
-                .merge_once(&part, merge_files, parts, erased, &mut undecided)
+            let compacted = self
+                .compact_once(&part, compact_files, parts, erased, &mut undecided)
                 .await;
-            match merged {
+            match compacted {
                 Err(error) => self.again_after(&part, &mut undecided, error).await?,
-                merged => return merged,
+                compacted => return compacted,
             }
         }
     }
 
-    async fn merge_once(
+    async fn compact_once(
         &self,
         part: &Part,
-        merge_files: usize,
+        compact_files: usize,
         parts: &[Frontier],
         erased: &Erased,
         undecided: &mut Vec<Manifest>,
     ) -> Result<usize, Error> {
         let manifest = self.present(part.stream.id)?;
-        let group = next_group(&manifest.files, parts, merge_files, self.options());
+        let group = next_group(&manifest.files, parts, compact_files, self.options());
         let Some(group) = group else {
             return Ok(0);
         };
         let files = manifest.files[group].to_vec();
-        let merged = files.len();
+        let compacted = files.len();
         let sealed = self.rewritten(part, files, erased).await?;
         let new = self.put_file(part, &manifest, sealed).await?;
         let path = new.path.clone();
         self.commit(part, manifest.replaced(new), undecided).await?;
-        tracing::debug!(stream = %part.stream.name, path, merged, "merged small files");
-        Ok(merged)
+        tracing::debug!(stream = %part.stream.name, path, compacted, "small files compacted");
+        Ok(compacted)
     }
 
     /// Sealing and merging could make it larger.
@@ -75,7 +80,7 @@ fn is_small(file: &DataFile, options: &Options) -> bool {
     file.bytes < options.file_bytes_max / 2 && file.range.records() < options.file_rows_max / 2
 }
 
-/// The first files that are to be merged: at least `files_min`, together no larger than a file may be. None of them is
+/// The first files that are to be compacted: at least `files_min`, together no larger than a file may be. None of them is
 /// larger than the others together, so that a record is not written again with every few that come after it, but a
 /// number of times that grows with the logarithm of their number.
 fn next_group(
@@ -148,7 +153,7 @@ mod tests {
             crc32c: 0,
             erased: None,
             schema: Default::default(),
-            merged: false,
+            compacted: false,
         });
         each.collect()
     }
@@ -178,7 +183,7 @@ mod tests {
         check(&[3, 1, 1, 1], &[], Some(0..4));
         check(&[1, 1, 1, 9, 1], &[], Some(0..3));
         check(&[1, 9, 1, 1, 1], &[], Some(2..5));
-        // Where a batch stands files part, also where nothing is merged for it.
+        // Where a batch stands files part, also where nothing is compacted for it.
         check(&[1, 1, 1, 1, 1], &[2], Some(2..5));
         check(&[1, 1, 1, 1], &[2], None);
         check(&[1, 1, 1, 1, 1, 1], &[3], Some(0..3));
@@ -206,9 +211,9 @@ mod tests {
         for _ in 0..4_096 {
             sizes.push(1);
             while let Some(group) = next_group(&files(0, &sizes), &[], 8, &options) {
-                let merged: u64 = sizes[group.clone()].iter().sum();
-                written += merged;
-                sizes.splice(group, [merged]);
+                let compacted: u64 = sizes[group.clone()].iter().sum();
+                written += compacted;
+                sizes.splice(group, [compacted]);
             }
         }
         assert!(written <= 4_096 * 12, "{written} written for 4096");

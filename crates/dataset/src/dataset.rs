@@ -29,7 +29,7 @@ pub struct Options {
     /// How much of the log sealing holds in memory at a time.
     pub chunk_bytes: u64,
     /// So many small files that follow one another are worth being made one; 0: never.
-    pub merge_files: usize,
+    pub compact_files: usize,
     /// How many of a stream's newest manifests are kept; only the newest is read.
     pub manifests_kept: usize,
 }
@@ -40,7 +40,7 @@ impl Default for Options {
             file_bytes_max: 64 << 20,
             file_rows_max: 2_000_000,
             chunk_bytes: 8 << 20,
-            merge_files: 8,
+            compact_files: 8,
             manifests_kept: 16,
         }
     }
@@ -88,11 +88,16 @@ fn directory(stream: &Stream) -> Path {
     Path::from("dataset").join(format!("{}-{}", stream.id, stream.name))
 }
 
-fn path_of(stream: &Stream, range: OffsetRange, erased: Option<FileErased>, merged: bool) -> Path {
+fn path_of(
+    stream: &Stream,
+    range: OffsetRange,
+    erased: Option<FileErased>,
+    compacted: bool,
+) -> Path {
     let erasure = erased.map(|erased| erased.number);
     directory(stream)
         .join(format!("p{}", range.partition))
-        .join(data_file_name(range, erasure, merged))
+        .join(data_file_name(range, erasure, compacted))
 }
 
 impl Dataset {
@@ -323,7 +328,7 @@ impl Dataset {
         manifest: &Manifest,
         sealed: Sealed,
     ) -> Result<DataFile, Error> {
-        let path = path_of(&part.stream, sealed.range, sealed.erased, sealed.merged);
+        let path = path_of(&part.stream, sealed.range, sealed.erased, sealed.compacted);
         let file = DataFile {
             path: path.to_string(),
             range: sealed.range,
@@ -331,7 +336,7 @@ impl Dataset {
             crc32c: sealed.crc32c,
             erased: sealed.erased,
             schema: sealed.schema,
-            merged: sealed.merged,
+            compacted: sealed.compacted,
         };
         let payload = PutPayload::from(sealed.file);
         let create = PutOptions::from(PutMode::Create);
@@ -535,11 +540,9 @@ fn check_manifest(stream: &Stream, number: u64, manifest: &Manifest) -> Result<(
             manifest.stream, stream.id
         ));
     }
-    if let Some(file) = manifest
-        .files
-        .iter()
-        .find(|file| file.path != path_of(stream, file.range, file.erased, file.merged).to_string())
-    {
+    if let Some(file) = manifest.files.iter().find(|file| {
+        file.path != path_of(stream, file.range, file.erased, file.compacted).to_string()
+    }) {
         return Err(format!(
             "`{}` is not where records {} to {} of partition {} belong",
             file.path, file.range.first, file.range.end, file.range.partition
@@ -561,7 +564,7 @@ pub(crate) enum Kind {
     Manifest,
     /// Named as the next file of its partition would be: written by a seal that did not come to its commit.
     Orphan,
-    /// Has the range of one that is listed, or a part of that of one that was merged: it was replaced, or what was to
+    /// Has the range of one that is listed, or a part of that of one that was compacted: it was replaced, or what was to
     /// replace it did not come to its commit.
     Replaced,
     Foreign,
@@ -577,18 +580,18 @@ pub(crate) fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> 
         [name] if number_of(name.as_ref()).is_some() => Kind::Manifest,
         [directory, name] => match range_of(directory.as_ref(), name.as_ref()) {
             Some((range, _)) if is_orphan(range, manifest, stream) => Kind::Orphan,
-            Some((range, merged)) if is_replaced(range, merged, manifest) => Kind::Replaced,
+            Some((range, compacted)) if is_replaced(range, compacted, manifest) => Kind::Replaced,
             _ => Kind::Foreign,
         },
         _ => Kind::Foreign,
     }
 }
 
-fn is_replaced(range: OffsetRange, merged: bool, manifest: &Manifest) -> bool {
+fn is_replaced(range: OffsetRange, compacted: bool, manifest: &Manifest) -> bool {
     let is_known = range.end <= manifest.frontier.offset(range.partition);
     let mut files = manifest.files.iter();
-    merged && is_known
-        || files.any(|file| file.range == range || file.merged && contains(file.range, range))
+    compacted && is_known
+        || files.any(|file| file.range == range || file.compacted && contains(file.range, range))
 }
 
 fn is_orphan(range: OffsetRange, manifest: &Manifest, stream: &Stream) -> bool {

@@ -73,6 +73,9 @@ pub struct Begun {
     /// SHA-256 of the file with the offsets; [`ErasureLog::begin`] fills it in.
     #[serde(default)]
     pub offsets_sha256: String,
+    /// True if it takes all records before `frontier`, because the stream keeps them no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expires: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,6 +234,16 @@ impl ErasureLog {
         newest
             .find(|erasure| erasure.begun.stream == stream && erasure.begun.records > 0)
             .map_or(0, |erasure| erasure.number)
+    }
+
+    /// Before it, the stream's records have expired.
+    pub fn start_of(&self, stream: StreamId) -> Frontier {
+        let known = self.known();
+        let of_stream = known.erasures.values().map(|erasure| &erasure.begun);
+        let expired = of_stream.filter(|begun| begun.expires && begun.stream == stream);
+        expired.fold(Frontier::default(), |start, begun| {
+            start.max(&begun.frontier)
+        })
     }
 
     pub fn is_finished(&self, number: u64) -> bool {

@@ -45,7 +45,7 @@ pub struct DataFile {
     pub schema: SchemaVersion,
     /// True if it took the place of several smaller ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub merged: bool,
+    pub compacted: bool,
 }
 
 /// What a file lacks of its range.
@@ -291,25 +291,25 @@ pub(crate) fn contains(outer: OffsetRange, inner: OffsetRange) -> bool {
 }
 
 /// The name of a data file: offsets in 20 digits so that names sort as offsets do; the end is exclusive. A file
-/// that lacks records of an erasure says its number, and one that was merged of others says so: no file ever changes
+/// that lacks records of an erasure says its number, and one that holds those of several former files says so: no file ever changes
 /// under its name.
-pub(crate) fn data_file_name(range: OffsetRange, erasure: Option<u64>, merged: bool) -> String {
+pub(crate) fn data_file_name(range: OffsetRange, erasure: Option<u64>, compacted: bool) -> String {
     let erasure = erasure.map_or(String::new(), |number| format!(".e{number}"));
-    let merged = if merged { MERGED } else { "" };
+    let compacted = if compacted { COMPACTED } else { "" };
     format!(
-        "{:020}-{:020}{erasure}{merged}.parquet",
+        "{:020}-{:020}{erasure}{compacted}.parquet",
         range.first.0, range.end.0
     )
 }
 
-const MERGED: &str = ".m";
+const COMPACTED: &str = ".c";
 
-/// The range that a data file's directory and name say, and whether it was merged; `None` if it is not named as ours
+/// The range that a data file's directory and name say, and whether it was compacted; `None` if it is not named as ours
 /// are.
 pub(crate) fn range_of(directory: &str, file_name: &str) -> Option<(OffsetRange, bool)> {
     let partition = directory.strip_prefix('p')?.parse().ok()?;
     let stem = file_name.strip_suffix(".parquet")?;
-    let (stem, merged) = match stem.strip_suffix(MERGED) {
+    let (stem, compacted) = match stem.strip_suffix(COMPACTED) {
         Some(stem) => (stem, true),
         None => (stem, false),
     };
@@ -323,9 +323,9 @@ pub(crate) fn range_of(directory: &str, file_name: &str) -> Option<(OffsetRange,
         first: Offset(first.parse().ok()?),
         end: Offset(end.parse().ok()?),
     };
-    let is_ours =
-        directory == format!("p{partition}") && file_name == data_file_name(range, erasure, merged);
-    is_ours.then_some((range, merged))
+    let is_ours = directory == format!("p{partition}")
+        && file_name == data_file_name(range, erasure, compacted);
+    is_ours.then_some((range, compacted))
 }
 
 #[cfg(test)]
@@ -444,8 +444,8 @@ mod tests {
         );
         assert_eq!(range_of("p3", &rewritten), Some((range, false)));
         for erasure in [None, Some(12)] {
-            let merged = data_file_name(range, erasure, true);
-            assert_eq!(range_of("p3", &merged), Some((range, true)));
+            let compacted = data_file_name(range, erasure, true);
+            assert_eq!(range_of("p3", &compacted), Some((range, true)));
         }
         let name = data_file_name(range, None, false);
         assert_eq!(name, "00000000000000000007-00000000000000001200.parquet");

@@ -76,7 +76,7 @@ impl Dataset {
     }
 
     /// When the last record of a file was appended.
-    async fn latest(&self, file: &DataFile) -> Result<i64, Error> {
+    pub(crate) async fn latest(&self, file: &DataFile) -> Result<i64, Error> {
         self.verify_once(file).await?;
         let footer = self.footer(file).await?;
         let column = appended_at(&footer);

@@ -58,7 +58,7 @@ fn without(
         ..first.range
     };
     let mut sealed = encoder.finish(range, erased.number)?;
-    sealed.merged = files.len() > 1 || first.merged;
+    sealed.compacted = files.len() > 1 || first.compacted;
     Ok(sealed)
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Sealed {
     pub crc32c: u32,
     pub erased: Option<FileErased>,
     pub schema: SchemaVersion,
-    pub merged: bool,
+    pub compacted: bool,
 }
 
 /// A file of the stream in the making.
@@ -118,7 +118,7 @@ impl FileEncoder {
                 number: erasure,
                 records: erased,
             }),
-            merged: false,
+            compacted: false,
         })
     }
 }

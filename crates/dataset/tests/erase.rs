@@ -17,7 +17,7 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use lambic_dataset::{
-    Dataset, ErasureLog, Error, LocalStore, Mortal, Options, Reader,
+    Dataset, ErasureLog, Error, Keep, LocalStore, Mortal, Options, Reader,
     erasures::{Begun, Finished, Predicate},
 };
 use lambic_log::Log;
@@ -141,14 +141,17 @@ impl Server {
     }
 
     /// Whoever began before reads on from the former files.
-    async fn merge(&self, files: usize) -> Result<(), Error> {
+    async fn compact(&self, files: usize) -> Result<(), Error> {
         let before = self.reader.pin();
-        let merged = self
+        let compacted = self
             .dataset
-            .merge_next(STREAM, files, &[], &self.erased)
+            .compact_next(STREAM, files, &[], &self.erased)
             .await?;
         let left = self.dataset.remove_replaced(STREAM).await?;
-        assert!(left >= merged, "{left} of {merged} files are still read");
+        assert!(
+            left >= compacted,
+            "{left} of {compacted} files are still read"
+        );
         let table = before.table(&stream());
         drop(before);
         let frame = self.context.read_table(Arc::new(table)).unwrap();
@@ -210,6 +213,7 @@ fn begun(offsets: &OffsetSet) -> Begun {
         frontier: Frontier::zero(PARTITIONS),
         records: offsets.records(),
         offsets_sha256: String::new(),
+        expires: false,
     }
 }
 
@@ -280,7 +284,7 @@ enum Step {
     },
     CarryOut,
     /// Of small files; with somebody who holds those before.
-    Merge {
+    Compact {
         files: usize,
     },
     Restart,
@@ -292,7 +296,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Seal),
         3 => (1..5i64, 0..5i64).prop_map(|(divisor, rest)| Step::Erase { divisor, rest: rest % divisor }),
         2 => Just(Step::CarryOut),
-        3 => (2..4usize).prop_map(|files| Step::Merge { files }),
+        3 => (2..4usize).prop_map(|files| Step::Compact { files }),
         1 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 1..20)
@@ -353,7 +357,7 @@ proptest! {
                         erased
                     }
                     Step::CarryOut => server.carry_out().await,
-                    Step::Merge { files } => server.merge(files).await,
+                    Step::Compact { files } => server.compact(files).await,
                     Step::Restart => Err(Error::UnknownStream { stream: STREAM }),
                 };
                 if done.is_err() || is_dead() {
@@ -620,4 +624,73 @@ async fn offsets_that_are_not_those_put_down_are_refused() {
         "{refused:?}"
     );
     assert_eq!(log.offsets(&pending[1]).await.unwrap().records(), 2);
+}
+
+#[tokio::test]
+async fn whole_files_expire_the_oldest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = opened(dir.path()).await;
+    let (dataset, everything) = (server.dataset.clone(), Frontier(vec![Offset(99); 2]));
+    // Files of 7 records at most: 4 in one partition, 1 in the other, sealed in this order.
+    server.append(0, 0..10).await;
+    server.seal().await.unwrap();
+    server.append(1, 10..15).await;
+    server.append(0, 15..25).await;
+    server.seal().await.unwrap();
+    let bytes = dataset.manifest(STREAM).bytes();
+    let all = Keep {
+        since_us: Some(i64::MAX),
+        bytes: None,
+    };
+    let check = |keep: Keep, upto: Frontier, start: [u64; 2], records: u64, files: u64| {
+        let dataset = dataset.clone();
+        async move {
+            let found = dataset.expiring(STREAM, keep, &upto).await.unwrap();
+            assert_eq!(found.start.offset(PartitionId(0)), Offset(start[0]));
+            assert_eq!(found.start.offset(PartitionId(1)), Offset(start[1]));
+            assert_eq!((found.records, found.files), (records, files));
+        }
+    };
+    check(all, everything.clone(), [20, 5], 25, 5).await;
+    check(Keep::default(), everything.clone(), [0, 0], 0, 0).await;
+    let none_is_so_old = Keep {
+        since_us: Some(0),
+        bytes: Some(bytes),
+    };
+    check(none_is_so_old, everything.clone(), [0, 0], 0, 0).await;
+    let one_byte_less = Keep {
+        since_us: None,
+        bytes: Some(bytes - 1),
+    };
+    check(one_byte_less, everything.clone(), [7, 0], 7, 1).await;
+    // What a trigger has yet to read stays, and what is behind it.
+    let unread = Frontier(vec![Offset(9), Offset(5)]);
+    check(all, unread, [7, 5], 12, 2).await;
+
+    // What went is not counted again, and files that it left empty are passed.
+    let mut first = OffsetSet::default();
+    first.add(OffsetRange {
+        partition: PartitionId(0),
+        first: Offset(0),
+        end: Offset(7),
+    });
+    let mut begun = begun(&first);
+    begun.expires = true;
+    begun.frontier = Frontier(vec![Offset(7), Offset(0)]);
+    let number = server.erasures.begin(7, begun, &first).await.unwrap();
+    server.erased.number = number;
+    server.erased.sets.push((number, Arc::new(first)));
+    server.log.set_erased(STREAM, server.erased.clone());
+    server.carry_out().await.unwrap();
+    check(all, everything.clone(), [20, 5], 18, 4).await;
+    let start = server.erasures.start_of(STREAM);
+    assert_eq!(start, Frontier(vec![Offset(7), Offset(0)]));
+    assert_eq!(
+        ErasureLog::open(dataset.store())
+            .await
+            .unwrap()
+            .start_of(STREAM),
+        start
+    );
+    assert_eq!(server.read().await.len(), 18);
 }

@@ -48,7 +48,7 @@ pub enum Command {
     Append(Append),
     /// Run SQL
     Query(Query),
-    /// List, show, create or drop streams, or erase records
+    /// List, show, create, alter, compact or drop streams, or erase records
     #[command(subcommand)]
     Stream(Stream),
     /// List, show, create, refresh, explain or drop views
@@ -185,10 +185,29 @@ pub enum Stream {
         #[arg(long = "with", value_name = "KEY=VALUE")]
         options: Vec<String>,
     },
+    /// Change how long a stream keeps its records
+    Alter(AlterStream),
+    /// Make few large files of a stream's small ones now; it is done in the background, too
+    Compact { name: String },
     /// Erase records for ever, with an entry in the erasure log
     Erase(Erase),
     /// Drop a stream and its records
     Drop { name: String },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub struct AlterStream {
+    pub name: String,
+    /// Options as in SQL's SET: retention='30 days', retention_bytes=20GB
+    #[arg(long, value_name = "KEY=VALUE", group = "what")]
+    pub set: Vec<String>,
+    /// Options that are as if they had never been set
+    #[arg(long, value_name = "KEY", group = "what", conflicts_with = "set")]
+    pub reset: Vec<String>,
+    /// Only tell which records would expire now
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

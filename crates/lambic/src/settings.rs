@@ -47,6 +47,9 @@ pub struct Log {
 pub struct Dataset {
     pub seal_records: u64,
     pub seal_after_s: u64,
+    pub file_bytes_max: u64,
+    pub compact_files: usize,
+    pub expire_every_s: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -65,6 +68,10 @@ pub struct Memory {
 impl Dataset {
     pub fn seal_after(&self) -> Duration {
         Duration::from_secs(self.seal_after_s)
+    }
+
+    pub fn expire_every(&self) -> Duration {
+        Duration::from_secs(self.expire_every_s)
     }
 }
 
@@ -118,13 +125,15 @@ impl Settings {
                 &format!("it must be at most {COUNT_MAX}"),
             ));
         }
-        let least: [(&str, u64, u64); 9] = [
+        let least: [(&str, u64, u64); 11] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
             ("producers_max", self.log.producers_max as u64, 1),
             ("seal_records", self.dataset.seal_records, 1),
             ("checkpoint_records", self.speed.checkpoint_records, 1),
+            ("file_bytes_max", self.dataset.file_bytes_max, 1 << 16),
+            ("expire_every_s", self.dataset.expire_every_s, 1),
             (
                 "http_connections_max",
                 self.server.http_connections_max as u64,

@@ -18,7 +18,7 @@ use lambic_model::{
 use lambic_view::{Definition, ViewVersion};
 use serde::{Deserialize, Serialize};
 
-use crate::types;
+use crate::{Retention, types};
 
 /// The first id of users' streams; those below are the house's own.
 const FIRST_STREAM_ID: u32 = 100;
@@ -48,6 +48,8 @@ pub struct Catalog {
     views: BTreeMap<String, Definition>,
     /// Versions that were served before, the newest last.
     former: BTreeMap<String, Vec<Definition>>,
+    /// Of streams that do not keep their records for ever.
+    retention: BTreeMap<String, Retention>,
 }
 
 /// Former versions of a view that are kept for a way back.
@@ -70,6 +72,8 @@ struct StoredCatalog {
     views: Vec<Definition>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     former: BTreeMap<String, Vec<Definition>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    retention: BTreeMap<String, Retention>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -194,6 +198,7 @@ impl Catalog {
                     streams: BTreeMap::new(),
                     views: BTreeMap::new(),
                     former: BTreeMap::new(),
+                    retention: BTreeMap::new(),
                 }
             }
             Err(source) => return Err(CatalogError::Io { path, source }),
@@ -250,6 +255,7 @@ impl Catalog {
             streams,
             views,
             former: stored.catalog.former,
+            retention: stored.catalog.retention,
         })
     }
 
@@ -290,6 +296,7 @@ impl Catalog {
             streams: streams.collect(),
             views: self.views.values().cloned().collect(),
             former: self.former.clone(),
+            retention: self.retention.clone(),
         };
         let stored = Stored {
             checksum: checksum(&catalog),
@@ -346,7 +353,16 @@ impl Catalog {
     }
 
     pub fn add_stream(&mut self, stream: Arc<Stream>) -> Result<(), CatalogError> {
+        self.add_stream_with(stream, Retention::default())
+    }
+
+    pub fn add_stream_with(
+        &mut self,
+        stream: Arc<Stream>,
+        retention: Retention,
+    ) -> Result<(), CatalogError> {
         self.change(|catalog| {
+            catalog.retain(stream.name.as_str(), retention);
             catalog.next_stream = catalog.next_stream.max(stream.id.0 + 1);
             catalog.streams.insert(stream.name.to_string(), stream);
         })
@@ -370,7 +386,24 @@ impl Catalog {
     pub fn remove_stream(&mut self, name: &str) -> Result<(), CatalogError> {
         self.change(|catalog| {
             catalog.streams.remove(name);
+            catalog.retention.remove(name);
         })
+    }
+
+    /// How long the stream keeps its records.
+    pub fn retention(&self, name: &str) -> Retention {
+        self.retention.get(name).cloned().unwrap_or_default()
+    }
+
+    pub fn set_retention(&mut self, name: &str, retention: Retention) -> Result<(), CatalogError> {
+        self.change(|catalog| catalog.retain(name, retention))
+    }
+
+    fn retain(&mut self, name: &str, retention: Retention) {
+        match retention.is_for_ever() {
+            true => self.retention.remove(name),
+            false => self.retention.insert(name.to_owned(), retention),
+        };
     }
 
     /// The versions of a view that were served before, the newest last.

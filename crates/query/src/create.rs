@@ -18,9 +18,9 @@ use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
 use lambic_view::{Freshness, aggregate::FloatSums, definition::NEVER};
 
 use crate::{
-    Error, closest,
+    Error, Retention, closest,
     error::find_word,
-    sqlstate,
+    retention, sqlstate,
     statement::{name_of, tokens},
     types,
 };
@@ -29,7 +29,14 @@ pub const BATCH_EVERY: Duration = Duration::from_secs(3600);
 const BATCH_EVERY_MIN: Duration = Duration::from_secs(1);
 const PARTITIONS_MAX: u32 = 1024;
 
-const STREAM_OPTIONS: [&str; 4] = ["event_time", "record_id", "partition_by", "partitions"];
+const STREAM_OPTIONS: [&str; 6] = [
+    "event_time",
+    "record_id",
+    "partition_by",
+    "partitions",
+    retention::AGE,
+    retention::BYTES,
+];
 const VIEW_OPTIONS: [&str; 4] = ["batch_every", "expect", "float_sums", "freshness"];
 
 /// Translates declared types; it knows no tables.
@@ -175,6 +182,22 @@ pub fn data_type(
     })
 }
 
+/// How long the stream that `CREATE STREAM` declares keeps its records.
+pub fn retention(table: &CreateTable, sql: &str) -> Result<Retention, Error> {
+    let mut retention = Retention::default();
+    for (key, value) in settings(options_of(table), sql, &STREAM_OPTIONS)? {
+        retention.set(&key, Some(&value), sql)?;
+    }
+    Ok(retention)
+}
+
+fn options_of(table: &CreateTable) -> &[SqlOption] {
+    match &table.table_options {
+        CreateTableOptions::With(options) | CreateTableOptions::Options(options) => options,
+        _ => &[],
+    }
+}
+
 /// The stream that `CREATE STREAM` declares, and the default of each of its columns.
 pub fn stream(
     table: &CreateTable,
@@ -240,14 +263,9 @@ pub fn stream(
         partition_by: None,
         evolution: Default::default(),
     };
-    let options = match &table.table_options {
-        CreateTableOptions::With(options) | CreateTableOptions::Options(options) => {
-            options.as_slice()
-        }
-        _ => &[],
-    };
-    for (key, value) in settings(options, sql, &STREAM_OPTIONS)? {
+    for (key, value) in settings(options_of(table), sql, &STREAM_OPTIONS)? {
         match key.as_str() {
+            retention::AGE | retention::BYTES => {}
             "event_time" => stream.event_time = Some(column(&stream, &value, sql)?),
             "record_id" => stream.record_id = Some(column(&stream, &value, sql)?),
             "partition_by" => stream.partition_by = Some(column(&stream, &value, sql)?),

@@ -60,6 +60,7 @@ pub mod sqlstate {
     pub const QUERY_CANCELED: &str = "57014";
     pub const TOO_BUSY: &str = "53400";
     pub const STATEMENT_TOO_COMPLEX: &str = "54001";
+    pub const SNAPSHOT_TOO_OLD: &str = "72000";
     pub const IO_ERROR: &str = "58030";
     pub const UNAVAILABLE: &str = "57P03";
     pub const DATA_CORRUPTED: &str = "XX001";

@@ -1,6 +1,6 @@
 //! Suggestions for misspelt keywords.
 
-const KEYWORDS: [&str; 42] = [
+const KEYWORDS: [&str; 45] = [
     "select",
     "from",
     "where",
@@ -20,8 +20,10 @@ const KEYWORDS: [&str; 42] = [
     "erase",
     "refresh",
     "subscribe",
+    "alter",
     "audit",
     "backup",
+    "compact",
     "explain",
     "distinct",
     "join",

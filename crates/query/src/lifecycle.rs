@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lambic_model::{Frontier, Frontiers, OffsetSet, ScalarFunction, Stream};
+use lambic_dataset::{Expiring, Keep};
+use lambic_model::{Frontier, Frontiers, OffsetSet, ScalarFunction, Stream, StreamId};
 use lambic_view::{Definition, Planned};
 
 use crate::Error;
@@ -50,6 +51,13 @@ pub trait Lifecycle: Send + Sync {
     async fn backup(&self, target: &str) -> Result<BackupInfo, Error>;
     /// The backups that this server made or is making, the oldest first.
     fn backups(&self) -> Vec<BackupInfo>;
+    /// Makes few large files of the stream's small ones, now.
+    async fn compact(&self, stream: StreamId) -> Result<Compacted, Error>;
+    /// What of the stream goes if it keeps no more than that; nothing while an erasure from it is carried out, and
+    /// nothing that a function has yet to read.
+    async fn expiring(&self, stream: StreamId, keep: Keep) -> Result<Expiring, Error>;
+    /// Before it, the stream's records have expired.
+    fn start_of(&self, stream: StreamId) -> Frontier;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
 }
@@ -81,6 +89,17 @@ pub struct ToErase {
     pub predicate: String,
     /// The condition as the erasure log shows it.
     pub predicate_shown: String,
+    /// True if it takes all records before `frontier`, because the stream keeps them no longer.
+    pub expires: bool,
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    pub files_before: u64,
+    pub files_after: u64,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
 }
 
 /// An erasure that is put down.

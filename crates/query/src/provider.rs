@@ -21,7 +21,7 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use lambic_dataset::{Pin, Reader};
-use lambic_model::Stream;
+use lambic_model::{Frontier, Stream, StreamId};
 use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving, Standing};
 use lambic_view::{Source, tail::TailSource};
 
@@ -69,6 +69,12 @@ impl Sources {
     pub fn backups(&self) -> Vec<BackupInfo> {
         let lifecycle = self.lifecycle();
         lifecycle.map_or_else(Vec::new, |lifecycle| lifecycle.backups())
+    }
+
+    /// Before it, the stream's records have expired.
+    pub fn start_of(&self, stream: StreamId) -> Frontier {
+        let lifecycle = self.lifecycle();
+        lifecycle.map_or_else(Frontier::default, |lifecycle| lifecycle.start_of(stream))
     }
 
     pub fn broken(&self) -> HashMap<String, String> {

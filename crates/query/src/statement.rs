@@ -1,5 +1,6 @@
 //! What a piece of SQL asks for: our own statements, or plain SQL.
 
+mod alter_stream;
 mod diff;
 mod subscribe;
 
@@ -55,11 +56,23 @@ pub enum Statement {
     Erase(Box<Erase>),
     /// To a folder or URL.
     Backup(String),
+    AlterStream(Box<AlterStream>),
+    CompactStream(String),
     Insert(Box<Plain>),
     Subscribe(Box<Subscribe>),
     Sql(Box<Plain>),
     /// Nothing between two semicolons.
     Empty,
+}
+
+/// `ALTER STREAM name SET (…)` or `RESET (…)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterStream {
+    pub stream: String,
+    /// `None`: as if it had never been set.
+    pub settings: Vec<(String, Option<String>)>,
+    /// Only tell what it would do.
+    pub explain: bool,
 }
 
 /// A statement of plain SQL, and the moment that it reads at, if it names one.
@@ -283,6 +296,11 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             Ok(Statement::RefreshView { name, full })
         }
         ["ALTER", "MATERIALIZED", "VIEW", ..] => alter_view(&words, &upper),
+        ["ALTER", "STREAM", ..] | ["EXPLAIN", "ALTER", "STREAM", ..] => {
+            Ok(Statement::AlterStream(Box::new(alter_stream::parse(part)?)))
+        }
+        ["COMPACT", "STREAM", _, ..] => Ok(Statement::CompactStream(named(&words, 2)?)),
+        ["COMPACT", ..] => Err(syntax("COMPACT STREAM name is expected", 1)),
         ["REFRESH", ..] => Err(syntax("REFRESH MATERIALIZED VIEW name is expected", 1)),
         ["DIFF", "MATERIALIZED", "VIEW", ..] => diff::parse(part),
         ["DIFF", ..] => Err(syntax(diff::EXPECTED, 1)),

@@ -21,7 +21,7 @@ use lambic_model::{Column, Constant, Frontier, Frontiers, SchemaVersion, Stream,
 use lambic_serving::Served;
 use lambic_view::{Definition, Freshness};
 
-use crate::{BackupInfo, Catalog, ErasureInfo, ViewInfo, provider::Sources, types};
+use crate::{BackupInfo, Catalog, ErasureInfo, Retention, ViewInfo, provider::Sources, types};
 
 /// In UTC.
 const INSTANT: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
@@ -85,6 +85,10 @@ impl SystemTable {
                 ("event_time", DataType::Utf8),
                 ("record_id", DataType::Utf8),
                 ("is_system", DataType::Boolean),
+                ("small_files", DataType::Int64),
+                ("retention", DataType::Utf8),
+                ("retention_bytes", DataType::Int64),
+                ("start", DataType::Utf8),
             ],
             Which::Columns => &[
                 ("stream", DataType::Utf8),
@@ -161,6 +165,14 @@ impl SystemTable {
         let streams: Vec<_> = self.sources.catalog().streams().cloned().collect();
         let manifests: Vec<_> = streams.iter().map(|s| pin.manifest(s.id)).collect();
         let heads: Vec<Frontier> = streams.iter().map(|s| pin.log().head(s.id)).collect();
+        let dataset = self.sources.reader.dataset();
+        let retentions: Vec<Retention> = {
+            let catalog = self.sources.catalog();
+            streams
+                .iter()
+                .map(|s| catalog.retention(s.name.as_str()))
+                .collect()
+        };
         let described = streams.iter().map(|stream| {
             let columns = stream.schema.fields().iter().map(|field| {
                 let not_null = if field.is_nullable() { "" } else { " not null" };
@@ -189,6 +201,21 @@ impl SystemTable {
                     .map(|s| Some(Catalog::is_system(s)))
                     .collect::<BooleanArray>(),
             ),
+            numbers(manifests.iter().map(|m| {
+                let files = m.files.iter();
+                files.filter(|file| dataset.is_small(file)).count() as u64
+            })),
+            texts(retentions.iter().map(Retention::age_shown)),
+            Arc::new(
+                retentions
+                    .iter()
+                    .map(|r| r.bytes.map(u64::cast_signed))
+                    .collect::<Int64Array>(),
+            ),
+            texts(streams.iter().map(|s| {
+                let start = self.sources.start_of(s.id);
+                Some(start.max(&Frontier::zero(s.partitions)).to_string())
+            })),
         ]
     }
 

@@ -264,6 +264,28 @@ impl Lifecycle for Layers {
         Vec::new()
     }
 
+    async fn compact(&self, stream: StreamId) -> Result<Compacted, Error> {
+        let dataset = &self.0.dataset;
+        let kept = self.0.serving.kept().into_iter();
+        let stands = kept.map(|view| view.runs().batch_frontier().of(stream));
+        let parts: Vec<_> = stands.collect();
+        let erased = self.0.log.snapshot().erased(stream);
+        let compacted = async {
+            while dataset.compact_next(stream, 2, &parts, &erased).await? > 0 {}
+            dataset.remove_replaced(stream).await
+        };
+        compacted.await.map_err(Error::internal)?;
+        Ok(Compacted::default())
+    }
+
+    async fn expiring(&self, _: StreamId, _: Keep) -> Result<Expiring, Error> {
+        Ok(Expiring::default())
+    }
+
+    fn start_of(&self, _: StreamId) -> Frontier {
+        Frontier::default()
+    }
+
     fn functions_of(&self, _: &str) -> Vec<String> {
         Vec::new()
     }

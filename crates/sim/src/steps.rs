@@ -23,6 +23,8 @@ pub enum Step {
     /// A client repeats what it was not answered.
     AppendAgain,
     Seal,
+    /// Small files of a stream become one.
+    Compact,
     Refresh,
     Advance,
     Trim,
@@ -33,7 +35,7 @@ pub enum Step {
 }
 
 /// Those of chance, each as often as it stands here.
-const STEPS: [Step; 30] = [
+const STEPS: [Step; 32] = [
     Step::Append,
     Step::Append,
     Step::Append,
@@ -49,6 +51,8 @@ const STEPS: [Step; 30] = [
     Step::Seal,
     Step::Seal,
     Step::Seal,
+    Step::Compact,
+    Step::Compact,
     Step::Refresh,
     Step::Refresh,
     Step::Refresh,
@@ -67,7 +71,7 @@ const STEPS: [Step; 30] = [
 ];
 
 /// What every operation is tried in: each kind of step, twice.
-pub const SCRIPT: [Step; 22] = [
+pub const SCRIPT: [Step; 24] = [
     Step::Append,
     Step::AppendTogether,
     Step::Seal,
@@ -81,6 +85,7 @@ pub const SCRIPT: [Step; 22] = [
     Step::Refresh,
     Step::Append,
     Step::Seal,
+    Step::Compact,
     Step::Trim,
     Step::DropView,
     Step::AppendTogether,
@@ -88,6 +93,7 @@ pub const SCRIPT: [Step; 22] = [
     Step::Append,
     Step::ReplaceView,
     Step::Refresh,
+    Step::Compact,
     Step::Trim,
     Step::Read,
 ];
@@ -220,6 +226,7 @@ impl History {
             }
             Step::AppendAgain => self.append_again().await,
             Step::Seal => self.seal().await,
+            Step::Compact => self.compact().await,
             Step::Refresh => self.refresh().await,
             Step::Advance => {
                 self.tell("speed takes in what is new".to_owned());
@@ -254,6 +261,18 @@ impl History {
         };
         let done = self.node().seal(stream).await;
         done.or_else(|error| self.forgive("sealing", &error))
+    }
+
+    async fn compact(&mut self) -> Result<(), Failure> {
+        let name = STREAMS[self.chance.random_range(0..STREAMS.len())].0;
+        let statement = format!("COMPACT STREAM {name}");
+        self.tell(statement.clone());
+        if self.node().stream(name).is_none() {
+            return Ok(());
+        }
+        let done = self.node().sql(&statement).await;
+        done.map(|_| ())
+            .or_else(|error| self.forgive("compacting", &error))
     }
 
     async fn refresh(&mut self) -> Result<(), Failure> {

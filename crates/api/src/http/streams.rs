@@ -62,6 +62,9 @@ pub fn find(app: &App, name: &str) -> Result<Arc<Stream>, Failure> {
 fn describe(app: &App, stream: &Arc<Stream>) -> Value {
     let snapshot = app.services.log.snapshot();
     let head = snapshot.head(stream.id);
+    let retention = app.services.database.retention(stream.name.as_str());
+    let start = app.services.database.start_of(stream.id);
+    let start = start.max(&lambic_model::Frontier::zero(stream.partitions));
     json!({
         "name": stream.name.to_string(),
         "columns": columns(&stream.schema),
@@ -71,5 +74,8 @@ fn describe(app: &App, stream: &Arc<Stream>) -> Value {
         "partition_by": stream.partition_by,
         "records": app.services.database.records(stream),
         "frontier": head.to_string(),
+        "start": start.to_string(),
+        "retention": retention.age_shown(),
+        "retention_bytes": retention.bytes,
     })
 }

@@ -34,17 +34,7 @@ pub fn run(global: &Global, command: cli::Stream) -> anyhow::Result<()> {
             columns,
             options,
         } => {
-            let mut with = Vec::new();
-            for option in &options {
-                let Some((key, value)) = option.split_once('=') else {
-                    bail!("--with takes KEY=VALUE, as in --with event_time=at, not {option:?}");
-                };
-                with.push(format!(
-                    "{} = {}",
-                    identifier(key.trim()),
-                    literal(value.trim())
-                ));
-            }
+            let with = settings(&options, "--with")?;
             let with = if with.is_empty() {
                 String::new()
             } else {
@@ -60,6 +50,24 @@ pub fn run(global: &Global, command: cli::Stream) -> anyhow::Result<()> {
                 global.json,
             )
         }
+        cli::Stream::Alter(args) => {
+            let change = match args.reset.as_slice() {
+                [] => format!("SET ({})", settings(&args.set, "--set")?.join(", ")),
+                names => {
+                    let names: Vec<String> = names.iter().map(|name| identifier(name)).collect();
+                    format!("RESET ({})", names.join(", "))
+                }
+            };
+            let sql = format!("ALTER STREAM {} {change}", identifier(&args.name));
+            match args.dry_run {
+                true => output::print_rows(&client.rows(&format!("EXPLAIN {sql}"))?, global.json),
+                false => said(client.sql(&sql)?.tag, global.json),
+            }
+        }
+        cli::Stream::Compact { name } => {
+            let sql = format!("COMPACT STREAM {}", identifier(&name));
+            output::print_rows(&client.rows(&sql)?, global.json)
+        }
         cli::Stream::Erase(args) => erase::run(global, &client, &args),
         cli::Stream::Drop { name } => said(
             client
@@ -68,6 +76,18 @@ pub fn run(global: &Global, command: cli::Stream) -> anyhow::Result<()> {
             global.json,
         ),
     }
+}
+
+/// `KEY=VALUE` as SQL has it.
+fn settings(options: &[String], flag: &str) -> anyhow::Result<Vec<String>> {
+    let each = options.iter().map(|option| {
+        let Some((key, value)) = option.split_once('=') else {
+            bail!("{flag} takes KEY=VALUE, as in {flag} retention='30 days', not {option:?}");
+        };
+        let (key, value) = (key.trim(), value.trim());
+        Ok(format!("{} = {}", identifier(key), literal(value)))
+    });
+    each.collect()
 }
 
 /// A command tag: for people on stderr, because it is no data.

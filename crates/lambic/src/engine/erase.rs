@@ -28,7 +28,7 @@ use lambic_dataset::{
     erasures::{Begun, Finished, Predicate},
 };
 use lambic_log::Log;
-use lambic_model::{Erased, Frontiers, StreamId};
+use lambic_model::{Erased, Frontier, Frontiers, StreamId};
 use lambic_query::{Erasing, ErasureInfo, Error, ToErase, sqlstate};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
@@ -129,6 +129,7 @@ impl Erasures {
             frontier: to_erase.frontier,
             records,
             offsets_sha256: String::new(),
+            expires: to_erase.expires,
         };
         let entries = &self.0.entries;
         let number = entries.begin(now_us(), begun, &to_erase.offsets).await;
@@ -191,6 +192,17 @@ impl Erasures {
             }
         };
         self.0.entries.erasures().into_iter().map(info).collect()
+    }
+
+    /// Before it, the stream's records have expired.
+    pub fn start_of(&self, stream: StreamId) -> Frontier {
+        self.0.entries.start_of(stream)
+    }
+
+    /// True while an erasure from the stream is carried out.
+    pub fn is_pending(&self, stream: StreamId) -> bool {
+        let pending = self.0.entries.pending();
+        pending.iter().any(|erasure| erasure.begun.stream == stream)
     }
 
     /// No erasure begins or is finished as long as this is held.

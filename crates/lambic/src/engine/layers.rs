@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use lambic_batch::{Batch, Kept};
-use lambic_dataset::Dataset;
+use lambic_dataset::{Dataset, Expiring, Keep};
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
@@ -18,6 +18,7 @@ use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan, definition::NEV
 use tracing::{info, warn};
 
 use super::{
+    compact::LastBatches,
     erase::Erasures,
     holds::{Hold, Holds},
 };
@@ -64,6 +65,7 @@ impl Parts {
 pub struct Layers {
     parts: Arc<Parts>,
     holds: Holds,
+    last_batches: LastBatches,
     /// Batch runs take turns: each may use the whole machine.
     batching: tokio::sync::Mutex<()>,
 }
@@ -73,6 +75,7 @@ impl Layers {
         Layers {
             parts: Arc::new(parts),
             holds: Holds::default(),
+            last_batches: LastBatches::default(),
             batching: tokio::sync::Mutex::new(()),
         }
     }
@@ -87,6 +90,10 @@ impl Layers {
 
     pub fn holds(&self) -> &Holds {
         &self.holds
+    }
+
+    pub fn last_batches(&self) -> &LastBatches {
+        &self.last_batches
     }
 
     pub fn serving(&self) -> &Serving {
@@ -374,6 +381,8 @@ impl Layers {
         };
         let kept = self.parts.batch.keep(Kept::Batch, definition, plan, &run);
         let number = kept.await.map_err(batch_error)?;
+        self.last_batches
+            .note(definition.directory(), run.to.clone());
         info!(
             view = %definition.name,
             number,
@@ -532,6 +541,7 @@ impl Lifecycle for Layers {
     }
 
     async fn drop_view(&self, definition: &Definition) -> Result<(), Error> {
+        self.last_batches.forget(&definition.directory());
         self.parts
             .batch
             .forget(definition)
@@ -570,6 +580,18 @@ impl Lifecycle for Layers {
 
     fn backups(&self) -> Vec<BackupInfo> {
         self.parts.snapshots.infos()
+    }
+
+    async fn compact(&self, stream: StreamId) -> Result<Compacted, Error> {
+        self.compact_all(stream).await
+    }
+
+    async fn expiring(&self, stream: StreamId, keep: Keep) -> Result<Expiring, Error> {
+        self.expiring_of(stream, keep).await
+    }
+
+    fn start_of(&self, stream: StreamId) -> Frontier {
+        self.parts.erasures.start_of(stream)
     }
 
     fn functions_of(&self, stream: &str) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! `layers.rs`, what happens by itself in `upkeep.rs`.
 
 mod checkpoint;
+mod compact;
 mod erase;
 mod holds;
 pub(crate) mod layers;
@@ -102,7 +103,7 @@ impl Engine {
         let views: Vec<_> = catalog.views().cloned().collect();
 
         let erasures = Erasures::open(ErasureLog::open(store.clone()).await?).await?;
-        let dataset = Dataset::open(store, lambic_dataset::Options::default()).await?;
+        let dataset = Dataset::open(store, dataset_options(&settings)).await?;
         for stream in &streams {
             dataset.add_stream(Arc::clone(stream)).await?;
         }
@@ -229,6 +230,14 @@ fn transaction_limits(settings: &Settings) -> TransactionLimits {
         bytes_max: usize::try_from(settings.log.append_bytes_max).unwrap_or(usize::MAX),
         bytes_together_max: settings.memory.transactions_bytes_max,
         ..TransactionLimits::default()
+    }
+}
+
+fn dataset_options(settings: &Settings) -> lambic_dataset::Options {
+    lambic_dataset::Options {
+        file_bytes_max: settings.dataset.file_bytes_max,
+        compact_files: settings.dataset.compact_files,
+        ..lambic_dataset::Options::default()
     }
 }
 

@@ -1,5 +1,5 @@
 //! What happens by itself: views follow the log, the log is sealed, batches run when due, the log is
-//! trimmed of what nothing needs any more, erasures are carried out.
+//! trimmed of what nothing needs any more, small files become large ones, records expire, erasures are carried out.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,12 +9,12 @@ use std::{
 
 use async_trait::async_trait;
 use lambic_model::{Frontiers, Stream, StreamId};
-use lambic_query::Database;
+use lambic_query::{Database, Retention};
 use lambic_serving::ServedView;
 use lambic_speed::RealTime;
 use lambic_view::{Definition, Freshness, definition::NEVER};
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{
     checkpoint::{Because, Checkpoints},
@@ -25,6 +25,8 @@ use crate::settings::Settings;
 /// How long the speed layer lets records gather before it takes them in.
 const SPEED_PAUSE: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_secs(1);
+/// How often at most the records of a stream expire in the time that it keeps them.
+const EXPIRIES_PER_AGE: u32 = 24;
 /// A batch runs early when this many records wait for it: real-time states live in memory.
 const RECORDS_WITHOUT_BATCH_MAX: u64 = 20_000_000;
 
@@ -82,6 +84,7 @@ pub fn start(
     let (layers, database) = (Arc::clone(layers), database.clone());
     let checkpoint_records = settings.speed.checkpoint_records;
     let (seal_records, seal_after) = (settings.dataset.seal_records, settings.dataset.seal_after());
+    let expire_every = settings.dataset.expire_every();
     let upkeep = supervised("upkeep", move || {
         let upkeep = Upkeep {
             layers: Arc::clone(&layers),
@@ -92,6 +95,9 @@ pub fn start(
             batched_at: HashMap::new(),
             checkpoints: Checkpoints::every(checkpoint_records),
             failed: HashSet::new(),
+            replaced: HashSet::new(),
+            expire_every,
+            expired_at: HashMap::new(),
         };
         upkeep.run(stopping.clone())
     });
@@ -197,6 +203,11 @@ struct Upkeep {
     checkpoints: Checkpoints,
     /// Folders of views whose last batch failed.
     failed: HashSet<String>,
+    /// Streams with files that were replaced and that somebody may still read.
+    replaced: HashSet<StreamId>,
+    expire_every: Duration,
+    /// When streams were looked at for records that are kept too long, and what they keep.
+    expired_at: HashMap<String, (Instant, Retention)>,
 }
 
 impl Upkeep {
@@ -221,6 +232,67 @@ impl Upkeep {
         self.batch().await;
         self.checkpoints.keep(&self.layers, Because::Due).await;
         self.trim().await;
+        self.compact().await;
+        self.expire().await;
+    }
+
+    /// One group of files of each stream at a time: what is due more often than once a second has come before.
+    async fn compact(&mut self) {
+        let files_min = self.layers.dataset().options().compact_files;
+        for stream in self.layers.log().snapshot().heads().0.into_keys() {
+            match self.layers.compact_next(stream, files_min).await {
+                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {}
+                Ok(_) => {
+                    self.replaced.insert(stream);
+                }
+                Err(error) => {
+                    warn!(%stream, %error, "small files cannot be made one; they stay as they are");
+                }
+            }
+        }
+        for stream in self.replaced.clone() {
+            match self.layers.dataset().remove_replaced(stream).await {
+                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {
+                    self.replaced.remove(&stream);
+                }
+                Ok(_) => {}
+                Err(error) => warn!(%stream, %error, "replaced files cannot be removed yet"),
+            }
+        }
+    }
+
+    async fn expire(&mut self) {
+        let streams = self.database.streams();
+        let names: HashSet<&str> = streams.iter().map(|stream| stream.name.as_str()).collect();
+        self.expired_at
+            .retain(|name, _| names.contains(name.as_str()));
+        for name in names {
+            let retention = self.database.retention(name);
+            if retention.is_for_ever() {
+                self.expired_at.remove(name);
+                continue;
+            }
+            let every = retention.age.unwrap_or_default() / EXPIRIES_PER_AGE;
+            let every = every.max(self.expire_every);
+            let last = self.expired_at.get(name);
+            if last.is_some_and(|(at, known)| *known == retention && at.elapsed() < every) {
+                continue;
+            }
+            match self.database.expire(name).await {
+                Ok(0) => {}
+                Ok(records) => {
+                    info!(
+                        stream = name,
+                        records, "records expired; their bytes follow"
+                    );
+                }
+                Err(error) => {
+                    warn!(stream = name, %error, "records that are kept too long cannot go yet");
+                }
+            }
+            self.expired_at
+                .insert(name.to_owned(), (Instant::now(), retention));
+        }
     }
 
     async fn seal(&mut self) {

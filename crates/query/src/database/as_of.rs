@@ -119,6 +119,7 @@ impl Database {
                 let text = text.try_as_str().flatten().unwrap_or_default();
                 let pinned = take();
                 let heads = self.heads_of_text(text, &pinned.heads())?;
+                self.check_not_expired(&heads)?;
                 Ok(pinned.back_to(heads))
             }
             Unit::Timestamp => {
@@ -132,6 +133,7 @@ impl Database {
                     let head = pinned.head_at(stream, at_us).await;
                     heads.set(stream, head.map_err(unreadable)?);
                 }
+                self.check_not_expired(&heads)?;
                 Ok(pinned.back_to(heads))
             }
         }

@@ -25,10 +25,12 @@ impl Database {
         let id = self.0.sources.catalog().next_stream();
         let (stream, defaults) = create::stream(table, sql, id)?;
         let stream = Arc::new(self.with_defaults(stream, &defaults, sql).await?);
+        let retention = create::retention(table, sql)?;
         let lifecycle = self.lifecycle()?;
         // Ready before it is in the catalog: a stream that can be named takes records.
         lifecycle.add_stream(Arc::clone(&stream)).await?;
-        if let Err(error) = self.change(|catalog| catalog.add_stream(Arc::clone(&stream))) {
+        let added = self.change(|catalog| catalog.add_stream_with(Arc::clone(&stream), retention));
+        if let Err(error) = added {
             lifecycle.remove_stream(stream).await?;
             return Err(error);
         }

@@ -18,14 +18,14 @@ use lambic_view::Predicate;
 
 use super::{Database, done, explain, rows, with_parameters};
 use crate::{
-    Catalog, Error, Outcome, Session, ToErase, erase::Erase, error::undefined_table,
+    Catalog, Erasing, Error, Outcome, Session, ToErase, erase::Erase, error::undefined_table,
     pinned::Pinned, sqlstate,
 };
 
 /// Ranges of offsets that one erasure may consist of: they are held in memory until it is finished.
 const RANGES_MAX: usize = 4_000_000;
 /// The house's streams that hold copies of users' values and that nothing reads to go on.
-const ERASABLE: [&str; 3] = ["lambic_dead_letters", "lambic_invocations", "lambic_logs"];
+pub(super) const ERASABLE: [&str; 3] = ["lambic_dead_letters", "lambic_invocations", "lambic_logs"];
 
 impl Database {
     pub(super) async fn erase(
@@ -55,10 +55,21 @@ impl Database {
                 false => erase.shown.clone(),
             },
             predicate: erase.condition.clone(),
+            expires: false,
         };
         drop(pinned);
+        let erasing = self.put_down(to_erase).await?;
+        drop(turn);
+        if erase.wait {
+            erasing.finished().await?;
+        }
+        Ok(done(&format!("ERASE {records}")))
+    }
+
+    /// Lets it happen; whoever calls it holds `erasing`.
+    pub(super) async fn put_down(&self, to_erase: ToErase) -> Result<Box<dyn Erasing>, Error> {
         let database = self.clone();
-        let put_down = Database::to_the_end(async move {
+        Database::to_the_end(async move {
             // Dropped streams take their records along; none is dropped while this is put down.
             let _one = database.0.changing.lock().await;
             let name = to_erase.stream.name.as_str();
@@ -70,13 +81,8 @@ impl Database {
                 return Err(Error::new(sqlstate::UNDEFINED_TABLE, message));
             }
             database.lifecycle()?.erase(to_erase).await
-        });
-        let erasing = put_down.await?;
-        drop(turn);
-        if erase.wait {
-            erasing.finished().await?;
-        }
-        Ok(done(&format!("ERASE {records}")))
+        })
+        .await
     }
 
     /// The types of the parameters in the condition.

@@ -18,6 +18,7 @@ mod listed;
 mod lookup;
 mod parameters;
 mod renew;
+mod retention;
 mod rollback;
 mod scratch;
 mod select;
@@ -450,7 +451,10 @@ impl Database {
             }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
             Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
-            Statement::ExplainView(_) | Statement::Backup(_) => (Vec::new(), explain::schema()),
+            Statement::ExplainView(_) | Statement::Backup(_) | Statement::CompactStream(_) => {
+                (Vec::new(), explain::schema())
+            }
+            Statement::AlterStream(alter) if alter.explain => (Vec::new(), explain::schema()),
             _ => (Vec::new(), Arc::new(Schema::empty())),
         };
         Ok(Prepared {
@@ -552,6 +556,8 @@ impl Database {
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Backup(target) => self.backup(target).await,
+            Statement::AlterStream(alter) => self.alter_stream(alter, sql).await,
+            Statement::CompactStream(name) => self.compact(name, sql).await,
             Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,
             Statement::Sql(plain) => self.query(session, plain, sql, parameters, None).await,

@@ -310,7 +310,7 @@ async fn view(
         crc32c: manifest.file.crc32c,
         erased: None,
         schema: Default::default(),
-        merged: false,
+        compacted: false,
     };
     dataset.verify(&file).await
 }
