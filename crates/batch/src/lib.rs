@@ -96,8 +96,10 @@ impl Batch {
         let states = plan.states_from(&self.state, &table).await?;
         let states = collect(states, self.state.task_ctx()).await?;
         let computed = started.elapsed();
+        let from_records: u64 = from.0.values().map(|frontier| frontier.records()).sum();
         let run = plan.sorted(states, self.threads(), from, to)?;
         debug!(
+            from_records,
             computing_s = computed.as_secs_f64(),
             sorting_s = (started.elapsed() - computed).as_secs_f64(),
             states = run.rows(),

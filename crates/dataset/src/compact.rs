@@ -18,19 +18,20 @@ impl Dataset {
     pub fn is_compaction_due(
         &self,
         stream: StreamId,
-        compact_files: usize,
+        files_min: Option<usize>,
         parts: &[Frontier],
     ) -> bool {
         let manifest = self.manifest(stream);
-        next_group(&manifest.files, parts, compact_files, self.options()).is_some()
+        next_group(&manifest.files, parts, files_min, self.options()).is_some()
     }
 
-    /// Compacts one group of small files; how many, 0 if there is none. `parts` are frontiers at which files must part,
+    /// Makes one file of a group of small ones, of at least `files_min`, or, with `None`, of any that can be put together;
+    /// how many they were, 0 if there is none. `parts` are frontiers at which files must part,
     /// `erased` is what reads of the stream leave out.
     pub async fn compact_next(
         &self,
         stream: StreamId,
-        compact_files: usize,
+        files_min: Option<usize>,
         parts: &[Frontier],
         erased: &Erased,
     ) -> Result<usize, Error> {
@@ -38,7 +39,7 @@ impl Dataset {
         let mut undecided = self.turn(&part).await?;
         loop {
             let compacted = self
-                .compact_once(&part, compact_files, parts, erased, &mut undecided)
+                .compact_once(&part, files_min, parts, erased, &mut undecided)
                 .await;
             match compacted {
                 Err(error) => self.again_after(&part, &mut undecided, error).await?,
@@ -50,13 +51,13 @@ impl Dataset {
     async fn compact_once(
         &self,
         part: &Part,
-        compact_files: usize,
+        files_min: Option<usize>,
         parts: &[Frontier],
         erased: &Erased,
         undecided: &mut Vec<Manifest>,
     ) -> Result<usize, Error> {
         let manifest = self.present(part.stream.id)?;
-        let group = next_group(&manifest.files, parts, compact_files, self.options());
+        let group = next_group(&manifest.files, parts, files_min, self.options());
         let Some(group) = group else {
             return Ok(0);
         };
@@ -77,8 +78,11 @@ impl Dataset {
 }
 
 fn is_small(file: &DataFile, options: &Options) -> bool {
-    file.bytes < options.file_bytes_max / 2 && file.range.records() < options.file_rows_max / 2
+    file.bytes < options.file_bytes_max / 2 && file.records() < options.file_rows_max / 2
 }
+
+/// With fewer there is nothing to put together.
+const FILES_MIN: usize = 2;
 
 /// The first files that are to be compacted: at least `files_min`, together no larger than a file may be. None of them is
 /// larger than the others together, so that a record is not written again with every few that come after it, but a
@@ -86,10 +90,12 @@ fn is_small(file: &DataFile, options: &Options) -> bool {
 fn next_group(
     files: &[DataFile],
     parts: &[Frontier],
-    files_min: usize,
+    files_min: Option<usize>,
     options: &Options,
 ) -> Option<Range<usize>> {
-    if files_min < 2 {
+    let is_thrifty = files_min.is_some();
+    let files_min = files_min.unwrap_or(FILES_MIN);
+    if files_min < FILES_MIN {
         return None;
     }
     let parts_before = |file: &DataFile| {
@@ -105,10 +111,10 @@ fn next_group(
             && (end == start
                 || file.range.partition == files[start].range.partition && !parts_before(file))
             && bytes + file.bytes <= options.file_bytes_max
-            && records + file.range.records() <= options.file_rows_max
+            && records + file.records() <= options.file_rows_max
         {
             bytes += file.bytes;
-            records += file.range.records();
+            records += file.records();
             end += 1;
         }
         let mut window = start..end;
@@ -117,7 +123,7 @@ fn next_group(
             && window.len() >= files_min
         {
             let bytes: u64 = files[window.clone()].iter().map(|file| file.bytes).sum();
-            if 2 * files[window.start + largest].bytes <= bytes {
+            if !is_thrifty || 2 * files[window.start + largest].bytes <= bytes {
                 return Some(window);
             }
             // Without the largest: what is before it, or else what follows.
@@ -170,7 +176,7 @@ mod tests {
     fn groups_are_large_enough_and_not_too_large() {
         let check = |sizes: &[u64], parts: &[u64], expected: Option<Range<usize>>| {
             let parts: Vec<Frontier> = parts.iter().map(|o| Frontier(vec![Offset(*o)])).collect();
-            let found = next_group(&files(0, sizes), &parts, 3, &options());
+            let found = next_group(&files(0, sizes), &parts, Some(3), &options());
             assert_eq!(found, expected, "{sizes:?} {parts:?}");
         };
         check(&[1, 1, 1], &[], Some(0..3));
@@ -189,14 +195,23 @@ mod tests {
         check(&[1, 1, 1, 1, 1, 1], &[3], Some(0..3));
         check(&[1, 1, 1], &[0, 3], Some(0..3));
         check(&[], &[], None);
+        assert_eq!(
+            next_group(&files(0, &[9, 1]), &[], None, &options()),
+            Some(0..2)
+        );
+        assert_eq!(next_group(&files(0, &[9]), &[], None, &options()), None);
+        assert_eq!(
+            next_group(&files(0, &[1, 1]), &[], Some(0), &options()),
+            None
+        );
     }
 
     #[test]
     fn partitions_are_not_mixed() {
         let mut all = files(0, &[1, 1]);
         all.extend(files(1, &[1, 1]));
-        assert_eq!(next_group(&all, &[], 3, &options()), None);
-        assert_eq!(next_group(&all, &[], 2, &options()), Some(0..2));
+        assert_eq!(next_group(&all, &[], Some(3), &options()), None);
+        assert_eq!(next_group(&all, &[], None, &options()), Some(0..2));
     }
 
     #[test]
@@ -210,7 +225,7 @@ mod tests {
         let mut written = 0;
         for _ in 0..4_096 {
             sizes.push(1);
-            while let Some(group) = next_group(&files(0, &sizes), &[], 8, &options) {
+            while let Some(group) = next_group(&files(0, &sizes), &[], Some(8), &options) {
                 let compacted: u64 = sizes[group.clone()].iter().sum();
                 written += compacted;
                 sizes.splice(group, [compacted]);

@@ -257,11 +257,11 @@ impl ErasureLog {
         self.0.putting.lock().await
     }
 
-    /// The newest erasure before which all are finished, itself too; 0 if there is none.
+    /// The newest erasure before which all are finished, itself too; 0 if there is none. Expiries do not count.
     pub fn finished_upto(&self) -> u64 {
         let known = self.known();
-        let finished = known.erasures.values();
-        let finished = finished.take_while(|erasure| erasure.finished.is_some());
+        let asked = known.erasures.values().filter(|e| !e.begun.expires);
+        let finished = asked.take_while(|erasure| erasure.finished.is_some());
         finished.last().map_or(0, |erasure| erasure.number)
     }
 

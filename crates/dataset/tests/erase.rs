@@ -141,7 +141,7 @@ impl Server {
     }
 
     /// Whoever began before reads on from the former files.
-    async fn compact(&self, files: usize) -> Result<(), Error> {
+    async fn compact(&self, files: Option<usize>) -> Result<(), Error> {
         let before = self.reader.pin();
         let compacted = self
             .dataset
@@ -285,7 +285,7 @@ enum Step {
     CarryOut,
     /// Of small files; with somebody who holds those before.
     Compact {
-        files: usize,
+        files: Option<usize>,
     },
     Restart,
 }
@@ -296,7 +296,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Seal),
         3 => (1..5i64, 0..5i64).prop_map(|(divisor, rest)| Step::Erase { divisor, rest: rest % divisor }),
         2 => Just(Step::CarryOut),
-        3 => (2..4usize).prop_map(|files| Step::Compact { files }),
+        3 => prop::option::of(2..4usize).prop_map(|files| Step::Compact { files }),
         1 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 1..20)

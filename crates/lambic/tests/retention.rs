@@ -93,7 +93,14 @@ fn records_expire_in_whole_files_and_views_follow_through_kills() {
     assert_eq!(told(&server, "start"), "0:0,1:0");
 
     // Nothing is too old for this, and all is for that.
-    let plan = server.ok(&["stream", "alter", "visits", "--set", "retention=1 hour", "--dry-run"]);
+    let plan = server.ok(&[
+        "stream",
+        "alter",
+        "visits",
+        "--set",
+        "retention=1 hour",
+        "--dry-run",
+    ]);
     assert!(plan.contains("retention = '1h'"), "{plan}");
     let plan = server.rows("EXPLAIN ALTER STREAM visits SET (retention = '1s')");
     thread::sleep(Duration::from_millis(1_100));
@@ -115,7 +122,10 @@ fn records_expire_in_whole_files_and_views_follow_through_kills() {
     let left = count(&server);
     assert!((100..=400).contains(&left), "{left}");
     let lowest = server.rows("SELECT min(n) AS n FROM visits")[0]["n"].clone();
-    assert!(lowest.as_u64() >= Some(100), "whole files, the oldest first: {lowest}");
+    assert!(
+        lowest.as_u64() >= Some(100),
+        "whole files, the oldest first: {lowest}"
+    );
     server.ok(&["audit", "--all"]);
     server.ok(&["query", "ALTER STREAM visits RESET (retention_bytes)"]);
     assert_eq!(told(&server, "retention_bytes"), Value::Null);
@@ -132,15 +142,24 @@ fn records_expire_in_whole_files_and_views_follow_through_kills() {
         &format!("SELECT count(*) FROM visits AS OF TIMESTAMP '{before}'"),
     ]);
     let said = text(&as_of.stderr);
-    assert!(said.contains("have expired") && said.contains("72000"), "{said}");
-    assert!(said.contains("the earliest moment is AS OF OFFSET 'visits@"), "{said}");
+    assert!(
+        said.contains("have expired") && said.contains("72000"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the earliest moment is AS OF OFFSET 'visits@"),
+        "{said}"
+    );
     let earliest = said.split("AS OF OFFSET '").nth(1).expect("it is named");
     let earliest = earliest.split('\'').next().expect("it ends");
-    let none = server.rows(&format!("SELECT count(*) AS n FROM visits AS OF OFFSET '{earliest}'"));
+    let none = server.rows(&format!(
+        "SELECT count(*) AS n FROM visits AS OF OFFSET '{earliest}'"
+    ));
     assert_eq!(none, [json!({"n": 0})]);
 
     // By age, while the server is killed at several moments.
-    let created = "CREATE STREAM other (n bigint) WITH (retention = '90 days', retention_bytes = '2 GB')";
+    let created =
+        "CREATE STREAM other (n bigint) WITH (retention = '90 days', retention_bytes = '2 GB')";
     server.ok(&["query", created]);
     server.ok(&["query", "ALTER STREAM visits SET (retention = '2s')"]);
     for pause_ms in [200, 1_000, 1_500, 2_000, 2_500] {
@@ -158,10 +177,17 @@ fn records_expire_in_whole_files_and_views_follow_through_kills() {
     assert_eq!(count(&server), 50, "{left} were left before");
     server.ok(&["query", "ALTER STREAM visits RESET (retention)"]);
     server.ok(&["audit", "--all"]);
-    let other = server.rows("SELECT retention, retention_bytes FROM lambic_streams WHERE name = 'other'");
-    assert_eq!(other, [json!({"retention": "2months 29days 3h 12s", "retention_bytes": 2_147_483_648_u64})]);
+    let other =
+        server.rows("SELECT retention, retention_bytes FROM lambic_streams WHERE name = 'other'");
+    assert_eq!(
+        other,
+        [json!({"retention": "2months 29days 3h 12s", "retention_bytes": 2_147_483_648_u64})]
+    );
     let log = server.rows("SELECT count(*) > 1 AS several, min(by) AS by, sum(records) AS records FROM lambic_erasures");
-    assert_eq!(log, [json!({"several": true, "by": "retention", "records": "500"})]);
+    assert_eq!(
+        log,
+        [json!({"several": true, "by": "retention", "records": "500"})]
+    );
     assert!(server.terminate().success(), "{}", server.said());
     doctor(&data);
 }
@@ -176,13 +202,25 @@ fn what_cannot_be_meant_is_refused() {
         let error = pg.query(sql).expect_err(sql);
         assert!(error.starts_with(expected), "{sql}: {error}");
     };
-    check("ALTER STREAM visits SET (retention = 'soon')", "22023: retention must be a duration");
-    check("ALTER STREAM visits SET (retention_bytes = 'lots')", "22023: retention_bytes must be a size");
-    check("ALTER STREAM visits SET (partitions = 3)", "22023: there is no option");
+    check(
+        "ALTER STREAM visits SET (retention = 'soon')",
+        "22023: retention must be a duration",
+    );
+    check(
+        "ALTER STREAM visits SET (retention_bytes = 'lots')",
+        "22023: retention_bytes must be a size",
+    );
+    check(
+        "ALTER STREAM visits SET (partitions = 3)",
+        "22023: there is no option",
+    );
     check("ALTER STREAM visist SET (retention = '1d')", "42P01");
     check("ALTER STREAM by_k SET (retention = '1d')", "42809");
     check("ALTER STREAM lambic_async SET (retention = '1d')", "42501");
-    check("CREATE STREAM s (n bigint) WITH (retention = '-1')", "22023");
+    check(
+        "CREATE STREAM s (n bigint) WITH (retention = '-1')",
+        "22023",
+    );
     check("COMPACT STREAM nosuch", "42P01");
     check("COMPACT visits", "42601");
     pg.ok("ALTER STREAM lambic_logs SET (retention = '7 days')");
@@ -215,16 +253,30 @@ fn small_files_become_large_ones_and_batches_stay_incremental() {
     for _ in 0..3 {
         seal(&server);
     }
-    let (rows, had) = (sorted(&server, "SELECT *, _partition, _offset, _appended_at FROM visits"), files(&server));
+    let (rows, had) = (
+        sorted(
+            &server,
+            "SELECT *, _partition, _offset, _appended_at FROM visits",
+        ),
+        files(&server),
+    );
     let small = told(&server, "small_files");
     assert_eq!(small, had);
     let runs = batch_runs(&server);
-    let frontier = server.rows("SELECT batch_frontier AS f FROM lambic_views WHERE name = 'by_k'")[0]["f"].clone();
+    let frontier = server.rows("SELECT batch_frontier AS f FROM lambic_views WHERE name = 'by_k'")
+        [0]["f"]
+        .clone();
     let compacted = server.ok(&["stream", "compact", "visits", "--json"]);
     assert!(compacted.contains("files after"), "{compacted}");
     // One for each partition on each side of the batch.
     assert_eq!(files(&server), 4, "{compacted}");
-    assert_eq!(sorted(&server, "SELECT *, _partition, _offset, _appended_at FROM visits"), rows);
+    assert_eq!(
+        sorted(
+            &server,
+            "SELECT *, _partition, _offset, _appended_at FROM visits"
+        ),
+        rows
+    );
     server.ok(&["audit", "--all"]);
     eventually("the replaced files are gone", || parquet(&data) == 4);
 
@@ -232,14 +284,31 @@ fn small_files_become_large_ones_and_batches_stay_incremental() {
     server.kill();
     let log = ["--config", &config, "--log", "lambic_batch=debug"];
     server = Server::start_with("serve", None, &data, &log);
-    assert_eq!(server.rows("SELECT batch_frontier AS f FROM lambic_views WHERE name = 'by_k'")[0]["f"], frontier);
-    assert_eq!(sorted(&server, "SELECT *, _partition, _offset, _appended_at FROM visits"), rows);
+    assert_eq!(
+        server.rows("SELECT batch_frontier AS f FROM lambic_views WHERE name = 'by_k'")[0]["f"],
+        frontier
+    );
+    assert_eq!(
+        sorted(
+            &server,
+            "SELECT *, _partition, _offset, _appended_at FROM visits"
+        ),
+        rows
+    );
     server.ok(&["query", "REFRESH MATERIALIZED VIEW by_k"]);
     assert_ne!(batch_runs(&server), runs);
-    assert!(server.said().contains("from_records=240"), "{}", server.said());
+    assert!(
+        server.said().contains("from_records=240"),
+        "{}",
+        server.said()
+    );
     server.ok(&["audit", "--all"]);
     server.ok(&["stream", "compact", "visits"]);
-    assert_eq!(files(&server), 2, "the batch does not stand between them any more");
+    assert_eq!(
+        files(&server),
+        2,
+        "the batch does not stand between them any more"
+    );
     server.ok(&["audit", "--all"]);
     assert!(server.terminate().success(), "{}", server.said());
     doctor(&data);
@@ -262,7 +331,14 @@ fn compaction_in_the_background_loses_nothing_through_kills() {
         appended += 20;
         thread::sleep(Duration::from_millis(400 + 150 * (round % 4)));
         if round == 5 {
-            server.ok(&["stream", "erase", "visits", "--where", "n % 10 = 3", "--yes"]);
+            server.ok(&[
+                "stream",
+                "erase",
+                "visits",
+                "--where",
+                "n % 10 = 3",
+                "--yes",
+            ]);
         }
         if round % 3 == 2 {
             server.kill();
@@ -275,7 +351,11 @@ fn compaction_in_the_background_loses_nothing_through_kills() {
     eventually("few files are left", || {
         told(&server, "sealed_files").as_u64() <= Some(12)
     });
-    assert!(server.rows("SELECT n FROM visits WHERE n % 10 = 3 AND n < 120").is_empty());
+    assert!(
+        server
+            .rows("SELECT n FROM visits WHERE n % 10 = 3 AND n < 120")
+            .is_empty()
+    );
     server.ok(&["audit", "--all"]);
     assert!(server.terminate().success(), "{}", server.said());
     assert!(!server.said().contains("ERROR"), "{}", server.said());

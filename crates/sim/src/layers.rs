@@ -271,7 +271,7 @@ impl Lifecycle for Layers {
         let parts: Vec<_> = stands.collect();
         let erased = self.0.log.snapshot().erased(stream);
         let compacted = async {
-            while dataset.compact_next(stream, 2, &parts, &erased).await? > 0 {}
+            while dataset.compact_next(stream, None, &parts, &erased).await? > 0 {}
             dataset.remove_replaced(stream).await
         };
         compacted.await.map_err(Error::internal)?;

@@ -73,11 +73,13 @@ impl Contents {
             (stream.name.to_string(), heads.of(stream.id).max(&zero))
         });
         let erasures = ErasureLog::open(store(dir)?).await?;
+        let pending = erasures.pending().into_iter();
+        let pending = pending.filter(|erasure| !erasure.begun.expires);
         Ok(Contents {
             items,
             frontier: frontier.collect(),
             erasure: erasures.finished_upto(),
-            erasures_pending: erasures.pending().iter().map(|e| e.number).collect(),
+            erasures_pending: pending.map(|erasure| erasure.number).collect(),
         })
     }
 

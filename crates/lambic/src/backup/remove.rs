@@ -18,9 +18,7 @@ pub async fn remove(target: &Target, ids: &[String]) -> Result<Removed, Error> {
     let work = target
         .at_work("delete", &format!("delete-{worker}"))
         .await?;
-    let removed = remove_all(target, ids).await;
-    work.end().await;
-    removed
+    remove_all(target, ids).await
 }
 
 async fn remove_all(target: &Target, ids: &[String]) -> Result<Removed, Error> {

@@ -57,6 +57,11 @@ impl Snapshots {
         self.told().iter().map(Progress::info).collect()
     }
 
+    /// Waits for the end of a backup that is being made: its links keep the bytes of files that are replaced.
+    pub async fn ended(&self) {
+        drop(self.turn.lock().await);
+    }
+
     pub async fn backup(
         &self,
         layers: &Layers,
@@ -79,9 +84,9 @@ impl Snapshots {
             let excess = told.len().saturating_sub(TOLD_MAX);
             told.drain(..excess);
         }
-        let ended = Ended(progress.clone());
+        let mut given_up = GivenUp(Some(progress.clone()));
         let made = self.backup_to(layers, text, &progress).await;
-        std::mem::forget(ended);
+        given_up.0 = None;
         if let Err(error) = &made {
             progress.change(|info| {
                 info.state = format!("failed: {error}");
@@ -115,15 +120,17 @@ impl Snapshots {
     }
 }
 
-/// A backup that nobody waits for any more.
-struct Ended(Progress);
+/// A backup that nobody waits for any more, unless it has come to its end.
+struct GivenUp(Option<Progress>);
 
-impl Drop for Ended {
+impl Drop for GivenUp {
     fn drop(&mut self) {
-        self.0.change(|info| {
-            info.state = "failed: whoever asked for it went away".to_owned();
-            info.finished_at_us = Some(SystemClock.now_us());
-        });
+        if let Some(progress) = self.0.take() {
+            progress.change(|info| {
+                info.state = "failed: whoever asked for it went away".to_owned();
+                info.finished_at_us = Some(SystemClock.now_us());
+            });
+        }
     }
 }
 

@@ -91,10 +91,16 @@ pub struct AtWork {
     path: Path,
 }
 
-impl AtWork {
-    pub async fn end(self) {
-        // One that is left is found to be of a process that is gone.
-        let _ = self.target.store.delete(&self.path).await;
+impl Drop for AtWork {
+    /// Here, so that it also happens when whoever asked for the work goes away. A killed process does not come to it;
+    /// it is found to be gone.
+    fn drop(&mut self) {
+        if let Some(folder) = self.target.folder() {
+            let _ = fs::remove_file(folder.join(self.path.as_ref()));
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (target, path) = (self.target.clone(), self.path.clone());
+            runtime.spawn(async move { target.delete(&path).await });
+        }
     }
 }
 
@@ -232,16 +238,9 @@ impl Target {
             path,
         };
         // Both put first and look then: of two that are in each other's way at least one sees the other.
-        match self.in_the_way(&work.path, what).await {
-            Ok(None) => Ok(work),
-            Ok(Some(refused)) => {
-                work.end().await;
-                Err(Error::Refused(refused))
-            }
-            Err(error) => {
-                work.end().await;
-                Err(error)
-            }
+        match self.in_the_way(&work.path, what).await? {
+            None => Ok(work),
+            Some(refused) => Err(Error::Refused(refused)),
         }
     }
 

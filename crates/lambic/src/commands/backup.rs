@@ -336,7 +336,7 @@ fn verify(global: &Global, target: &str, backups: &[String]) -> anyhow::Result<(
     match faults.len() {
         0 => Ok(()),
         count => bail!(
-            "{} found; take another backup, files that the data folder has are copied again, and delete those that are damaged",
+            "{} found; remove the damaged files that are named and take another backup: what the data folder still has is copied again",
             counted(count as u64, "fault")
         ),
     }

@@ -40,11 +40,11 @@ impl Layers {
             .collect()
     }
 
-    /// Makes one file of a group of small ones; how many, 0 if there is none.
+    /// See [`lambic_dataset::Dataset::compact_next`].
     pub async fn compact_next(
         &self,
         stream: StreamId,
-        files_min: usize,
+        files_min: Option<usize>,
     ) -> Result<usize, lambic_dataset::Error> {
         let dataset = self.dataset();
         if !dataset.is_compaction_due(stream, files_min, &self.batches_stand(stream)) {
@@ -61,7 +61,12 @@ impl Layers {
 
     pub async fn compact_all(&self, stream: StreamId) -> Result<Compacted, Error> {
         let before = self.dataset().manifest(stream);
-        while self.compact_next(stream, 2).await.map_err(dataset_error)? > 0 {}
+        while self
+            .compact_next(stream, None)
+            .await
+            .map_err(dataset_error)?
+            > 0
+        {}
         // Those that are still read go later.
         let left = self.dataset().remove_replaced(stream).await;
         left.map_err(dataset_error)?;

@@ -10,7 +10,8 @@
 //!    former versions too, are deleted.
 //! 3. The log's segments that hold the records are closed. Everything else in them is sealed and batched, and they
 //!    are trimmed. This waits for triggers that have not read so far: they read from the log alone.
-//! 4. The replaced files are deleted when no statement that began before can read them any more.
+//! 4. The replaced files are deleted when no statement that began before can read them any more; a backup that is being
+//!    made keeps links to them until it ends.
 //!
 //! Then the erasure log gets the entry that it is finished. Not reached: dead letters and lines that functions wrote
 //! (they are streams of their own, and can be erased from), what outside systems were given, and backups.
@@ -342,6 +343,8 @@ async fn erase_from(layers: &Layers, erasures: &Erasures, stream: StreamId) -> R
             Err(error) => return Err(dataset_error(error)),
         }
     }
+    erasures.state(stream, "waiting for the end of a backup that is being made");
+    layers.snapshots().ended().await;
     erasures.finish(layers.log(), stream, &erased).await
 }
 

@@ -118,6 +118,10 @@ impl Layers {
         &self.parts.erasures
     }
 
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.parts.snapshots
+    }
+
     /// No batch is computed or kept as long as this is held.
     pub async fn batch_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.batching.lock().await

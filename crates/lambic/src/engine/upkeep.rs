@@ -238,7 +238,7 @@ impl Upkeep {
 
     /// One group of files of each stream at a time: what is due more often than once a second has come before.
     async fn compact(&mut self) {
-        let files_min = self.layers.dataset().options().compact_files;
+        let files_min = Some(self.layers.dataset().options().compact_files);
         for stream in self.layers.log().snapshot().heads().0.into_keys() {
             match self.layers.compact_next(stream, files_min).await {
                 Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {}
