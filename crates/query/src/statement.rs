@@ -1,7 +1,7 @@
 //! What a piece of SQL asks for: our own statements, or plain SQL.
 
-mod alter_stream;
 mod diff;
+mod set_retention;
 mod subscribe;
 
 use std::ops::Range;
@@ -56,7 +56,7 @@ pub enum Statement {
     Erase(Box<Erase>),
     /// To a folder or URL.
     Backup(String),
-    AlterStream(Box<AlterStream>),
+    SetRetention(Box<SetRetention>),
     CompactStream(String),
     Insert(Box<Plain>),
     Subscribe(Box<Subscribe>),
@@ -67,7 +67,7 @@ pub enum Statement {
 
 /// `ALTER STREAM name SET (…)` or `RESET (…)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AlterStream {
+pub struct SetRetention {
     pub stream: String,
     /// `None`: as if it had never been set.
     pub settings: Vec<(String, Option<String>)>,
@@ -242,6 +242,12 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
                 _ => Err(syntax("CREATE STREAM name (column type, …) is expected", 1)),
             }
         }
+        ["EXPLAIN", "ALTER", "STREAM" | "TABLE", ..]
+        | ["ALTER", "STREAM" | "TABLE", _, "SET" | "RESET", ..]
+        | ["ALTER", "STREAM" | "TABLE", _, ".", _, "SET" | "RESET", ..] => {
+            let retention = set_retention::parse(part)?;
+            Ok(Statement::SetRetention(Box::new(retention)))
+        }
         ["ALTER", "STREAM" | "TABLE", ..] => {
             match plain(&as_table(sql, &words, 1, upper[1]), sql)? {
                 ast::Statement::AlterTable(alter) => Ok(Statement::AlterStream(Box::new(alter))),
@@ -296,9 +302,6 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             Ok(Statement::RefreshView { name, full })
         }
         ["ALTER", "MATERIALIZED", "VIEW", ..] => alter_view(&words, &upper),
-        ["ALTER", "STREAM", ..] | ["EXPLAIN", "ALTER", "STREAM", ..] => {
-            Ok(Statement::AlterStream(Box::new(alter_stream::parse(part)?)))
-        }
         ["COMPACT", "STREAM", _, ..] => Ok(Statement::CompactStream(named(&words, 2)?)),
         ["COMPACT", ..] => Err(syntax("COMPACT STREAM name is expected", 1)),
         ["REFRESH", ..] => Err(syntax("REFRESH MATERIALIZED VIEW name is expected", 1)),
@@ -353,7 +356,7 @@ fn readable(session: &Session, text: &str, sql: &str) -> Result<Option<ast::Stat
     names::tell_apart(&mut ast);
     Ok(Some(ast))
 }
-const ALTER_EXPECTED: &str = "ALTER STREAM name ADD COLUMN …, RENAME COLUMN … TO …, ALTER COLUMN … TYPE …, SET or DROP DEFAULT, SET or DROP NOT NULL, or DROP COLUMN … is expected";
+const ALTER_EXPECTED: &str = "ALTER STREAM name ADD COLUMN …, RENAME COLUMN … TO …, ALTER COLUMN … TYPE …, SET or DROP DEFAULT, SET or DROP NOT NULL, DROP COLUMN …, SET (retention = …) or RESET (retention) is expected";
 fn backup(part: &Part<'_>) -> Result<Statement, Error> {
     let expected = |at: usize| {
         syntax("BACKUP TO 'folder or URL' is expected", at).with_hint(

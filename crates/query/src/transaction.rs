@@ -301,8 +301,8 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::Erase(erase) if erase.explain => None,
         Statement::Erase(_) => Some("ERASE"),
         Statement::Backup(_) => Some("BACKUP"),
-        Statement::AlterStream(alter) if alter.explain => None,
-        Statement::AlterStream(_) => Some("ALTER STREAM"),
+        Statement::SetRetention(alter) if alter.explain => None,
+        Statement::SetRetention(_) => Some("ALTER STREAM"),
         Statement::CompactStream(_) => Some("COMPACT STREAM"),
         Statement::Sql(_)
         | Statement::Subscribe(_)

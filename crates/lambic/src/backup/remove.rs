@@ -15,7 +15,7 @@ pub struct Removed {
 /// Their lists go first: a kill leaves content that nobody needs, which the next removal takes along.
 pub async fn remove(target: &Target, ids: &[String]) -> Result<Removed, Error> {
     let (worker, _) = Manifest::id_now();
-    let work = target
+    let _work = target
         .at_work("delete", &format!("delete-{worker}"))
         .await?;
     remove_all(target, ids).await

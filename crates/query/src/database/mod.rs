@@ -454,7 +454,7 @@ impl Database {
             Statement::ExplainView(_) | Statement::Backup(_) | Statement::CompactStream(_) => {
                 (Vec::new(), explain::schema())
             }
-            Statement::AlterStream(alter) if alter.explain => (Vec::new(), explain::schema()),
+            Statement::SetRetention(alter) if alter.explain => (Vec::new(), explain::schema()),
             _ => (Vec::new(), Arc::new(Schema::empty())),
         };
         Ok(Prepared {
@@ -556,7 +556,7 @@ impl Database {
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Backup(target) => self.backup(target).await,
-            Statement::AlterStream(alter) => self.alter_stream(alter, sql).await,
+            Statement::SetRetention(alter) => self.set_retention(alter, sql).await,
             Statement::CompactStream(name) => self.compact(name, sql).await,
             Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,

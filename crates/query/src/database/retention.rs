@@ -15,7 +15,7 @@ use crate::{
     Catalog, Error, Outcome, Retention, ToErase,
     error::{find_word, undefined_table},
     sqlstate,
-    statement::AlterStream,
+    statement::SetRetention,
 };
 
 impl Database {
@@ -29,9 +29,9 @@ impl Database {
         self.0.sources.start_of(stream)
     }
 
-    pub(super) async fn alter_stream(
+    pub(super) async fn set_retention(
         &self,
-        alter: &AlterStream,
+        alter: &SetRetention,
         sql: &str,
     ) -> Result<Outcome, Error> {
         let stream = self.retaining(&alter.stream, sql)?;

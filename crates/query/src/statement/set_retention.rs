@@ -4,14 +4,14 @@ use datafusion::sql::sqlparser::{
     ast::SqlOption, dialect::PostgreSqlDialect, keywords::Keyword, parser::Parser, tokenizer::Token,
 };
 
-use super::{AlterStream, Part, syntax};
+use super::{SetRetention, Part, syntax};
 use crate::{Error, create, retention};
 
 const EXPECTED: &str =
     "ALTER STREAM name SET (retention = '30 days') or RESET (retention) is expected";
 const SETTINGS: [&str; 2] = [retention::AGE, retention::BYTES];
 
-pub fn parse(part: &Part<'_>) -> Result<AlterStream, Error> {
+pub fn parse(part: &Part<'_>) -> Result<SetRetention, Error> {
     let explain = is(part.tokens.first(), Keyword::EXPLAIN);
     let tokens = &part.tokens[usize::from(explain)..];
     let place = |token: Option<&(usize, Token)>| {
@@ -36,7 +36,7 @@ pub fn parse(part: &Part<'_>) -> Result<AlterStream, Error> {
         }
         other => return Err(syntax(EXPECTED, place(other))),
     };
-    Ok(AlterStream {
+    Ok(SetRetention {
         stream,
         settings,
         explain,
@@ -96,7 +96,7 @@ mod tests {
                     error.sqlstate, error.position, error.message
                 ),
                 Ok(parsed) => match &parsed[0].statement {
-                    Statement::AlterStream(alter) => format!("{alter:?}"),
+                    Statement::SetRetention(alter) => format!("{alter:?}"),
                     other => format!("{other:?}"),
                 },
             };
@@ -105,24 +105,18 @@ mod tests {
         check(
             "ALTER STREAM Visits SET (retention = '30 days', retention_bytes = 7)",
             expect![[
-                r#"AlterStream { stream: "visits", settings: [("retention", Some("30 days")), ("retention_bytes", Some("7"))], explain: false }"#
+                r#"SetRetention { stream: "visits", settings: [("retention", Some("30 days")), ("retention_bytes", Some("7"))], explain: false }"#
             ]],
         );
         check(
             "explain alter stream public.\"V\" reset (retention, retention_bytes)",
             expect![[
-                r#"AlterStream { stream: "V", settings: [("retention", None), ("retention_bytes", None)], explain: true }"#
+                r#"SetRetention { stream: "V", settings: [("retention", None), ("retention_bytes", None)], explain: true }"#
             ]],
         );
         check(
             "ALTER STREAM visits SET (partitions = 2)",
             expect![[r#"22023 at Some(26): there is no option "partitions""#]],
-        );
-        check(
-            "ALTER STREAM visits",
-            expect![
-                "42601 at Some(19): syntax error: ALTER STREAM name SET (retention = '30 days') or RESET (retention) is expected"
-            ],
         );
         check(
             "ALTER STREAM visits RESET retention",
