@@ -28,9 +28,17 @@ impl Retention {
         *self == Retention::default()
     }
 
+    /// In the largest unit that it is whole in.
     pub fn age_shown(&self) -> Option<String> {
         let age = self.age?;
-        Some(humantime::format_duration(age).to_string())
+        let whole = |unit_s: u64| age.subsec_nanos() == 0 && age.as_secs() % unit_s == 0;
+        Some(match age.as_secs() {
+            86_400 => "1 day".to_owned(),
+            seconds if whole(86_400) => format!("{} days", seconds / 86_400),
+            seconds if whole(3_600) => format!("{}h", seconds / 3_600),
+            seconds if whole(60) => format!("{}m", seconds / 60),
+            _ => humantime::format_duration(age).to_string(),
+        })
     }
 
     /// As it is declared.
@@ -118,8 +126,11 @@ mod tests {
             assert!(retention.set(name, None, "").unwrap());
             assert!(retention.is_for_ever());
         };
-        check(AGE, "30 days", Some("retention = '30days'"));
-        check(AGE, "36h", Some("retention = '1day 12h'"));
+        check(AGE, "30 days", Some("retention = '30 days'"));
+        check(AGE, "36h", Some("retention = '36h'"));
+        check(AGE, "24h", Some("retention = '1 day'"));
+        check(AGE, "90m", Some("retention = '90m'"));
+        check(AGE, "1s 500ms", Some("retention = '1s 500ms'"));
         check(AGE, "soon", None);
         check(AGE, "10ms", None);
         check(BYTES, "10", Some("retention_bytes = 10"));
