@@ -510,7 +510,10 @@ fn what_cannot_work_is_refused_with_the_way_out() {
     let data = folder.path().join("data");
     let mut server = Server::start(&data);
     server.ok(&["query", "CREATE STREAM s (n bigint)"]);
-    server.ok(&["query", "INSERT INTO s VALUES (1), (2)"]);
+    server.ok(&[
+        "query",
+        "INSERT INTO s SELECT value FROM generate_series(1, 20000)",
+    ]);
     let other = folder.path().join("photos");
     fs::create_dir(&other).expect("the folder is ours");
     fs::write(other.join("cat.jpg"), "meow").expect("the folder is ours");
@@ -567,7 +570,7 @@ fn what_cannot_work_is_refused_with_the_way_out() {
     let told = server.rows("SELECT state, bytes_copied > 0 AS copied, frontier FROM lambic_backups WHERE backup IS NOT NULL");
     assert_eq!(
         told,
-        [serde_json::json!({"state": "finished", "copied": true, "frontier": "s@0:2"})]
+        [serde_json::json!({"state": "finished", "copied": true, "frontier": "s@0:20000"})]
     );
     refused(
         &run(&["restore", shown(&target), shown(&other)]),

@@ -110,8 +110,10 @@ fn empty(data: &Path, manifest: &Manifest) -> Result<DirLock, Error> {
     let mut other = None;
     for entry in entries.into_iter().flatten() {
         let name = entry.map_err(Error::io("list", data))?.file_name();
-        if ![MARK, LOCK, LOST].iter().any(|own| name == *own) {
-            other = Some(name.to_string_lossy().into_owned());
+        let name = name.to_string_lossy();
+        // A killed restore may have come no further than writing what becomes the mark.
+        if !name.starts_with(MARK) && ![LOCK, LOST].contains(&&*name) {
+            other = Some(name.into_owned());
         }
     }
     match (unfinished(data), other) {

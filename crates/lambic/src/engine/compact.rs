@@ -1,22 +1,33 @@
 //! Compaction of a stream's small files, and which of its records are kept too long.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use lambic_dataset::{Expiring, Keep};
 use lambic_model::{Frontier, Frontiers, StreamId};
 use lambic_query::{Compacted, Error};
+use tracing::warn;
 
 use super::layers::{Layers, dataset_error};
 
-/// Where the newest batch of each view stands, by its folder, whether it is published by now or not.
+/// What compaction keeps an eye on.
 #[derive(Debug, Default)]
-pub struct LastBatches(std::sync::Mutex<HashMap<String, Frontiers>>);
+pub struct Compaction {
+    /// Where the newest batch of each view stands, by its folder, whether it is published by now or not.
+    batches: Mutex<HashMap<String, Frontiers>>,
+    /// Streams with files that were replaced and that somebody may still read.
+    replaced: Mutex<HashSet<StreamId>>,
+}
 
-impl LastBatches {
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Frontiers>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+impl Compaction {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Frontiers>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, HashSet<StreamId>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn note(&self, folder: String, frontier: Frontiers) {
@@ -33,7 +44,7 @@ impl Layers {
     fn batches_stand(&self, stream: StreamId) -> Vec<Frontier> {
         let served = self.serving().kept().into_iter();
         let served = served.map(|view| view.runs().batch_frontier());
-        let last: Vec<Frontiers> = self.last_batches().known().values().cloned().collect();
+        let last: Vec<Frontiers> = self.compaction().known().values().cloned().collect();
         let known = served.chain(last);
         known
             .filter_map(|frontier| frontier.0.get(&stream).cloned())
@@ -54,9 +65,27 @@ impl Layers {
         let _turn = self.batch_turn().await;
         let parts = self.batches_stand(stream);
         let erased = self.log().snapshot().erased(stream);
-        dataset
+        let compacted = dataset
             .compact_next(stream, files_min, &parts, &erased)
-            .await
+            .await?;
+        if compacted > 0 {
+            self.compaction().replaced().insert(stream);
+        }
+        Ok(compacted)
+    }
+
+    /// Deletes files that were replaced, as soon as nobody reads them any more.
+    pub async fn sweep(&self) {
+        let streams = self.compaction().replaced().clone();
+        for stream in streams {
+            match self.dataset().remove_replaced(stream).await {
+                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {
+                    self.compaction().replaced().remove(&stream);
+                }
+                Ok(_) => {}
+                Err(error) => warn!(%stream, %error, "replaced files cannot be removed yet"),
+            }
+        }
     }
 
     pub async fn compact_all(&self, stream: StreamId) -> Result<Compacted, Error> {
@@ -67,9 +96,7 @@ impl Layers {
             .map_err(dataset_error)?
             > 0
         {}
-        // Those that are still read go later.
-        let left = self.dataset().remove_replaced(stream).await;
-        left.map_err(dataset_error)?;
+        self.sweep().await;
         let after = self.dataset().manifest(stream);
         Ok(Compacted {
             files_before: before.files.len() as u64,

@@ -18,7 +18,7 @@ use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan, definition::NEV
 use tracing::{info, warn};
 
 use super::{
-    compact::LastBatches,
+    compact::Compaction,
     erase::Erasures,
     holds::{Hold, Holds},
 };
@@ -65,7 +65,7 @@ impl Parts {
 pub struct Layers {
     parts: Arc<Parts>,
     holds: Holds,
-    last_batches: LastBatches,
+    compaction: Compaction,
     /// Batch runs take turns: each may use the whole machine.
     batching: tokio::sync::Mutex<()>,
 }
@@ -75,7 +75,7 @@ impl Layers {
         Layers {
             parts: Arc::new(parts),
             holds: Holds::default(),
-            last_batches: LastBatches::default(),
+            compaction: Compaction::default(),
             batching: tokio::sync::Mutex::new(()),
         }
     }
@@ -92,8 +92,8 @@ impl Layers {
         &self.holds
     }
 
-    pub fn last_batches(&self) -> &LastBatches {
-        &self.last_batches
+    pub fn compaction(&self) -> &Compaction {
+        &self.compaction
     }
 
     pub fn serving(&self) -> &Serving {
@@ -385,8 +385,7 @@ impl Layers {
         };
         let kept = self.parts.batch.keep(Kept::Batch, definition, plan, &run);
         let number = kept.await.map_err(batch_error)?;
-        self.last_batches
-            .note(definition.directory(), run.to.clone());
+        self.compaction.note(definition.directory(), run.to.clone());
         info!(
             view = %definition.name,
             number,
@@ -545,7 +544,7 @@ impl Lifecycle for Layers {
     }
 
     async fn drop_view(&self, definition: &Definition) -> Result<(), Error> {
-        self.last_batches.forget(&definition.directory());
+        self.compaction.forget(&definition.directory());
         self.parts
             .batch
             .forget(definition)

@@ -95,7 +95,6 @@ pub fn start(
             batched_at: HashMap::new(),
             checkpoints: Checkpoints::every(checkpoint_records),
             failed: HashSet::new(),
-            replaced: HashSet::new(),
             expire_every,
             expired_at: HashMap::new(),
         };
@@ -203,8 +202,6 @@ struct Upkeep {
     checkpoints: Checkpoints,
     /// Folders of views whose last batch failed.
     failed: HashSet<String>,
-    /// Streams with files that were replaced and that somebody may still read.
-    replaced: HashSet<StreamId>,
     expire_every: Duration,
     /// When streams were looked at for records that are kept too long, and what they keep.
     expired_at: HashMap<String, (Instant, Retention)>,
@@ -237,28 +234,17 @@ impl Upkeep {
     }
 
     /// One group of files of each stream at a time: what is due more often than once a second has come before.
-    async fn compact(&mut self) {
+    async fn compact(&self) {
         let files_min = Some(self.layers.dataset().options().compact_files);
         for stream in self.layers.log().snapshot().heads().0.into_keys() {
             match self.layers.compact_next(stream, files_min).await {
-                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {}
-                Ok(_) => {
-                    self.replaced.insert(stream);
-                }
+                Ok(_) | Err(lambic_dataset::Error::UnknownStream { .. }) => {}
                 Err(error) => {
                     warn!(%stream, %error, "small files cannot be made one; they stay as they are");
                 }
             }
         }
-        for stream in self.replaced.clone() {
-            match self.layers.dataset().remove_replaced(stream).await {
-                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {
-                    self.replaced.remove(&stream);
-                }
-                Ok(_) => {}
-                Err(error) => warn!(%stream, %error, "replaced files cannot be removed yet"),
-            }
-        }
+        self.layers.sweep().await;
     }
 
     async fn expire(&mut self) {
