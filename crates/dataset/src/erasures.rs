@@ -73,9 +73,10 @@ pub struct Begun {
     /// SHA-256 of the file with the offsets; [`ErasureLog::begin`] fills it in.
     #[serde(default)]
     pub offsets_sha256: String,
-    /// True if it takes all records before `frontier`, because the stream keeps them no longer.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub expires: bool,
+    /// If it takes all records before `frontier` because the stream keeps them no longer: when the newest of them was
+    /// appended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,10 +241,18 @@ impl ErasureLog {
     pub fn start_of(&self, stream: StreamId) -> Frontier {
         let known = self.known();
         let of_stream = known.erasures.values().map(|erasure| &erasure.begun);
-        let expired = of_stream.filter(|begun| begun.expires && begun.stream == stream);
+        let expired = of_stream.filter(|begun| begun.expires.is_some() && begun.stream == stream);
         expired.fold(Frontier::default(), |start, begun| {
             start.max(&begun.frontier)
         })
+    }
+
+    /// When the newest record of the stream was appended that has expired; `None` if none has.
+    pub fn expired_until(&self, stream: StreamId) -> Option<i64> {
+        let known = self.known();
+        let of_stream = known.erasures.values().map(|erasure| &erasure.begun);
+        let of_stream = of_stream.filter(|begun| begun.stream == stream);
+        of_stream.filter_map(|begun| begun.expires).max()
     }
 
     pub fn is_finished(&self, number: u64) -> bool {
@@ -260,7 +269,10 @@ impl ErasureLog {
     /// The newest erasure before which all are finished, itself too; 0 if there is none. Expiries do not count.
     pub fn finished_upto(&self) -> u64 {
         let known = self.known();
-        let asked = known.erasures.values().filter(|e| !e.begun.expires);
+        let asked = known
+            .erasures
+            .values()
+            .filter(|e| e.begun.expires.is_none());
         let finished = asked.take_while(|erasure| erasure.finished.is_some());
         finished.last().map_or(0, |erasure| erasure.number)
     }

@@ -25,6 +25,8 @@ pub struct Expiring {
     pub records: u64,
     pub files: u64,
     pub bytes: u64,
+    /// When the newest of the records was appended.
+    pub newest_us: Option<i64>,
 }
 
 /// The files of one partition that are there still, the oldest first, with when the newest record of the first was
@@ -74,6 +76,7 @@ impl Dataset {
             if !too_old && !too_many {
                 break;
             }
+            expiring.newest_us = expiring.newest_us.max(queue.latest_us);
             if let Some(file) = queue.files.pop_front() {
                 bytes -= file.bytes;
                 expiring.records += file.records();

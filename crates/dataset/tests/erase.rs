@@ -213,7 +213,7 @@ fn begun(offsets: &OffsetSet) -> Begun {
         frontier: Frontier::zero(PARTITIONS),
         records: offsets.records(),
         offsets_sha256: String::new(),
-        expires: false,
+        expires: None,
     }
 }
 
@@ -675,7 +675,7 @@ async fn whole_files_expire_the_oldest_first() {
         end: Offset(7),
     });
     let mut begun = begun(&first);
-    begun.expires = true;
+    begun.expires = Some(12);
     begun.frontier = Frontier(vec![Offset(7), Offset(0)]);
     let number = server.erasures.begin(7, begun, &first).await.unwrap();
     server.erased.number = number;
@@ -685,6 +685,7 @@ async fn whole_files_expire_the_oldest_first() {
     check(all, everything.clone(), [20, 5], 18, 4).await;
     let start = server.erasures.start_of(STREAM);
     assert_eq!(start, Frontier(vec![Offset(7), Offset(0)]));
+    assert_eq!(server.erasures.expired_until(STREAM), Some(12));
     assert_eq!(
         ErasureLog::open(dataset.store())
             .await

@@ -146,6 +146,11 @@ fn records_expire_in_whole_files_and_views_follow_through_kills() {
         said.contains("the earliest moment is AS OF OFFSET 'visits@"),
         "{said}"
     );
+    let as_of = server.cli(&[
+        "query",
+        "SELECT * FROM visits AS OF OFFSET 'visits@0:0,1:0'",
+    ]);
+    assert!(text(&as_of.stderr).contains("does not go back to 0:0,1:0"));
     let earliest = said.split("AS OF OFFSET '").nth(1).expect("it is named");
     let earliest = earliest.split('\'').next().expect("it ends");
     let none = server.rows(&format!(

@@ -58,6 +58,8 @@ pub trait Lifecycle: Send + Sync {
     async fn expiring(&self, stream: StreamId, keep: Keep) -> Result<Expiring, Error>;
     /// Before it, the stream's records have expired.
     fn start_of(&self, stream: StreamId) -> Frontier;
+    /// When the newest record of the stream was appended that has expired; `None` if none has.
+    fn expired_until(&self, stream: StreamId) -> Option<i64>;
     /// The functions that trigger on or write to a stream; it cannot be dropped while there are any.
     fn functions_of(&self, stream: &str) -> Vec<String>;
 }
@@ -89,8 +91,9 @@ pub struct ToErase {
     pub predicate: String,
     /// The condition as the erasure log shows it.
     pub predicate_shown: String,
-    /// True if it takes all records before `frontier`, because the stream keeps them no longer.
-    pub expires: bool,
+    /// If it takes all records before `frontier` because the stream keeps them no longer: when the newest of them was
+    /// appended.
+    pub expires: Option<i64>,
 }
 
 /// What a compaction did.

@@ -77,6 +77,11 @@ impl Sources {
         lifecycle.map_or_else(Frontier::default, |lifecycle| lifecycle.start_of(stream))
     }
 
+    /// When the newest record of the stream was appended that has expired.
+    pub fn expired_until(&self, stream: StreamId) -> Option<i64> {
+        self.lifecycle()?.expired_until(stream)
+    }
+
     pub fn broken(&self) -> HashMap<String, String> {
         self.broken
             .read()

@@ -286,6 +286,10 @@ impl Lifecycle for Layers {
         Frontier::default()
     }
 
+    fn expired_until(&self, _: StreamId) -> Option<i64> {
+        None
+    }
+
     fn functions_of(&self, _: &str) -> Vec<String> {
         Vec::new()
     }

@@ -74,7 +74,7 @@ impl Contents {
         });
         let erasures = ErasureLog::open(store(dir)?).await?;
         let pending = erasures.pending().into_iter();
-        let pending = pending.filter(|erasure| !erasure.begun.expires);
+        let pending = pending.filter(|erasure| erasure.begun.expires.is_none());
         Ok(Contents {
             items,
             frontier: frontier.collect(),

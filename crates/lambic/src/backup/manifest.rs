@@ -49,12 +49,12 @@ impl Manifest {
     /// A new id.
     pub fn id_now() -> (String, i64) {
         let at_us = SystemClock.now_us();
-        let seconds = std::time::UNIX_EPOCH
+        let time = std::time::UNIX_EPOCH
             + std::time::Duration::from_micros(u64::try_from(at_us).unwrap_or_default());
-        let time = humantime::format_rfc3339_seconds(seconds).to_string();
+        let time = humantime::format_rfc3339_micros(time).to_string();
         let time = time.replace([':', '-'], "");
         let chance = uuid::Uuid::new_v4().simple().to_string();
-        (format!("{time}-{}", &chance[..6]), at_us)
+        (format!("{time}-{}", &chance[..4]), at_us)
     }
 
     pub fn bytes(&self) -> u64 {

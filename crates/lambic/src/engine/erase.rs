@@ -200,6 +200,11 @@ impl Erasures {
         self.0.entries.start_of(stream)
     }
 
+    /// When the newest record of the stream was appended that has expired.
+    pub fn expired_until(&self, stream: StreamId) -> Option<i64> {
+        self.0.entries.expired_until(stream)
+    }
+
     /// True while an erasure from the stream is carried out.
     pub fn is_pending(&self, stream: StreamId) -> bool {
         let pending = self.0.entries.pending();

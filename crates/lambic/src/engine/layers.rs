@@ -597,6 +597,10 @@ impl Lifecycle for Layers {
         self.parts.erasures.start_of(stream)
     }
 
+    fn expired_until(&self, stream: StreamId) -> Option<i64> {
+        self.parts.erasures.expired_until(stream)
+    }
+
     fn functions_of(&self, stream: &str) -> Vec<String> {
         let functions = self.parts.functions.list().into_iter().filter(|function| {
             function

@@ -133,7 +133,7 @@ impl Database {
                     let head = pinned.head_at(stream, at_us).await;
                     heads.set(stream, head.map_err(unreadable)?);
                 }
-                self.check_not_expired(&heads)?;
+                self.check_time_not_expired(read, at_us)?;
                 Ok(pinned.back_to(heads))
             }
         }

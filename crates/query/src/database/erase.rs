@@ -55,7 +55,7 @@ impl Database {
                 false => erase.shown.clone(),
             },
             predicate: erase.condition.clone(),
-            expires: false,
+            expires: None,
         };
         drop(pinned);
         let erasing = self.put_down(to_erase).await?;

@@ -130,7 +130,7 @@ impl Database {
             by: "retention".to_owned(),
             predicate: retention.shown(),
             predicate_shown: retention.shown(),
-            expires: true,
+            expires: found.newest_us,
         };
         self.put_down(to_erase).await?;
         Ok(found.records)
@@ -143,17 +143,37 @@ impl Database {
             if head.covers(&start) {
                 continue;
             }
-            let streams = self.streams();
-            let named = streams.iter().find(|known| known.id == *stream);
-            let name = named.map_or_else(|| stream.to_string(), |known| known.name.to_string());
-            let message = format!(
-                "stream \"{name}\" does not go back to {head}: its records before {start} have expired"
-            );
-            return Err(Error::new(sqlstate::SNAPSHOT_TOO_OLD, message).with_hint(format!(
-                "the earliest moment is AS OF OFFSET '{name}@{start}'; lambic_streams shows how long each stream is kept"
-            )));
+            return Err(self.expired(*stream, &head.to_string()));
         }
         Ok(())
+    }
+
+    /// The same for the moment `at_us`.
+    pub(super) fn check_time_not_expired(
+        &self,
+        streams: &[StreamId],
+        at_us: i64,
+    ) -> Result<(), Error> {
+        for stream in streams {
+            let until = self.0.sources.expired_until(*stream);
+            if until.is_some_and(|until| at_us < until) {
+                return Err(self.expired(*stream, "that time"));
+            }
+        }
+        Ok(())
+    }
+
+    fn expired(&self, stream: StreamId, moment: &str) -> Error {
+        let streams = self.streams();
+        let named = streams.iter().find(|known| known.id == stream);
+        let name = named.map_or_else(|| stream.to_string(), |known| known.name.to_string());
+        let start = self.start_of(stream);
+        let message = format!(
+            "stream \"{name}\" does not go back to {moment}: its records before {start} have expired"
+        );
+        Error::new(sqlstate::SNAPSHOT_TOO_OLD, message).with_hint(format!(
+            "the earliest moment is AS OF OFFSET '{name}@{start}'; lambic_streams shows how long each stream is kept"
+        ))
     }
 
     /// `COMPACT STREAM name`.
