@@ -39,7 +39,9 @@ pub use database::{AuditResult, Database, Parts};
 pub use depth::STACK_BYTES;
 pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
 pub use lambic_view::postgres::memberships;
-pub use lifecycle::{AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Lifecycle, ToErase};
+pub use lifecycle::{
+    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Lifecycle, ToErase,
+};
 pub use provider::TailOf;
 pub use retention::Retention;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};

@@ -227,6 +227,8 @@ fn words(tokens: &[(usize, Token)]) -> Vec<(usize, String)> {
         .collect()
 }
 
+const ALTER_EXPECTED: &str = "ALTER STREAM name ADD COLUMN …, RENAME COLUMN … TO …, ALTER COLUMN … TYPE …, SET or DROP DEFAULT, SET or DROP NOT NULL, DROP COLUMN …, SET (retention = …) or RESET (retention) is expected";
+
 fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
     let sql = part.piece.text;
     let words = words(&part.tokens);
@@ -356,7 +358,6 @@ fn readable(session: &Session, text: &str, sql: &str) -> Result<Option<ast::Stat
     names::tell_apart(&mut ast);
     Ok(Some(ast))
 }
-const ALTER_EXPECTED: &str = "ALTER STREAM name ADD COLUMN …, RENAME COLUMN … TO …, ALTER COLUMN … TYPE …, SET or DROP DEFAULT, SET or DROP NOT NULL, DROP COLUMN …, SET (retention = …) or RESET (retention) is expected";
 fn backup(part: &Part<'_>) -> Result<Statement, Error> {
     let expected = |at: usize| {
         syntax("BACKUP TO 'folder or URL' is expected", at).with_hint(

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use lambic_batch::{Batch, Kept};
-use lambic_dataset::Dataset;
+use lambic_dataset::{Dataset, Expiring, Keep};
 use lambic_log::Log;
-use lambic_model::{Frontiers, ScalarFunction, Stream, StreamId};
+use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{
-    AppendsHeld, BackupInfo, BuiltView, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
+    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error, Lifecycle, ToErase,
+    sqlstate,
 };
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;

@@ -10,7 +10,8 @@ use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{
-    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error, Lifecycle, ToErase, sqlstate,
+    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error, Lifecycle, ToErase,
+    sqlstate,
 };
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;

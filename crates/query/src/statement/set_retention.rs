@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::{
     ast::SqlOption, dialect::PostgreSqlDialect, keywords::Keyword, parser::Parser, tokenizer::Token,
 };
 
-use super::{SetRetention, Part, syntax};
+use super::{Part, SetRetention, syntax};
 use crate::{Error, create, retention};
 
 const EXPECTED: &str =
