@@ -236,7 +236,8 @@ def test_system_columns_are_there_when_they_are_named(name):
 
 def test_subscribe_shows_rows_until_it_is_interrupted(measurements):
     psql(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 1)")
-    arguments = ["psql", "-X", "-At", "-h", PG_HOST, "-p", PG_PORT, "-U", "tester", "-d", "lambic"]
+    # To a pipe it would write a block at a time.
+    arguments = ["stdbuf", "-oL", "psql", "-X", "-At", "-h", PG_HOST, "-p", PG_PORT, "-U", "tester", "-d", "lambic"]
     running = subprocess.Popen(
         [*arguments, "-c", f"COPY (SUBSCRIBE {measurements}_by_place) TO STDOUT"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
