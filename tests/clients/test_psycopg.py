@@ -366,27 +366,27 @@ def test_ranges_of_a_views_key_are_what_a_look_at_all_rows_finds(connection, nam
     check("after all of it was batched")
 
 
-def insert(name, place, count):
+def count_in(name, place, count):
     with psycopg.connect(DSN, autocommit=True) as other:
         other.execute(f"INSERT INTO {name} (at, place, count) VALUES (now(), %s, %s)", (place, count))
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_subscribe_streams_rows_while_it_runs(connection, measurements, binary):
-    insert(measurements, "oslo", 1)
+    count_in(measurements, "oslo", 1)
     with connection.cursor(binary=binary) as cursor:
         rows = cursor.stream(f"SUBSCRIBE {measurements}_by_place WITH (progress)")
         first = next(rows)
         assert first[1:5] == (False, 1, "oslo", 1)
         assert next(rows)[1:3] == (True, None)
-        insert(measurements, "oslo", 2)
+        count_in(measurements, "oslo", 2)
         changed = [row for row in (next(rows) for _ in range(20)) if not row[1]][:2]
         assert [row[2:5] for row in changed] == [(-1, "oslo", 1), (1, "oslo", 2)]
         frontier = changed[-1][0]
         rows.close()
     # The connection is free again, and the frontier is one to go on from.
     assert connection.execute("SELECT 1").fetchone() == (1,)
-    insert(measurements, "rome", 5)
+    count_in(measurements, "rome", 5)
     resumed = connection.cursor(binary=binary).stream(
         f"SUBSCRIBE TO {measurements}_by_place WITH (snapshot = false) AS OF OFFSET '{frontier}'")
     assert next(resumed)[2:6] == (1, "rome", 1, 5)
@@ -394,7 +394,7 @@ def test_subscribe_streams_rows_while_it_runs(connection, measurements, binary):
 
 
 def test_subscribe_is_cancelled_and_takes_parameters(connection, measurements):
-    insert(measurements, "oslo", 1)
+    count_in(measurements, "oslo", 1)
     with connection.cursor() as cursor:
         timer = threading.Timer(1, connection.cancel)
         timer.start()
@@ -406,12 +406,12 @@ def test_subscribe_is_cancelled_and_takes_parameters(connection, measurements):
 
 
 def test_cursors_are_fetched_from(measurements):
-    insert(measurements, "oslo", 1)
+    count_in(measurements, "oslo", 1)
     with psycopg.connect(DSN) as connection:
         connection.execute(f"DECLARE c CURSOR FOR SUBSCRIBE {measurements}_by_place")
         assert [row[2:4] for row in connection.execute("FETCH 10 c").fetchall()] == [(1, "oslo")]
         assert connection.execute("FETCH 10 c WITH (timeout = '0s')").fetchall() == []
-        insert(measurements, "oslo", 2)
+        count_in(measurements, "oslo", 2)
         rows = connection.execute("FETCH 2 c WITH (timeout = '30s')").fetchall()
         assert [row[2:5] for row in rows] == [(-1, "oslo", 1), (1, "oslo", 2)]
         connection.execute("DECLARE n CURSOR FOR SELECT value FROM generate_series(1, 20000) AS t(value)")
@@ -425,7 +425,7 @@ def test_cursors_are_fetched_from(measurements):
 
 
 def test_queries_and_subscriptions_are_copied(connection, measurements):
-    insert(measurements, "a\tb", 1)
+    count_in(measurements, "a\tb", 1)
     with connection.cursor().copy(f"COPY (SELECT place, count, value FROM {measurements}) TO STDOUT") as copy:
         assert list(copy.rows()) == [("a\tb", "1", None)]
     with connection.cursor().copy("COPY (SELECT 'x,y' AS a, NULL AS b) TO STDOUT WITH (FORMAT csv, HEADER)") as copy:
@@ -435,7 +435,7 @@ def test_queries_and_subscriptions_are_copied(connection, measurements):
             with other.cursor().copy(f"COPY (SUBSCRIBE {measurements}_by_place) TO STDOUT") as copy:
                 rows = copy.rows()
                 assert next(rows)[2:5] == ("1", "a\tb", "1")
-                insert(measurements, "a\tb", 2)
+                count_in(measurements, "a\tb", 2)
                 assert [next(rows)[2] for _ in range(2)] == ["-1", "1"]
                 other.cancel()
                 next(rows)

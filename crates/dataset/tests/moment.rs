@@ -120,6 +120,10 @@ impl Moment {
             "at {}",
             self.at_us
         );
+    }
+
+    async fn check_since(&self, store: &Store) {
+        let pin = store.reader().pin();
         let since = store
             .read(pin.table_since(&stream(), self.head.clone()))
             .await;
@@ -175,6 +179,9 @@ async fn every_moment_is_found_again() {
     for moment in &moments {
         moment.check(&store).await;
     }
+    for moment in moments.iter().step_by(9) {
+        moment.check_since(&store).await;
+    }
     store
         .dataset
         .seal(STREAM, &store.log.snapshot())
@@ -182,6 +189,9 @@ async fn every_moment_is_found_again() {
         .unwrap();
     for moment in &moments {
         moment.check(&store).await;
+    }
+    for moment in moments.iter().step_by(9) {
+        moment.check_since(&store).await;
     }
     let future = store.reader().settle(START_US * 2).await;
     assert!(matches!(future, Err(Error::NotYet { .. })), "{future:?}");
