@@ -219,7 +219,7 @@ mod tests {
         check(
             "[settings.dataset]\nseal_after = 3\n",
             expect![[r#"
-                lambic.toml:2:1: unknown field `seal_after`, expected `seal_records` or `seal_after_s`
+                lambic.toml:2:1: unknown field `seal_after`, expected one of `seal_records`, `seal_after_s`, `file_bytes_max`, `compact_files`, `expire_every_s`
                   2 | seal_after = 3
                     | ^
                   did you mean `seal_after_s`?"#]],
