@@ -10,11 +10,14 @@ use arrow::{
         Array, ArrayRef, AsArray as _, BooleanArray, OffsetSizeTrait, RecordBatch, UInt64Array,
         downcast_run_array, make_comparator, new_null_array,
     },
-    buffer::NullBuffer,
+    buffer::{Buffer, NullBuffer},
     compute::{CastOptions, SortOptions, cast_with_options, filter_record_batch, take},
     datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
     error::ArrowError,
-    ipc::reader::{FileReader, StreamReader},
+    ipc::{
+        reader::{FileReader, StreamDecoder, read_footer_length},
+        root_as_footer,
+    },
     util::display::array_value_to_string,
 };
 use bytes::Bytes;
@@ -142,6 +145,7 @@ pub(crate) fn decode_arrow(
     let format = Format::Arrow;
     guarded(format, || {
         if body.starts_with(b"ARROW1") {
+            check_blocks(&body).map_err(|error| unreadable(format, 0, error))?;
             let reader = FileReader::try_new(std::io::Cursor::new(&body), None)
                 .map_err(|error| unreadable(format, 0, error))?;
             let sources = sources(stream, &reader.schema())?;
@@ -150,11 +154,86 @@ pub(crate) fn decode_arrow(
         if !body.ends_with(&STREAM_END) {
             return Err(no_stream_end());
         }
-        let reader = StreamReader::try_new(body.as_ref(), None)
-            .map_err(|error| unreadable(format, 0, error))?;
-        let sources = sources(stream, &reader.schema())?;
-        decode_batches(stream, format, &sources, reader, on_error, budget)
+        let mut batches = Streamed::new(body);
+        // Before it, or the end, there is no schema.
+        let first = batches.next();
+        let Some(schema) = batches.decoder.schema() else {
+            let reason = match first {
+                Some(Err(error)) => error.to_string(),
+                _ => "it has no schema".to_owned(),
+            };
+            return Err(unreadable(format, 0, reason));
+        };
+        let sources = sources(stream, &schema)?;
+        let batches = first.into_iter().chain(batches);
+        decode_batches(stream, format, &sources, batches, on_error, budget)
     })
+}
+
+/// The batches of an IPC stream, which takes no memory for what a message says that it has and does not.
+struct Streamed {
+    decoder: StreamDecoder,
+    left: Buffer,
+    is_done: bool,
+}
+
+impl Streamed {
+    fn new(body: Bytes) -> Streamed {
+        Streamed {
+            decoder: StreamDecoder::new(),
+            left: Buffer::from(body),
+            is_done: false,
+        }
+    }
+}
+
+impl Iterator for Streamed {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_done {
+            match self.decoder.decode(&mut self.left) {
+                Ok(Some(batch)) => return Some(Ok(batch)),
+                Ok(None) if !self.left.is_empty() => {}
+                Ok(None) => {
+                    self.is_done = true;
+                    return self.decoder.finish().err().map(Err);
+                }
+                Err(error) => {
+                    self.is_done = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The reader of IPC files takes as much memory as the footer says that a block has.
+fn check_blocks(file: &[u8]) -> Result<(), ArrowError> {
+    let damaged = |what: &str| ArrowError::ParseError(what.to_owned());
+    let Some((before, trailer)) = file.split_last_chunk::<10>() else {
+        return Err(damaged("it is too short"));
+    };
+    let length = read_footer_length(*trailer)?;
+    let start = before.len().checked_sub(length);
+    let start = start.ok_or_else(|| damaged("its footer is longer than the file"))?;
+    let footer = root_as_footer(&before[start..]).map_err(|error| damaged(&error.to_string()))?;
+    let blocks = [footer.dictionaries(), footer.recordBatches()];
+    for block in blocks.into_iter().flatten().flatten() {
+        let parts = [
+            block.offset(),
+            block.metaDataLength().into(),
+            block.bodyLength(),
+        ];
+        let end = parts.iter().try_fold(0u64, |end, part| {
+            end.checked_add(u64::try_from(*part).ok()?)
+        });
+        if end.is_none_or(|end| end > file.len() as u64) {
+            return Err(damaged("a block lies past its end"));
+        }
+    }
+    Ok(())
 }
 
 /// The readers of these formats are not proof against every damaged file; a panic of theirs is such a file's error.

@@ -238,3 +238,23 @@ fn a_column_of_an_unknown_type_is_named() {
     let error = decode(&stream, Format::Ndjson, "{}".into(), OnError::Refuse).unwrap_err();
     expect!["column `tags` of type List(Int64) cannot be read from outside yet; append to it with INSERT"].assert_eq(&error.to_string());
 }
+
+/// A length that is said and not there costs a server nothing, least of all its life.
+#[test]
+fn lengths_that_are_not_there_are_refused() {
+    let batch = batch(vec![
+        ("id", Arc::new(Int64Array::from(vec![1, 2]))),
+        ("origin", Arc::new(StringArray::from(vec!["ABQ", "ATL"]))),
+    ]);
+    for body in [ipc_stream(&batch), ipc_file(&batch)] {
+        let read = |body: Vec<u8>| decode(&flights(), Format::Arrow, body.into(), OnError::Refuse);
+        assert!(read(body.to_vec()).is_ok());
+        for place in 0..body.len() {
+            for byte in [0x00, 0x7f, 0xff] {
+                let mut changed = body.to_vec();
+                changed[place] = byte;
+                let _ = read(changed);
+            }
+        }
+    }
+}
