@@ -181,7 +181,8 @@ fn escape(value: &[u8], line: &mut BytesMut) {
 /// An empty text is quoted, because NULL is nothing; so is `\.` alone, which would end the data.
 fn quote(value: &[u8], is_alone: bool, line: &mut BytesMut) {
     let is_special = |byte: &u8| matches!(byte, b',' | b'"' | b'\n' | b'\r');
-    if !value.is_empty() && !value.iter().any(is_special) && !(is_alone && value == b"\\.") {
+    let ends_data = is_alone && value == b"\\.";
+    if !(value.is_empty() || ends_data || value.iter().any(is_special)) {
         line.put_slice(value);
         return;
     }
