@@ -471,6 +471,11 @@ fn subscriptions_end_with_their_view_and_say_what_is_wrong() {
         pg.row().expect("a record")[2..],
         [Some("1".into()), Some("z".into()), Some("9".into())]
     );
+    other.ok("ALTER STREAM e ADD COLUMN w bigint");
+    assert!(
+        pg.row().unwrap_err().starts_with("55000"),
+        "other columns cannot be told"
+    );
     drop(pg);
     let mut pg = Pg::connect(&server.pg);
     pg.begin("SUBSCRIBE sums WITH (snapshot = false)");

@@ -229,6 +229,9 @@ impl Feed {
         if target.mark != self.sent.mark {
             return self.replaced(&target).await;
         }
+        if target.schema != self.sent.schema {
+            return self.reset(&target, OTHER_COLUMNS).await;
+        }
         let is_still = target.heads == self.sent.heads;
         // As of its last batch, it may not have come to where a client begins.
         if !is_still && !target.heads.covers(&self.sent.heads) {
@@ -441,6 +444,7 @@ impl Feed {
 const REPLACED: &str =
     "the view was replaced or rolled back, or records were erased, since that frontier";
 
+const OTHER_COLUMNS: &str = "it has other columns now; begin again from there";
 const ESTIMATES: &str = "the view has estimates, or sums that round, which differ from run to run: what was sent at that frontier cannot be computed again";
 
 /// What a client comes back with.
