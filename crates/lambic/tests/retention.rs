@@ -133,6 +133,12 @@ fn records_expire_in_whole_files_and_views_follow_through_kills() {
     let left = count(&server);
 
     // What stood before is not known any more, which is said instead of answered.
+    for followed in ["by_k", "visits"] {
+        let sql =
+            format!("SUBSCRIBE {followed} WITH (snapshot = false) AS OF OFFSET 'visits@0:0,1:0'");
+        let refused = Pg::connect(&server.pg).query(&sql).unwrap_err();
+        assert!(refused.starts_with("72000"), "{followed}: {refused}");
+    }
     let as_of = server.cli(&[
         "query",
         "SELECT count(*) FROM by_k AS OF TIMESTAMP '2020-01-01'",

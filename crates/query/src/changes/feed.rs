@@ -477,6 +477,9 @@ impl Database {
             return Err(as_of::end_unknown(&stream.name));
         }
         let heads = self.heads_of_text(text, &target.log_heads)?;
+        if !(snapshot && matches!(target.kind, Kind::Stream(_))) {
+            self.check_not_expired(&heads)?;
+        }
         Ok(match target.is_exact || snapshot {
             true => Resumed::At(heads),
             false => Resumed::Other(ESTIMATES),

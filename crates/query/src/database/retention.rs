@@ -137,7 +137,7 @@ impl Database {
     }
 
     /// Nobody can tell any more what stood at a moment before a stream's start.
-    pub(super) fn check_not_expired(&self, heads: &Frontiers) -> Result<(), Error> {
+    pub(crate) fn check_not_expired(&self, heads: &Frontiers) -> Result<(), Error> {
         for (stream, head) in &heads.0 {
             let start = self.start_of(*stream);
             if head.covers(&start) {

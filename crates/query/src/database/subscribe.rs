@@ -59,7 +59,9 @@ impl Database {
         };
         let feed = self.follow(followed(&subscribe.what, sql), follow).await;
         let feed = feed.map_err(|error| match error.sqlstate {
-            sqlstate::INVALID_PARAMETER | sqlstate::INVALID_TEXT => error.with_position(at),
+            sqlstate::INVALID_PARAMETER | sqlstate::INVALID_TEXT | sqlstate::SNAPSHOT_TOO_OLD => {
+                error.with_position(at)
+            }
             _ => subscribe.what.place(error),
         })?;
         let columns = Columns {
