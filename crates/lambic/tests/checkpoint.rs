@@ -87,7 +87,7 @@ fn a_start_goes_on_from_where_the_speed_layer_had_come() {
     // Of `sums`, `large` and the part of `named`.
     eventually("all states are kept", || checkpoints(&data).len() == 3);
     eventually("a view without batches is kept as well", || {
-        batch_frontier(&server, "kept") != Value::from("e@0:0,0")
+        batch_frontier(&server, "kept") != "e@0:0,0"
     });
     insert(&server, 150..170);
     check(&server, 170);
@@ -144,7 +144,7 @@ fn what_is_erased_is_in_no_checkpoint() {
     server.ok(&["query", "ERASE FROM e WHERE v % 2 = 0"]);
     eventually("the erasure is finished", || {
         let open = "SELECT count(*) AS n FROM lambic_erasures WHERE finished_at IS NULL";
-        server.rows(open)[0]["n"] == Value::from(0)
+        server.rows(open)[0]["n"] == 0
     });
     assert_eq!(checkpoints(&data), Vec::<PathBuf>::new());
     check(&server, 75);
