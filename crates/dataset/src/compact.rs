@@ -223,8 +223,8 @@ mod tests {
         };
         let mut sizes: Vec<u64> = Vec::new();
         let mut written = 0;
-        for _ in 0..4_096 {
-            sizes.push(1);
+        for size in std::iter::repeat_n(1, 4_096) {
+            sizes.push(size);
             while let Some(group) = next_group(&files(0, &sizes), &[], Some(8), &options) {
                 let compacted: u64 = sizes[group.clone()].iter().sum();
                 written += compacted;
