@@ -159,7 +159,12 @@ impl Batch {
 
     /// Deletes everything kept of this version of the view.
     pub async fn forget(&self, definition: &Definition) -> Result<(), Error> {
-        store::forget(self.dataset().store(), definition).await
+        store::forget(self.dataset().store(), Kept::Batch, definition).await
+    }
+
+    /// Deletes the view's checkpoint.
+    pub async fn forget_checkpoint(&self, definition: &Definition) -> Result<(), Error> {
+        store::forget(self.dataset().store(), Kept::Checkpoint, definition).await
     }
 }
 

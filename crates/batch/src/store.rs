@@ -252,9 +252,13 @@ pub async fn forget_outdated(
     Ok(())
 }
 
-pub async fn forget(store: Arc<dyn ObjectStore>, definition: &Definition) -> Result<(), Error> {
+pub async fn forget(
+    store: Arc<dyn ObjectStore>,
+    kept: Kept,
+    definition: &Definition,
+) -> Result<(), Error> {
     use futures::TryStreamExt;
-    let prefix = Path::from(definition.directory());
+    let prefix = Path::from(kept.folder(definition));
     let paths: Vec<Path> = store
         .list(Some(&prefix))
         .map_ok(|object| object.location)

@@ -61,7 +61,8 @@ impl ExecutionPlan for FitExec {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        // It does, but tells no order of its own: a sort that were put below it would be lost to what is above.
+        vec![false]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {

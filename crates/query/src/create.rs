@@ -392,6 +392,14 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
             _ => freshness = freshness_of(&value, sql)?,
         }
     }
+    if batch_every == NEVER && freshness == Freshness::Batch {
+        return Err(Error::new(
+            sqlstate::INVALID_PARAMETER,
+            "a view that is served as of its last batch needs batches",
+        )
+        .with_position(find_word(sql, "batch_every"))
+        .with_hint("leave out freshness = 'batch', or give batch_every a duration"));
+    }
     Ok(ViewDeclaration {
         name,
         batch_every,

@@ -1,8 +1,8 @@
 //! The speed layer: turns what the log took in since the batch frontier into states.
 //!
 //! It runs a view's own plan over the new records, so there is no second code path. Its runs live in
-//! memory: after a restart they are computed again from the log, which keeps every record that no
-//! batch run covers yet.
+//! memory: after a restart they go on from the last checkpoint, or are computed again from the log,
+//! which keeps every record that no batch run covers yet.
 
 use std::{sync::Arc, time::Duration};
 

@@ -254,7 +254,7 @@ impl Layers {
     }
 
     /// What was kept of the states after `batch`. Without it they are computed from the log again, so one that does not
-    /// fit, or cannot be read, is let be: the next one replaces it.
+    /// fit, or is damaged, is deleted.
     async fn checkpointed(
         &self,
         definition: &Definition,
@@ -276,6 +276,11 @@ impl Layers {
             run.from == batch.to && run.erasures == batch.erasures && heads.covers(&run.to)
         };
         let checkpoint = loaded.map(|(run, _)| run).filter(fits);
+        if checkpoint.is_none() {
+            // It may seem to fit another time, when other records stand where those of its states stood.
+            let forgotten = self.parts.batch.forget_checkpoint(definition).await;
+            forgotten.map_err(batch_error)?;
+        }
         if let Some(run) = &checkpoint {
             let streams = plan.inputs.iter().map(|stream| stream.id);
             let records: u64 = streams

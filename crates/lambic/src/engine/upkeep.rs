@@ -25,6 +25,8 @@ use crate::settings::Settings;
 /// How long the speed layer lets records gather before it takes them in.
 const SPEED_PAUSE: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_secs(1);
+/// A stop waits no longer for what only makes the next start faster.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(10);
 /// How often at most the records of a stream expire in the time that it keeps them.
 const EXPIRIES_PER_AGE: u32 = 24;
 /// A batch runs early when this many records wait for it: real-time states live in memory.
@@ -221,7 +223,11 @@ impl Upkeep {
             }
         }
         // So that the next start has little to compute.
-        self.checkpoints.keep(&self.layers, Because::Stopping).await;
+        let kept = self.checkpoints.keep(&self.layers, Because::Stopping);
+        // Somebody's batch may still have the turn.
+        if tokio::time::timeout(LAST_CHECKPOINT, kept).await.is_err() {
+            warn!("the states of the speed layer were not kept in time; the log keeps the records");
+        }
     }
 
     async fn tick(&mut self) {
