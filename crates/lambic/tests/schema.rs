@@ -339,3 +339,42 @@ fn a_project_file_that_was_edited_is_carried_out() {
         server.rows("SELECT * FROM regions") == [json!({"region": "eu", "n": 2})]
     });
 }
+
+/// Files of former and of new columns are sorted together.
+#[test]
+fn sealed_records_of_several_columns_are_ordered() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("settings.toml");
+    std::fs::write(&config, "[dataset]\nseal_records = 1\n").expect("the folder is ours");
+    let config = config.to_str().expect("a temporary path is UTF-8");
+    let data = folder.path().join("data");
+    let server = Server::start_with("serve", None, &data, &["--config", config]);
+    let files = |expected: u64| {
+        common::eventually("the records are sealed", || {
+            let streams = server.rows("SELECT sealed_files FROM lambic_streams WHERE name = 'z'");
+            streams[0]["sealed_files"] == expected
+        });
+    };
+    server.ok(&[
+        "query",
+        "CREATE STREAM z (n int, t text); INSERT INTO z VALUES (2, 'b'), (1, 'a')",
+    ]);
+    server.ok(&[
+        "query",
+        "CREATE MATERIALIZED VIEW v AS SELECT string_agg(t, ',') AS all_of FROM z",
+    ]);
+    files(1);
+    server.ok(&[
+        "query",
+        "ALTER STREAM z ADD COLUMN x int; INSERT INTO z VALUES (3, 'c', 3)",
+    ]);
+    files(2);
+    let numbers = |sql: &str| -> Vec<i64> {
+        let rows = server.rows(sql);
+        rows.iter().filter_map(|row| row["n"].as_i64()).collect()
+    };
+    assert_eq!(numbers("SELECT n FROM z ORDER BY n"), [1, 2, 3]);
+    assert_eq!(numbers("SELECT n FROM z ORDER BY _offset DESC"), [3, 1, 2]);
+    assert_eq!(numbers("SELECT n FROM z ORDER BY n DESC LIMIT 2"), [3, 2]);
+    server.ok(&["audit", "--all"]);
+}
