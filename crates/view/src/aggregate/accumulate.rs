@@ -7,7 +7,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{input::Input, kind::Kind, summary::Summary};
+use super::{input::Input, kind::Kind, rows, summary::Summary};
 
 /// One summary, for aggregation without groups and for windows.
 #[derive(Debug)]
@@ -135,13 +135,11 @@ impl GroupsAccumulator for Grouped {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values[0].len();
-        let mut each = Grouped {
+        let empty = Grouped {
             kind: self.kind.clone(),
             groups: Vec::new(),
         };
-        each.update_batch(values, &(0..rows).collect::<Vec<_>>(), opt_filter, rows)?;
-        each.state(EmitTo::All)
+        rows::as_states(empty, values, opt_filter)
     }
 
     fn size(&self) -> usize {

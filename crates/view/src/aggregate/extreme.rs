@@ -6,7 +6,7 @@
 use std::{fmt::Debug, marker::PhantomData, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray},
+    array::{ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray},
     datatypes::{DataType, FieldRef, Float32Type, Float64Type},
 };
 use datafusion::{
@@ -20,6 +20,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
+use super::rows;
 use crate::postgres::float::Float;
 
 /// `min` or `max`.
@@ -180,12 +181,9 @@ where
             self.values.resize(total_num_groups, None);
         }
         let values = values[0].as_primitive::<T>();
-        for (row, &group) in group_indices.iter().enumerate() {
-            let chosen = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if chosen && values.is_valid(row) {
-                self.update(group, values.value(row));
-            }
-        }
+        rows::each(values, group_indices, opt_filter, |row, group| {
+            self.update(group, values.value(row));
+        });
         Ok(())
     }
 
@@ -212,10 +210,7 @@ where
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values[0].len();
-        let mut each = Groups::<T>::new(self.greatest);
-        each.update_batch(values, &(0..rows).collect::<Vec<_>>(), opt_filter, rows)?;
-        each.state(EmitTo::All)
+        rows::as_states(Groups::<T>::new(self.greatest), values, opt_filter)
     }
 
     fn size(&self) -> usize {

@@ -13,7 +13,7 @@ use datafusion::{
     logical_expr::{EmitTo, GroupsAccumulator},
 };
 
-use super::{exact_sum::ExactSum, kind::Kind, summary::Summary};
+use super::{exact_sum::ExactSum, kind::Kind, rows, summary::Summary};
 
 #[derive(Debug)]
 pub struct Floats {
@@ -68,17 +68,9 @@ impl GroupsAccumulator for Floats {
         self.grow(total_num_groups);
         let values = cast(&values[0], &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>();
-        let rows = group_indices.iter().zip(values.values());
-        if opt_filter.is_none() && values.null_count() == 0 {
-            rows.for_each(|(&group, &value)| self.add(group, value));
-            return Ok(());
-        }
-        for (row, (&group, &value)) in rows.enumerate() {
-            let chosen = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if chosen && values.is_valid(row) {
-                self.add(group, value);
-            }
-        }
+        rows::each(values, group_indices, opt_filter, |row, group| {
+            self.add(group, values.value(row));
+        });
         Ok(())
     }
 
@@ -143,15 +135,13 @@ impl GroupsAccumulator for Floats {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values[0].len();
-        let mut each = Floats {
+        let empty = Floats {
             kind: self.kind.clone(),
             counts: Vec::new(),
             sums: Vec::new(),
             squares: self.squares.is_some().then(Vec::new),
         };
-        each.update_batch(values, &(0..rows).collect::<Vec<_>>(), opt_filter, rows)?;
-        each.state(EmitTo::All)
+        rows::as_states(empty, values, opt_filter)
     }
 
     fn size(&self) -> usize {

@@ -20,6 +20,7 @@ mod integers;
 pub mod kind;
 mod limbs;
 pub mod pairs;
+mod rows;
 pub mod sketch;
 mod sketching;
 pub mod summary;
