@@ -53,6 +53,29 @@ const DECLARED: [&str; 10] = [
 /// What a test says of one step.
 type Told = Result<String, String>;
 
+/// The seed, the number of rounds and what is chosen by the seed. `LAMBIC_{name}_SEED` (printed) and
+/// `LAMBIC_{name}_ROUNDS` set the first two.
+fn rounds_of(what: &str, name: &str, usual: u64) -> (u64, u64, StdRng) {
+    let setting = |key: &str| -> Option<u64> {
+        let key = format!("LAMBIC_{name}_{key}");
+        let value = std::env::var(&key).ok()?;
+        let parsed = value.parse();
+        Some(parsed.unwrap_or_else(|_| panic!("{key} is a number, not {value:?}")))
+    };
+    let seed = setting("SEED").unwrap_or_else(rand::random);
+    let rounds = setting("ROUNDS").unwrap_or(usual);
+    println!("{what}: {rounds} rounds; repeat them with LAMBIC_{name}_SEED={seed}");
+    (seed, rounds, StdRng::seed_from_u64(seed))
+}
+
+/// A folder for data, and the one that it lies in.
+fn new_folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("it is new");
+    (folder, data)
+}
+
 struct Server {
     engine: Engine,
     store: Arc<Mortal>,
@@ -69,6 +92,19 @@ impl Server {
         let options = Options::new(data.to_owned(), settings);
         let engine = Engine::open_on(options, lock, store.clone()).await?;
         Ok(Server { engine, store })
+    }
+
+    /// A new one.
+    async fn declared<'a>(
+        data: &Path,
+        statements: impl IntoIterator<Item = &'a &'a str>,
+    ) -> Server {
+        let server = Server::open(data, i64::MAX, true).await;
+        let server = server.expect("a new folder");
+        for sql in statements {
+            server.done(sql).await.expect(sql);
+        }
+        server
     }
 
     async fn run(&self, sql: &str) -> Result<Vec<Outcome>, lambic_query::Error> {
@@ -287,24 +323,9 @@ async fn until_finished(server: &Server) -> Told {
 /// is `LAMBIC_ERASE_ROUNDS`, and `LAMBIC_ERASE_SEED` (printed) repeats a run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_erased_stays_away_from_every_view() {
-    let setting = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse().ok())
-    };
-    let seed: u64 = setting("LAMBIC_ERASE_SEED").unwrap_or_else(rand::random);
-    let rounds = setting("LAMBIC_ERASE_ROUNDS").unwrap_or(12);
-    println!("erasures: {rounds} rounds; repeat them with LAMBIC_ERASE_SEED={seed}");
-    let mut chance = StdRng::seed_from_u64(seed);
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().join("data");
-    std::fs::create_dir(&data).expect("it is new");
-    let mut server = Server::open(&data, i64::MAX, true)
-        .await
-        .expect("a new folder");
-    for sql in DECLARED {
-        server.done(sql).await.expect("declared");
-    }
+    let (seed, rounds, mut chance) = rounds_of("erasures", "ERASE", 12);
+    let (_folder, data) = new_folder();
+    let mut server = Server::declared(&data, &DECLARED).await;
     server
         .done("INSERT INTO names VALUES ('a', 'Ann'), ('b', 'Bob')")
         .await

@@ -199,24 +199,9 @@ impl Reader {
 /// The length is `LAMBIC_FOLLOW_ROUNDS`, and `LAMBIC_FOLLOW_SEED` (printed) repeats a run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_followers_got_adds_up() {
-    let setting = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse().ok())
-    };
-    let seed: u64 = setting("LAMBIC_FOLLOW_SEED").unwrap_or_else(rand::random);
-    let rounds = setting("LAMBIC_FOLLOW_ROUNDS").unwrap_or(14);
-    println!("followers: {rounds} rounds; repeat them with LAMBIC_FOLLOW_SEED={seed}");
-    let mut chance = StdRng::seed_from_u64(seed);
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().join("data");
-    std::fs::create_dir(&data).expect("it is new");
-    let mut server = Server::open(&data, i64::MAX, true)
-        .await
-        .expect("a new folder");
-    for sql in DECLARED.iter().chain(&MORE) {
-        server.done(sql).await.expect("declared");
-    }
+    let (seed, rounds, mut chance) = rounds_of("followers", "FOLLOW", 14);
+    let (_folder, data) = new_folder();
+    let mut server = Server::declared(&data, DECLARED.iter().chain(&MORE)).await;
     server
         .done("INSERT INTO names VALUES ('a', 'Ann'), ('b', 'Bob')")
         .await

@@ -273,24 +273,9 @@ impl World {
 /// The length is `LAMBIC_EVOLVE_ROUNDS`, and `LAMBIC_EVOLVE_SEED` (printed) repeats a run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn columns_change_under_everything_that_reads_them() {
-    let setting = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse().ok())
-    };
-    let seed: u64 = setting("LAMBIC_EVOLVE_SEED").unwrap_or_else(rand::random);
-    let rounds = setting("LAMBIC_EVOLVE_ROUNDS").unwrap_or(10);
-    println!("columns change: {rounds} rounds; repeat them with LAMBIC_EVOLVE_SEED={seed}");
-    let mut chance = StdRng::seed_from_u64(seed);
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().join("data");
-    std::fs::create_dir(&data).expect("it is new");
-    let mut server = Server::open(&data, i64::MAX, true)
-        .await
-        .expect("a new folder");
-    for sql in DECLARED {
-        server.done(sql).await.expect(sql);
-    }
+    let (seed, rounds, mut chance) = rounds_of("columns change", "EVOLVE", 10);
+    let (_folder, data) = new_folder();
+    let mut server = Server::declared(&data, &DECLARED).await;
     let mut world = World::declared();
     let mut told = Vec::new();
     for round in 0..rounds {
