@@ -21,8 +21,14 @@ const DECLARED: &str = "
     CREATE MATERIALIZED VIEW kept WITH (batch_every = 'never') AS SELECT k, count(*) AS n FROM e GROUP BY k";
 
 fn start(folder: &Path) -> Server {
+    start_keeping(folder, 100)
+}
+
+fn start_keeping(folder: &Path, checkpoint_records: u64) -> Server {
     let config = folder.join("settings.toml");
-    let settings = "[speed]\ncheckpoint_records = 100\n[dataset]\nseal_after_s = 100000\n";
+    let settings = format!(
+        "[speed]\ncheckpoint_records = {checkpoint_records}\n[dataset]\nseal_after_s = 100000\n"
+    );
     fs::write(&config, settings).expect("the folder is ours");
     let config = config.to_str().expect("a text").to_owned();
     let log = "warn,lambic::engine=info";
@@ -63,7 +69,7 @@ fn checkpoints(data: &Path) -> Vec<PathBuf> {
 
 fn check(server: &Server, records: u64) {
     server.ok(&["audit", "--all"]);
-    let counted = "SELECT (SELECT sum(n) FROM sums) AS a, (SELECT sum(n) FROM kept) AS b, (SELECT sum(n) FROM named) AS c";
+    let counted = "SELECT (SELECT coalesce(sum(n), 0) FROM sums) AS a, (SELECT coalesce(sum(n), 0) FROM kept) AS b, (SELECT coalesce(sum(n), 0) FROM named) AS c";
     let counted = &server.rows(counted)[0];
     for column in ["a", "b", "c"] {
         assert_eq!(counted[column], Value::from(records), "{counted}");
@@ -114,9 +120,15 @@ fn a_start_goes_on_from_where_the_speed_layer_had_come() {
         views.len() == 4
     });
     insert(&server, 320..330);
+    eventually("they are taken in", || {
+        let views = server.rows("SELECT name FROM lambic_views WHERE lag_records = 0");
+        views.len() == 4
+    });
     assert!(server.terminate().success());
     let mut server = start(folder.path());
-    assert_eq!(went_on(&server), 3, "{}", server.said());
+    // All since the batch, not only what was due before.
+    let whole = server.said().matches("records=130").count();
+    assert_eq!(whole, 3, "{}", server.said());
     check(&server, 330);
     server.kill();
 
@@ -154,4 +166,35 @@ fn what_is_erased_is_in_no_checkpoint() {
     insert(&server, 150..300);
     eventually("they are kept again", || checkpoints(&data).len() == 3);
     check(&server, 225);
+}
+
+/// Other records stand then where those of the checkpoint stood.
+#[test]
+fn a_checkpoint_of_records_that_are_gone_is_never_taken_up() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let mut server = start(folder.path());
+    server.ok(&["query", DECLARED]);
+    server.kill();
+    let older = folder.path().join("older");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&data.join("log"), &older])
+        .status();
+    assert!(copied.expect("cp runs").success());
+
+    let mut server = start(folder.path());
+    insert(&server, 0..150);
+    eventually("all states are kept", || checkpoints(&data).len() == 3);
+    server.kill();
+    fs::remove_dir_all(data.join("log")).expect("it is ours");
+    fs::rename(&older, data.join("log")).expect("it is ours");
+
+    let mut server = start_keeping(folder.path(), 1_000_000);
+    check(&server, 0);
+    insert(&server, 1_000..1_160);
+    check(&server, 160);
+    server.kill();
+    let server = start_keeping(folder.path(), 1_000_000);
+    check(&server, 160);
 }

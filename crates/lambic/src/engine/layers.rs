@@ -71,6 +71,9 @@ pub struct Layers {
     batching: tokio::sync::Mutex<()>,
 }
 
+/// Held by the one who computes, keeps or publishes a batch.
+type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 impl Layers {
     pub fn new(parts: Parts) -> Layers {
         Layers {
@@ -124,7 +127,7 @@ impl Layers {
     }
 
     /// No batch is computed or kept as long as this is held.
-    pub async fn batch_turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub async fn batch_turn(&self) -> Turn<'_> {
         self.batching.lock().await
     }
 
@@ -353,7 +356,8 @@ impl Layers {
         definition: &Definition,
         plan: &ViewPlan,
     ) -> Result<(Run, u64), Error> {
-        let computed = self.compute(definition, plan, None).await?;
+        let turn = self.batching.lock().await;
+        let computed = self.compute(&turn, definition, plan, None).await?;
         Ok(computed.expect("without a base there is always a run"))
     }
 
@@ -366,21 +370,23 @@ impl Layers {
         number: u64,
     ) -> Result<(Run, u64), Error> {
         let base = Arc::new(run);
-        if let Some(newer) = self.compute(definition, plan, Some(&base)).await? {
+        let turn = self.batching.lock().await;
+        if let Some(newer) = self.compute(&turn, definition, plan, Some(&base)).await? {
             return Ok(newer);
         }
         let run = Arc::into_inner(base).expect("nobody else holds it");
         Ok((run, number))
     }
 
-    /// `None` if nothing was sealed since `base`.
+    /// `None` if nothing was sealed since `base`. Who has the turn keeps it until the run is published, so that none
+    /// takes the place of one that reaches further.
     async fn compute(
         &self,
+        _turn: &Turn<'_>,
         definition: &Definition,
         plan: &ViewPlan,
         base: Option<&Arc<Run>>,
     ) -> Result<Option<(Run, u64)>, Error> {
-        let _turn = self.batching.lock().await;
         for stream in &plan.inputs {
             self.seal(stream.id).await.map_err(dataset_error)?;
         }
@@ -405,9 +411,10 @@ impl Layers {
     /// Runs a view's batch and lets the result take the place of the former batch view: over what was
     /// sealed since, or `full`, over all records.
     pub async fn run_batch(&self, view: &ServedView, full: bool) -> Result<(), Error> {
+        let turn = self.batching.lock().await;
         let mut base = view.runs().batch.clone().filter(|_| !full);
         loop {
-            let computed = self.compute(view.definition(), view.plan(), base.as_ref());
+            let computed = self.compute(&turn, view.definition(), view.plan(), base.as_ref());
             let Some((run, number)) = computed.await? else {
                 return Ok(());
             };

@@ -324,7 +324,9 @@ impl Upkeep {
             let due = self.is_due(view.definition(), &view.plan().inputs, &covered, &heads);
             // One that was being built when records were erased is served with them in its runs.
             let outdated = self.layers.is_outdated(&view) && !self.failed.contains(&folder);
-            if !due && !outdated {
+            let is_behind = view.lag(&heads) > 0 || self.layers.is_outdated(&view);
+            let stuck = self.checkpoints.is_stuck(&view, is_behind);
+            if !due && !outdated && !stuck {
                 continue;
             }
             match self.layers.run_batch(&view, false).await {
