@@ -120,7 +120,11 @@ pub async fn keep(
     let number = newest.as_ref().map_or(0, |(number, _)| *number) + 1;
     let path = format!("{folder}/states-{number:020}.parquet");
     let schema = run.states.schema();
-    let states = narrowed(&run.states).map_err(ParquetError::from)?;
+    let states = match plan.class {
+        // Rows are the user's own columns, for other readers too.
+        Class::Rows => run.states.clone(),
+        _ => narrowed(&run.states).map_err(ParquetError::from)?,
+    };
     let file = parquet_file::encode_on(threads, &states, properties(plan))?;
     let body = BatchManifest {
         from: (kept == Kept::Checkpoint).then(|| run.from.clone()),
