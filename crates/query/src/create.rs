@@ -136,6 +136,10 @@ pub fn folded(name: &Ident) -> String {
 }
 
 pub fn check_column_name(name: &str, at: Option<usize>) -> Result<(), Error> {
+    if name.is_empty() {
+        let message = "a column has a name of at least one character";
+        return Err(Error::new(sqlstate::INVALID_NAME, message).with_position(at));
+    }
     if SystemColumn::is_reserved(name) {
         return Err(Error::new(
             sqlstate::INVALID_NAME,

@@ -57,11 +57,7 @@ impl Pg {
     /// The next row of what has begun, or SQLSTATE and message of what ended it.
     pub fn row(&mut self) -> Result<Vec<Option<String>>, String> {
         loop {
-            let [kind] = self.take();
-            let length = u32::from_be_bytes(self.take()) as usize - 4;
-            let mut body = vec![0; length];
-            let read = self.socket.read_exact(&mut body);
-            read.expect("the server answers");
+            let (kind, body) = self.message();
             match kind {
                 b'D' => return Ok(values(&body)),
                 b'E' => return Err(error(&body)),
@@ -71,29 +67,38 @@ impl Pg {
         }
     }
 
+    /// Reads up to a message of this kind.
+    pub fn wait_for(&mut self, wanted: u8) {
+        loop {
+            let (kind, body) = self.message();
+            if kind == wanted {
+                return;
+            }
+            assert!(kind != b'E' && kind != b'Z', "{}", error(&body));
+        }
+    }
+
     fn send(&mut self, message: &[u8]) {
         let sent = self.socket.get_mut().write_all(message);
         sent.expect("the server takes it");
     }
 
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.socket
-            .read_exact(&mut bytes)
-            .expect("the server answers");
-        bytes
+    fn message(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 5];
+        let read = self.socket.read_exact(&mut head);
+        read.expect("the server answers");
+        let [kind, length @ ..] = head;
+        let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
+        let read = self.socket.read_exact(&mut body);
+        read.expect("the server answers");
+        (kind, body)
     }
 
     fn answer(&mut self) -> Result<Rows, String> {
         let mut rows = Rows::new();
         let mut failed = None;
         loop {
-            let [kind] = self.take();
-            let length = u32::from_be_bytes(self.take()) as usize - 4;
-            let mut body = vec![0; length];
-            self.socket
-                .read_exact(&mut body)
-                .expect("the server answers");
+            let (kind, body) = self.message();
             match kind {
                 b'D' => rows.push(values(&body)),
                 b'E' => failed = Some(error(&body)),

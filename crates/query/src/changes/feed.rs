@@ -230,7 +230,8 @@ impl Feed {
             return self.replaced(&target).await;
         }
         if target.schema != self.sent.schema {
-            return self.reset(&target, OTHER_COLUMNS).await;
+            // Of anything else the mark tells.
+            return Err(other_columns(&target));
         }
         let is_still = target.heads == self.sent.heads;
         // As of its last batch, it may not have come to where a client begins.
@@ -444,7 +445,6 @@ impl Feed {
 const REPLACED: &str =
     "the view was replaced or rolled back, or records were erased, since that frontier";
 
-const OTHER_COLUMNS: &str = "it has other columns now; begin again from there";
 const ESTIMATES: &str = "the view has estimates, or sums that round, which differ from run to run: what was sent at that frontier cannot be computed again";
 
 /// What a client comes back with.
@@ -485,6 +485,16 @@ impl Database {
             false => Resumed::Other(ESTIMATES),
         })
     }
+}
+
+/// What was sent stays as it was: records do not change with the columns of their stream.
+fn other_columns(target: &Target) -> Error {
+    let names = target.streams.iter().map(|stream| stream.name.as_str());
+    let names = names.collect::<Vec<_>>().join(", ");
+    let message = format!("stream {names} has other columns now");
+    Error::new(sqlstate::NOT_IN_PREREQUISITE_STATE, message).with_hint(
+        "subscribe again AS OF OFFSET the last frontier that came, and go on in the new columns",
+    )
 }
 
 fn between(

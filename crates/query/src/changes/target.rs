@@ -96,7 +96,7 @@ impl Target {
         };
         Target {
             kind,
-            mark: mark(&definitions, &source.streams, &pinned),
+            mark: mark(&definitions, &source.schema, &source.streams, &pinned),
             log_heads,
             schema: source.schema,
             streams: source.streams,
@@ -141,10 +141,11 @@ impl Target {
         let mut definitions = BTreeSet::from([ast.to_string()]);
         let served = views.iter().filter_map(|name| pinned.views.get(name));
         served.for_each(|served| add_definition(served, &pinned, &mut definitions));
+        let schema = names::shown_schema(plan.schema().inner());
         Ok(Target {
             kind: Kind::Rows(Rows::Select),
-            schema: names::shown_schema(plan.schema().inner()),
-            mark: mark(&definitions, &streams, &pinned),
+            mark: mark(&definitions, &schema, &streams, &pinned),
+            schema,
             streams,
             log_heads: heads.clone(),
             heads,
@@ -263,11 +264,21 @@ fn add_definition(served: &Served, pinned: &Pinned, found: &mut BTreeSet<String>
     }
 }
 
-fn mark(definitions: &BTreeSet<String>, streams: &[Arc<Stream>], pinned: &Pinned) -> String {
+/// Of what rows depend on beside the records: what is the same for a client that comes back as for one that stayed.
+fn mark(
+    definitions: &BTreeSet<String>,
+    schema: &SchemaRef,
+    streams: &[Arc<Stream>],
+    pinned: &Pinned,
+) -> String {
     let ids = || streams.iter().map(|stream| stream.id);
     let erasures = pinned.erasures().of_streams(ids());
     let ids: BTreeSet<_> = ids().collect();
-    hash(&format!("{definitions:?} {ids:?} {erasures:?}"))
+    let columns = schema.fields().iter();
+    let columns: Vec<_> = columns
+        .map(|field| (field.name(), field.data_type()))
+        .collect();
+    hash(&format!("{definitions:?} {columns:?} {ids:?} {erasures:?}"))
 }
 
 fn hash(text: &str) -> String {
