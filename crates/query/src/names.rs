@@ -16,8 +16,13 @@ use lambic_view::postgres::repeated::{self, MARK};
 
 /// Gives the columns of the answer names that differ.
 pub fn tell_apart(statement: &mut Statement) {
-    if let Statement::Query(query) = statement {
-        repeated::tell_apart(query);
+    match statement {
+        Statement::Query(query) => repeated::tell_apart(query),
+        Statement::Insert(insert) => insert
+            .source
+            .iter_mut()
+            .for_each(|source| repeated::tell_apart(source)),
+        _ => {}
     }
 }
 
@@ -75,6 +80,14 @@ mod tests {
                 "SELECT t.a, a AS \"a\u{2063}2\" FROM t UNION SELECT b, b AS \"b\u{2063}2\" FROM t",
             ),
             ("SELECT *, a FROM t", "SELECT *, a FROM t"),
+            (
+                "SELECT a, a::text, t.a FROM t",
+                "SELECT a, a::TEXT AS \"a\u{2063}2\", t.a AS \"a\u{2063}3\" FROM t",
+            ),
+            (
+                "INSERT INTO t SELECT a, a FROM t",
+                "INSERT INTO t SELECT a, a AS \"a\u{2063}2\" FROM t",
+            ),
         ] {
             let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)
                 .unwrap()

@@ -155,6 +155,7 @@ fn mergeable(
     plan: LogicalPlan,
 ) -> Result<Split, Error> {
     check_row_work(&aggregate.input)?;
+    let aggregate = each_key_once(aggregate)?;
     let mut ordered = false;
     for expr in &aggregate.aggr_expr {
         ordered |= check_aggregate(expr)?;
@@ -182,6 +183,21 @@ fn mergeable(
         above,
         output,
     })
+}
+
+/// `SELECT k AS a, k AS b … GROUP BY 1, 2` names a key twice, and has it in its columns once.
+fn each_key_once(mut aggregate: Aggregate) -> Result<Aggregate, Error> {
+    let mut seen = HashSet::new();
+    let keys = aggregate.group_expr.len();
+    aggregate.group_expr.retain(|key| seen.insert(key.clone()));
+    if aggregate.group_expr.len() == keys {
+        return Ok(aggregate);
+    }
+    Ok(Aggregate::try_new(
+        aggregate.input,
+        aggregate.group_expr,
+        aggregate.aggr_expr,
+    )?)
 }
 
 /// True if the aggregate depends on the order of records.

@@ -19,7 +19,8 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Exactness, Planned, Run, ViewPlan, aggregate::FloatSums, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 41] = [
+const VIEWS: [&str; 42] = [
+    "SELECT k AS a, k AS b, v % 3 AS c, v % 3 AS d, count(*) AS n, count(*) AS m FROM s GROUP BY 1, 2, 3, 4 HAVING count(*) > 0",
     "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
     "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",
     "SELECT k, stddev(f), var_pop(f), stddev(v), variance(v) FROM s GROUP BY k HAVING count(*) > 1",

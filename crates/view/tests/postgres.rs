@@ -431,6 +431,7 @@ async fn an_alias_outside_is_not_a_column_within() {
 async fn lists_of_columns_name_what_has_one_name() {
     check(&[
         ("WITH t(a, b) AS (SELECT v, v FROM (VALUES (1)) u(v)) SELECT b, a + 1 FROM t", "1, 2"),
+        ("SELECT a, b FROM (SELECT 1 AS a, 2 AS b UNION ALL SELECT v, v FROM (VALUES (7)) u(v)) t WHERE a = 7", "7, 7"),
         ("SELECT b FROM (SELECT v, v FROM (VALUES (1)) u(v)) AS t(a, b)", "1"),
         (
             "WITH RECURSIVE r(k, path) AS (SELECT v, v FROM (VALUES (1)) u(v) UNION ALL SELECT k + 1, k + 1 FROM r WHERE k < 3) \

@@ -11,6 +11,7 @@ use super::*;
 
 mod changes;
 mod evolve;
+mod law;
 
 #[test]
 fn the_log_and_the_settings_have_the_same_defaults() {
@@ -53,17 +54,22 @@ const DECLARED: [&str; 10] = [
 /// What a test says of one step.
 type Told = Result<String, String>;
 
-/// The seed, the number of rounds and what is chosen by the seed. `LAMBIC_{name}_SEED` (printed) and
-/// `LAMBIC_{name}_ROUNDS` set the first two.
-fn rounds_of(what: &str, name: &str, usual: u64) -> (u64, u64, StdRng) {
+/// `LAMBIC_{name}_SEED`, or one of chance, and how long a test is: `LAMBIC_{name}_{length}`, or as usual.
+fn seed_and_length(name: &str, length: &str, usual: u64) -> (u64, u64) {
     let setting = |key: &str| -> Option<u64> {
         let key = format!("LAMBIC_{name}_{key}");
         let value = std::env::var(&key).ok()?;
         let parsed = value.parse();
         Some(parsed.unwrap_or_else(|_| panic!("{key} is a number, not {value:?}")))
     };
-    let seed = setting("SEED").unwrap_or_else(rand::random);
-    let rounds = setting("ROUNDS").unwrap_or(usual);
+    let seed = setting("SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    (seed, setting(length).unwrap_or(usual))
+}
+
+/// The seed, the number of rounds and what is chosen by the seed. `LAMBIC_{name}_SEED` (printed) and
+/// `LAMBIC_{name}_ROUNDS` set the first two.
+fn rounds_of(what: &str, name: &str, usual: u64) -> (u64, u64, StdRng) {
+    let (seed, rounds) = seed_and_length(name, "ROUNDS", usual);
     println!("{what}: {rounds} rounds; repeat them with LAMBIC_{name}_SEED={seed}");
     (seed, rounds, StdRng::seed_from_u64(seed))
 }
@@ -122,7 +128,7 @@ impl Server {
     async fn done(&self, sql: &str) -> Told {
         match self.run(sql).await {
             Ok(outcomes) => match &outcomes[..] {
-                [Outcome::Done { tag }] => Ok(tag.clone()),
+                [Outcome::Done { tag, .. }] => Ok(tag.clone()),
                 other => Err(format!("{other:?}")),
             },
             Err(error) => Err(error.to_string()),

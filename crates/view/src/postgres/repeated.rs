@@ -20,7 +20,7 @@ pub fn tell_apart(query: &mut Query) {
     in_set(&mut query.body);
 }
 
-/// The same for the queries in `WITH` and `FROM` of `query` whose columns a list names.
+/// The same for the queries in `WITH` and `FROM` of `query` whose columns a list names, and for the right of `UNION`.
 pub fn tell_apart_under_lists(query: &mut Query) {
     let ctes = query.with.iter_mut().flat_map(|with| &mut with.cte_tables);
     for cte in ctes.filter(|cte| lists(&cte.alias)) {
@@ -39,6 +39,8 @@ fn in_from(set: &mut SetExpr) {
         SetExpr::SetOperation { left, right, .. } => {
             in_from(left);
             in_from(right);
+            // The columns are named as on the left.
+            in_set(right);
         }
         // Queries in parentheses are visited by themselves.
         _ => {}
@@ -100,9 +102,17 @@ fn in_select(select: &mut Select) {
 fn name_of(item: &SelectItem) -> Option<String> {
     match item {
         SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-        SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(folded(ident)),
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(folded),
-        SelectItem::UnnamedExpr(expr) => Some(expr.to_string().to_ascii_lowercase()),
+        SelectItem::UnnamedExpr(expr) => Some(name_of_expr(expr)),
         _ => None,
+    }
+}
+
+fn name_of_expr(expr: &Expr) -> String {
+    match expr {
+        Expr::Identifier(ident) => folded(ident),
+        Expr::CompoundIdentifier(parts) => parts.last().map_or_else(String::new, folded),
+        // The planner names it as what is cast.
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => name_of_expr(expr),
+        expr => expr.to_string().to_ascii_lowercase(),
     }
 }
