@@ -10,8 +10,10 @@ pub mod file;
 pub mod lock;
 pub mod parallel;
 pub mod retry;
+pub mod supervise;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use lock::DirLock;
 pub use retry::Backoff;
+pub use supervise::supervised;

@@ -1,12 +1,14 @@
 //! The handle through which the other rooms seal, list and verify the master dataset.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, RwLock, Weak},
 };
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use lambic_model::{OffsetRange, PartitionId, Stream, StreamId, StreamSchema};
+use lambic_model::{
+    Frontier, OffsetRange, PartitionId, Stream, StreamId, StreamName, StreamSchema,
+};
 use object_store::{
     Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
     PutPayload, path::Path,
@@ -84,8 +86,12 @@ impl Part {
 }
 
 /// `dataset/<stream id>-<name>`, relative to the store's root.
-fn directory(stream: &Stream) -> Path {
-    Path::from("dataset").join(format!("{}-{}", stream.id, stream.name))
+pub(crate) fn directory(stream: &Stream) -> Path {
+    directory_of(stream.id, &stream.name)
+}
+
+fn directory_of(stream: StreamId, name: &StreamName) -> Path {
+    Path::from("dataset").join(format!("{stream}-{name}"))
 }
 
 fn path_of(
@@ -120,8 +126,8 @@ impl Dataset {
         self.0.store.clone()
     }
 
-    /// Loads the stream's newest manifest, checks that every file it lists is there in its full size, and removes
-    /// what a seal or an erasure left that was killed.
+    /// Loads the stream's newest manifest, and checks that every file it lists is there in its full size. What a seal or
+    /// an erasure left that was killed stays until [`Dataset::tidy`].
     pub async fn add_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
         let manifests = ManifestStore::<Manifest>::new(
             self.store(),
@@ -140,7 +146,7 @@ impl Dataset {
                 manifest
             }
         };
-        self.tidy(&stream, &manifest).await?;
+        self.check_files(&stream, &manifest).await?;
         let part = Part {
             manifests,
             superseded: Mutex::default(),
@@ -177,10 +183,16 @@ impl Dataset {
     }
 
     /// Forgets the stream and deletes its manifests and files, for a dropped stream; nothing brings them back.
-    pub async fn erase_stream(&self, stream: &Stream) -> Result<(), Error> {
-        self.remove_stream(stream.id);
+    pub async fn erase_stream(&self, stream: StreamId, name: &StreamName) -> Result<(), Error> {
+        let part = self.part(stream).ok();
+        self.remove_stream(stream);
+        // A seal that is at it ends first; one that waits finds the stream gone.
+        let _turn = match &part {
+            Some(part) => Some(part.changing.lock().await),
+            None => None,
+        };
         // Manifests go first: a crash in between must not leave a manifest that lists deleted files.
-        let mut objects = self.objects(stream).await?;
+        let mut objects = self.objects(directory_of(stream, name)).await?;
         objects.sort_by_key(|object| {
             object
                 .location
@@ -254,6 +266,10 @@ impl Dataset {
         let stream = part.stream.id;
         let manifest = self.present(stream)?;
         let head = tail.head(stream);
+        // Another seal had its turn since this look at the log.
+        if manifest.frontier.covers(&head) {
+            return Ok(manifest);
+        }
         if !head.covers(&manifest.frontier) {
             return Err(Error::LogBehind {
                 stream: part.stream.name.clone(),
@@ -424,19 +440,47 @@ impl Dataset {
     }
 
     /// Compares the directory with the manifest.
-    async fn tidy(&self, stream: &Stream, manifest: &Manifest) -> Result<(), Error> {
-        let mut found: BTreeMap<String, ObjectMeta> = self
-            .objects(stream)
-            .await?
+    async fn check_files(&self, stream: &Stream, manifest: &Manifest) -> Result<(), Error> {
+        let objects = self.objects(directory(stream)).await?;
+        let sizes: HashMap<String, u64> = objects
             .into_iter()
-            .map(|object| (object.location.to_string(), object))
+            .map(|object| (object.location.to_string(), object.size))
             .collect();
         for file in &manifest.files {
-            let object = found.remove(&file.path).ok_or_else(|| missing(file))?;
-            check_size(file, object.size)?;
+            let size = sizes.get(&file.path).ok_or_else(|| missing(file))?;
+            check_size(file, *size)?;
         }
-        for (path, object) in found {
-            match kind_of(stream, &object.location, manifest) {
+        Ok(())
+    }
+
+    /// Removes the files of the stream that a seal or an erasure left that was killed. `log_start` is where the log
+    /// begins: a file beyond the newest manifest holds what the log still has, or else a manifest is missing.
+    pub async fn tidy(&self, stream: StreamId, log_start: &Frontier) -> Result<(), Error> {
+        let manifest = self.manifest(stream);
+        let stream = self.part(stream)?.now();
+        if let Some(range) = log_start
+            .ranges_since(&manifest.frontier)
+            .into_iter()
+            .next()
+        {
+            return Err(Error::Gap {
+                stream: stream.name.clone(),
+                partition: range.partition,
+                dataset_end: range.first,
+                log_start: range.end,
+            });
+        }
+        let listed: HashSet<&str> = manifest
+            .files
+            .iter()
+            .map(|file| file.path.as_str())
+            .collect();
+        for object in self.objects(directory(&stream)).await? {
+            let path = object.location.to_string();
+            if listed.contains(path.as_str()) {
+                continue;
+            }
+            match kind_of(&stream, &object.location, &manifest) {
                 Kind::Manifest => {}
                 Kind::Orphan | Kind::Replaced => {
                     tracing::debug!(
@@ -454,13 +498,8 @@ impl Dataset {
         Ok(())
     }
 
-    pub(crate) async fn objects(&self, stream: &Stream) -> Result<Vec<ObjectMeta>, Error> {
-        Ok(self
-            .0
-            .store
-            .list(Some(&directory(stream)))
-            .try_collect()
-            .await?)
+    pub(crate) async fn objects(&self, directory: Path) -> Result<Vec<ObjectMeta>, Error> {
+        Ok(self.0.store.list(Some(&directory)).try_collect().await?)
     }
 
     pub(crate) fn part(&self, stream: StreamId) -> Result<Arc<Part>, Error> {

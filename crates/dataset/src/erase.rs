@@ -10,7 +10,7 @@ use object_store::{Error as StoreError, ObjectStoreExt as _};
 
 use crate::{
     Dataset, Error, Manifest,
-    dataset::{Kind, Part, kind_of},
+    dataset::{Kind, Part, directory, kind_of},
 };
 
 impl Dataset {
@@ -55,7 +55,7 @@ impl Dataset {
         let undecided = self.turn(&part).await?;
         let manifest = self.present(stream)?;
         let mut left = 0;
-        for object in self.objects(&part.stream).await? {
+        for object in self.objects(directory(&part.stream)).await? {
             let path = object.location.as_ref();
             if manifest.lists(path)
                 || kind_of(&part.stream, &object.location, &manifest) != Kind::Replaced

@@ -66,7 +66,8 @@ pub enum Error {
     /// The log does not begin where the dataset ends.
     #[error(
         "stream `{stream}` has a gap in partition {partition}: the dataset ends at offset {dataset_end}, the log \
-         begins at {log_start}; restore the log or the dataset from a backup of the same moment"
+         begins at {log_start}; the newest manifest of the stream is missing, or the log is that of another moment: bring \
+         the manifest back, or restore both from a backup of the same moment; nothing was deleted"
     )]
     Gap {
         stream: StreamName,

@@ -69,6 +69,7 @@ impl Server {
         let dataset = Dataset::open(store, options).await?;
         dataset.add_stream(stream()).await?;
         let log = Log::open(lambic_log::Options::new(dir.join("log")), &[stream()])?;
+        dataset.tidy(STREAM, &log.snapshot().start(STREAM)).await?;
         let mut erased = Erased {
             number: erasures.newest_of(STREAM),
             sets: Vec::new(),

@@ -123,6 +123,8 @@ fn options() -> Options {
 async fn open(dir: &Path, stream: &Arc<Stream>) -> Result<Dataset, Error> {
     let dataset = Dataset::open(Arc::new(LocalStore::open(dir).unwrap()), options()).await?;
     dataset.add_stream(stream.clone()).await?;
+    let whole_log = Frontier::zero(stream.partitions);
+    dataset.tidy(stream.id, &whole_log).await?;
     Ok(dataset)
 }
 
@@ -567,14 +569,18 @@ async fn a_log_that_does_not_meet_the_dataset_is_refused() {
     gap.append(0, 7..20);
     gap.start.set(PartitionId(0), Offset(9));
     expect![
-        "stream `flights` has a gap in partition 0: the dataset ends at offset 7, the log begins at 9; restore the log or the dataset from a backup of the same moment"
+        "stream `flights` has a gap in partition 0: the dataset ends at offset 7, the log begins at 9; the newest manifest of the stream is missing, or the log is that of another moment: bring the manifest back, or restore both from a backup of the same moment; nothing was deleted"
     ]
     .assert_eq(&dataset.seal_from(STREAM, &gap).await.unwrap_err().to_string());
 
     let mut old = log.clone();
     old.values[1].pop();
+    // A look at the log from before another's seal: what it asks for is there.
+    let before = dataset.manifest(STREAM);
+    assert_eq!(dataset.seal_from(STREAM, &old).await.unwrap(), before);
+    old.append(0, 7..9);
     expect![
-        "the log of stream `flights` ends at 0:7,1:3, before the dataset's frontier 0:7,1:4; the log is older than the dataset: restore both from a backup of the same moment"
+        "the log of stream `flights` ends at 0:9,1:3, before the dataset's frontier 0:7,1:4; the log is older than the dataset: restore both from a backup of the same moment"
     ]
     .assert_eq(&dataset.seal_from(STREAM, &old).await.unwrap_err().to_string());
 
@@ -582,11 +588,67 @@ async fn a_log_that_does_not_meet_the_dataset_is_refused() {
     expect!["stream 8 is not part of the dataset"].assert_eq(&unknown.to_string());
 }
 
+/// What a seal that was killed left is in the log as well; what is in no log may not go with it.
+#[tokio::test]
+async fn files_whose_manifest_is_missing_are_not_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dataset, _, mut log) = sealed(dir.path()).await;
+    let before = dataset.manifest(STREAM).frontier.clone();
+    log.append(0, 7..20);
+    let newest = dataset.seal_from(STREAM, &log).await.unwrap();
+    let name = format!("dataset/7-flights/manifest-{:020}.json", newest.number);
+    let manifest = dir.path().join(name);
+    let bytes = std::fs::read(&manifest).unwrap();
+    std::fs::remove_file(&manifest).unwrap();
+    let files = files_below(dir.path());
+
+    let dataset = Dataset::open(Arc::new(LocalStore::open(dir.path()).unwrap()), options());
+    let dataset = dataset.await.unwrap();
+    dataset.add_stream(log.stream.clone()).await.unwrap();
+    let trimmed = dataset.tidy(STREAM, &newest.frontier).await.unwrap_err();
+    assert!(matches!(trimmed, Error::Gap { .. }), "{trimmed}");
+    assert_eq!(files_below(dir.path()), files);
+
+    std::fs::write(&manifest, bytes).unwrap();
+    let dataset = open(dir.path(), &log.stream).await.unwrap();
+    assert_eq!(everything(&dataset, &log).await, log.values);
+
+    // The log has them: nothing is lost.
+    std::fs::remove_file(&manifest).unwrap();
+    let dataset = open(dir.path(), &log.stream).await.unwrap();
+    assert_eq!(dataset.manifest(STREAM).frontier, before);
+    assert!(files_below(dir.path()).len() < files.len());
+    assert_eq!(everything(&dataset, &log).await, log.values);
+}
+
+/// A seal that was at it when the stream was dropped brings nothing back.
+#[tokio::test]
+async fn a_seal_beside_a_drop_leaves_nothing() {
+    for polls in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let (dataset, _, mut log) = sealed(dir.path()).await;
+        log.append(0, 7..60);
+        let Stream { id, name, .. } = log.stream.as_ref();
+        let seal = tokio::spawn({
+            let (dataset, log) = (dataset.clone(), log.clone());
+            async move { dataset.seal_from(STREAM, &log).await.map(|_| ()) }
+        });
+        for _ in 0..polls {
+            tokio::task::yield_now().await;
+        }
+        dataset.erase_stream(*id, name).await.unwrap();
+        // It ended before, or found the stream gone.
+        let _ = seal.await.unwrap();
+        assert!(files_below(dir.path()).is_empty(), "after {polls} polls");
+    }
+}
+
 #[tokio::test]
 async fn an_erased_stream_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (dataset, _, log) = sealed(dir.path()).await;
-    dataset.erase_stream(&log.stream).await.unwrap();
+    let Stream { id, name, .. } = log.stream.as_ref();
+    dataset.erase_stream(*id, name).await.unwrap();
     assert!(files_below(dir.path()).is_empty());
     assert_eq!(dataset.manifest(STREAM).number, 0);
 }

@@ -31,6 +31,7 @@ use crate::{
 };
 
 /// The task that serves one trigger, until the service or the trigger stops.
+#[derive(Clone)]
 pub struct Worker {
     pub inner: Arc<Inner>,
     pub function: FunctionName,
@@ -377,7 +378,7 @@ impl Worker {
                     "the output stream `{name}` does not exist any more"
                 ));
             };
-            match events::from_objects(&output, &answer.output) {
+            match events::from_objects(&self.inner.options.decode, &output, &answer.output) {
                 Ok(batch) => writes.push(Write {
                     stream: output.id,
                     partition: None,

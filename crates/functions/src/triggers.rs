@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use lambic_base::supervised;
 use lambic_model::{Append, Cursor, FunctionName, StreamId};
 use tokio::sync::watch;
 
@@ -144,7 +145,7 @@ impl Inner {
             };
             running.push(Running {
                 stop,
-                task: tokio::spawn(worker.run()),
+                task: tokio::spawn(supervised("a trigger", move || worker.clone().run())),
             });
         }
         self.triggers

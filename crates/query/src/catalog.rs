@@ -50,6 +50,8 @@ pub struct Catalog {
     former: BTreeMap<String, Vec<Definition>>,
     /// Of streams that do not keep their records for ever.
     retention: BTreeMap<String, Retention>,
+    /// Streams whose files are still to be deleted.
+    dropped: BTreeMap<StreamId, StreamName>,
 }
 
 /// Former versions of a view that are kept for a way back.
@@ -74,6 +76,8 @@ struct StoredCatalog {
     former: BTreeMap<String, Vec<Definition>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     retention: BTreeMap<String, Retention>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    dropped: BTreeMap<StreamId, StreamName>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,6 +203,7 @@ impl Catalog {
                     views: BTreeMap::new(),
                     former: BTreeMap::new(),
                     retention: BTreeMap::new(),
+                    dropped: BTreeMap::new(),
                 }
             }
             Err(source) => return Err(CatalogError::Io { path, source }),
@@ -256,6 +261,7 @@ impl Catalog {
             views,
             former: stored.catalog.former,
             retention: stored.catalog.retention,
+            dropped: stored.catalog.dropped,
         })
     }
 
@@ -297,6 +303,7 @@ impl Catalog {
             views: self.views.values().cloned().collect(),
             former: self.former.clone(),
             retention: self.retention.clone(),
+            dropped: self.dropped.clone(),
         };
         let stored = Stored {
             checksum: checksum(&catalog),
@@ -383,10 +390,25 @@ impl Catalog {
         })
     }
 
+    /// Its files are to be deleted; then comes [`Catalog::forget_dropped`].
     pub fn remove_stream(&mut self, name: &str) -> Result<(), CatalogError> {
         self.change(|catalog| {
-            catalog.streams.remove(name);
+            if let Some(stream) = catalog.streams.remove(name) {
+                catalog.dropped.insert(stream.id, stream.name.clone());
+            }
             catalog.retention.remove(name);
+        })
+    }
+
+    /// Streams that were dropped and whose files may still be there.
+    pub fn dropped(&self) -> &BTreeMap<StreamId, StreamName> {
+        &self.dropped
+    }
+
+    /// Nothing is left of the stream.
+    pub fn forget_dropped(&mut self, stream: StreamId) -> Result<(), CatalogError> {
+        self.change(|catalog| {
+            catalog.dropped.remove(&stream);
         })
     }
 

@@ -182,7 +182,7 @@ impl Lifecycle for Layers {
     async fn remove_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
         let removed = self.0.log.remove_stream(stream.id).await;
         removed.map_err(Error::internal)?;
-        let erased = self.0.dataset.erase_stream(&stream).await;
+        let erased = self.0.dataset.erase_stream(stream.id, &stream.name).await;
         erased.map_err(Error::internal)
     }
 

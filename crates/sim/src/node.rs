@@ -98,6 +98,10 @@ impl Node {
             ..lambic_log::Options::new(data.join("log"))
         };
         let log = Log::open_after(options, &streams, sealed).map_err(text)?;
+        for stream in &streams {
+            let start = log.snapshot().start(stream.id);
+            dataset.tidy(stream.id, &start).await.map_err(text)?;
+        }
 
         let runtime = Arc::new(RuntimeEnv::default());
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime).map_err(text)?;

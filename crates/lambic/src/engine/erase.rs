@@ -29,7 +29,7 @@ use lambic_dataset::{
     erasures::{Begun, Finished, Predicate},
 };
 use lambic_log::Log;
-use lambic_model::{Erased, Frontier, Frontiers, StreamId};
+use lambic_model::{Erased, Frontier, Frontiers, StreamId, StreamName};
 use lambic_query::{Erasing, ErasureInfo, Error, ToErase, sqlstate};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
@@ -222,6 +222,13 @@ impl Erasures {
         pending.first().map(|erasure| erasure.begun.stream)
     }
 
+    /// As the erasures that are not finished know it.
+    fn name_of(&self, stream: StreamId) -> Option<StreamName> {
+        let pending = self.0.entries.pending().into_iter();
+        let mut of_stream = pending.filter(|erasure| erasure.begun.stream == stream);
+        of_stream.next().map(|erasure| erasure.begun.name)
+    }
+
     fn erased(&self, stream: StreamId) -> Erased {
         locked(&self.0.erased)
             .get(&stream)
@@ -360,20 +367,28 @@ async fn rewrite_files(
     erased: &Erased,
 ) -> Result<(), Error> {
     erasures.state(stream, "rewriting files");
-    match layers.seal(stream).await {
-        Ok(_) => {}
-        Err(lambic_dataset::Error::UnknownStream { .. }) => return Ok(()),
-        Err(error) => return Err(dataset_error(error)),
-    }
-    let dataset = layers.dataset();
-    loop {
-        let left = dataset.files_to_rewrite(stream, erased);
-        erasures.tell(stream, |progress| progress.files_left = left);
-        match dataset.rewrite_next(stream, erased).await {
-            Ok(true) => erasures.tell(stream, |progress| progress.files_rewritten += 1),
-            Ok(false) | Err(lambic_dataset::Error::UnknownStream { .. }) => return Ok(()),
-            Err(error) => return Err(dataset_error(error)),
+    let rewritten = async {
+        layers.seal(stream).await?;
+        let dataset = layers.dataset();
+        loop {
+            let left = dataset.files_to_rewrite(stream, erased);
+            erasures.tell(stream, |progress| progress.files_left = left);
+            if !dataset.rewrite_next(stream, erased).await? {
+                return Ok::<(), lambic_dataset::Error>(());
+            }
+            erasures.tell(stream, |progress| progress.files_rewritten += 1);
         }
+    };
+    match rewritten.await {
+        // It was dropped: all of it goes, and nothing may be left when the erasure is called finished.
+        Err(lambic_dataset::Error::UnknownStream { .. }) => match erasures.name_of(stream) {
+            None => Ok(()),
+            Some(name) => {
+                let erased = layers.dataset().erase_stream(stream, &name).await;
+                erased.map_err(dataset_error)
+            }
+        },
+        other => other.map_err(dataset_error),
     }
 }
 
@@ -426,9 +441,14 @@ async fn trim_log(
             Err(error) => return Err(dataset_error(error)),
         }
     }
+    let mut pause = PAUSE;
     loop {
         // Again each time: a view that was being built may be served by now, with its first batch from before.
         let mut without = bring_batches_to(layers, &upto).await;
+        if !without.is_empty() {
+            // What failed fails again, and others wait for its turn.
+            pause = (pause * 2).min(FAILING_PAUSE_MAX);
+        }
         // Those hold the log only to tell how old they are, perhaps for days.
         let renewed = layers.renewed_by_batch();
         without.extend(renewed.iter().map(|view| view.definition().directory()));
@@ -438,7 +458,7 @@ async fn trim_log(
             return Ok(());
         }
         erasures.state(stream, waiting_for(layers, &upto));
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

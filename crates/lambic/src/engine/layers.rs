@@ -504,12 +504,8 @@ impl Lifecycle for Layers {
     async fn remove_stream(&self, stream: Arc<Stream>) -> Result<(), Error> {
         let removed = self.parts.log.remove_stream(stream.id).await;
         removed.map_err(|error| Error::new(sqlstate::UNAVAILABLE, error.to_string()))?;
-        self.parts.dataset.remove_stream(stream.id);
-        self.parts
-            .dataset
-            .erase_stream(&stream)
-            .await
-            .map_err(dataset_error)
+        let erased = self.parts.dataset.erase_stream(stream.id, &stream.name);
+        erased.await.map_err(dataset_error)
     }
 
     async fn hold_appends(&self) -> Box<dyn AppendsHeld> {

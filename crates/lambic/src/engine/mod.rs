@@ -98,7 +98,7 @@ impl Engine {
     ) -> anyhow::Result<Engine> {
         let Options { data, settings } = options;
         let system: SystemStreams = system_streams(SYSTEM_STREAM_FIRST);
-        let catalog = Catalog::open(data.join("catalog.json"), &system.all())?;
+        let mut catalog = Catalog::open(data.join("catalog.json"), &system.all())?;
         let streams: Vec<_> = catalog.streams().cloned().collect();
         let views: Vec<_> = catalog.views().cloned().collect();
 
@@ -113,6 +113,16 @@ impl Engine {
             sealed.set(stream.id, dataset.manifest(stream.id).frontier.clone());
         }
         let log = Log::open_after(log_options(&data, &settings), &streams, sealed)?;
+        for stream in &streams {
+            dataset
+                .tidy(stream.id, &log.snapshot().start(stream.id))
+                .await?;
+        }
+        for (stream, name) in catalog.dropped().clone() {
+            log.remove_stream(stream).await?;
+            dataset.erase_stream(stream, &name).await?;
+            catalog.forget_dropped(stream)?;
+        }
         // Before anything reads.
         erasures.leave_out(&log);
 
@@ -285,7 +295,12 @@ async fn open_functions(
 ) -> anyhow::Result<Functions> {
     let catalog = database.clone();
     let lookup = Arc::new(move |name: &str| catalog.stream(name));
-    let options =
-        lambic_functions::Options::new(data.join("functions"), log.clone(), system, lookup);
+    let options = lambic_functions::Options::new(
+        data.join("functions"),
+        log.clone(),
+        system,
+        lookup,
+        Arc::new(|stream, list| lambic_connectors::json_list(stream, list)),
+    );
     Ok(Functions::open(options).await?)
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use lambic_base::supervised;
 use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_query::{Database, Retention};
 use lambic_serving::ServedView;
@@ -111,20 +112,6 @@ pub fn start(
         runtime: Some(runtime),
         tasks,
     })
-}
-
-/// Runs what `make` makes until it ends by itself; after a panic, anew.
-async fn supervised<T>(what: &'static str, make: impl Fn() -> T)
-where
-    T: Future<Output = ()> + Send + 'static,
-{
-    while let Err(error) = tokio::spawn(make()).await {
-        if error.is_cancelled() {
-            return;
-        }
-        error!(%error, "{what} ended badly and begins anew");
-        tokio::time::sleep(TICK).await;
-    }
 }
 
 /// The first wait before a view that failed is tried again; each further one is twice as long.

@@ -297,7 +297,7 @@ impl Database {
     }
 
     /// The ids of the columns of `stream` that a view uses.
-    async fn columns_of(
+    pub(super) async fn columns_of(
         &self,
         definition: &Definition,
         planned: &Planned,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use datafusion::sql::sqlparser::ast::CreateView;
-use lambic_model::{ScalarFunction, SchemaVersion, Stream, StreamId};
-use lambic_view::{Definition, Planned};
+use lambic_model::{ColumnId, ScalarFunction, SchemaVersion, Stream, StreamId};
+use lambic_view::{Definition, Freshness, Planned};
 
 use super::{Database, building::Reserved, done, exists};
 use crate::{
@@ -17,6 +17,10 @@ use crate::{
 };
 
 const CREATED: &str = "CREATE MATERIALIZED VIEW";
+
+/// Streams as a view was planned over them, each with the columns that it uses.
+#[derive(Debug)]
+pub(super) struct PlannedOver(Vec<(Arc<Stream>, BTreeSet<ColumnId>)>);
 
 impl Database {
     pub(super) async fn create_view(&self, view: &CreateView, sql: &str) -> Result<Outcome, Error> {
@@ -80,9 +84,14 @@ impl Database {
         }
         self.reserve_inputs(&reserved, &planned, sql)?;
         self.check_readers(name, &planned)?;
+        let over = self.planned_over(&definition, &planned).await?;
+        let notice = recomputed(&definition, &planned);
         let built = self.lifecycle()?.build_view(&definition, planned).await?;
-        self.switch(definition, built, reserved).await?;
-        Ok(done(CREATED))
+        self.switch(definition, built, reserved, over).await?;
+        Ok(Outcome::Done {
+            tag: CREATED.to_owned(),
+            notice,
+        })
     }
 
     /// True if the same text over the streams of today says what it said over those that `former` knows.
@@ -103,10 +112,13 @@ impl Database {
         definition: Definition,
         built: Box<dyn BuiltView>,
         reserved: Reserved,
+        over: PlannedOver,
     ) -> Result<(), Error> {
         let database = self.clone();
         Database::to_the_end(async move {
             let _one = database.0.changing.lock().await;
+            // A change of the streams may have begun before the view said what it reads.
+            database.check_still_there(&over)?;
             let lifecycle = database.lifecycle()?;
             let name = definition.name.to_string();
             let mut outdated = Vec::new();
@@ -140,12 +152,7 @@ impl Database {
         for stream in planned.streams_read() {
             let now = self.stream(stream.name.as_str());
             if now.is_some_and(|now| now.id == stream.id && was_altered(&stream, &now)) {
-                let message = format!(
-                    "the columns of stream \"{}\" were changed meanwhile",
-                    stream.name
-                );
-                let changed = Error::new(sqlstate::SERIALIZATION_FAILURE, message);
-                return Err(changed.with_hint("try again"));
+                return Err(changed_meanwhile(&stream));
             }
         }
         for stream in planned.streams() {
@@ -160,6 +167,39 @@ impl Database {
             self.served(name, sql)?;
             if *name != reserved.name() {
                 self.0.building.check_at_rest(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The streams that a view reads, with the columns that it uses.
+    pub(super) async fn planned_over(
+        &self,
+        definition: &Definition,
+        planned: &Planned,
+    ) -> Result<PlannedOver, Error> {
+        let mut streams = Vec::new();
+        for stream in planned.streams_read() {
+            let now = self.stream(stream.name.as_str());
+            let now = now.filter(|now| now.id == stream.id);
+            let known = now.as_ref().unwrap_or(&stream);
+            let columns = self.columns_of(definition, planned, known).await?;
+            streams.push((stream, columns));
+        }
+        Ok(PlannedOver(streams))
+    }
+
+    fn check_still_there(&self, over: &PlannedOver) -> Result<(), Error> {
+        for (stream, used) in &over.0 {
+            let now = self.stream(stream.name.as_str());
+            let Some(now) = now.filter(|now| now.id == stream.id) else {
+                let message = format!("stream \"{}\" was dropped meanwhile", stream.name);
+                return Err(Error::new(sqlstate::UNDEFINED_TABLE, message));
+            };
+            let there: BTreeSet<ColumnId> =
+                now.columns().into_iter().map(|column| column.id).collect();
+            if was_altered(stream, &now) || !used.is_subset(&there) {
+                return Err(changed_meanwhile(stream));
             }
         }
         Ok(())
@@ -250,6 +290,29 @@ impl Database {
             .filter(|function| find_word(sql, function.name()).is_some());
         called.map(Arc::clone).collect()
     }
+}
+
+/// Told of a view that has no incremental form.
+fn recomputed(definition: &Definition, planned: &Planned) -> Option<String> {
+    let Planned::Recomputed(plan) = planned else {
+        return None;
+    };
+    let when = match definition.freshness {
+        Freshness::Now => "when it is read, if an input has changed",
+        _ => "by its batches",
+    };
+    Some(format!(
+        "view \"{}\" is recomputed {when}: {}",
+        definition.name, plan.reason
+    ))
+}
+
+fn changed_meanwhile(stream: &Stream) -> Error {
+    let message = format!(
+        "the columns of stream \"{}\" were changed meanwhile",
+        stream.name
+    );
+    Error::new(sqlstate::SERIALIZATION_FAILURE, message).with_hint("try again")
 }
 
 /// The versions of the streams' columns that a view is planned over; the first is not named.

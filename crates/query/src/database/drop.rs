@@ -49,7 +49,9 @@ impl Database {
                 return Err(still_read(&format!("stream \"{name}\""), &dependents));
             }
             self.change(|catalog| catalog.remove_stream(name))?;
+            let id = stream.id;
             lifecycle.remove_stream(stream).await?;
+            self.change(|catalog| catalog.forget_dropped(id))?;
         }
         Ok(done("DROP STREAM"))
     }

@@ -24,8 +24,9 @@ impl Database {
         self.check_columns_there(&definition, &planned).await?;
         self.check_readers(name, &planned)?;
         // What is kept of it is brought up to the head before it takes over.
+        let over = self.planned_over(&definition, &planned).await?;
         let built = lifecycle.reopen_view(&definition, planned).await?;
-        self.switch(definition, built, reserved).await?;
+        self.switch(definition, built, reserved, over).await?;
         Ok(done("ALTER MATERIALIZED VIEW"))
     }
 
