@@ -483,3 +483,36 @@ def test_columns_change_in_a_transaction(name):
         connection.rollback()
         assert connection.execute(f"SELECT a, b FROM {name}").fetchall() == []
         connection.execute(f"DROP TABLE {name}")
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_named_cursors_read_in_portions(connection, binary):
+    with connection.transaction(), connection.cursor("portions", binary=binary) as cursor:
+        cursor.execute("SELECT value, value * 2 AS twice FROM generate_series(1, 1000) AS t(value) ORDER BY value")
+        assert [column.name for column in cursor.description] == ["value", "twice"]
+        assert cursor.fetchmany(2) == [(1, 2), (2, 4)]
+        assert cursor.fetchall() == [(value, value * 2) for value in range(3, 1001)]
+    with pytest.raises(psycopg.errors.InvalidCursorName), connection.transaction():
+        connection.pgconn.describe_portal(b"nothing")
+        connection.execute("FETCH 1 FROM nothing")
+
+
+def test_a_bad_value_is_told_with_its_place(connection, measurements):
+    insert = f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'x', 1), (now(), 'y', 'seven')"
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match='row 2, column "count"') as caught:
+        connection.execute(insert)
+    assert int(caught.value.diag.statement_position) == insert.index("'seven'") + 1
+    assert connection.execute(f"SELECT count(*) FROM {measurements}").fetchone() == (0,)
+    connection.execute(f"INSERT INTO {measurements} (at, place, value) SELECT at, place, value FROM (SELECT now(), 'x', 1.5) AS s(at, place, value)")
+    assert connection.execute(f"SELECT value, value::text, value FROM {measurements}").fetchone() == (1.5, "1.5", 1.5)
+
+
+def test_a_view_without_an_incremental_form_says_so(connection, measurements):
+    told = []
+    connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    view = f"{measurements}_ranked"
+    connection.execute(f"CREATE MATERIALIZED VIEW {view} AS SELECT place, rank() OVER (ORDER BY value) AS r FROM {measurements}")
+    assert len(told) == 1
+    assert told[0].startswith(f'view "{view}" is recomputed when it is read')
+    connection.execute(f"DROP MATERIALIZED VIEW {view}")
+    assert len(told) == 1

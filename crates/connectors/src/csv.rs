@@ -6,7 +6,7 @@ use crate::{
     Decoded, Error, OnError,
     column::{self, Columns},
     decode::{Budget, record_bytes, reject},
-    error::{Mismatch, Place, shown},
+    error::{Mismatch, Place, escaped, shown},
     json::{newlines, without_mark},
 };
 
@@ -183,7 +183,7 @@ impl<'a> Records<'a> {
 
     /// The last record as it came.
     fn raw(&self) -> String {
-        let raw = String::from_utf8_lossy(&self.body[self.start..self.at]);
+        let raw = escaped(&self.body[self.start..self.at]);
         raw.trim_end_matches(['\r', '\n']).to_owned()
     }
 

@@ -66,6 +66,14 @@ pub fn decode_within(
     }
 }
 
+/// The records of a JSON list as one batch; the error says which does not fit and why.
+pub fn json_list(stream: &Stream, list: Vec<u8>) -> Result<RecordBatch, String> {
+    let decoded = decode(stream, Format::Json, list.into(), OnError::Refuse);
+    let decoded = decoded.map_err(|error| error.to_string())?;
+    let batch = arrow::compute::concat_batches(&stream.schema, &decoded.batches);
+    batch.map_err(|error| error.to_string())
+}
+
 /// What the records of a body hold at most, and never more than `bytes_max`: for who reserves the memory before
 /// [`decode_within`] takes it.
 ///

@@ -64,6 +64,8 @@ pub enum Place {
     Line,
     /// Rows of a columnar file, from 1.
     Row,
+    /// Records of a JSON list, from 1, of which this one begins on that line.
+    Record { line: u64 },
 }
 
 /// One record that does not fit its stream.
@@ -93,11 +95,12 @@ impl BadRecord {
 
 impl fmt::Display for BadRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match self.place {
-            Place::Line => "line",
-            Place::Row => "row",
-        };
-        write!(f, "{place} {}", self.line)?;
+        let number = self.line;
+        match self.place {
+            Place::Line => write!(f, "line {number}")?,
+            Place::Row => write!(f, "row {number}")?,
+            Place::Record { line } => write!(f, "record {number} on line {line}")?,
+        }
         if let Some(column) = &self.column {
             write!(f, ", column `{column}`")?;
         }
@@ -145,6 +148,18 @@ impl Mismatch {
             raw: raw.into(),
         }
     }
+}
+
+/// Bytes as text, those that are no UTF-8 as `\xff`: a record that was refused can be had back.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text += chunk.valid();
+        for byte in chunk.invalid() {
+            text += &format!("\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 /// A value as an error shows it: quoted, and not longer than a line.

@@ -11,7 +11,7 @@ use crate::{
     Decoded, Error, OnError,
     column::{self, Columns, Scalar},
     decode::{Budget, record_bytes, reject},
-    error::{Mismatch, Place, shown},
+    error::{Mismatch, Place, escaped, shown},
 };
 
 /// Deeper nesting is refused: no column can take it, and skipping it must not exhaust anything.
@@ -43,7 +43,7 @@ pub(crate) fn decode_lines(
             }
             Err(mismatch) => {
                 columns.abandon_record();
-                let raw = String::from_utf8_lossy(line);
+                let raw = escaped(line);
                 let raw = raw.strip_suffix('\r').unwrap_or(&raw);
                 reject(
                     mismatch.at(Place::Line, number, raw),
@@ -89,7 +89,9 @@ pub(crate) fn decode_array(
     let in_array = scanner.take(b'[');
     scanner.skip_space();
     let mut more = !(in_array && scanner.take(b']'));
+    let mut number = 0;
     while more {
+        number += 1;
         scanner.skip_space();
         let start = scanner.at;
         // Where the syntax is broken, what follows cannot be told apart: even skipping ends here.
@@ -103,7 +105,8 @@ pub(crate) fn decode_array(
             }
             Err(mismatch) => {
                 columns.abandon_record();
-                let bad = mismatch.at(Place::Line, lines.of(text, start), &text[start..scanner.at]);
+                let line = lines.of(text, start);
+                let bad = mismatch.at(Place::Record { line }, number, &text[start..scanner.at]);
                 reject(bad, on_error, &mut decoded, &mut budget)?;
             }
         }

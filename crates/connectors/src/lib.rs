@@ -20,7 +20,7 @@ pub mod split;
 mod text;
 
 pub use dead_letter::{dead_letter_schema, dead_letters};
-pub use decode::{Decoded, OnError, decode, decode_within, decoded_bytes_max};
+pub use decode::{Decoded, OnError, decode, decode_within, decoded_bytes_max, json_list};
 pub use error::{BadRecord, Error, Place};
 pub use format::Format;
-pub use split::{Chunk, Chunks};
+pub use split::{Chunk, Chunks, line_in_file};

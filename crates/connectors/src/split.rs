@@ -42,7 +42,7 @@ pub struct Chunk {
     /// The line (or row) of the file at which the first record stands, from 1.
     pub first_line: u64,
     /// Lines that the body begins with and that stand elsewhere in the file: CSV's header.
-    header_lines: u64,
+    pub header_lines: u64,
     /// How much of the file is read once this piece is sent; of [`Chunks::bytes_total`].
     pub bytes_read: u64,
 }
@@ -50,10 +50,16 @@ pub struct Chunk {
 impl Chunk {
     /// The line (or row) of the file for one that an error names in this piece's body.
     pub fn file_line(&self, line: u64) -> u64 {
-        if line <= self.header_lines {
-            return line;
-        }
-        self.first_line + (line - self.header_lines - 1)
+        line_in_file(line, self.first_line, self.header_lines)
+    }
+}
+
+/// The line of a file for one of a piece that begins with so many lines of the file's head, and whose first record
+/// stands at `first_line`.
+pub fn line_in_file(line: u64, first_line: u64, header_lines: u64) -> u64 {
+    match line.checked_sub(header_lines + 1) {
+        None => line,
+        Some(before) => first_line + before,
     }
 }
 
@@ -218,6 +224,8 @@ struct Lines {
     records: u64,
     record_is_blank: bool,
     header: Option<Vec<u8>>,
+    /// A piece was given, and the header with it.
+    given: bool,
     line: u64,
     bytes_read: u64,
     at_end: bool,
@@ -242,6 +250,7 @@ impl Lines {
             records: 0,
             record_is_blank: true,
             header: (format != Format::Csv).then(Vec::new),
+            given: false,
             line: 1,
             bytes_read: 0,
             at_end: false,
@@ -264,14 +273,18 @@ impl Lines {
         }
         loop {
             self.fill(self.chunk_bytes)?;
-            if self.buffer.is_empty() {
+            let is_end = self.buffer.is_empty();
+            let header = self.header.as_deref().unwrap_or_default();
+            // A header alone is given too: it may be wrong.
+            if is_end && (self.given || header.is_empty()) {
                 return Ok(None);
             }
             let first_line = self.line;
             let (piece, records) = self.take();
-            if records == 0 {
+            if records == 0 && !is_end {
                 continue;
             }
+            self.given = true;
             let header = self.header.as_deref().unwrap_or_default();
             let mut body = header.to_vec();
             if !body.is_empty() && !body.ends_with(b"\n") {

@@ -1,16 +1,18 @@
 //! Between records (Arrow) and the events and answers of functions (JSON).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use arrow::{
     array::AsArray,
-    datatypes::{DataType, Int64Type, TimestampMicrosecondType},
-    json::{ReaderBuilder, writer::JsonArray},
+    datatypes::{Int64Type, TimestampMicrosecondType},
+    json::writer::JsonArray,
     record_batch::RecordBatch,
 };
-use lambic_model::{Named, Offset, OffsetRange, Stream, SystemColumn, json};
+use lambic_model::{Offset, OffsetRange, Stream, SystemColumn, json};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
+
+use crate::Decode;
 
 /// Records that become JSON at one time.
 const ROWS_AT_ONCE: usize = 64;
@@ -111,7 +113,7 @@ pub fn payload(events: &[Event]) -> Vec<u8> {
     format!("{{\"Records\":[{}]}}", events.join(",")).into_bytes()
 }
 
-fn item_identifier(stream: &Stream, range: OffsetRange, offset: u64) -> String {
+fn item_identifier(stream: &Stream, range: OffsetRange, offset: impl Display) -> String {
     format!("{}-{}-{offset}", stream.name, range.partition)
 }
 
@@ -171,6 +173,7 @@ pub fn parse_answer<'a>(
         ));
     }
     let mut failed = None;
+    let before = item_identifier(stream, range, "");
     for failure in failures {
         let failure: Value =
             serde_json::from_str(failure.get()).map_err(|error| error.to_string())?;
@@ -179,11 +182,10 @@ pub fn parse_answer<'a>(
             Value::Number(offset) => offset.to_string(),
             _ => return Err("a batch item failure has no `itemIdentifier`".to_owned()),
         };
-        let offset = (range.first.0..range.end.0)
-            .find(|&offset| {
-                identifier == offset.to_string()
-                    || identifier == item_identifier(stream, range, offset)
-            })
+        let offset = identifier.strip_prefix(&before).unwrap_or(&identifier);
+        let offset = offset.parse::<u64>().ok();
+        let offset = offset
+            .filter(|offset| (range.first.0..range.end.0).contains(offset))
             .ok_or_else(|| format!("`{identifier}` is not an item of the batch"))?;
         failed = Some(failed.map_or(offset, |earlier: u64| earlier.min(offset)));
     }
@@ -202,80 +204,21 @@ fn shown(value: &RawValue) -> String {
     }
 }
 
-/// The object in the names that the columns of `stream` have by now, without those that were dropped, and with the
-/// defaults of those that it does not name.
-fn in_present_columns(stream: &Stream, object: &RawValue) -> Result<Box<RawValue>, String> {
-    let members: BTreeMap<String, &RawValue> =
-        serde_json::from_str(object.get()).map_err(|error| error.to_string())?;
-    let mut renamed: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
-    for (name, value) in members {
-        let name = match stream.named(&name) {
-            Named::Column(index) => stream.schema.field(index).name().clone(),
-            Named::Dropped => continue,
-            Named::Unknown => name,
-        };
-        if renamed.insert(name.clone(), value.to_owned()).is_some() {
-            return Err(format!("it has column `{name}` twice, by two names"));
-        }
-    }
-    for (field, default) in stream.schema.fields().iter().zip(stream.defaults()) {
-        if let Some(default) = default
-            && !renamed.contains_key(field.name())
-        {
-            let text = match field.data_type() {
-                DataType::Boolean => default.text(),
-                _ => Value::String(default.text()).to_string(),
-            };
-            let value = RawValue::from_string(text).map_err(|error| error.to_string())?;
-            renamed.insert(field.name().clone(), value);
-        }
-    }
-    serde_json::value::to_raw_value(&renamed).map_err(|error| error.to_string())
-}
-
 /// Objects as records of `stream`; the error says which object does not fit and why.
-pub fn from_objects(stream: &Stream, objects: &[&RawValue]) -> Result<RecordBatch, String> {
-    let renamed;
-    let mut present = objects.to_vec();
-    if stream.evolution.versions().is_some() {
-        let each = objects.iter().enumerate().map(|(index, object)| {
-            in_present_columns(stream, object).map_err(|reason| {
-                let name = &stream.name;
-                format!("output record {index} does not fit stream `{name}`: {reason}")
-            })
-        });
-        renamed = each.collect::<Result<Vec<_>, _>>()?;
-        present = renamed.iter().map(AsRef::as_ref).collect();
+pub fn from_objects(
+    decode: &Decode,
+    stream: &Stream,
+    objects: &[&RawValue],
+) -> Result<RecordBatch, String> {
+    let bytes: usize = objects.iter().map(|object| object.get().len() + 1).sum();
+    let mut list = Vec::with_capacity(bytes + 1);
+    for (index, object) in objects.iter().enumerate() {
+        list.push(if index == 0 { b'[' } else { b',' });
+        list.extend_from_slice(object.get().as_bytes());
     }
-    let objects = present.as_slice();
-    let decode = |objects: &[&RawValue]| {
-        let mut decoder = ReaderBuilder::new(stream.schema.clone())
-            .with_strict_mode(true)
-            .with_batch_size(objects.len().max(1))
-            .build_decoder()?;
-        for object in objects {
-            decoder.decode(object.get().as_bytes())?;
-        }
-        decoder.flush()
-    };
-    match decode(objects) {
-        Ok(batch) => Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(stream.schema.clone()))),
-        Err(error) => {
-            // The decoder does not tell which: look for the first that fails alone.
-            let (index, reason) = objects
-                .iter()
-                .enumerate()
-                .find_map(|(index, object)| {
-                    let error = decode(std::slice::from_ref(object)).err()?;
-                    Some((index, error.to_string()))
-                })
-                .unwrap_or((0, error.to_string()));
-            Err(format!(
-                "output record {index} does not fit stream `{}`: {reason}",
-                stream.name
-            ))
-        }
-    }
+    list.push(b']');
+    let decoded = decode(stream, list);
+    decoded.map_err(|reason| format!("the output does not fit stream `{}`: {reason}", stream.name))
 }
 
 #[cfg(test)]
@@ -291,6 +234,10 @@ mod tests {
     use lambic_model::{PartitionId, StreamId, StreamName};
 
     use super::*;
+
+    fn decode() -> Decode {
+        Arc::new(|stream, list| lambic_connectors::json_list(stream, list))
+    }
 
     fn stream() -> Stream {
         Stream {
@@ -402,7 +349,7 @@ mod tests {
         });
         let answer = format!("[{}]", data.collect::<Vec<_>>().join(", "));
         let answer = parse_answer(&stream, RANGE, answer.as_bytes(), true).unwrap();
-        let batch = from_objects(&stream, &answer.output).unwrap();
+        let batch = from_objects(&decode(), &stream, &answer.output).unwrap();
         let column = batch.column(0).as_primitive::<Float64Type>();
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(column.values()), bits(&values));
@@ -443,7 +390,7 @@ mod tests {
             end: Offset(2),
         };
         let parsed = parse_answer(&now, range, answer, true).unwrap();
-        let batch = from_objects(&now, &parsed.output).unwrap();
+        let batch = from_objects(&decode(), &now, &parsed.output).unwrap();
         let shown = arrow::util::pretty::pretty_format_batches(&[batch])
             .unwrap()
             .to_string();
@@ -456,7 +403,7 @@ mod tests {
         let twice = br#"[{"n": 1, "count": 2}]"#;
         let twice = parse_answer(&now, range, twice, true).unwrap();
         assert!(
-            from_objects(&now, &twice.output)
+            from_objects(&decode(), &now, &twice.output)
                 .unwrap_err()
                 .contains("twice")
         );
@@ -524,18 +471,21 @@ mod tests {
     fn objects_that_do_not_fit_are_named() {
         let from = |texts: [&str; 2]| {
             let objects = texts.map(|text| RawValue::from_string(text.to_owned()).unwrap());
-            from_objects(&stream(), &[&objects[0], &objects[1]])
+            from_objects(&decode(), &stream(), &[&objects[0], &objects[1]])
         };
         let fits = r#"{"a": 1, "b": "x"}"#;
         assert_eq!(from([fits, r#"{"a": 2}"#]).unwrap().num_rows(), 2);
         for (object, reason) in [
-            (r#"{"a": 1, "c": 2}"#, "column 'c'"),
-            (r#"{"b": "x"}"#, "a"),
-            (r#"{"a": "x"}"#, "x"),
+            (r#"{"a": 1, "c": 2}"#, "`c`"),
+            (r#"{"b": "x"}"#, "`a`"),
+            (r#"{"a": "x"}"#, "`a`"),
+            (r#"{"a": 1.9}"#, "`a`"),
+            (r#"{"a": "1"}"#, "`a`"),
         ] {
             let error = from([fits, object]).unwrap_err();
             assert!(
-                error.starts_with("output record 1 does not fit stream `s`: ")
+                error
+                    .starts_with("the output does not fit stream `s`: record 2 on line 1, column ")
                     && error.contains(reason),
                 "{error}"
             );

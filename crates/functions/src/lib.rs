@@ -12,6 +12,7 @@ mod deployment;
 mod entry;
 mod error;
 mod events;
+mod inspect;
 mod invoke;
 mod mapping;
 mod options;
@@ -32,12 +33,17 @@ use std::{
 
 pub use deployment::{Code, Deployment, FunctionInfo, Runtime, Start, Trigger};
 pub use error::Error;
+pub use inspect::{Inspected, inspect};
 pub use invoke::InvokeResult;
+use lambic_base::supervised;
 use lambic_model::{
     Frontier, Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream, StreamId,
 };
-use lambic_sandbox::{process::Isolation, wasm};
-pub use options::{Options, StreamLookup};
+use lambic_sandbox::{
+    process::{self, Isolation},
+    wasm,
+};
+pub use options::{Decode, Options, StreamLookup};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
 
@@ -71,6 +77,7 @@ impl Functions {
     /// Loads what is deployed and goes on where it stopped.
     pub async fn open(options: Options) -> Result<Functions, Error> {
         let registry = Registry::open(&options.dir)?;
+        process::remove_left_behind(&registry.codes());
         let wasm = wasm::Wasm::new(registry.compiled_dir())?;
         let stored = registry.load()?;
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
@@ -104,8 +111,8 @@ impl Functions {
             inner.put(entry).await;
         }
         let tasks = [
-            tokio::spawn(queue::run(inner.clone())),
-            tokio::spawn(reap(inner.clone())),
+            supervised_with("the queue of invocations", &inner, queue::run),
+            supervised_with("what stops idle environments", &inner, reap),
         ];
         inner.tasks.lock().expect("held shortly").extend(tasks);
         Ok(Functions(inner))
@@ -317,6 +324,18 @@ impl Inner {
 }
 
 /// Ends environments that nobody uses.
+fn supervised_with<T>(
+    what: &'static str,
+    inner: &Arc<Inner>,
+    make: impl Fn(Arc<Inner>) -> T + Send + Sync + 'static,
+) -> tokio::task::JoinHandle<()>
+where
+    T: Future<Output = ()> + Send + 'static,
+{
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move { supervised(what, || make(Arc::clone(&inner))).await })
+}
+
 async fn reap(inner: Arc<Inner>) {
     let mut stop = inner.stop.subscribe();
     let idle = inner.options.idle;

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use arrow::record_batch::RecordBatch;
 use lambic_base::{Clock, SystemClock};
 use lambic_log::Log;
 use lambic_model::Stream;
@@ -11,6 +12,9 @@ use crate::SystemStreams;
 /// Finds a stream by name: the catalog lives elsewhere.
 pub type StreamLookup = Arc<dyn Fn(&str) -> Option<Arc<Stream>> + Send + Sync>;
 
+/// Reads a JSON list of objects as records of a stream, as strictly as what others append; the error says which and why.
+pub type Decode = Arc<dyn Fn(&Stream, Vec<u8>) -> Result<RecordBatch, String> + Send + Sync>;
+
 #[derive(Clone)]
 pub struct Options {
     /// The durable registry: what is deployed, its code, and compiled components.
@@ -19,6 +23,7 @@ pub struct Options {
     /// The streams that functions write about themselves; declared to the log by the caller.
     pub streams: SystemStreams,
     pub lookup: StreamLookup,
+    pub decode: Decode,
     pub clock: Arc<dyn Clock>,
     /// Invocations of one function at one time, unless its deployment says otherwise.
     pub concurrency: usize,
@@ -47,12 +52,14 @@ impl Options {
         log: Log,
         streams: SystemStreams,
         lookup: StreamLookup,
+        decode: Decode,
     ) -> Options {
         Options {
             dir: dir.into(),
             log,
             streams,
             lookup,
+            decode,
             clock: Arc::new(SystemClock),
             concurrency: 10,
             waiting_max: 1_000,

@@ -1,12 +1,18 @@
-//! What is deployed, on disk: `functions/<name>.json`, `code/<digest>/` and its limits, `code/<digest>.json`.
+//! What is deployed, on disk: `functions/<name>.json`, their names in `deployed.json`, `code/<digest>/` and its
+//! limits, `code/<digest>.json`.
 //!
 //! Code is addressed by its content and written before the file that names it; the file is swapped atomically.
 //! So a crash or a refused deployment leaves the former one whole.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use lambic_model::{FunctionName, StreamId, StreamName};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::{
     Error, FunctionInfo,
@@ -51,12 +57,24 @@ impl Registry {
         })
     }
 
+    /// Of a folder that is only looked at.
+    pub fn look(dir: &Path) -> Registry {
+        Registry {
+            dir: dir.to_owned(),
+        }
+    }
+
     pub fn compiled_dir(&self) -> PathBuf {
         self.dir.join("compiled")
     }
 
+    /// The folders of all code.
+    pub fn codes(&self) -> PathBuf {
+        self.dir.join("code")
+    }
+
     pub fn code_dir(&self, digest: &str) -> PathBuf {
-        self.dir.join("code").join(digest)
+        self.codes().join(digest)
     }
 
     fn limits_path(&self, digest: &str) -> PathBuf {
@@ -92,36 +110,79 @@ impl Registry {
         self.dir.join("functions").join(format!("{name}.json"))
     }
 
+    /// Everything that is deployed; what is damaged or missing is an error that names it.
     pub fn load(&self) -> Result<Vec<Stored>, Error> {
+        self.each()?.into_iter().map(|(_, stored)| stored).collect()
+    }
+
+    /// The same, each with its file.
+    pub fn each(&self) -> Result<Vec<(PathBuf, Result<Stored, Error>)>, Error> {
         let dir = self.dir.join("functions");
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
             let path = entry.map_err(Error::io("read", &dir))?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                let stored = read(&path);
+                all.push((path, stored));
             }
-            let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-            all.push(
-                serde_json::from_slice(&bytes).map_err(|error| Error::Damaged {
+        }
+        let names = self.names()?.unwrap_or_default();
+        for path in names.iter().map(|name| self.path(name)) {
+            if !path.exists() {
+                let reason = "it is missing: bring it back from a backup, or remove `deployed.json` of the functions to start without it";
+                let missing = Error::Damaged {
                     path: path.clone(),
-                    reason: error.to_string(),
-                })?,
-            );
+                    reason: reason.to_owned(),
+                };
+                all.push((path, Err(missing)));
+            }
         }
         Ok(all)
     }
 
     pub fn save(&self, stored: &Stored) -> Result<(), Error> {
-        let path = self.path(stored.info.name.as_str());
-        let bytes = serde_json::to_vec_pretty(stored).expect("plain data serialises");
-        lambic_base::file::write_atomically(&path, &bytes).map_err(Error::io("write", &path))
+        let name = stored.info.name.as_str();
+        keep(&self.path(name), stored)?;
+        let mut names = self.names_or_found()?;
+        match names.insert(name.to_owned()) {
+            true => keep(&self.names_path(), &names),
+            false => Ok(()),
+        }
     }
 
     pub fn remove(&self, name: &FunctionName) -> Result<(), Error> {
+        let mut names = self.names_or_found()?;
+        names.remove(name.as_str());
+        keep(&self.names_path(), &names)?;
         let path = self.path(name.as_str());
         std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         let dir = self.dir.join("functions");
         lambic_base::file::sync_dir(&dir).map_err(Error::io("sync", &dir))
+    }
+
+    fn names_path(&self) -> PathBuf {
+        self.dir.join("deployed.json")
+    }
+
+    /// Of all that is deployed; `None` if nobody wrote them down.
+    fn names(&self) -> Result<Option<BTreeSet<String>>, Error> {
+        let path = self.names_path();
+        match path.exists() {
+            true => read(&path).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn names_or_found(&self) -> Result<BTreeSet<String>, Error> {
+        if let Some(names) = self.names()? {
+            return Ok(names);
+        }
+        let all = self.each()?.into_iter();
+        let stems = all.filter_map(|(path, _)| Some(path.file_stem()?.to_str()?.to_owned()));
+        Ok(stems.collect())
     }
 
     /// Keeps the code, durably, under its digest. What stands there already and is not this code is replaced.
@@ -161,4 +222,86 @@ fn write(dir: &Path, code: &CodeFiles) -> Result<(), Error> {
         lambic_base::file::write_atomically(&path, bytes).map_err(Error::io("write", &path))?;
     }
     lambic_base::file::sync_dir(dir).map_err(Error::io("sync", dir))
+}
+
+/// What is kept in a file, with the checksum of what it means.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Checked<T> {
+    sha256: String,
+    content: T,
+}
+
+fn checksum<T: Serialize>(content: &T) -> String {
+    let bytes = serde_json::to_vec(content).expect("plain data serialises");
+    code::hex(&Sha256::digest(bytes))
+}
+
+fn keep<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
+    let checked = Checked {
+        sha256: checksum(content),
+        content,
+    };
+    let bytes = serde_json::to_vec_pretty(&checked).expect("plain data serialises");
+    lambic_base::file::write_atomically(path, &bytes).map_err(Error::io("write", path))
+}
+
+/// Files of servers before this one have no checksum.
+fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let damaged = |reason: String| Error::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+    if value.get("sha256").is_none() {
+        return serde_json::from_value(value).map_err(|error| damaged(error.to_string()));
+    }
+    let checked: Checked<T> =
+        serde_json::from_value(value).map_err(|error| damaged(error.to_string()))?;
+    if checksum(&checked.content) != checked.sha256 {
+        return Err(damaged("its checksum does not match".to_owned()));
+    }
+    Ok(checked.content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path, content: &[&str]) -> PathBuf {
+        let path = dir.join("names.json");
+        let content: BTreeSet<String> = content.iter().map(|name| (*name).to_owned()).collect();
+        keep(&path, &content).unwrap();
+        path
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = names(dir.path(), &["flag", "geohash"]);
+        let whole: BTreeSet<String> = read(&path).unwrap();
+        assert_eq!(whole.len(), 2);
+        let bytes = std::fs::read(&path).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            // White space means nothing.
+            match read::<BTreeSet<String>>(&path) {
+                Err(Error::Damaged { path: named, .. }) => assert_eq!(named, path),
+                Ok(found) => assert_eq!(found, whole, "bit {bit}"),
+                Err(other) => panic!("bit {bit}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn files_without_a_checksum_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("names.json");
+        std::fs::write(&path, r#"["flag"]"#).unwrap();
+        let names: BTreeSet<String> = read(&path).unwrap();
+        assert_eq!(names.len(), 1);
+    }
 }

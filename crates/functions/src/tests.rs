@@ -107,7 +107,13 @@ impl House {
         let input = self.input.clone();
         let lookup = Arc::new(move |name: &str| (name == "input").then(|| input.clone()));
         let dir = self.dir.path().join("functions");
-        let mut options = Options::new(dir, self.log.clone(), self.system.clone(), lookup);
+        let mut options = Options::new(
+            dir,
+            self.log.clone(),
+            self.system.clone(),
+            lookup,
+            Arc::new(|stream, list| lambic_connectors::json_list(stream, list)),
+        );
         options.retry_wait = std::time::Duration::from_millis(5);
         Functions::open(options).await.unwrap()
     }

@@ -174,7 +174,7 @@ async fn output_that_does_not_fit_is_a_failure_that_says_why() {
     assert_eq!(letters[0]["error_type"], "Lambic.BadOutput");
     let message = letters[0]["error_message"].as_str().unwrap();
     assert!(
-        message.starts_with("output record 0 does not fit stream `output`: ")
+        message.starts_with("the output does not fit stream `output`: record 1 on line 1, ")
             && message.contains("colour"),
         "{message}"
     );

@@ -60,6 +60,8 @@ pub struct Answer {
     pub rows: Option<Rows>,
     /// The command tag of a statement without rows.
     pub tag: Option<String>,
+    /// What the server says beside it.
+    pub notice: Option<String>,
 }
 
 impl Client {
@@ -152,6 +154,7 @@ impl Client {
         Ok(Answer {
             rows,
             tag: said.tag,
+            notice: said.notice,
         })
     }
 
@@ -240,6 +243,7 @@ struct Said {
     columns: Option<Vec<Column>>,
     rows: Option<Vec<Vec<Box<RawValue>>>>,
     tag: Option<String>,
+    notice: Option<String>,
     error: Option<Value>,
 }
 

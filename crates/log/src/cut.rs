@@ -129,7 +129,7 @@ fn save_keys(keys: Keys, commit: u64, dir: &Path) -> Result<(), Error> {
     }
 }
 
-fn unreadable(path: &Path, error: KeyStoreError) -> Error {
+pub(crate) fn unreadable(path: &Path, error: KeyStoreError) -> Error {
     let (KeyStoreError::Stopped(reason) | KeyStoreError::Unsure(reason)) = error;
     Error::Ids {
         path: path.to_owned(),

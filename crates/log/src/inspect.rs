@@ -9,7 +9,12 @@ use std::{
 use lambic_base::{Disk, DiskFile};
 use lambic_model::Frontiers;
 
-use crate::{Error, Options, recover};
+use crate::{
+    Error, Options,
+    cut::unreadable,
+    keys::{Fjall, KeyStores},
+    recover,
+};
 
 /// What a log's folder holds, every frame of which was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +54,18 @@ pub fn inspect(dir: &Path) -> Result<Inspected, Error> {
             .unwrap_or_default(),
         heads: read.state.heads,
     })
+}
+
+/// How many record ids the index in `dir` knows; every one is read. The index may be changed by it: look at a copy.
+pub fn inspect_ids(dir: &Path) -> Result<u64, Error> {
+    let unreadable = |error| unreadable(dir, error);
+    let store = Fjall.open(dir).map_err(unreadable)?;
+    let mut ids = 0;
+    for key in store.keys() {
+        key.map_err(unreadable)?;
+        ids += 1;
+    }
+    Ok(ids)
 }
 
 /// Changes nothing: what would is an error.

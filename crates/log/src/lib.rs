@@ -42,7 +42,7 @@ mod tests;
 
 pub use cut::{Cut, RECORD_IDS, restore_record_ids};
 pub use error::Error;
-pub use inspect::{Inspected, inspect};
+pub use inspect::{Inspected, inspect, inspect_ids};
 pub use keys::{KeyStore, KeyStoreError, KeyStores, Keys};
 pub use log::{AppendsHeld, Log};
 pub use options::Options;

@@ -149,6 +149,10 @@ pub(crate) fn read(
         chain: None,
         torn_bytes: 0,
     };
+    // First: what is wrong with it is not to be told as damage of a segment.
+    if let Some(ids) = reading.ids.filter(|ids| ids.exists()) {
+        reading.watermark(ids)?;
+    }
     let mut segments = Vec::with_capacity(paths.len());
     let mut position = 0;
     for (sequence, path) in paths {

@@ -78,7 +78,11 @@ pub enum Outcome {
         rows: SendableRecordBatchStream,
     },
     /// The Postgres command tag, `INSERT 0 3`.
-    Done { tag: String },
+    Done {
+        tag: String,
+        /// What whoever asked should know of it.
+        notice: Option<String>,
+    },
 }
 
 impl fmt::Debug for Outcome {
@@ -92,7 +96,7 @@ impl fmt::Debug for Outcome {
                 .debug_struct("Changes")
                 .field("schema", schema)
                 .finish_non_exhaustive(),
-            Outcome::Done { tag } => f.debug_struct("Done").field("tag", tag).finish(),
+            Outcome::Done { tag, .. } => f.debug_struct("Done").field("tag", tag).finish(),
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A view's runs are one batch run (states up to the batch frontier) and the real-time runs after it,
 //! each following the one before. Readers take the set as it stands and never wait for writers;
-//! what a reader's frontier is ahead of the set is computed for it and handed on to the set. This room
-//! knows neither log nor dataset: new states come through [`TailSource`].
+//! what a reader's frontier is ahead of the set is computed for that reader. This room knows neither log nor dataset:
+//! new states come through [`TailSource`].
 
 mod error;
 mod recomputed;

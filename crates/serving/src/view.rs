@@ -16,7 +16,7 @@ use datafusion::execution::TaskContext;
 use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Definition, KeyRange, Run, ViewPlan, tail::TailSource};
 
-use crate::{Error, RunSet};
+use crate::{Error, KEPT_BYTES_MAX, RunSet};
 
 /// A range of at most so many states is worth finishing alone.
 const RANGE_ROWS_MIN: usize = 64;
@@ -139,6 +139,8 @@ impl ServedView {
 
     fn set_runs(&self, runs: RunSet) {
         *self.runs.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(runs);
+        // Rows of the former ones, which may hold what is erased now.
+        *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// True if records that are in its runs were erased since: they cannot be taken out of states, so until a batch
@@ -204,8 +206,6 @@ impl ServedView {
             covered,
             batches,
         });
-        // Its rows may hold what is erased now.
-        *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(true)
     }
 
@@ -290,7 +290,8 @@ impl ServedView {
         let unchanged = missing.is_none() && Arc::ptr_eq(runs, &self.runs());
         states.extend(missing.map(|run| run.states));
         let batches = Arc::new(self.plan.finish(states, Arc::clone(&self.task)).await?);
-        if unchanged {
+        let bytes = batches.iter().map(RecordBatch::get_array_memory_size);
+        if unchanged && bytes.sum::<usize>() <= KEPT_BYTES_MAX {
             let kept = (Arc::clone(runs), Arc::clone(&batches));
             *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         }

@@ -14,6 +14,7 @@ pub mod definition;
 mod error;
 mod exactness;
 mod order;
+mod patient;
 pub mod place;
 pub mod plan;
 mod planned;

@@ -12,6 +12,7 @@ use datafusion::{
 
 use crate::{
     aggregate::{self, FloatSums},
+    patient::LetOthersRun,
     postgres,
 };
 
@@ -47,6 +48,7 @@ pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(LetOthersRun))
         .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
     let mut state = postgres::builder(builder).build();
     postgres::register(&mut state);

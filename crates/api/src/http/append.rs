@@ -23,7 +23,9 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use lambic_connectors::{BadRecord, Decoded, Format, OnError, decode_within, decoded_bytes_max};
+use lambic_connectors::{
+    BadRecord, Decoded, Format, OnError, decode_within, decoded_bytes_max, line_in_file,
+};
 use lambic_model::{Append, Producer, Stream, Write, Written};
 use lambic_query::Catalog;
 use metrics::{counter, histogram};
@@ -50,6 +52,16 @@ pub struct Parameters {
     /// Only look whether all of the body could be kept.
     #[serde(default)]
     check: bool,
+    /// Of a body that is a piece of a file: the line or row of the file at which its first record stands. Dead letters
+    /// tell lines of the file.
+    #[serde(default = "one")]
+    first_line: u64,
+    /// How many lines of the file's head the body begins with.
+    header_lines: Option<u64>,
+}
+
+fn one() -> u64 {
+    1
 }
 
 pub async fn append(
@@ -63,7 +75,7 @@ pub async fn append(
     let span = info_span!("append", stream = %name);
     let Query(parameters) = parameters.map_err(|error| {
         Failure::bad_request(error.body_text())
-            .with_hint("the parameters are on_error=refuse|skip and check=true|false")
+            .with_hint("the parameters are on_error=refuse|skip, check=true|false, and for pieces of a file first_line and header_lines")
     })?;
     let on_error = match parameters.on_error.as_deref() {
         None | Some("refuse") => OnError::Refuse,
@@ -89,7 +101,7 @@ pub async fn append(
             .instrument(span)
             .await;
     }
-    let result = work(&app, stream, format, on_error, producer, body)
+    let result = work(&app, stream, format, on_error, &parameters, producer, body)
         .instrument(span)
         .await;
     histogram!("lambic_append_seconds").record(started.elapsed().as_secs_f64());
@@ -134,10 +146,15 @@ async fn decode(
     .await?
     .map_err(|error| match error {
         lambic_connectors::Error::TooLarge { .. } => too_large_decoded(&error),
-        error => bad_records(&error).with_hint(format!(
-            "the stream has the columns {}; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}",
-            columns(stream)
-        )),
+        error => {
+            let mut hint = format!("the stream has the columns {}", columns(stream));
+            if on_error == OnError::Refuse {
+                hint += &format!(
+                    "; ?on_error=skip keeps the good rows and writes the bad ones to {DEAD_LETTERS}"
+                );
+            }
+            bad_records(&error).with_hint(hint)
+        }
     })?;
     let memory: usize = decoded
         .batches
@@ -185,11 +202,12 @@ async fn work(
     stream: Arc<Stream>,
     format: Format,
     on_error: OnError,
+    piece: &Parameters,
     producer: Option<Producer>,
     body: Held,
 ) -> Result<Response, Failure> {
     let name = stream.name.to_string();
-    let (decoded, _room) = decode(app, &stream, format, on_error, body)
+    let (mut decoded, _room) = decode(app, &stream, format, on_error, body)
         .await
         .inspect_err(|failure| {
             if failure.code == BAD_RECORD {
@@ -211,6 +229,13 @@ async fn work(
         .collect();
     let own_writes = writes.len();
     if bad > 0 {
+        let header_lines = piece.header_lines.unwrap_or(match piece.first_line {
+            1 => 0,
+            _ => u64::from(format == Format::Csv),
+        });
+        for bad in &mut decoded.bad {
+            bad.line = line_in_file(bad.line, piece.first_line, header_lines);
+        }
         counter!("lambic_bad_records_total", "stream" => name.clone()).increment(bad as u64);
         writes.push(dead_letters(app, &name, &decoded.bad)?);
     }

@@ -79,7 +79,10 @@ pub async fn run(State(app): Shared, headers: HeaderMap, body: Body) -> Result<R
         .with_hint(
             "GET /v1/views/{name}/changes follows a view over HTTP; SUBSCRIBE runs over the Postgres wire",
         )),
-        Ok(Outcome::Done { tag }) => Ok(Json(json!({ "tag": tag })).into_response()),
+        Ok(Outcome::Done { tag, notice: None }) => Ok(Json(json!({ "tag": tag })).into_response()),
+        Ok(Outcome::Done { tag, notice }) => {
+            Ok(Json(json!({ "tag": tag, "notice": notice })).into_response())
+        }
         Err(failure) => {
             counter!("lambic_sql_errors_total", "door" => "http").increment(1);
             Err(failure)
@@ -100,7 +103,7 @@ async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
                 app.executor.commit(transaction).await?;
             }
             let tag = step.tag.to_owned();
-            last = Some(Outcome::Done { tag });
+            last = Some(Outcome::Done { tag, notice: None });
             continue;
         }
         let session = Session {

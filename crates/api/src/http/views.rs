@@ -135,7 +135,7 @@ pub async fn select(
             Ok((schema, batches))
         }
         Outcome::Changes { .. } => Err(Failure::bad_request("the view answered without an end")),
-        Outcome::Done { tag } => Err(Failure::bad_request(format!("the view answered {tag}"))),
+        Outcome::Done { tag, .. } => Err(Failure::bad_request(format!("the view answered {tag}"))),
     }
 }
 

@@ -30,6 +30,8 @@ use crate::{block::Status, executor::Batches};
 
 /// Cursors of one connection.
 const CURSORS_MAX: usize = 64;
+/// Rows of one FETCH are made before the first is sent.
+const FETCH_BYTES_MAX: usize = 64 << 20;
 
 /// Open cursors by name; they end with their transaction.
 #[derive(Default)]
@@ -158,6 +160,7 @@ impl Handler {
         let mut encoder = Encoder::new(Arc::clone(&fields), bytea_as_escape);
         let _busy = Busy::new(self);
         let mut found: Vec<PgWireResult<DataRow>> = Vec::new();
+        let mut bytes = 0;
         let mut rows = cursor.rows.lock().await;
         let end = fetch.timeout.map(|timeout| Instant::now() + timeout);
         let deadline = self.deadline();
@@ -195,6 +198,15 @@ impl Handler {
                 rows.rest = Some(batch.slice(taken, batch.num_rows() - taken));
             }
             let encoded = encoder.rows(&batch.slice(0, taken))?;
+            bytes += encoded.iter().map(|row| row.data.len()).sum::<usize>();
+            if bytes > FETCH_BYTES_MAX {
+                let message = format!(
+                    "one FETCH gives at most {} MiB of rows",
+                    FETCH_BYTES_MAX >> 20
+                );
+                let hint = "FETCH fewer rows at a time, as FETCH 10000; or run the SELECT without a cursor";
+                return Err(error::with_hint("54000", message, hint));
+            }
             found.extend(encoded.into_iter().map(Ok));
         }
         let mut response = QueryResponse::new(fields, stream::iter(found));

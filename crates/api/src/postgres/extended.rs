@@ -11,7 +11,10 @@ use pgwire::{
     api::{
         ClientInfo, ClientPortalStore, DEFAULT_NAME, PgWireConnectionState, Type,
         portal::{Format, Portal, PortalExecutionState},
-        query::{ExtendedQueryHandler, send_execution_response, send_ready_for_query},
+        query::{
+            ExtendedQueryHandler, send_describe_response, send_execution_response,
+            send_ready_for_query,
+        },
         results::{DescribePortalResponse, DescribeStatementResponse, FieldInfo, Response, Tag},
         stmt::{QueryParser, StoredStatement},
         store::{Entry, PortalStore},
@@ -19,7 +22,7 @@ use pgwire::{
     error::{ErrorInfo, PgWireError, PgWireResult},
     messages::{
         PgWireBackendMessage,
-        extendedquery::{Execute, Sync as SyncMessage},
+        extendedquery::{Describe, Execute, Sync as SyncMessage, TARGET_TYPE_BYTE_PORTAL},
     },
 };
 use tracing::{Instrument, debug_span};
@@ -167,6 +170,25 @@ impl ExtendedQueryHandler for Handler {
         send_ready_for_query(client, status).await
     }
 
+    /// Clients describe a cursor that `DECLARE` made by its name, as if it were a portal.
+    async fn on_describe<C>(&self, client: &mut C, message: Describe) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if message.target_type == TARGET_TYPE_BYTE_PORTAL
+            && let Some(name) = &message.name
+            && client.portal_store().get_portal(name).is_none()
+        {
+            let cursors = &self.connection.cursors;
+            let fields = cursors.fields(name, &Format::UnifiedText)?;
+            return send_describe_response(client, &DescribePortalResponse::new(fields)).await;
+        }
+        self._on_describe(client, message).await
+    }
+
     async fn do_describe_statement<C>(
         &self,
         _client: &mut C,
@@ -244,7 +266,9 @@ impl ExtendedQueryHandler for Handler {
                 work.instrument(debug_span!("sql", door = "postgres")),
             )
             .await;
-        Ok(self.response(outcome?, format, deadline, busy)?.into())
+        let done = self.response(outcome?, format, deadline, busy)?;
+        self.tell_notices(client).await?;
+        Ok(done.into())
     }
 }
 

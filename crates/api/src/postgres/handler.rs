@@ -48,6 +48,8 @@ pub struct Connection {
     block: Mutex<Block>,
     pub cursors: Cursors,
     pub peer: Peer,
+    /// To be sent before the tag of the statement that runs.
+    notices: Mutex<Vec<String>>,
 }
 
 impl Connection {
@@ -57,6 +59,10 @@ impl Connection {
 
     pub fn block(&self) -> MutexGuard<'_, Block> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Vec<String>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set_user(&self, user: &str) {
@@ -152,6 +158,18 @@ impl Handler {
         })
     }
 
+    pub async fn tell_notices<C>(&self, client: &mut C) -> PgWireResult<()>
+    where
+        C: Sink<PgWireBackendMessage> + Unpin,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let notices = std::mem::take(&mut *self.connection.notices());
+        for message in notices {
+            notice(client, "NOTICE", "00000", &message, None).await?;
+        }
+        Ok(())
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
         self.connection
             .settings()
@@ -187,7 +205,10 @@ impl Handler {
         busy: Busy,
     ) -> PgWireResult<Done> {
         match outcome {
-            Outcome::Done { tag } => Ok(Done::Tag(Tag::new(&tag))),
+            Outcome::Done { tag, notice } => {
+                self.connection.notices().extend(notice);
+                Ok(Done::Tag(Tag::new(&tag)))
+            }
             Outcome::Rows { schema, rows } => {
                 let rows = self.encoded(&schema, rows, None, format, deadline, busy)?;
                 Ok(Done::Rows(rows))

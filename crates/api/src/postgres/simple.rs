@@ -79,6 +79,7 @@ impl SimpleQueryHandler for Handler {
                         .await?
                 }
             };
+            self.tell_notices(client).await?;
             match done {
                 Done::Rows(rows) => send_query_response(client, rows, true).await?,
                 Done::Changes(rows) => flow::send_rows(client, rows, true).await?,

@@ -110,16 +110,16 @@ impl Source {
 
     fn chunks(&self, chunk_bytes: usize) -> anyhow::Result<Chunks> {
         let chunks = match &self.input {
-            Input::File(path) => Chunks::open(path, self.format, chunk_bytes)?,
-            Input::Spooled(file) => Chunks::open(file.path(), self.format, chunk_bytes)?,
-            Input::Stdin => Chunks::read(io::stdin(), self.format, chunk_bytes)?,
+            Input::File(path) => Chunks::open(path, self.format, chunk_bytes),
+            Input::Spooled(file) => Chunks::open(file.path(), self.format, chunk_bytes),
+            Input::Stdin => Chunks::read(io::stdin(), self.format, chunk_bytes),
             Input::Pipe(path) => {
                 let file =
                     File::open(path).with_context(|| format!("cannot read {}", self.shown))?;
-                Chunks::read(file, self.format, chunk_bytes)?
+                Chunks::read(file, self.format, chunk_bytes)
             }
         };
-        Ok(chunks)
+        chunks.with_context(|| self.shown.clone())
     }
 
     /// An error of a piece, with the line within the file: the server knows the line within the piece.
@@ -313,8 +313,10 @@ impl Sending<'_> {
             cli::OnError::Skip => "skip",
         };
         let path = format!(
-            "/v1/streams/{}/records?on_error={on_error}{}",
+            "/v1/streams/{}/records?on_error={on_error}&first_line={}&header_lines={}{}",
             segment(&self.args.stream),
+            chunk.first_line.max(1),
+            chunk.header_lines,
             if sequence.is_none() {
                 "&check=true"
             } else {

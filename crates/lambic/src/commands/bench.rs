@@ -14,9 +14,9 @@ pub async fn run(global: Global, args: cli::Bench) -> anyhow::Result<()> {
     facts.extend(bench::facts()?);
     if !global.json {
         for (name, found) in &facts {
-            println!("{name:<18} {found}");
+            output::print(&format!("{name:<18} {found}\n"))?;
         }
-        println!();
+        output::print("\n")?;
     }
     let figures = bench::run(bench::Options {
         file: args.file,

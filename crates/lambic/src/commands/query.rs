@@ -85,6 +85,9 @@ fn one(client: &Client, statement: &Statement, json: bool, csv: bool) -> anyhow:
         if let Some(tag) = said.get("tag").and_then(|tag| tag.as_str()) {
             eprintln!("{tag}");
         }
+        if let Some(notice) = said.get("notice").and_then(|notice| notice.as_str()) {
+            eprintln!("{notice}");
+        }
         return Ok(());
     }
     let mut from = BufReader::new(answer.body_mut().as_reader());

@@ -80,6 +80,9 @@ pub fn run(global: &Global, command: cli::View) -> anyhow::Result<()> {
             let answer = client
                 .sql(&statement.sql)
                 .map_err(|error| placed(error, &statement))?;
+            if let Some(notice) = &answer.notice {
+                eprintln!("{notice}");
+            }
             said(answer.tag, global.json)
         }
         cli::View::Refresh { name } => said(

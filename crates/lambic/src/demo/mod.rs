@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::{
     engine::Engine,
+    output,
     project::{Project, apply::Applier},
     server,
     settings::Settings,
@@ -116,7 +117,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         if on_terminal {
             stage.tell(format!("{}; press q to leave", result.verdict()));
         } else {
-            print!("{}", summary::text(result, &addresses));
+            output::print(&summary::text(result, &addresses))?;
         }
         stage.enter(Phase::Serving);
         let mut stop = stage.stop.subscribe();
@@ -133,7 +134,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Ok(result) = &played
         && (on_terminal || options.duration.is_some())
     {
-        print!("{}", summary::text(result, &addresses));
+        output::print(&summary::text(result, &addresses))?;
     }
     doors.close().await;
     let stage =

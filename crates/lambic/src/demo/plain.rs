@@ -1,6 +1,6 @@
 //! The demo without a terminal: a line when something happened, and one every few seconds.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ pub fn start(stage: Arc<Stage>, mut frames: watch::Receiver<Frame>) -> Viewer {
             let frame = frames.borrow_and_update().clone();
             shown = print_events(&frame.events, shown);
             if frame.phase == Phase::Live && frame.elapsed >= next {
-                println!("{}", line(&frame));
+                say(&line(&frame));
                 next = frame.elapsed + EVERY;
             }
             if frame.phase == Phase::Done {
@@ -36,9 +36,14 @@ pub fn start(stage: Arc<Stage>, mut frames: watch::Receiver<Frame>) -> Viewer {
     }))
 }
 
+/// Whoever reads may go away; the demo goes on.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 fn print_events(events: &[String], shown: usize) -> usize {
     for event in &events[shown..] {
-        println!("{event}");
+        say(event);
     }
     events.len()
 }

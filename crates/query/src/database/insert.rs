@@ -34,19 +34,20 @@ impl Database {
         sql: &str,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
-        let rows = match &session.transaction {
-            Some(transaction) => {
-                self.insert_in(transaction, session, plain, sql, parameters)
-                    .await?
-            }
-            None => {
-                let alone = self.begin(Modes::default());
-                let rows = self.insert_in(&alone, session, plain, sql, parameters);
-                let rows = rows.await?;
-                self.commit(&alone).await?;
-                rows
-            }
+        let alone = match &session.transaction {
+            Some(_) => None,
+            None => Some(self.begin(Modes::default())),
         };
+        let transaction = session.transaction.as_ref().or(alone.as_ref());
+        let transaction = transaction.expect("it has one of its own otherwise");
+        let inserted = self.insert_in(transaction, session, plain, sql, parameters);
+        let rows = match inserted.await {
+            Ok(rows) => rows,
+            Err(error) => return Err(self.at_its_value(error, plain, sql).await),
+        };
+        if let Some(alone) = &alone {
+            self.commit(alone).await?;
+        }
         Ok(done(&format!("INSERT 0 {rows}")))
     }
 

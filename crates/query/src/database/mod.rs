@@ -4,6 +4,7 @@ mod alter_stream;
 mod as_of;
 mod audit;
 mod backup;
+mod bad_value;
 mod building;
 mod create_stream;
 mod create_view;
@@ -604,6 +605,7 @@ fn moved(mut error: Error, parsed: &Parsed) -> Error {
 fn done(tag: &str) -> Outcome {
     Outcome::Done {
         tag: tag.to_owned(),
+        notice: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod isolation;
 mod tree;
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -374,10 +375,35 @@ fn exited(request_id: &str, status: std::io::Result<ExitStatus>) -> Outcome {
     )
 }
 
+/// The names of the environments of those who keep their code in `codes`, in the folder for what is temporary: their
+/// users may not be let through to the code itself.
+fn prefix(codes: &Path) -> String {
+    let codes = codes.canonicalize().unwrap_or_else(|_| codes.to_owned());
+    let mut hasher = DefaultHasher::new();
+    codes.hash(&mut hasher);
+    format!("lambic-environment-{:016x}-", hasher.finish())
+}
+
+/// Removes the environments of a server that was killed. Whoever calls it is the only one who keeps code in `codes`.
+pub fn remove_left_behind(codes: &Path) {
+    let prefix = prefix(codes);
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(%error, path = %entry.path().display(), "the folder of an environment that was killed stays");
+        }
+    }
+}
+
 /// `task` (the code), `tmp` and `client`, for the environment's user only.
 fn make_dir(spec: &Spec) -> Result<TempDir, Error> {
+    let codes = spec.code_dir.parent().unwrap_or(&spec.code_dir);
     let dir = tempfile::Builder::new()
-        .prefix("lambic-environment-")
+        .prefix(&prefix(codes))
         .tempdir()
         .map_err(Error::io("create a folder in", std::env::temp_dir()))?;
     let (task, tmp, client) = (
@@ -460,6 +486,22 @@ fn command(spec: &Spec, dir: &Path, endpoint: &Endpoint) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kill_left_is_removed_and_nothing_else() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let left = |codes: &Path| {
+            let dir = tempfile::Builder::new().prefix(&prefix(codes)).tempdir();
+            let dir = dir.unwrap().keep();
+            std::fs::write(dir.join("handler.py"), "code").unwrap();
+            dir
+        };
+        let (one, two, other) = (left(ours.path()), left(ours.path()), left(theirs.path()));
+        remove_left_behind(ours.path());
+        assert!(!one.exists() && !two.exists() && other.exists());
+        remove_left_behind(theirs.path());
+        assert!(!other.exists());
+    }
 
     #[test]
     fn an_answer_is_json_in_utf_8() {

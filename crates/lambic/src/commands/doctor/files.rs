@@ -15,7 +15,6 @@ use lambic_log::Inspected;
 use lambic_model::{Frontier, Offset, OffsetRange, PartitionId, StreamId};
 use lambic_query::Catalog;
 use lambic_view::Definition;
-use serde_json::Value;
 
 use super::{Check, erasures};
 use crate::{
@@ -55,6 +54,7 @@ pub fn check(data: &Path) -> anyhow::Result<Vec<Check>> {
     let mut checks = Vec::new();
     let catalog = catalog(data, &mut checks);
     let log = log(data, &mut checks);
+    ids(data, &mut checks);
     if let Err(error) = server::described(data) {
         checks.push(Check::trouble("catalog", "missing", error));
     }
@@ -293,70 +293,92 @@ async fn view(
     definition: &Definition,
     files: &mut u64,
 ) -> Result<(), lambic_dataset::Error> {
-    let manifests = ManifestStore::<BatchManifest>::new(dataset.store(), definition.directory(), 1);
-    // A view without a batch view is one that is not built to the end.
-    let Some((_, manifest)) = manifests.load().await? else {
-        return Ok(());
-    };
-    *files += 1;
-    let file = DataFile {
-        path: manifest.file.path,
-        range: OffsetRange {
-            partition: PartitionId(0),
-            first: Offset(0),
-            end: Offset(manifest.file.rows),
-        },
-        bytes: manifest.file.bytes,
-        crc32c: manifest.file.crc32c,
-        erased: None,
-        schema: Default::default(),
-        compacted: false,
-    };
-    dataset.verify(&file).await
+    // What the speed layer had come to is beside.
+    for directory in [
+        definition.directory(),
+        format!("{}/speed", definition.directory()),
+    ] {
+        let manifests = ManifestStore::<BatchManifest>::new(dataset.store(), directory, 1);
+        // A view without a batch view is one that is not built to the end.
+        let Some((_, manifest)) = manifests.load().await? else {
+            continue;
+        };
+        *files += 1;
+        let file = DataFile {
+            path: manifest.file.path,
+            range: OffsetRange {
+                partition: PartitionId(0),
+                first: Offset(0),
+                end: Offset(manifest.file.rows),
+            },
+            bytes: manifest.file.bytes,
+            crc32c: manifest.file.crc32c,
+            erased: None,
+            schema: Default::default(),
+            compacted: false,
+        };
+        dataset.verify(&file).await?;
+    }
+    Ok(())
 }
 
-/// What is deployed: its description is read, and its code must be there.
+/// What is deployed: its description, and whether its code is what was deployed.
 fn functions(data: &Path, checks: &mut Vec<Check>) {
     const NAME: &str = "function";
     let folder = data.join("functions");
-    let entries = match fs::read_dir(folder.join("functions")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+    if !folder.join("functions").is_dir() {
+        return;
+    }
+    let all = match lambic_functions::inspect(&folder) {
+        Ok(all) => all,
         Err(error) => {
             checks.push(Check::trouble(NAME, folder.display().to_string(), error));
             return;
         }
-        Ok(entries) => entries,
     };
-    let mut found = 0;
-    let paths = entries.flatten().map(|entry| entry.path());
-    for path in paths.filter(|path| path.extension().is_some_and(|e| e == "json")) {
-        found += 1;
-        let shown = path.display().to_string();
-        let stored = fs::read(&path)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| {
-                serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string())
-            });
-        let trouble = match &stored {
-            Err(error) => Some(format!("it is damaged: {error}")),
-            Ok(stored) => match stored["info"]["digest"].as_str() {
-                None => Some("it does not say which code it has".to_owned()),
-                Some(digest) if !folder.join("code").join(digest).is_dir() => {
-                    Some(format!("its code {digest} is missing"))
-                }
-                Some(_) => None,
-            },
-        };
-        if let Some(trouble) = trouble {
-            let advice = "deploy the function again after removing this file";
-            checks.push(Check::trouble(
-                NAME,
-                shown,
-                format_args!("{trouble}; {advice}"),
-            ));
+    let found = all.len() as u64;
+    for function in all {
+        if let Some(trouble) = function.trouble {
+            let shown = function.path.display().to_string();
+            checks.push(Check::trouble(NAME, shown, trouble));
         }
     }
     checks.push(Check::fine("functions", counted(found, "function")));
+}
+
+/// The index of record ids, read in a copy: its store would mend what it can where it stands.
+fn ids(data: &Path, checks: &mut Vec<Check>) {
+    const NAME: &str = "record ids";
+    let folder = data.join("log").join("ids");
+    if !folder.is_dir() {
+        return;
+    }
+    let read = || -> anyhow::Result<u64> {
+        let copy = tempfile::tempdir()?;
+        copy_below(&folder, &copy.path().join("ids"))?;
+        Ok(lambic_log::inspect_ids(&copy.path().join("ids"))?)
+    };
+    checks.push(match read() {
+        Ok(found) => Check::fine(NAME, counted(found, "id")),
+        Err(error) => Check::trouble(
+            NAME,
+            folder.display().to_string(),
+            format_args!("{error:#}; restore it from a backup of the same moment as the log"),
+        ),
+    });
+}
+
+fn copy_below(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_below(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
+        }
+    }
+    Ok(())
 }
 
 /// What `serve` and `dev` remember of the project.
