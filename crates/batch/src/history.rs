@@ -10,11 +10,11 @@ use lambic_view::{Error, History};
 /// What `pin` can read, files and log.
 pub struct PinnedHistory {
     pin: Pin,
-    state: SessionState,
+    state: Arc<SessionState>,
 }
 
 impl PinnedHistory {
-    pub fn new(pin: Pin, state: SessionState) -> PinnedHistory {
+    pub fn new(pin: Pin, state: Arc<SessionState>) -> PinnedHistory {
         PinnedHistory { pin, state }
     }
 }

@@ -66,7 +66,7 @@ impl Batch {
             if base.to == to {
                 return Ok(None);
             }
-            let history = PinnedHistory::new(pin, self.state.clone());
+            let history = PinnedHistory::new(pin, Arc::new(self.state.clone()));
             let task = self.state.task_ctx();
             let new = plan.run_between(join, &base.to, &to, &history, Arc::clone(&task));
             let runs = [Arc::clone(base), Arc::new(new.await?)];

@@ -103,10 +103,10 @@ impl Node {
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime).map_err(text)?;
         let state = session::state(session::config(1), runtime);
         let serving = Serving::default();
-        let reading = state.clone();
+        let reading = Arc::new(state.clone());
         let tail_of = move |pin: &Pin| lambic_speed::At {
             log: pin.log().clone(),
-            history: Box::new(PinnedHistory::new(pin.clone(), reading.clone())),
+            history: Box::new(PinnedHistory::new(pin.clone(), Arc::clone(&reading))),
         };
         let database = Database::new(Parts {
             catalog,

@@ -123,10 +123,10 @@ impl Engine {
         let config = session::config(cores).with_extension(index_memory);
         let state = session::state(config, runtime);
         let serving = Serving::default();
-        let reading = state.clone();
+        let reading = Arc::new(state.clone());
         let tail_of = move |pin: &Pin| lambic_speed::At {
             log: pin.log().clone(),
-            history: Box::new(PinnedHistory::new(pin.clone(), reading.clone())),
+            history: Box::new(PinnedHistory::new(pin.clone(), Arc::clone(&reading))),
         };
         let database = Database::new(Parts {
             catalog,

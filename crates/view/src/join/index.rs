@@ -185,11 +185,17 @@ fn stands_before(batch: &RecordBatch, row: usize, end: &Frontier) -> bool {
     offset.cast_unsigned() < end.0
 }
 
-/// The rows without what a slice keeps in memory beside itself.
+/// Bytes of the rows alone, without what a slice keeps in memory beside itself.
+pub fn bytes_of(rows: &RecordBatch) -> Result<usize, ArrowError> {
+    let columns = rows.columns().iter();
+    columns
+        .map(|column| column.to_data().get_slice_memory_size())
+        .sum()
+}
+
+/// The rows in memory of their own, if they keep much beside themselves.
 fn compact(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let sliced = |column: &ArrayRef| column.to_data().get_slice_memory_size();
-    let needed: usize = rows.columns().iter().map(sliced).sum::<Result<_, _>>()?;
-    if rows.get_array_memory_size() <= needed * 2 {
+    if rows.get_array_memory_size() <= bytes_of(rows)? * 2 {
         return Ok(rows.clone());
     }
     let all = UInt32Array::from_iter_values(0..rows.num_rows() as u32);

@@ -47,6 +47,11 @@ impl Held {
         Held { memory, bytes: 0 }
     }
 
+    /// How much more it could hold at the moment.
+    pub fn room(&self) -> usize {
+        self.memory.bytes_max.saturating_sub(self.memory.held())
+    }
+
     /// Holds `bytes` from now on; false, and nothing changes, if that is more than there may be.
     pub fn resize(&mut self, bytes: usize) -> bool {
         let (before, bytes_max) = (self.bytes, self.memory.bytes_max);
@@ -82,6 +87,7 @@ mod tests {
         assert!(!b.resize(41));
         assert!(b.resize(40));
         assert!(!a.resize(61));
+        assert_eq!(a.room(), 0);
         assert!(a.resize(10));
         assert_eq!(memory.held(), 50);
         drop(a);

@@ -229,7 +229,7 @@ impl Delta<'_> {
             let next = rows.try_next().await?;
             let is_last = next.is_none();
             if let Some(next) = next.filter(|next| next.num_rows() > 0) {
-                bytes += next.get_array_memory_size();
+                bytes += index::bytes_of(&next)?;
                 portion.push(with_schema(next, &side.schema)?);
             }
             if !portion.is_empty() && (is_last || bytes >= PORTION_BYTES) {

@@ -17,7 +17,7 @@ use tokio::sync::RwLock;
 use super::{
     History,
     apart::SidePlan,
-    index::{Hashes, Index},
+    index::{Hashes, Index, bytes_of},
     memory::{Held, IndexMemory},
 };
 use crate::{Error, plan::with_schema, slot};
@@ -208,10 +208,17 @@ impl Side {
                 if to == same.covered {
                     return Ok(());
                 }
-                let new = self
-                    .rows(history, &same.covered, &to, Arc::clone(task))
-                    .await?;
-                let new: Vec<RecordBatch> = new.try_collect().await?;
+                let from = same.covered.clone();
+                let mut rows = self.rows(history, &from, &to, Arc::clone(task)).await?;
+                let (mut new, mut bytes) = (Vec::new(), 0);
+                while let Some(rows) = rows.try_next().await? {
+                    bytes += bytes_of(&rows)?;
+                    if bytes > same.held.room() {
+                        *kept = Kept::TooLarge { erasure };
+                        return Ok(());
+                    }
+                    new.push(rows);
+                }
                 match same.extend(self, new) {
                     Ok(true) => same.covered = to,
                     Ok(false) => *kept = Kept::TooLarge { erasure },
