@@ -265,7 +265,8 @@ impl ViewPlan {
         history: &dyn History,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
-        join.run_between(self, from, to, history, task).await
+        // Whoever asks need not have the room on its stack.
+        Box::pin(join.run_between(self, from, to, history, task)).await
     }
 
     /// The columns of `stream` that its rows depend on.

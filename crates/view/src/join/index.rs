@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use arrow::{
-    array::{ArrayRef, AsArray, UInt32Array},
+    array::{AsArray, UInt32Array},
     compute::{concat_batches, interleave_record_batch, take_record_batch},
     datatypes::{Int32Type, Int64Type, SchemaRef},
     error::ArrowError,
@@ -207,7 +207,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::{
-        array::{Int32Array, Int64Array, StringArray},
+        array::{ArrayRef, Int32Array, Int64Array, StringArray},
         datatypes::{DataType, Field, Schema},
     };
     use lambic_model::Offset;
