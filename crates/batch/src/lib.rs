@@ -7,6 +7,7 @@
 
 mod error;
 mod frontier;
+mod history;
 mod narrow;
 mod store;
 
@@ -21,6 +22,7 @@ use lambic_view::{Definition, Run, Source, ViewPlan};
 use tracing::debug;
 
 pub use error::Error;
+pub use history::PinnedHistory;
 pub use store::{BatchManifest, Kept, RunFile};
 
 /// Computes, keeps and loads batch views.
@@ -60,6 +62,16 @@ impl Batch {
         }
         // States do not give back what was erased: a base that still has it is of no use.
         let base = base.filter(|base| base.erasures == erasures);
+        if let (Some(base), Some(join)) = (base, plan.join()) {
+            if base.to == to {
+                return Ok(None);
+            }
+            let history = PinnedHistory::new(pin, Arc::new(self.state.clone()));
+            let task = self.state.task_ctx();
+            let new = plan.run_between(join, &base.to, &to, &history, Arc::clone(&task));
+            let runs = [Arc::clone(base), Arc::new(new.await?)];
+            return Ok(Some(plan.merge(&runs, task).await?));
+        }
         let base = match base.map(|base| (base, since(&pin, plan, &base.to))) {
             Some((base, Some(_))) if base.to == to => return Ok(None),
             Some((base, Some(tables))) => Some((base, tables)),

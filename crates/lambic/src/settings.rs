@@ -63,6 +63,7 @@ pub struct Speed {
 pub struct Memory {
     pub query_bytes_max: usize,
     pub transactions_bytes_max: usize,
+    pub join_index_bytes_max: usize,
 }
 
 impl Dataset {

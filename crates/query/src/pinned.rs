@@ -192,7 +192,15 @@ impl Pinned {
     /// True if the runs and what follows them in the pinned log make up the view.
     fn are_current(&self, view: &ServedView, runs: &RunSet) -> bool {
         let log = self.streams.log();
-        !view.is_outdated(runs, &log.erasures()) && self.tail_is_there(view.plan(), runs)
+        !view.is_outdated(runs, &log.erasures())
+            && self.tail_is_there(view.plan(), runs)
+            && !self.joins_own(view.plan())
+    }
+
+    /// True if records of the statement's own transaction are to be joined: nobody's index has them.
+    fn joins_own(&self, plan: &ViewPlan) -> bool {
+        let has_own = |own: &Arc<Own>| plan.inputs.iter().any(|stream| own.has(stream.id));
+        plan.join().is_some() && self.own.as_ref().is_some_and(has_own)
     }
 
     /// True if the pinned log still has all that the runs do not cover. At the head it had when the runs
@@ -203,7 +211,8 @@ impl Pinned {
             let covered = runs.covered.of(stream.id);
             covered.covers(&log.start(stream.id)) || covered.covers(&heads.of(stream.id))
         };
-        plan.inputs.iter().all(there)
+        // What a join lacks is computed from files, too.
+        plan.join().is_some() || plan.inputs.iter().all(there)
     }
 
     /// The rows of a kept view; with a range of keys, all of that range and perhaps others.
@@ -292,7 +301,7 @@ impl Pinned {
             let from = from.of(stream.id);
             from.covers(&log.start(stream.id)) || from.covers(&heads.of(stream.id))
         });
-        if in_log {
+        if in_log || plan.join().is_some() {
             let tail = self.tail();
             let run = tail.run_between(plan, from, &heads, state.task_ctx()).await;
             return run.map_err(view_error);

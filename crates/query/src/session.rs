@@ -129,4 +129,8 @@ pub struct ViewInfo {
     pub batch_runs: u64,
     pub state_rows: u64,
     pub state_bytes: u64,
+    /// What the indexes of a join hold.
+    pub index_bytes: Option<u64>,
+    /// Why it costs more to read than the states of what is new.
+    pub reason: Option<String>,
 }

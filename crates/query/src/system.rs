@@ -19,7 +19,10 @@ use lambic_base::{Clock, SystemClock};
 use lambic_dataset::Pin;
 use lambic_model::{Column, Constant, Frontier, Frontiers, SchemaVersion, Stream, StreamId};
 use lambic_serving::Served;
-use lambic_view::{Definition, Freshness};
+use lambic_view::{
+    Definition, Freshness,
+    join::{IndexStanding, Join},
+};
 
 use crate::{BackupInfo, Catalog, ErasureInfo, Retention, ViewInfo, provider::Sources, types};
 
@@ -116,6 +119,8 @@ impl SystemTable {
                 ("state_rows", DataType::Int64),
                 ("state_bytes", DataType::Int64),
                 ("sql", DataType::Utf8),
+                ("index_bytes", DataType::Int64),
+                ("reason", DataType::Utf8),
             ],
             Which::Erasures => &[
                 ("erasure", DataType::Int64),
@@ -323,6 +328,13 @@ impl SystemTable {
             numbers(views.iter().map(|v| v.state_rows)),
             numbers(views.iter().map(|v| v.state_bytes)),
             texts(views.iter().map(|v| Some(v.sql.clone()))),
+            Arc::new(
+                views
+                    .iter()
+                    .map(|v| v.index_bytes.map(u64::cast_signed))
+                    .collect::<Int64Array>(),
+            ),
+            texts(views.iter().map(|v| v.reason.clone())),
         ]
     }
 }
@@ -388,6 +400,8 @@ pub fn info(view: &Served, pin: &Pin) -> ViewInfo {
                 batch_runs: runs.batches,
                 state_rows: runs.state_rows() as u64,
                 state_bytes: runs.bytes() as u64,
+                index_bytes: view.plan().join().map(index_bytes),
+                reason: view.plan().join().and_then(why_scanned),
                 ..info
             }
         }
@@ -410,6 +424,7 @@ pub fn info(view: &Served, pin: &Pin) -> ViewInfo {
                 batch_frontier: batch_frontier.unwrap_or_default(),
                 lag_records: view.plan().streams.iter().map(behind).sum(),
                 age_ms: age,
+                reason: Some(view.plan().reason.clone()),
                 ..info
             }
         }
@@ -458,8 +473,33 @@ fn broken_info(definition: &Definition) -> ViewInfo {
         batch_runs: 0,
         state_rows: 0,
         state_bytes: 0,
+        index_bytes: None,
+        reason: None,
     }
 }
+
+fn index_bytes(join: &Join) -> u64 {
+    let standings = join.standings();
+    let bytes = standings.iter().map(|side| match side.index {
+        IndexStanding::Kept { bytes, .. } => bytes as u64,
+        _ => 0,
+    });
+    bytes.sum()
+}
+
+/// Why new states of a join are computed by reading streams from their beginning.
+fn why_scanned(join: &Join) -> Option<String> {
+    let standings = join.standings();
+    let too_large = standings
+        .iter()
+        .filter(|side| side.index == IndexStanding::TooLarge);
+    let mut names: Vec<&str> = too_large.map(|side| side.stream.as_str()).collect();
+    names.dedup();
+    let names = names.join(", ");
+    (!names.is_empty()).then(|| format!("the index of {names} {INDEX_TOO_LARGE}"))
+}
+
+pub const INDEX_TOO_LARGE: &str = "would not fit into memory.join_index_bytes_max: it is read from its beginning for what is new on another side";
 
 #[async_trait]
 impl TableProvider for SystemTable {

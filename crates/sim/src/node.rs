@@ -9,7 +9,7 @@ use arrow::{
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::TryStreamExt as _;
 use lambic_base::{Clock, Disk as _, ManualClock, disk::SimDisk};
-use lambic_batch::Batch;
+use lambic_batch::{Batch, PinnedHistory};
 use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
 use lambic_log::Log;
 use lambic_model::{Frontiers, Stream, StreamId};
@@ -107,11 +107,19 @@ impl Node {
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime).map_err(text)?;
         let state = session::state(session::config(1), runtime);
         let serving = Serving::default();
+        let reading = Arc::new(state.clone());
+        let tail_of = move |pin: &Pin| lambic_speed::At {
+            log: pin.log().clone(),
+            history: Box::new(PinnedHistory::new(pin.clone(), Arc::clone(&reading))),
+        };
         let database = Database::new(Parts {
             catalog,
             serving: serving.clone(),
             reader: reader.clone(),
-            tail_of: Arc::new(|pin: &Pin| Arc::new(lambic_speed::At(pin.log().clone())) as _),
+            tail_of: {
+                let tail_of = tail_of.clone();
+                Arc::new(move |pin: &Pin| Arc::new(tail_of(pin)) as _)
+            },
             appender: Arc::new(log.clone()),
             state: state.clone(),
             transactions: TransactionLimits::default(),
@@ -120,8 +128,8 @@ impl Node {
             log: log.clone(),
             dataset,
             serving,
-            batch: Batch::new(reader, state.clone()),
-            speed: Arc::new(Speed::new(log.clone())),
+            batch: Batch::new(reader.clone(), state.clone()),
+            speed: Arc::new(Speed::new(move || tail_of(&reader.pin()))),
             task: state.task_ctx(),
         }));
         let node = Node {

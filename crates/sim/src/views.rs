@@ -19,7 +19,7 @@ const PLAIN: usize = 0;
 const BY_ID: usize = 1;
 const OTHER: usize = 2;
 
-pub static SHAPES: [Shape; 5] = [
+pub static SHAPES: [Shape; 6] = [
     Shape {
         name: "large",
         versions: [
@@ -84,6 +84,21 @@ pub static SHAPES: [Shape; 5] = [
             Version {
                 sql: "SELECT by_id.k AS k, count(*) AS n FROM by_id JOIN other ON by_id.k = other.k GROUP BY by_id.k",
                 rows: |model| met(model, BY_ID),
+            },
+        ],
+    },
+    Shape {
+        name: "pairs",
+        versions: [
+            Version {
+                sql: "SELECT a.v AS v, count(*) AS n, min(b.k) AS low FROM plain AS a JOIN plain AS b ON a.v = b.v \
+                      WHERE a.k <> 'b' GROUP BY a.v",
+                rows: |model| pairs(model, PLAIN, None),
+            },
+            Version {
+                sql: "SELECT a.v AS v, count(*) AS n, min(b.k) AS low FROM plain AS a, other AS b, by_id AS c \
+                      WHERE a.v = b.v AND c.k = b.k AND a.k <> 'b' GROUP BY a.v",
+                rows: |model| pairs(model, OTHER, Some(BY_ID)),
             },
         ],
     },
@@ -158,4 +173,38 @@ fn met(model: &Model, stream: usize) -> Vec<Vec<String>> {
     }
     let pairs = pairs.into_iter();
     pairs.map(|(k, n)| vec![k.clone(), n.to_string()]).collect()
+}
+
+/// Of `plain` with `second`, and those with `third`.
+fn pairs(model: &Model, second: usize, third: Option<usize>) -> Vec<Vec<String>> {
+    let mut found: BTreeMap<i64, (u64, Option<String>)> = BTreeMap::new();
+    let firsts = model
+        .rows(PLAIN)
+        .filter(|row| row.k.as_deref().is_some_and(|k| k != "b"));
+    for first in firsts {
+        for second in model.rows(second).filter(|row| row.v == first.v) {
+            let Some(v) = first.v else { continue };
+            let times = match third {
+                None => 1,
+                Some(third) => {
+                    let same = |row: &&Row| row.k.is_some() && row.k == second.k;
+                    model.rows(third).filter(same).count() as u64
+                }
+            };
+            if times == 0 {
+                continue;
+            }
+            let (count, low) = found.entry(v).or_default();
+            *count += times;
+            if let Some(k) = &second.k
+                && low.as_ref().is_none_or(|low| k < low)
+            {
+                *low = Some(k.clone());
+            }
+        }
+    }
+    let found = found.into_iter();
+    found
+        .map(|(v, (count, low))| vec![v.to_string(), count.to_string(), text(&low)])
+        .collect()
 }

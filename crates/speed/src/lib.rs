@@ -10,20 +10,19 @@ use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use lambic_log::{Log, Snapshot};
 use lambic_model::Frontiers;
-use lambic_view::{Error, Run, ViewPlan, plan::Records, tail::TailSource};
+use lambic_view::{Error, History, Run, ViewPlan, plan::Records, tail::TailSource};
 
 /// States are computed over at most about this many bytes of records at a time.
 const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
-/// Computes states from the log.
-#[derive(Clone)]
+/// Computes states of what the log has at the moment.
 pub struct Speed {
-    log: Log,
+    now: Box<dyn Fn() -> At + Send + Sync>,
 }
 
 impl Speed {
-    pub fn new(log: Log) -> Speed {
-        Speed { log }
+    pub fn new(now: impl Fn() -> At + Send + Sync + 'static) -> Speed {
+        Speed { now: Box::new(now) }
     }
 }
 
@@ -69,7 +68,11 @@ async fn run(
 }
 
 /// The log as it stood at one moment: what was trimmed since is still there.
-pub struct At(pub Snapshot);
+pub struct At {
+    pub log: Snapshot,
+    /// All records at the same moment, for what new ones are joined with.
+    pub history: Box<dyn History>,
+}
 
 #[async_trait]
 impl TailSource for At {
@@ -80,7 +83,13 @@ impl TailSource for At {
         to: &Frontiers,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
-        run(&self.0, plan, from, to, task).await
+        match plan.join() {
+            Some(join) => {
+                let history = self.history.as_ref();
+                plan.run_between(join, from, to, history, task).await
+            }
+            None => run(&self.log, plan, from, to, task).await,
+        }
     }
 }
 
@@ -93,7 +102,7 @@ impl TailSource for Speed {
         to: &Frontiers,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
-        run(&self.log.snapshot(), plan, from, to, task).await
+        (self.now)().run_between(plan, from, to, task).await
     }
 }
 

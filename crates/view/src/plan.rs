@@ -5,7 +5,7 @@
 //! columns (`s0`, `s1`, …); the names are ours because DataFusion's may repeat.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -37,6 +37,7 @@ use lambic_model::{Erasures, Frontiers, Stream, StreamId};
 use crate::{
     Error, Exactness, Run, TableOf,
     aggregation::Aggregation,
+    join::{History, Join},
     planned::analysed,
     run::KeyCodec,
     slot::{self, SlotTable},
@@ -51,6 +52,8 @@ pub enum Class {
     Rows,
     /// Aggregates whose states merge.
     Mergeable,
+    /// The same over an inner join of streams.
+    JoinMergeable,
     /// Anything else: the `SELECT` is run when the view is read.
     Recompute,
 }
@@ -60,6 +63,7 @@ impl Class {
         match self {
             Class::Rows => "rows",
             Class::Mergeable => "mergeable",
+            Class::JoinMergeable => "join-mergeable",
             Class::Recompute => "recompute",
         }
     }
@@ -91,8 +95,9 @@ pub struct ViewPlan {
     whole: LogicalPlan,
     /// From streams to what is aggregated, as a logical plan over slots.
     row_work: LogicalPlan,
-    /// The same, physical: cheap to fill with a few new records.
+    /// The same, physical: cheap to fill with a few new records; of a join, what is done with the rows of its sides.
     row_template: Arc<dyn ExecutionPlan>,
+    join: Option<Join>,
     record_schemas: HashMap<StreamId, SchemaRef>,
     aggregation: Option<Aggregation>,
     after: Vec<After>,
@@ -113,7 +118,7 @@ impl ViewPlan {
         streams: &[Arc<Stream>],
     ) -> Result<ViewPlan, Error> {
         let (plan, state) = analysed(sql, base, streams, &[]).await?;
-        ViewPlan::of_split(split::split(plan)?, &state).await
+        ViewPlan::of_split(split::split(plan, &state)?, &state).await
     }
 
     /// Plans what was split already.
@@ -125,7 +130,14 @@ impl ViewPlan {
                 above,
                 output,
                 whole,
-            } => ViewPlan::mergeable(aggregate, above, &output, whole, state).await,
+                join,
+            } => {
+                let join = match join {
+                    Some(apart) => Some(Join::new(apart, state).await?),
+                    None => None,
+                };
+                ViewPlan::mergeable(aggregate, above, &output, whole, join, state).await
+            }
         }
     }
 
@@ -145,6 +157,7 @@ impl ViewPlan {
             row_template: state.create_physical_plan(&plan).await?,
             whole: plan.clone(),
             row_work: plan,
+            join: None,
             record_schemas,
             aggregation: None,
             after: Vec::new(),
@@ -157,11 +170,15 @@ impl ViewPlan {
         above: Steps,
         output: &DFSchema,
         whole: LogicalPlan,
+        join: Option<Join>,
         state: &SessionState,
     ) -> Result<ViewPlan, Error> {
         let row_work = aggregate.input.as_ref().clone();
         let (inputs, record_schemas) = inputs(&row_work)?;
-        let row_template = state.create_physical_plan(&row_work).await?;
+        let row_template = match &join {
+            Some(join) => Arc::clone(join.template()),
+            None => state.create_physical_plan(&row_work).await?,
+        };
         let aggregation = Aggregation::new(&aggregate, row_template.schema(), state)?;
         let partial = aggregation.exec(AggregateMode::Partial, Arc::clone(&row_template))?;
         // DataFusion may turn functions around while it makes the first stage; the later ones follow it.
@@ -181,7 +198,11 @@ impl ViewPlan {
             Exactness::of(randomised[column], rounded[column], field.data_type())
         });
         Ok(ViewPlan {
-            class: Class::Mergeable,
+            class: match join {
+                Some(_) => Class::JoinMergeable,
+                None => Class::Mergeable,
+            },
+            join,
             inputs,
             exactness: exactness.collect(),
             schema,
@@ -200,7 +221,7 @@ impl ViewPlan {
         })
     }
 
-    /// States of `records`, as one run.
+    /// States of `records`, as one run. Those of a join depend on other records too: [`ViewPlan::run_between`].
     pub async fn run_over(
         &self,
         records: &Records,
@@ -208,6 +229,10 @@ impl ViewPlan {
         to: Frontiers,
         task: Arc<TaskContext>,
     ) -> Result<Run, Error> {
+        if self.join.is_some() {
+            let message = "new records of a join are nothing without the others".to_owned();
+            return Err(Error::Records(message));
+        }
         let threads = threads(&task);
         let input = slot::fill(&self.row_template, records, &self.record_schemas)?;
         let states = match &self.aggregation {
@@ -226,8 +251,30 @@ impl ViewPlan {
         self.sorted(states, threads, from, to)
     }
 
-    pub(crate) fn row_template(&self) -> &Arc<dyn ExecutionPlan> {
-        &self.row_template
+    /// The join that it aggregates, if there is one: then its states are made by [`ViewPlan::run_between`].
+    pub fn join(&self) -> Option<&Join> {
+        self.join.as_ref()
+    }
+
+    /// States of what came with the records in `from..to`, from a history that reaches `to`.
+    pub async fn run_between(
+        &self,
+        join: &Join,
+        from: &Frontiers,
+        to: &Frontiers,
+        history: &dyn History,
+        task: Arc<TaskContext>,
+    ) -> Result<Run, Error> {
+        // Whoever asks need not have the room on its stack.
+        Box::pin(join.run_between(self, from, to, history, task)).await
+    }
+
+    /// The columns of `stream` that its rows depend on.
+    pub(crate) fn columns_read(&self, stream: StreamId) -> BTreeSet<String> {
+        match &self.join {
+            Some(join) => join.columns_read(stream),
+            None => slot::columns_read(&self.row_template, stream),
+        }
     }
 
     /// The `SELECT` as it was understood, in text: states belong to it.
@@ -249,6 +296,14 @@ impl ViewPlan {
         let plan = slot::filled(self.row_work.clone(), table)?;
         let plan = plan.transform_up(|node| node.recompute_schema().map(Transformed::yes))?;
         let input = state.create_physical_plan(&plan.data).await?;
+        self.aggregated(input)
+    }
+
+    /// What computes the states of the rows that `input` gives, in parallel. Its partitions hold distinct keys.
+    pub(crate) fn aggregated(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, Error> {
         let Some(aggregation) = &self.aggregation else {
             return Ok(input);
         };

@@ -41,7 +41,7 @@ impl Planned {
         views: &[ViewSource],
     ) -> Result<Planned, Error> {
         let (plan, state) = analysed(sql, base, streams, views).await?;
-        match split::split(plan.clone()) {
+        match split::split(plan.clone(), &state) {
             Ok(split) => Ok(Planned::Kept(Arc::new(
                 ViewPlan::of_split(split, &state).await?,
             ))),
@@ -108,7 +108,7 @@ impl Planned {
         state: &SessionState,
     ) -> Result<BTreeSet<String>, Error> {
         let physical = match self {
-            Planned::Kept(plan) => Arc::clone(plan.row_template()),
+            Planned::Kept(plan) => return Ok(plan.columns_read(stream)),
             Planned::Recomputed(plan) => {
                 let empty = plan.from_scratch(&|source| {
                     let table: Arc<dyn TableProvider> = match source {

@@ -28,8 +28,8 @@ impl Predicate {
         base: &SessionState,
         stream: &Arc<Stream>,
     ) -> Result<Predicate, Error> {
-        let (plan, _) = analysed(sql, base, std::slice::from_ref(stream), &[]).await?;
-        match split::split(plan)? {
+        let (plan, state) = analysed(sql, base, std::slice::from_ref(stream), &[]).await?;
+        match split::split(plan, &state)? {
             Split::Rows(plan) => Ok(Predicate(plan)),
             Split::Mergeable { .. } => Err(Error::not_incremental(
                 "it aggregates",

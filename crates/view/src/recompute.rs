@@ -222,7 +222,7 @@ async fn with_parts(
         if !matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_)) {
             return Ok(Transformed::no(node));
         }
-        let Ok(split @ Split::Mergeable { .. }) = split::split(node.clone()) else {
+        let Ok(split @ Split::Mergeable { .. }) = split::split(node.clone(), state) else {
             return Ok(Transformed::no(node));
         };
         // What a common table expression aggregates stands in the plan once for each of its uses.

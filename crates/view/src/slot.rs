@@ -201,6 +201,31 @@ pub fn fill(
     Ok(filled.data)
 }
 
+/// The columns, by index, that a physical plan over one slot takes of it; `None` if it takes nothing.
+pub fn columns_of(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<usize>> {
+    match plan.downcast_ref::<SlotExec>() {
+        Some(slot) => Some(slot.projection.clone()),
+        None => plan.children().into_iter().find_map(columns_of),
+    }
+}
+
+/// The plan over one slot with what gives these columns in its place.
+pub fn fill_one(
+    plan: &Arc<dyn ExecutionPlan>,
+    records: &Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let filled = Arc::clone(plan).transform_up(|node| {
+        if node.is::<SlotExec>() {
+            return Ok(Transformed::yes(Arc::clone(records)));
+        }
+        match node.children().len() {
+            2 => node.reset_state().map(Transformed::yes),
+            _ => Ok(Transformed::no(node)),
+        }
+    })?;
+    Ok(filled.data)
+}
+
 /// The columns of `stream` that a physical plan over slots takes.
 pub fn columns_read(plan: &Arc<dyn ExecutionPlan>, stream: StreamId) -> BTreeSet<String> {
     let mut names = BTreeSet::new();

@@ -1,8 +1,8 @@
 //! Splits the logical plan of a view's `SELECT` at its aggregation.
 //!
 //! Above the aggregation there may be projections and filters (`HAVING`, computed columns); below it
-//! projections, filters, `UNION ALL`, `UNNEST` and joins with constants over streams. Anything else has no states that
-//! merge, and the refusal says which part it is.
+//! projections, filters, `UNION ALL`, `UNNEST` and joins with constants over streams, and inner joins of streams. Anything
+//! else has no states that merge, and the refusal says which part it is.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -12,6 +12,7 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::{provider_as_source, source_as_provider},
+    execution::SessionState,
     logical_expr::{
         Aggregate, Distinct, Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection,
         SubqueryAlias, TableScan, Volatility,
@@ -20,7 +21,11 @@ use datafusion::{
 };
 use lambic_model::SystemColumn;
 
-use crate::{Error, aggregate, constant, slot::SlotTable};
+use crate::{
+    Error, aggregate, constant,
+    join::{self, Apart},
+    slot::SlotTable,
+};
 
 /// Aggregates whose states merge to the same bits in any order (given a total order where they need one).
 const MERGEABLE: [&str; 34] = [
@@ -80,11 +85,13 @@ pub enum Split {
         output: Arc<DFSchema>,
         /// The plan before it was split, its aggregation in total order.
         whole: LogicalPlan,
+        /// The join below the aggregation, if there is one.
+        join: Option<Apart>,
     },
 }
 
 /// `plan` is analysed (types coerced) but not optimised: optimising replaces aggregates by others.
-pub fn split(plan: LogicalPlan) -> Result<Split, Error> {
+pub fn split(plan: LogicalPlan, state: &SessionState) -> Result<Split, Error> {
     check_deterministic(&plan)?;
     check_self_contained(&plan)?;
     let output = Arc::clone(plan.schema());
@@ -111,7 +118,7 @@ pub fn split(plan: LogicalPlan) -> Result<Split, Error> {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => Arc::unwrap_or_clone(sort.input),
             LogicalPlan::Aggregate(aggregate) => {
                 above.reverse();
-                return mergeable(aggregate, above, output, plan);
+                return mergeable(aggregate, above, output, plan, state);
             }
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 above.reverse();
@@ -126,9 +133,16 @@ pub fn split(plan: LogicalPlan) -> Result<Split, Error> {
                     above,
                     output,
                     plan,
+                    state,
                 );
             }
             other => {
+                if join::joins(&other)? {
+                    return Err(Error::not_incremental(
+                        "it joins, and does not aggregate",
+                        "aggregate what is joined, also by SELECT DISTINCT",
+                    ));
+                }
                 check_row_work(&other)?;
                 return Ok(Split::Rows(without_sort(plan)?));
             }
@@ -153,6 +167,7 @@ fn mergeable(
     above: Steps,
     output: Arc<DFSchema>,
     plan: LogicalPlan,
+    state: &SessionState,
 ) -> Result<Split, Error> {
     check_row_work(&aggregate.input)?;
     let aggregate = each_key_once(aggregate)?;
@@ -177,11 +192,17 @@ fn mergeable(
     } else {
         (aggregate, plan)
     };
+    let aggregate = only_needed_columns(aggregate)?;
+    let join = match join::joins(&aggregate.input)? {
+        true => Some(join::take_apart(&aggregate.input, state)?),
+        false => None,
+    };
     Ok(Split::Mergeable {
         whole,
-        aggregate: only_needed_columns(aggregate)?,
+        aggregate,
         above,
         output,
+        join,
     })
 }
 
@@ -237,7 +258,7 @@ fn check_aggregate(expr: &Expr) -> Result<bool, Error> {
     Ok(ORDERED.contains(&name))
 }
 
-/// Row work: what can be done to each record without looking at others.
+/// Row work: what can be done to each record without looking at others, or joins of such records.
 fn check_row_work(plan: &LogicalPlan) -> Result<(), Error> {
     let (what, hint) = match plan {
         LogicalPlan::TableScan(scan) => {
@@ -258,9 +279,14 @@ fn check_row_work(plan: &LogicalPlan) -> Result<(), Error> {
         LogicalPlan::Sort(sort) if sort.fetch.is_none() => return check_row_work(&sort.input),
         LogicalPlan::Join(join) => match constant::side_of_records(join)? {
             Some(records) => return check_row_work(records),
+            // What kind of join it is shows when it has been optimised: a condition can make it an inner one.
+            None if join::joins(plan)? => {
+                check_row_work(&join.left)?;
+                return check_row_work(&join.right);
+            }
             None => (
-                "it joins",
-                "aggregate one stream at a time, and join the views when you read them",
+                "it has an outer join",
+                "let the records be the side that is kept without a match",
             ),
         },
         LogicalPlan::Window(_) => ("it uses a window function", "use it when you read the view"),

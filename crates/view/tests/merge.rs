@@ -241,14 +241,17 @@ async fn every_view_at_every_split_of_a_small_input() {
 async fn what_has_no_incremental_form_says_so() {
     let state = state();
     for (sql, reason) in [
-        ("SELECT a.k FROM s a JOIN s b ON a.k = b.k", "it joins"),
+        (
+            "SELECT a.k FROM s a JOIN s b ON a.k = b.k",
+            "it joins, and does not aggregate",
+        ),
         (
             "SELECT k, x FROM s FULL JOIN (VALUES ('k1')) AS t (x) ON k = x",
-            "it joins",
+            "it has an outer join",
         ),
         (
             "SELECT k, x FROM (VALUES ('k1')) AS t (x) LEFT JOIN s ON k = x",
-            "it joins",
+            "it has an outer join",
         ),
         ("SELECT k FROM s ORDER BY v LIMIT 3", "it has a LIMIT"),
         (
@@ -334,7 +337,11 @@ async fn a_key_is_found_in_its_run() {
 async fn aggregations_within_a_recomputed_view_become_parts() {
     let state = state();
     for (sql, parts, reason) in [
-        ("SELECT a.k FROM s a JOIN s b ON a.k = b.k", 0, "it joins"),
+        (
+            "SELECT a.k FROM s a JOIN s b ON a.k = b.k",
+            0,
+            "it joins, and does not aggregate",
+        ),
         (
             "SELECT max(n) FROM (SELECT k, count(*) AS n FROM s GROUP BY k) AS c",
             1,
@@ -344,7 +351,7 @@ async fn aggregations_within_a_recomputed_view_become_parts() {
             "SELECT c.k, c.n, d.v FROM (SELECT k, count(*) AS n FROM s GROUP BY k) AS c \
              JOIN (SELECT DISTINCT k, v FROM s) AS d ON c.k = d.k",
             2,
-            "it joins",
+            "it joins, and does not aggregate",
         ),
         (
             "SELECT k, v FROM s AS o WHERE v = (SELECT max(v) FROM s AS i WHERE i.k = o.k)",
@@ -354,7 +361,7 @@ async fn aggregations_within_a_recomputed_view_become_parts() {
         (
             "WITH c AS (SELECT k, count(*) AS n FROM s GROUP BY k) SELECT a.k, b.n FROM c AS a JOIN c AS b ON a.n < b.n",
             1,
-            "it joins",
+            "it joins, and does not aggregate",
         ),
         (
             "SELECT k, v FROM s WHERE v > (SELECT avg(v) FROM s)",

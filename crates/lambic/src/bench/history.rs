@@ -64,8 +64,28 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
     figures.extend(compared("lookup in batch and speed", short, long));
     let merged = long.as_secs_f64() / batch_only.as_secs_f64();
     figures.push(figure("lookup, batch and speed ÷ batch only", merged, "×"));
-    let [short, long] = in_turns(bench.rounds, async |name| reads(bench, name, &new).await).await?;
+    let totals = |name| format!("SELECT sum(flights), sum(distance_avg) FROM routes_{name}");
+    let [short, long] = in_turns(bench.rounds, async |name| {
+        reads(bench, name, &totals(name), &new).await
+    })
+    .await?;
     figures.extend(compared("all rows after one more record", short, long));
+    let met = |name| format!("SELECT sum(pairs), sum(delay) FROM met_{name}");
+    for name in NAMES {
+        eprintln!("history: a join");
+        execute(bench, &joined(name)).await?;
+        // So that it is indexed.
+        reads(bench, name, &met(name), &new.slice(0, 1)).await?;
+    }
+    let [short, long] = in_turns(bench.rounds, async |name| {
+        reads(bench, name, &met(name), &new).await
+    })
+    .await?;
+    figures.extend(compared(
+        "all rows of a join after one more record",
+        short,
+        long,
+    ));
     Ok(figures)
 }
 
@@ -132,6 +152,15 @@ async fn declare(bench: &Bench, name: &str) -> anyhow::Result<()> {
     execute(bench, &view).await
 }
 
+/// Flights of one route at one time, each with each: few, whatever the history.
+fn joined(name: &str) -> String {
+    format!(
+        "CREATE MATERIALIZED VIEW met_{name} WITH (batch_every = '1day') AS
+             SELECT a.origin, count(*) AS pairs, sum(b.delay) AS delay FROM flights_{name} AS a JOIN flights_{name} AS b
+             ON a.date = b.date AND a.origin = b.origin AND a.destination = b.destination GROUP BY a.origin"
+    )
+}
+
 async fn append(bench: &Bench, name: &str, records: &RecordBatch) -> anyhow::Result<()> {
     const ROWS: usize = 100_000;
     let stream = bench.engine.database.stream(&format!("flights_{name}"));
@@ -179,13 +208,17 @@ async fn lookups(bench: &Bench, name: &str) -> anyhow::Result<Duration> {
 }
 
 /// The median of one.
-async fn reads(bench: &Bench, name: &str, records: &RecordBatch) -> anyhow::Result<Duration> {
-    let sql = format!("SELECT sum(flights), sum(distance_avg) FROM routes_{name}");
+async fn reads(
+    bench: &Bench,
+    name: &str,
+    sql: &str,
+    records: &RecordBatch,
+) -> anyhow::Result<Duration> {
     let mut times = Vec::with_capacity(READS);
     for index in 0..READS {
         append(bench, name, &records.slice(index % records.num_rows(), 1)).await?;
         let start = Instant::now();
-        rows(&bench.engine.database, &sql).await?;
+        rows(&bench.engine.database, sql).await?;
         times.push(start.elapsed());
     }
     Ok(median(times))

@@ -25,7 +25,7 @@ use datafusion::execution::{
     runtime_env::RuntimeEnvBuilder,
 };
 use lambic_base::DirLock;
-use lambic_batch::Batch;
+use lambic_batch::{Batch, PinnedHistory};
 use lambic_dataset::{Dataset, ErasureLog, LocalStore, ObjectStore, Pin, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
@@ -33,7 +33,7 @@ use lambic_model::{Frontiers, StreamId};
 use lambic_query::{Catalog, Database, Lifecycle, Parts, TransactionLimits};
 use lambic_serving::Serving;
 use lambic_speed::Speed;
-use lambic_view::{Definition, session};
+use lambic_view::{Definition, join::IndexMemory, session};
 use tokio::sync::watch;
 use tracing::error;
 
@@ -129,13 +129,23 @@ impl Engine {
         let runtime = runtime(&data, &settings)?;
         let reader = Reader::new(dataset.clone(), log.clone(), &runtime)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let state = session::state(session::config(cores), runtime);
+        let index_memory = Arc::new(IndexMemory::new(settings.memory.join_index_bytes_max));
+        let config = session::config(cores).with_extension(index_memory);
+        let state = session::state(config, runtime);
         let serving = Serving::default();
+        let reading = Arc::new(state.clone());
+        let tail_of = move |pin: &Pin| lambic_speed::At {
+            log: pin.log().clone(),
+            history: Box::new(PinnedHistory::new(pin.clone(), Arc::clone(&reading))),
+        };
         let database = Database::new(Parts {
             catalog,
             serving: serving.clone(),
             reader: reader.clone(),
-            tail_of: Arc::new(|pin: &Pin| Arc::new(lambic_speed::At(pin.log().clone())) as _),
+            tail_of: {
+                let tail_of = tail_of.clone();
+                Arc::new(move |pin: &Pin| Arc::new(tail_of(pin)) as _)
+            },
             appender: Arc::new(log.clone()),
             state: state.clone(),
             transactions: transaction_limits(&settings),
@@ -147,8 +157,8 @@ impl Engine {
             log: log.clone(),
             dataset,
             serving,
-            batch: Batch::new(reader, state.clone()),
-            speed: Arc::new(Speed::new(log.clone())),
+            batch: Batch::new(reader.clone(), state.clone()),
+            speed: Arc::new(Speed::new(move || tail_of(&reader.pin()))),
             task: state.task_ctx(),
             functions: functions.clone(),
             erasures,

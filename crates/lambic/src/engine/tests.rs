@@ -11,6 +11,7 @@ use super::*;
 
 mod changes;
 mod evolve;
+mod join;
 mod law;
 
 #[test]
@@ -32,7 +33,7 @@ fn transactions_and_the_settings_have_the_same_defaults() {
     assert_eq!(ours.bytes_together_max, theirs.bytes_together_max);
 }
 
-const DECLARED: [&str; 10] = [
+const DECLARED: [&str; 12] = [
     "CREATE STREAM visits (id bigint NOT NULL, k text, who text, x double precision) WITH (partitions = 2)",
     "CREATE STREAM names (k text, name text)",
     // Rows.
@@ -43,6 +44,11 @@ const DECLARED: [&str; 10] = [
          FROM visits GROUP BY k",
     "CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, avg(x) AS x, max(_offset) AS newest FROM visits",
     "CREATE MATERIALIZED VIEW people AS SELECT DISTINCT who FROM visits",
+    // Joins, of two streams and of one with itself.
+    "CREATE MATERIALIZED VIEW by_name AS
+         SELECT name, count(*) AS n, sum(x) AS x, max(who) AS last FROM visits JOIN names USING (k) GROUP BY name",
+    "CREATE MATERIALIZED VIEW near AS
+         SELECT a.k, count(*) AS n, min(b.who) AS first FROM visits AS a JOIN visits AS b ON a.id = b.id + 1 GROUP BY a.k",
     // Recomputed, one over parts; views over views.
     "CREATE MATERIALIZED VIEW ranked AS SELECT id, k, row_number() OVER (PARTITION BY k ORDER BY id) AS place FROM visits",
     "CREATE MATERIALIZED VIEW named AS
@@ -89,7 +95,15 @@ struct Server {
 
 impl Server {
     async fn open(data: &Path, writes_left: i64, last_happens: bool) -> anyhow::Result<Server> {
-        let mut settings = Settings::default();
+        Server::open_with(Settings::default(), data, writes_left, last_happens).await
+    }
+
+    async fn open_with(
+        mut settings: Settings,
+        data: &Path,
+        writes_left: i64,
+        last_happens: bool,
+    ) -> anyhow::Result<Server> {
         // Small enough that there are several segments.
         settings.log.segment_bytes = 16 << 10;
         let lock = DirLock::acquire(data)?;

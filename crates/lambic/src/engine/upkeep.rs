@@ -13,7 +13,7 @@ use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_query::{Database, Retention};
 use lambic_serving::ServedView;
 use lambic_speed::RealTime;
-use lambic_view::{Definition, Freshness, definition::NEVER};
+use lambic_view::{Definition, Freshness, definition::NEVER, join::Join};
 use tokio::{runtime::Runtime, sync::watch, task::JoinHandle};
 use tracing::{error, info, warn};
 
@@ -73,6 +73,7 @@ pub fn start(
     let views = Arc::new(FollowingViews {
         layers: Arc::clone(layers),
         failing: tokio::sync::Mutex::default(),
+        resting: tokio::sync::Mutex::default(),
     });
     let log = layers.log().clone();
     let stop = stopping.clone();
@@ -117,12 +118,16 @@ pub fn start(
 /// The first wait before a view that failed is tried again; each further one is twice as long.
 const FAILING_PAUSE: Duration = Duration::from_secs(1);
 const FAILING_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A view that reads whole streams for what is new rests so many times as long as that took.
+const REST_TIMES: u32 = 9;
 
 struct FollowingViews {
     layers: Arc<Layers>,
     /// By the folder of the view. One record can make a view fail for good: it is not computed over
     /// and over, and said once.
     failing: tokio::sync::Mutex<HashMap<String, Failing>>,
+    /// Until when views are left alone that read whole streams for what is new.
+    resting: tokio::sync::Mutex<HashMap<String, Instant>>,
 }
 
 struct Failing {
@@ -150,9 +155,11 @@ impl RealTime for FollowingViews {
     async fn advance(&self, heads: &Frontiers) {
         let now = Instant::now();
         let mut failing = self.failing.lock().await;
+        let mut resting = self.resting.lock().await;
         let kept = self.layers.serving().kept();
         let folders: HashSet<String> = kept.iter().map(|v| v.definition().directory()).collect();
         failing.retain(|folder, _| folders.contains(folder));
+        resting.retain(|folder, _| folders.contains(folder));
         // Of those that are served as of their last batch, nobody reads what is newer.
         let followed = |view: &Arc<ServedView>| view.definition().freshness == Freshness::Now;
         for view in kept.into_iter().filter(followed) {
@@ -163,9 +170,17 @@ impl RealTime for FollowingViews {
             {
                 continue;
             }
+            if resting.get(&folder).is_some_and(|until| now < *until) {
+                continue;
+            }
+            let began = Instant::now();
             match view.advance(heads).await {
                 Ok(_) => {
                     failing.remove(&folder);
+                    if view.plan().join().is_some_and(Join::scans) {
+                        let rest = began.elapsed() * REST_TIMES;
+                        resting.insert(folder, Instant::now() + rest);
+                    }
                 }
                 Err(error) => {
                     let before = failing.remove(&folder);

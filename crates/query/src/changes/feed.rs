@@ -328,7 +328,7 @@ impl Feed {
         if !is_still {
             let since = target.pinned.states_since(plan, &self.sent.heads, &state);
             let since = since.await.map_err(failed)?;
-            if !since.is_empty() && plan.class == Class::Mergeable {
+            if !since.is_empty() && plan.class != Class::Rows {
                 let before = match &held {
                     Some(runs) => runs.clone(),
                     None => self.runs(target, &self.sent.heads).await?,

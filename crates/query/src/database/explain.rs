@@ -8,10 +8,17 @@ use arrow::{
 };
 
 use lambic_serving::{RecomputedView, RunSet, Served, ServedView};
-use lambic_view::{Class, Freshness, aggregate::FloatSums};
+use lambic_view::{
+    Class, Freshness,
+    aggregate::FloatSums,
+    join::{IndexStanding, Join, Standing},
+};
 
 use super::{Database, rows};
-use crate::{Error, Outcome, ViewInfo, system};
+use crate::{
+    Error, Outcome, ViewInfo,
+    system::{self, INDEX_TOO_LARGE},
+};
 
 impl Database {
     pub(super) async fn explain_view(&self, name: &str, sql: &str) -> Result<Outcome, Error> {
@@ -96,6 +103,9 @@ fn kept(view: &ServedView, info: &ViewInfo, lines: &mut Lines) {
     let why = match plan.class {
         Class::Rows => "filter and project: every record becomes rows of its own",
         Class::Mergeable => "aggregates whose states merge",
+        Class::JoinMergeable => {
+            "aggregates whose states merge, over an inner join: new records of a side are joined with what was there"
+        }
         Class::Recompute => unreachable!("a kept view has states"),
     };
     let states = plan
@@ -127,6 +137,22 @@ fn kept(view: &ServedView, info: &ViewInfo, lines: &mut Lines) {
         ),
         ("state columns", states.collect::<Vec<_>>().join(", ")),
     ]);
+    let sides = plan.join().map(Join::standings).unwrap_or_default();
+    lines.extend(sides.into_iter().map(|side| ("side", shown(&side))));
+}
+
+fn shown(side: &Standing) -> String {
+    let index = match side.index {
+        IndexStanding::NotAsked => {
+            "no index yet: it is built when a record of another side comes".to_owned()
+        }
+        IndexStanding::Busy => "its index is being built or extended".to_owned(),
+        IndexStanding::Kept { rows, bytes } => {
+            format!("an index of {rows} rows, {bytes} bytes in memory")
+        }
+        IndexStanding::TooLarge => format!("no index: it {INDEX_TOO_LARGE}"),
+    };
+    format!("{}: {index}", side.stream)
 }
 
 fn recomputed(view: &RecomputedView, info: &ViewInfo, lines: &mut Lines) {

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const DECLARED: [&str; 7] = [
+const DECLARED: [&str; 8] = [
     "CREATE STREAM events (id bigint NOT NULL, k text, n integer, note text DEFAULT 'none') WITH (partitions = 2, partition_by = 'k')",
     "CREATE MATERIALIZED VIEW even AS SELECT id, n FROM events WHERE id % 2 = 0",
     "CREATE MATERIALIZED VIEW by_k AS SELECT k, count(*) AS c, count(n) AS ns, sum(n) AS s, max(note) AS last, approx_distinct(n) AS about FROM events GROUP BY k",
@@ -11,6 +11,7 @@ const DECLARED: [&str; 7] = [
     "CREATE MATERIALIZED VIEW ranked AS SELECT id, row_number() OVER (PARTITION BY k ORDER BY id, n) AS place FROM events",
     "CREATE MATERIALIZED VIEW top AS SELECT k, s, last FROM by_k ORDER BY s DESC NULLS LAST, k LIMIT 2",
     "CREATE MATERIALIZED VIEW counted AS SELECT count(*) AS c FROM events",
+    "CREATE MATERIALIZED VIEW paired AS SELECT a.k, count(*) AS c, sum(b.n) AS s, max(b.note) AS last FROM events a JOIN events b ON a.n = b.n GROUP BY a.k",
 ];
 /// Of the stream as it is declared; views use them, so they can be renamed and not dropped.
 const USED: usize = 4;
