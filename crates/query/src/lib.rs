@@ -9,6 +9,7 @@
 mod as_of;
 mod catalog;
 mod changes;
+mod counted;
 mod create;
 mod database;
 mod depth;
@@ -25,12 +26,15 @@ mod names;
 mod pending;
 mod pinned;
 mod provider;
+mod replay;
 mod retention;
+mod scratch;
 mod session;
 mod statement;
 mod system;
 mod transaction;
 mod types;
+mod version;
 
 pub use as_of::AsOf;
 pub use catalog::{Catalog, CatalogError};

@@ -1,7 +1,7 @@
 //! Streams and views as tables, read at the frontier that the statement is pinned to.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
 };
 
@@ -23,12 +23,15 @@ use futures::TryStreamExt;
 use lambic_dataset::{Pin, Reader};
 use lambic_model::{Frontier, Stream, StreamId};
 use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving, Standing};
-use lambic_view::{Source, tail::TailSource};
+use lambic_view::{Planned, Source, tail::TailSource};
 
 use crate::{
     BackupInfo, Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
     pinned::{Pinned, view_error},
+    replay::Replays,
+    scratch::Scratch,
     system::SystemTable,
+    version,
 };
 
 /// The log's newest records as a pin has them.
@@ -47,6 +50,7 @@ pub struct Sources {
     pub lifecycle: Arc<RwLock<Option<Arc<dyn Lifecycle>>>>,
     /// Counts the changes of streams that views were planned anew for.
     pub altered: Arc<AtomicU64>,
+    pub replays: Replays,
 }
 
 impl Sources {
@@ -90,6 +94,9 @@ impl Sources {
     }
 }
 
+/// Versions of views that a statement names, by what they are called as tables.
+pub type Versions = Arc<BTreeMap<String, Planned>>;
+
 /// The schema `public`.
 pub struct Public {
     pub sources: Sources,
@@ -97,6 +104,7 @@ pub struct Public {
     pub with_system: bool,
     /// The statement's; without one, every table is pinned when it is asked for.
     pub pinned: Option<Arc<Pinned>>,
+    pub versions: Versions,
 }
 
 impl std::fmt::Debug for Public {
@@ -132,6 +140,9 @@ impl SchemaProvider for Public {
         };
         if let Some(served) = pinned.views.get(name) {
             return Ok(Some(view_table(served, &pinned)));
+        }
+        if let Some(planned) = self.versions.get(name) {
+            return Ok(Some(version_table(name, planned, &pinned)));
         }
         let stream = self.sources.catalog().stream(name).cloned();
         if let Some(stream) = stream {
@@ -170,6 +181,18 @@ pub fn view_table(served: &Served, pinned: &Arc<Pinned>) -> Arc<dyn TableProvide
             view: Arc::clone(view),
             pinned,
         }),
+    }
+}
+
+/// A version of a view: as it is served, or from the records if it is not.
+fn version_table(name: &str, planned: &Planned, pinned: &Arc<Pinned>) -> Arc<dyn TableProvider> {
+    let served = version::of_table_name(name).and_then(|(view, number)| {
+        let served = pinned.views.get(view)?;
+        (served.definition().version.0 == number).then_some(served)
+    });
+    match served {
+        Some(served) => view_table(served, pinned),
+        None => Arc::new(Scratch::new(planned.clone(), Arc::clone(pinned))),
     }
 }
 
@@ -414,7 +437,7 @@ impl TableProvider for RecomputedTable {
 }
 
 /// The plan's columns that `projection` asks for, under the names of `schema`.
-fn projected(
+pub(crate) fn projected(
     plan: Arc<dyn ExecutionPlan>,
     schema: &SchemaRef,
     projection: Option<&Vec<usize>>,

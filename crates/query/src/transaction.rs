@@ -308,6 +308,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         | Statement::Subscribe(_)
         | Statement::Audit(_)
         | Statement::Diff(_)
+        | Statement::Replay(_)
         | Statement::ExplainView(_)
         | Statement::Empty => None,
         Statement::Insert(_) => Some("INSERT"),

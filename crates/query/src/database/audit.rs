@@ -18,11 +18,12 @@ use lambic_view::{
     audit::{self, Comparison},
 };
 
-use super::{Database, rows, scratch};
+use super::{Database, rows};
 use crate::{
     Error, Outcome,
     pinned::{Pinned, view_error},
     provider::view_table,
+    scratch,
 };
 
 /// How an audit ended.

@@ -80,6 +80,7 @@ impl Database {
         }
         self.reserve_inputs(&reserved, &planned, sql)?;
         self.check_readers(name, &planned)?;
+        reserved.builds(definition.version, self.records_of(planned.streams()));
         let built = self.lifecycle()?.build_view(&definition, planned).await?;
         self.switch(definition, built, reserved).await?;
         Ok(done(CREATED))
@@ -95,6 +96,15 @@ impl Database {
             let before = served.planned();
             before.schema() == planned.schema() && before.described() == planned.described()
         })
+    }
+
+    /// How many records the streams have together.
+    pub(super) fn records_of(&self, streams: &[Arc<Stream>]) -> u64 {
+        let pin = self.0.sources.reader.pin();
+        streams
+            .iter()
+            .map(|stream| pin.table(stream).records())
+            .sum()
     }
 
     /// Makes what was built the view of its name, with the catalog, and keeps the former version.

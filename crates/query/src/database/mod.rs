@@ -18,12 +18,13 @@ mod listed;
 mod lookup;
 mod parameters;
 mod renew;
+mod replay;
 mod retention;
 mod rollback;
-mod scratch;
 mod select;
 mod subscribe;
 mod transaction;
+mod version;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -61,7 +62,8 @@ use crate::{
     ViewInfo, closest,
     error::{find_word, undefined_table},
     function::udf,
-    provider::{Public, Sources, TailOf},
+    provider::{Public, Sources, TailOf, Versions},
+    replay::Replays,
     sqlstate,
     statement::{self, Parsed, Statement},
     system::{self, SystemTable},
@@ -130,11 +132,13 @@ impl Database {
             broken: Arc::default(),
             lifecycle: Arc::default(),
             altered: Arc::default(),
+            replays: Replays::default(),
         };
         let public = Public {
             sources: sources.clone(),
             with_system: false,
             pinned: None,
+            versions: Versions::default(),
         };
         let mut state = parts.state;
         state.register_catalog_list(catalogs(public, None));
@@ -412,7 +416,9 @@ impl Database {
         });
         let (parameter_types, schema) = match &parsed.statement {
             Statement::Sql(plain) | Statement::Insert(plain) => {
-                let state = self.pinned_for(session, &parsed.sql);
+                let versions = self.versions(&plain.versions).await;
+                let versions = versions.map_err(|error| moved(error, &parsed))?;
+                let state = self.pinned_for(session, &parsed.sql, versions);
                 let plan = self
                     .plan(&state, &plain.ast, &parsed.sql)
                     .await
@@ -446,6 +452,11 @@ impl Database {
             }
             Statement::Subscribe(subscribe) => {
                 let described = self.subscribe_columns(subscribe, &parsed.sql).await;
+                let (types, schema) = described.map_err(|error| moved(error, &parsed))?;
+                (by_number(types, parsed.parameters), schema)
+            }
+            Statement::Replay(replay) => {
+                let described = self.replay_columns(replay, &parsed.sql).await;
                 let (types, schema) = described.map_err(|error| moved(error, &parsed))?;
                 (by_number(types, parsed.parameters), schema)
             }
@@ -552,6 +563,7 @@ impl Database {
                 self.rollback_view(name, *version, sql).await
             }
             Statement::Diff(diff) => self.diff(diff, sql).await,
+            Statement::Replay(replay) => self.replay(replay, sql, &parameters).await,
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
