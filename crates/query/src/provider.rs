@@ -21,7 +21,7 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use lambic_dataset::{Pin, Reader};
-use lambic_model::{Frontier, Stream, StreamId};
+use lambic_model::{Frontier, SchemaVersion, Stream, StreamId};
 use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving, Standing};
 use lambic_view::{Planned, Source, tail::TailSource};
 
@@ -167,6 +167,39 @@ impl SchemaProvider for Public {
             || catalog.view(name).is_some()
             || SystemTable::NAMES.contains(&name)
     }
+}
+
+/// What a name meant when a plan was made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Identity {
+    Stream {
+        id: StreamId,
+        columns: SchemaVersion,
+        with_system: bool,
+    },
+    /// Where the version's files live.
+    View(String),
+    System,
+}
+
+/// `None` of tables that may mean something else the next time.
+pub fn identity(table: &dyn TableProvider) -> Option<Identity> {
+    if let Some(stream) = table.downcast_ref::<PinnedStream>() {
+        return Some(Identity::Stream {
+            id: stream.stream.id,
+            columns: stream.stream.schema_version(),
+            with_system: stream.with_system,
+        });
+    }
+    if let Some(view) = table.downcast_ref::<KeptTable>() {
+        return Some(Identity::View(view.view.definition().directory()));
+    }
+    if let Some(view) = table.downcast_ref::<RecomputedTable>() {
+        return Some(Identity::View(view.view.definition().directory()));
+    }
+    table
+        .downcast_ref::<SystemTable>()
+        .map(|_| Identity::System)
 }
 
 /// A view as a table at `pinned`.

@@ -11,7 +11,7 @@ use datafusion::{
     sql::sqlparser::{ast, parser::ParserError},
 };
 
-use crate::Transaction;
+use crate::{Transaction, kept::Slot, statement::Statement};
 
 /// One client's standing.
 #[derive(Clone)]
@@ -56,13 +56,24 @@ pub struct Prepared {
     pub parameter_types: Vec<Option<DataType>>,
     /// The columns of the answer; empty if there are none.
     pub schema: SchemaRef,
-    pub(crate) statement: Arc<crate::statement::Statement>,
+    pub(crate) known: Arc<Known>,
+}
+
+/// A statement that was parsed, and its plan if that is kept.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub statement: Statement,
+    pub sql: String,
+    /// Where it starts in what the client sent, in characters.
+    pub start: usize,
+    pub parameters: usize,
+    pub plan: Slot,
 }
 
 impl Prepared {
     /// True if its rows have no end.
     pub fn is_endless(&self) -> bool {
-        matches!(*self.statement, crate::statement::Statement::Subscribe(_))
+        matches!(self.known.statement, Statement::Subscribe(_))
     }
 }
 

@@ -11,6 +11,7 @@ use super::*;
 
 mod changes;
 mod evolve;
+mod plans;
 
 #[test]
 fn the_log_and_the_settings_have_the_same_defaults() {

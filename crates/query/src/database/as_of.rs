@@ -35,19 +35,8 @@ use crate::{
 };
 
 impl Database {
-    /// A state pinned to the moment that the statement reads at: that of its transaction, or the one that it names.
-    pub(super) async fn state_for(
-        &self,
-        session: &Session,
-        plain: &Plain,
-        parameters: &[ScalarValue],
-        with_system: bool,
-    ) -> Result<SessionState, Error> {
-        let (pinned, versions) = self.reads_at(session, plain, parameters).await?;
-        Ok(self.pinned_with(pinned, with_system, versions))
-    }
-
-    /// That moment, and the versions of views that the statement names.
+    /// The moment that the statement reads at, that of its transaction or the one that it names, and the versions of views
+    /// that it names.
     pub(super) async fn reads_at(
         &self,
         session: &Session,

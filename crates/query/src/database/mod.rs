@@ -17,6 +17,7 @@ mod insert;
 mod listed;
 mod lookup;
 mod parameters;
+mod planned;
 mod renew;
 mod replay;
 mod retention;
@@ -29,7 +30,10 @@ mod version;
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arrow::{
@@ -55,15 +59,19 @@ use lambic_view::{Definition, Planned, ViewSource, aggregate::FloatSums, session
 
 pub use audit::AuditResult;
 use building::Building;
-use parameters::{by_number, with_parameters};
+use parameters::by_number;
+pub(crate) use parameters::with_parameters;
+pub use planned::PlanCounts;
 
 use crate::{
     Catalog, CatalogError, Error, Lifecycle, Outcome, Prepared, Session, TransactionLimits,
     ViewInfo, closest,
     error::{find_word, undefined_table},
     function::udf,
+    kept::{Slot, Texts},
     provider::{Public, Sources, TailOf, Versions},
     replay::Replays,
+    session::Known,
     sqlstate,
     statement::{self, Parsed, Statement},
     system::{self, SystemTable},
@@ -100,6 +108,10 @@ struct Inner {
     /// One erasure finds its records at a time: none finds those of another.
     erasing: tokio::sync::Mutex<()>,
     transactions: Room,
+    /// Texts that come again, and their plans.
+    texts: Texts<Known>,
+    /// Counts the changes of the code of functions.
+    functions_changed: AtomicU64,
 }
 
 /// A list of catalogs whose schema `public` is this one; other schemas are those of `besides`.
@@ -152,6 +164,8 @@ impl Database {
             building: Building::default(),
             erasing: tokio::sync::Mutex::new(()),
             transactions: Room::new(parts.transactions),
+            texts: Texts::default(),
+            functions_changed: AtomicU64::new(0),
         }))
     }
 
@@ -284,6 +298,7 @@ impl Database {
             self.0.context.register_udf(udf(Arc::clone(function)));
         }
         *known = now;
+        self.0.functions_changed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// True if a function that the view calls has other code by now, or is gone.
@@ -389,57 +404,54 @@ impl Database {
 
     /// Runs one or many statements, in order; the first error ends it. Without a transaction each commits by itself.
     pub async fn execute(&self, session: &Session, sql: &str) -> Result<Vec<Outcome>, Error> {
+        if let Some(known) = self.known(session, sql) {
+            let ran = self.run_known(session, &known, Vec::new(), true).await;
+            return Ok(vec![ran?]);
+        }
+        let mut parts = statement::parse(session, sql)?;
+        if parts.len() == 1
+            && let Some(parsed) = parts.pop()
+        {
+            let known = Arc::new(Known::new(parsed));
+            let is_kept = self.keep(session, sql, &known);
+            let ran = self.run_known(session, &known, Vec::new(), is_kept).await;
+            return Ok(vec![ran?]);
+        }
         let mut outcomes = Vec::new();
-        for parsed in statement::parse(session, sql)? {
-            let ran = self
-                .run_statement(session, &parsed.statement, &parsed.sql, Vec::new())
-                .await;
-            outcomes.push(ran.map_err(|error| moved(error, &parsed))?);
+        for known in parts.into_iter().map(Known::new) {
+            let ran = self.run_known(session, &known, Vec::new(), false).await;
+            outcomes.push(ran?);
         }
         Ok(outcomes)
     }
 
+    async fn run_known(
+        &self,
+        session: &Session,
+        known: &Known,
+        parameters: Vec<ScalarValue>,
+        is_kept: bool,
+    ) -> Result<Outcome, Error> {
+        let kept = is_kept.then_some(&known.plan);
+        let ran = self.run_statement(session, &known.statement, &known.sql, parameters, kept);
+        ran.await.map_err(|error| moved(error, known.start))
+    }
+
     /// Plans one statement with `$1`, `$2`, … in it.
     pub async fn prepare(&self, session: &Session, sql: &str) -> Result<Prepared, Error> {
-        let mut parts = statement::parse(session, sql)?;
-        if parts.len() > 1 {
-            return Err(Error::new(
-                sqlstate::SYNTAX_ERROR,
-                "a prepared statement is one statement, not several",
-            ));
-        }
-        let parsed = parts.pop().unwrap_or(Parsed {
-            statement: Statement::Empty,
-            sql: String::new(),
-            start: 0,
-            parameters: 0,
-        });
+        let parsed = match self.known(session, sql) {
+            Some(known) => known,
+            None => {
+                let known = Arc::new(Known::new(only(statement::parse(session, sql)?)?));
+                self.keep(session, sql, &known);
+                known
+            }
+        };
+        let moved = |error: Error, parsed: &Known| moved(error, parsed.start);
         let (parameter_types, schema) = match &parsed.statement {
             Statement::Sql(plain) | Statement::Insert(plain) => {
-                let versions = self.versions(&plain.versions).await;
-                let versions = versions.map_err(|error| moved(error, &parsed))?;
-                let state = self.pinned_for(session, &parsed.sql, versions);
-                let plan = self
-                    .plan(&state, &plain.ast, &parsed.sql)
-                    .await
-                    .map_err(|error| moved(error, &parsed))?;
-                let types_of = |plan: &LogicalPlan| {
-                    let types = plan.get_parameter_types();
-                    types.map_err(|error| Error::from_datafusion(error, &parsed.sql, &[]))
-                };
-                let mut types = types_of(&plan)?;
-                if let Some(as_of) = &plain.as_of {
-                    let moment = self.plan_moment(as_of).await;
-                    let moment = moment.map_err(|error| moved(error, &parsed))?;
-                    types.extend(types_of(&moment)?);
-                }
-                let is_query = matches!(parsed.statement, Statement::Sql(_)) && returns_rows(&plan);
-                let schema = if is_query {
-                    crate::names::shown_schema(plan.schema().inner())
-                } else {
-                    Arc::new(Schema::empty())
-                };
-                (by_number(types, parsed.parameters), schema)
+                let described = self.described(session, plain, &parsed).await;
+                described.map_err(|error| moved(error, &parsed))?
             }
             Statement::Erase(erase) => {
                 let types = self.erase_parameters(erase, &parsed.sql).await;
@@ -469,11 +481,11 @@ impl Database {
             _ => (Vec::new(), Arc::new(Schema::empty())),
         };
         Ok(Prepared {
-            sql: parsed.sql,
+            sql: parsed.sql.clone(),
             parameters: parsed.parameters,
             parameter_types,
             schema,
-            statement: Arc::new(parsed.statement),
+            known: parsed,
         })
     }
 
@@ -484,16 +496,18 @@ impl Database {
         prepared: &Prepared,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
-        let (statement, sql) = (&prepared.statement, &prepared.sql);
-        if let Statement::Sql(plain) = statement.as_ref() {
+        let (known, sql) = (&prepared.known, &prepared.sql);
+        if let Statement::Sql(plain) = &known.statement {
             if let Some(transaction) = &session.transaction {
-                transaction.check(statement)?;
+                transaction.check(&known.statement)?;
             }
+            let (columns, kept) = (Some(&prepared.schema), Some(&known.plan));
             return self
-                .query(session, plain, sql, parameters, Some(prepared))
+                .query(session, plain, sql, parameters, columns, kept)
                 .await;
         }
-        self.run_statement(session, statement, sql, parameters)
+        let kept = Some(&known.plan);
+        self.run_statement(session, &known.statement, sql, parameters, kept)
             .await
     }
 
@@ -521,6 +535,7 @@ impl Database {
         statement: &Statement,
         sql: &str,
         parameters: Vec<ScalarValue>,
+        kept: Option<&Slot>,
     ) -> Result<Outcome, Error> {
         if let Some(transaction) = &session.transaction {
             transaction.check(statement)?;
@@ -570,9 +585,12 @@ impl Database {
             Statement::Backup(target) => self.backup(target).await,
             Statement::SetRetention(alter) => self.set_retention(alter, sql).await,
             Statement::CompactStream(name) => self.compact(name, sql).await,
-            Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
+            Statement::Insert(plain) => self.insert(session, plain, sql, parameters, kept).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,
-            Statement::Sql(plain) => self.query(session, plain, sql, parameters, None).await,
+            Statement::Sql(plain) => {
+                self.query(session, plain, sql, parameters, None, kept)
+                    .await
+            }
         }
     }
 
@@ -608,9 +626,37 @@ pub(crate) fn names_system_column(sql: &str) -> bool {
         .any(|column| find_word(sql, column.name()).is_some())
 }
 
-fn moved(mut error: Error, parsed: &Parsed) -> Error {
-    error.position = error.position.map(|position| position + parsed.start);
+fn moved(mut error: Error, start: usize) -> Error {
+    error.position = error.position.map(|position| position + start);
     error
+}
+
+impl Known {
+    fn new(parsed: Parsed) -> Known {
+        Known {
+            statement: parsed.statement,
+            sql: parsed.sql,
+            start: parsed.start,
+            parameters: parsed.parameters,
+            plan: Slot::default(),
+        }
+    }
+}
+
+/// The statement of a text that holds one, or none.
+fn only(mut parts: Vec<Parsed>) -> Result<Parsed, Error> {
+    if parts.len() > 1 {
+        return Err(Error::new(
+            sqlstate::SYNTAX_ERROR,
+            "a prepared statement is one statement, not several",
+        ));
+    }
+    Ok(parts.pop().unwrap_or(Parsed {
+        statement: Statement::Empty,
+        sql: String::new(),
+        start: 0,
+        parameters: 0,
+    }))
 }
 
 fn done(tag: &str) -> Outcome {
