@@ -309,6 +309,9 @@ pub struct Audit {
     /// Audit every view
     #[arg(long, group = "what")]
     pub all: bool,
+    /// Of views that are served approximately (speed_as): all figures of how far off they are, by key
+    #[arg(long, conflicts_with = "all")]
+    pub drift: bool,
 }
 
 #[derive(Debug, Args)]

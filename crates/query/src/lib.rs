@@ -14,6 +14,7 @@ mod create;
 mod database;
 mod depth;
 mod diff;
+mod drift;
 mod erase;
 mod error;
 mod evolve;

@@ -152,6 +152,29 @@ impl Pinned {
         }
     }
 
+    /// The same as if there had been no records before `from`.
+    pub fn since(&self, from: Frontiers) -> Pinned {
+        Pinned {
+            views: Arc::clone(&self.views),
+            runs: Arc::clone(&self.runs),
+            streams: self.streams.clone(),
+            tail: Arc::clone(&self.tail),
+            own: self.own.clone(),
+            looks_back: self.looks_back,
+            begin: Some(from),
+            count: self.count.clone(),
+        }
+    }
+
+    /// True if there are records that the last batch of `view` does not cover.
+    pub fn is_past_batch(&self, view: &RecomputedView) -> bool {
+        let heads = self.heads();
+        let streams = view.plan().streams.iter();
+        let mut streams = streams.map(|stream| stream.id);
+        view.batch_frontier()
+            .is_some_and(|batch| streams.any(|id| heads.of(id).since(&batch.of(id)) > 0))
+    }
+
     /// The same as if there had been no records before `from`, and none after `to`. What is read is counted.
     pub fn stretch(&self, from: Frontiers, to: Frontiers, count: Count) -> Pinned {
         Pinned {

@@ -197,6 +197,9 @@ pub fn identity(table: &dyn TableProvider) -> Option<Identity> {
     if let Some(view) = table.downcast_ref::<RecomputedTable>() {
         return Some(Identity::View(view.view.definition().directory()));
     }
+    if let Some(view) = table.downcast_ref::<SpeedTable>() {
+        return Some(Identity::View(view.batch.view.definition().directory()));
+    }
     table
         .downcast_ref::<SystemTable>()
         .map(|_| Identity::System)
@@ -204,16 +207,30 @@ pub fn identity(table: &dyn TableProvider) -> Option<Identity> {
 
 /// A view as a table at `pinned`.
 pub fn view_table(served: &Served, pinned: &Arc<Pinned>) -> Arc<dyn TableProvider> {
-    let pinned = pinned.seen_by(served);
+    let seen = pinned.seen_by(served);
     match served {
         Served::Kept(view) => Arc::new(KeptTable {
             view: Arc::clone(view),
-            pinned,
+            pinned: seen,
         }),
-        Served::Recomputed(view) => Arc::new(RecomputedTable {
-            view: Arc::clone(view),
-            pinned,
-        }),
+        Served::Recomputed(view) => {
+            let exact = RecomputedTable {
+                view: Arc::clone(view),
+                pinned: seen,
+            };
+            match (&view.plan().speed, view.batch_frontier()) {
+                (Some(speed), Some(batch))
+                    if !pinned.looks_back() && pinned.is_past_batch(view) =>
+                {
+                    Arc::new(SpeedTable {
+                        speed: speed.clone(),
+                        since: Arc::new(pinned.since(batch.clone())),
+                        batch: Arc::new(exact),
+                    })
+                }
+                _ => Arc::new(exact),
+            }
+        }
     }
 }
 
@@ -466,6 +483,59 @@ impl TableProvider for RecomputedTable {
             // Too many rows to keep: they are made again, as the reader takes them.
             None => projected(reset_plan_states(plan)?, &self.schema(), projection),
         }
+    }
+}
+
+/// A view that is brought up to the head approximately, from the rows of its last batch.
+struct SpeedTable {
+    speed: Planned,
+    /// The records after the batch.
+    since: Arc<Pinned>,
+    batch: Arc<RecomputedTable>,
+}
+
+impl std::fmt::Debug for SpeedTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpeedTable")
+            .field("view", &self.batch.view.definition().name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for SpeedTable {
+    fn schema(&self) -> SchemaRef {
+        self.batch.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        Some(&self.batch.view.definition().sql)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let table = |source: Source| -> Result<Arc<dyn TableProvider>> {
+            match source {
+                // It knows no other view.
+                Source::View(_) => Ok(Arc::clone(&self.batch) as Arc<dyn TableProvider>),
+                stream => self.since.records(stream),
+            }
+        };
+        let plan = match &self.speed {
+            Planned::Kept(plan) => plan.from_scratch(&table).map_err(view_error)?,
+            Planned::Recomputed(plan) => plan.from_scratch(&table)?,
+        };
+        let plan = session_state(state)?.create_physical_plan(&plan).await?;
+        projected(plan, &self.schema(), projection)
     }
 }
 

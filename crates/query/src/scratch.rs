@@ -17,7 +17,7 @@ use lambic_view::{Planned, Source};
 
 use crate::{
     pinned::{Pinned, view_error},
-    provider::{projected, session_state},
+    provider::{projected, session_state, view_table},
 };
 
 /// The rows at `pinned`.
@@ -42,6 +42,10 @@ fn plan(planned: &Planned, pinned: &Arc<Pinned>) -> Result<LogicalPlan> {
                 let served = pinned.views.get(name).cloned();
                 let served =
                     served.ok_or_else(|| plan_datafusion_err!("table '{name}' not found"))?;
+                // What is served approximately is what it is for those that select from it.
+                if served.is_approximate() && !pinned.looks_back() {
+                    return Ok(view_table(&served, pinned));
+                }
                 Ok(Arc::new(Scratch {
                     pinned: pinned.seen_by(&served),
                     planned: served.planned(),

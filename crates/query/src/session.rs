@@ -123,9 +123,10 @@ pub struct ViewInfo {
     pub class: String,
     pub sql: String,
     pub batch_every: Option<String>,
-    /// `now`: every acknowledged record is served. `batch`: those up to the batch frontier.
+    /// `now`: every acknowledged record is served. `batch`: those up to the batch frontier. `approximate`: those after it
+    /// are served by `speed_as`.
     pub freshness: String,
-    /// How long the oldest record that is not served yet has waited; only where freshness is `batch`.
+    /// How long the oldest record that is not served yet has waited; only where freshness is not `now`.
     pub age_ms: Option<u64>,
     /// Columns of the view that together are its key, if lookups by key are possible.
     pub key: Vec<String>,

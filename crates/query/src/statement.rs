@@ -56,6 +56,8 @@ pub enum Statement {
     Replay(Box<Replay>),
     /// `None`: all views.
     Audit(Option<String>),
+    /// How far a view is from its `SELECT` that is served approximately.
+    Drift(String),
     ExplainView(String),
     Erase(Box<Erase>),
     /// To a folder or URL.
@@ -319,9 +321,13 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["REPLAY", "MATERIALIZED", "VIEW", ..] => replay::parse(part),
         ["REPLAY", ..] => Err(syntax(replay::EXPECTED, 1)),
         ["AUDIT", "ALL"] => Ok(Statement::Audit(None)),
+        ["AUDIT", "MATERIALIZED", "VIEW", .., "WITH", "(", "DRIFT", ")"] => {
+            let words = &words[..words.len() - 4];
+            Ok(Statement::Drift(named(words, 3)?))
+        }
         ["AUDIT", "MATERIALIZED", "VIEW", ..] => Ok(Statement::Audit(Some(named(&words, 3)?))),
         ["AUDIT", ..] => Err(syntax(
-            "AUDIT MATERIALIZED VIEW name, or AUDIT ALL, is expected",
+            "AUDIT MATERIALIZED VIEW name [WITH (drift)], or AUDIT ALL, is expected",
             1,
         )),
         ["EXPLAIN", "MATERIALIZED", "VIEW", ..] => Ok(Statement::ExplainView(named(&words, 3)?)),
@@ -566,8 +572,8 @@ mod tests {
         check("drop stream if exists s", expect!["DropStream@0"]);
         check("drop materialized view v", expect!["DropView@0"]);
         check(
-            "audit all; audit materialized view public.v",
-            expect!["Audit@0 Audit@11"],
+            "audit all; audit materialized view public.v; audit materialized view v with (drift)",
+            expect!["Audit@0 Audit@11 Drift@45"],
         );
         check(
             "diff materialized view v; diff materialized view public.v version 1 with version 2",

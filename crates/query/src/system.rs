@@ -489,7 +489,10 @@ fn broken_info(definition: &Definition) -> ViewInfo {
         class: "broken".to_owned(),
         sql: definition.sql.clone(),
         batch_every: Some(definition.batch_every_text()),
-        freshness: definition.freshness.name().to_owned(),
+        freshness: match definition.speed_as {
+            Some(_) => "approximate".to_owned(),
+            None => definition.freshness.name().to_owned(),
+        },
         age_ms: None,
         key: Vec::new(),
         batch_frontier: String::new(),

@@ -307,6 +307,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::Sql(_)
         | Statement::Subscribe(_)
         | Statement::Audit(_)
+        | Statement::Drift(_)
         | Statement::Diff(_)
         | Statement::Replay(_)
         | Statement::ExplainView(_)

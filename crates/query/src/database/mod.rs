@@ -23,6 +23,7 @@ mod replay;
 mod retention;
 mod rollback;
 mod select;
+mod speed;
 mod subscribe;
 mod transaction;
 mod version;
@@ -342,8 +343,17 @@ impl Database {
         let streams: Vec<_> = streams.iter().map(|one| definition.stream(one)).collect();
         let views = self.view_sources();
         let (sql, float_sums) = (&definition.sql, definition.float_sums);
-        self.plan_over(sql, functions, float_sums, &streams, &views)
-            .await
+        let planned = self.plan_over(sql, functions, float_sums, &streams, &views);
+        let (name, speed_as) = (definition.name.as_str(), definition.speed_as.as_ref());
+        self.with_speed(
+            planned.await?,
+            name,
+            speed_as,
+            functions,
+            float_sums,
+            &streams,
+        )
+        .await
     }
 
     fn view_sources(&self) -> Vec<ViewSource> {
@@ -473,6 +483,7 @@ impl Database {
                 (by_number(types, parsed.parameters), schema)
             }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
+            Statement::Drift(_) => (Vec::new(), crate::drift::schema()),
             Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
             Statement::ExplainView(_) | Statement::Backup(_) | Statement::CompactStream(_) => {
                 (Vec::new(), explain::schema())
@@ -580,6 +591,7 @@ impl Database {
             Statement::Diff(diff) => self.diff(diff, sql).await,
             Statement::Replay(replay) => self.replay(replay, sql, &parameters).await,
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
+            Statement::Drift(name) => self.drift(name, sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Backup(target) => self.backup(target).await,
