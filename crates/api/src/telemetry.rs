@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::Services;
@@ -90,6 +90,26 @@ fn describe() {
         Unit::Count,
         "clients that follow the changes of a view"
     );
+    describe_counter!(
+        "lambic_sql_plans_made_total",
+        Unit::Count,
+        "statements that were planned"
+    );
+    describe_counter!(
+        "lambic_sql_plans_reused_total",
+        Unit::Count,
+        "executions of statements that took a kept plan"
+    );
+    describe_counter!(
+        "lambic_sql_plans_stale_total",
+        Unit::Count,
+        "kept plans given up because what they read had changed"
+    );
+    describe_gauge!(
+        "lambic_sql_texts",
+        Unit::Count,
+        "texts whose plans are kept, beside those of prepared statements"
+    );
     describe_gauge!("lambic_log_bytes", Unit::Bytes, "size of the log on disk");
     describe_gauge!(
         "lambic_http_connections",
@@ -132,6 +152,11 @@ fn describe() {
 pub fn render(services: &Services) -> Option<String> {
     let recorder = recorder()?;
     gauge!("lambic_log_bytes").set(services.log.bytes() as f64);
+    let plans = services.database.plan_counts();
+    counter!("lambic_sql_plans_made_total").absolute(plans.made);
+    counter!("lambic_sql_plans_reused_total").absolute(plans.reused);
+    counter!("lambic_sql_plans_stale_total").absolute(plans.stale);
+    gauge!("lambic_sql_texts").set(plans.texts as f64);
     let snapshot = services.log.snapshot();
     for stream in services.database.streams() {
         let records = snapshot.head(stream.id).records();

@@ -59,6 +59,8 @@ pub enum Command {
     Batch(Batch),
     /// Recompute views from scratch and compare with what is served
     Audit(Audit),
+    /// Run a stretch of history through a version of a view, or a SELECT that is not deployed; nothing served changes
+    Replay(Replay),
     /// List, show, deploy, invoke or delete functions, or read their logs
     #[command(subcommand)]
     Function(Function),
@@ -307,6 +309,64 @@ pub struct Audit {
     /// Audit every view
     #[arg(long, group = "what")]
     pub all: bool,
+    /// Of views that are served approximately (speed_as): all figures of how far off they are, by key
+    #[arg(long, conflicts_with = "all")]
+    pub drift: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(disable_version_flag = true)]
+pub struct Replay {
+    /// The view; `lambic view list` shows what there is
+    pub view: String,
+    /// Begin after this moment: a time, or a frontier such as visits@0:1200 [default: the first record]
+    #[arg(long, value_name = "MOMENT")]
+    pub from: Option<String>,
+    /// End with this moment: a time, or a frontier [default: the newest record]
+    #[arg(long, value_name = "MOMENT")]
+    pub to: Option<String>,
+    /// Go through this version [default: the served one]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "sql")]
+    pub version: Option<u32>,
+    /// Go through the SELECT or CREATE MATERIALIZED VIEW in this file, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub sql: Option<PathBuf>,
+    /// Show what changes after every step: '1000 records', 15m, 1h
+    #[arg(long, value_name = "STEP")]
+    pub step: Option<String>,
+    /// After every step show all rows, not what came and went
+    #[arg(long, requires = "step")]
+    pub rows: bool,
+    /// Compare with the served version over the same stretch
+    #[arg(long, conflicts_with = "step")]
+    pub diff: bool,
+    /// How fast steps come, measured by when their records were appended: 1x, 60x, max
+    #[arg(long, value_name = "SPEED", default_value = "max", requires = "step")]
+    pub speed: Speed,
+    /// Answer in CSV
+    #[arg(long)]
+    pub csv: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Speed {
+    Max,
+    /// So many times as fast as it was.
+    Times(f64),
+}
+
+impl std::str::FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Speed, String> {
+        if text == "max" {
+            return Ok(Speed::Max);
+        }
+        match text.trim_end_matches('x').parse::<f64>() {
+            Ok(times) if (0.001..=1e9).contains(&times) => Ok(Speed::Times(times)),
+            _ => Err("a speed is 1x, 60x (0.001x to 1000000000x), or max".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

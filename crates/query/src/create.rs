@@ -15,7 +15,7 @@ use datafusion::{
     },
 };
 use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
-use lambic_view::{Freshness, aggregate::FloatSums, definition::NEVER};
+use lambic_view::{Freshness, SpeedAs, aggregate::FloatSums, definition::NEVER};
 
 use crate::{
     Error, Retention, closest,
@@ -37,7 +37,14 @@ const STREAM_OPTIONS: [&str; 6] = [
     retention::AGE,
     retention::BYTES,
 ];
-const VIEW_OPTIONS: [&str; 4] = ["batch_every", "expect", "float_sums", "freshness"];
+const VIEW_OPTIONS: [&str; 6] = [
+    "batch_every",
+    "expect",
+    "float_sums",
+    "freshness",
+    "speed_as",
+    "speed_key",
+];
 
 /// Translates declared types; it knows no tables.
 struct Types(ConfigOptions);
@@ -357,6 +364,8 @@ pub struct ViewDeclaration {
     pub expects_no_rows: bool,
     pub float_sums: FloatSums,
     pub freshness: Freshness,
+    /// With an empty key if none was named.
+    pub speed_as: Option<SpeedAs>,
     pub query: String,
 }
 
@@ -387,14 +396,31 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
     let mut batch_every = BATCH_EVERY;
     let mut expects_no_rows = false;
     let mut float_sums = FloatSums::default();
-    let mut freshness = Freshness::default();
+    let mut freshness = None;
+    let (mut speed_as, mut speed_key) = (None, None);
     for (key, value) in settings(options, sql, &VIEW_OPTIONS)? {
         match key.as_str() {
             "batch_every" => batch_every = interval(&value, sql)?,
             "expect" => expects_no_rows = expected(&value, sql)?,
             "float_sums" => float_sums = sums(&value, sql)?,
-            _ => freshness = freshness_of(&value, sql)?,
+            "speed_as" => speed_as = Some(value.trim().trim_end_matches(';').to_owned()),
+            "speed_key" => speed_key = Some(value),
+            _ => freshness = Some(freshness_of(&value, sql)?),
         }
+    }
+    let speed_as = speed(speed_as, speed_key, freshness, sql)?;
+    let freshness = match &speed_as {
+        // Its rows are those of the last batch, brought up to the head by another way.
+        Some(_) => Freshness::Batch,
+        None => freshness.unwrap_or_default(),
+    };
+    if batch_every == NEVER && speed_as.is_some() {
+        return Err(Error::new(
+            sqlstate::INVALID_PARAMETER,
+            "a view with speed_as needs batches: what it serves goes on from the rows of the last one",
+        )
+        .with_position(find_word(sql, "batch_every"))
+        .with_hint("give batch_every a duration"));
     }
     if batch_every == NEVER && freshness == Freshness::Batch {
         return Err(Error::new(
@@ -410,8 +436,40 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
         expects_no_rows,
         float_sums,
         freshness,
+        speed_as,
         query: select_text(view, sql),
     })
+}
+
+fn speed(
+    select: Option<String>,
+    key: Option<String>,
+    freshness: Option<Freshness>,
+    sql: &str,
+) -> Result<Option<SpeedAs>, Error> {
+    let wrong = |option: &str, message: &str| {
+        Error::new(sqlstate::INVALID_PARAMETER, message).with_position(find_word(sql, option))
+    };
+    match (select, key, freshness) {
+        (None, None, _) => Ok(None),
+        (None, Some(_), _) => Err(wrong(
+            "speed_key",
+            "speed_key tells rows apart where speed_as is approximate, and there is no speed_as",
+        )),
+        (Some(_), _, Some(_)) => Err(wrong(
+            "freshness",
+            "speed_as and freshness exclude each other: a view with speed_as is served up to the head, approximately",
+        )
+        .with_hint("leave one of them out")),
+        (Some(select), key, None) => {
+            let key = key.unwrap_or_default();
+            let names = key.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Ok(Some(SpeedAs {
+                sql: select,
+                key: names.map(str::to_owned).collect(),
+            }))
+        }
+    }
 }
 
 fn interval(value: &str, sql: &str) -> Result<Duration, Error> {
@@ -520,6 +578,7 @@ pub fn settings(
         let text = match value {
             Expr::Value(value) => match &value.value {
                 Value::SingleQuotedString(text) => text.clone(),
+                Value::DollarQuotedString(text) => text.value.clone(),
                 Value::Number(number, _) => number.clone(),
                 other => other.to_string(),
             },

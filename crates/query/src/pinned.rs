@@ -20,6 +20,7 @@ use lambic_view::{Freshness, KeyRange, Run, Source, TableOf, ViewPlan, tail::Tai
 
 use crate::{
     as_of,
+    counted::{Count, Counted},
     pending::{Own, OwnTail, Pending},
     provider::{Sources, view_table},
 };
@@ -37,6 +38,10 @@ pub struct Pinned {
     own: Option<Arc<Own>>,
     /// True if it stands before the head, where only those streams are known that the statement was said to read.
     looks_back: bool,
+    /// Where it begins, if not with the first records.
+    begin: Option<Frontiers>,
+    /// Counts the records of streams that are read.
+    count: Option<Count>,
 }
 
 fn address(view: &Arc<ServedView>) -> usize {
@@ -74,6 +79,8 @@ impl Pinned {
             streams,
             own: None,
             looks_back: false,
+            begin: None,
+            count: None,
         }
     }
 
@@ -87,6 +94,8 @@ impl Pinned {
             tail: Arc::clone(&self.tail),
             own: Some(own),
             looks_back: self.looks_back,
+            begin: self.begin.clone(),
+            count: self.count.clone(),
         }
     }
 
@@ -138,6 +147,40 @@ impl Pinned {
             tail: Arc::clone(&self.tail),
             own: None,
             looks_back: true,
+            begin: self.begin.clone(),
+            count: self.count.clone(),
+        }
+    }
+
+    /// The same as if there had been no records before `from`.
+    pub fn since(&self, from: Frontiers) -> Pinned {
+        Pinned {
+            views: Arc::clone(&self.views),
+            runs: Arc::clone(&self.runs),
+            streams: self.streams.clone(),
+            tail: Arc::clone(&self.tail),
+            own: self.own.clone(),
+            looks_back: self.looks_back,
+            begin: Some(from),
+            count: self.count.clone(),
+        }
+    }
+
+    /// True if there are records that the last batch of `view` does not cover.
+    pub fn is_past_batch(&self, view: &RecomputedView) -> bool {
+        let heads = self.heads();
+        let streams = view.plan().streams.iter();
+        let mut streams = streams.map(|stream| stream.id);
+        view.batch_frontier()
+            .is_some_and(|batch| streams.any(|id| heads.of(id).since(&batch.of(id)) > 0))
+    }
+
+    /// The same as if there had been no records before `from`, and none after `to`. What is read is counted.
+    pub fn stretch(&self, from: Frontiers, to: Frontiers, count: Count) -> Pinned {
+        Pinned {
+            begin: Some(from),
+            count: Some(count),
+            ..self.back_to(to)
         }
     }
 
@@ -192,7 +235,9 @@ impl Pinned {
     /// True if the runs and what follows them in the pinned log make up the view.
     fn are_current(&self, view: &ServedView, runs: &RunSet) -> bool {
         let log = self.streams.log();
-        !view.is_outdated(runs, &log.erasures())
+        // States do not tell apart the records that they are of.
+        self.begin.is_none()
+            && !view.is_outdated(runs, &log.erasures())
             && self.tail_is_there(view.plan(), runs)
             && !self.joins_own(view.plan())
     }
@@ -340,11 +385,21 @@ impl Pinned {
 
     /// The stream with its system columns.
     pub fn stream(&self, stream: &Arc<Stream>) -> Result<Arc<dyn TableProvider>> {
-        let table = self.streams.table(stream);
-        match &self.own {
-            Some(own) => own.table(table, stream),
-            None => Ok(Arc::new(table)),
-        }
+        let table = match &self.begin {
+            Some(begin) => self.streams.table_since(stream, begin.of(stream.id)),
+            None => self.streams.table(stream),
+        };
+        let table: Arc<dyn TableProvider> = match &self.own {
+            Some(own) => own.table(table, stream)?,
+            None => Arc::new(table),
+        };
+        Ok(match &self.count {
+            Some(count) => Arc::new(Counted {
+                table,
+                count: Arc::clone(count),
+            }),
+            None => table,
+        })
     }
 
     /// The table of a stream, for plans that read nothing else.
@@ -366,6 +421,9 @@ impl Pinned {
     /// What the rows of `view` would stand for; `None` if records that are not committed are among them, which are
     /// nobody else's to see.
     pub fn standing(&self, view: &RecomputedView) -> Option<Standing> {
+        if self.begin.is_some() {
+            return None;
+        }
         if let Some(own) = &self.own
             && view.plan().streams.iter().any(|stream| own.has(stream.id))
         {

@@ -1,7 +1,7 @@
 //! Streams and views as tables, read at the frontier that the statement is pinned to.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
 };
 
@@ -21,14 +21,17 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use lambic_dataset::{Pin, Reader};
-use lambic_model::{Frontier, Stream, StreamId};
+use lambic_model::{Frontier, SchemaVersion, Stream, StreamId};
 use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving, Standing};
-use lambic_view::{Source, tail::TailSource};
+use lambic_view::{Planned, Source, tail::TailSource};
 
 use crate::{
     BackupInfo, Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
     pinned::{Pinned, view_error},
+    replay::Replays,
+    scratch::Scratch,
     system::SystemTable,
+    version,
 };
 
 /// The log's newest records as a pin has them.
@@ -47,6 +50,7 @@ pub struct Sources {
     pub lifecycle: Arc<RwLock<Option<Arc<dyn Lifecycle>>>>,
     /// Counts the changes of streams that views were planned anew for.
     pub altered: Arc<AtomicU64>,
+    pub replays: Replays,
 }
 
 impl Sources {
@@ -90,6 +94,9 @@ impl Sources {
     }
 }
 
+/// Versions of views that a statement names, by what they are called as tables.
+pub type Versions = Arc<BTreeMap<String, Planned>>;
+
 /// The schema `public`.
 pub struct Public {
     pub sources: Sources,
@@ -97,6 +104,7 @@ pub struct Public {
     pub with_system: bool,
     /// The statement's; without one, every table is pinned when it is asked for.
     pub pinned: Option<Arc<Pinned>>,
+    pub versions: Versions,
 }
 
 impl std::fmt::Debug for Public {
@@ -133,6 +141,9 @@ impl SchemaProvider for Public {
         if let Some(served) = pinned.views.get(name) {
             return Ok(Some(view_table(served, &pinned)));
         }
+        if let Some(planned) = self.versions.get(name) {
+            return Ok(Some(version_table(name, planned, &pinned)));
+        }
         let stream = self.sources.catalog().stream(name).cloned();
         if let Some(stream) = stream {
             return Ok(Some(Arc::new(PinnedStream {
@@ -158,18 +169,80 @@ impl SchemaProvider for Public {
     }
 }
 
+/// What a name meant when a plan was made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Identity {
+    Stream {
+        id: StreamId,
+        columns: SchemaVersion,
+        with_system: bool,
+    },
+    /// Where the version's files live.
+    View(String),
+    System,
+}
+
+/// `None` of tables that may mean something else the next time.
+pub fn identity(table: &dyn TableProvider) -> Option<Identity> {
+    if let Some(stream) = table.downcast_ref::<PinnedStream>() {
+        return Some(Identity::Stream {
+            id: stream.stream.id,
+            columns: stream.stream.schema_version(),
+            with_system: stream.with_system,
+        });
+    }
+    if let Some(view) = table.downcast_ref::<KeptTable>() {
+        return Some(Identity::View(view.view.definition().directory()));
+    }
+    if let Some(view) = table.downcast_ref::<RecomputedTable>() {
+        return Some(Identity::View(view.view.definition().directory()));
+    }
+    if let Some(view) = table.downcast_ref::<SpeedTable>() {
+        return Some(Identity::View(view.batch.view.definition().directory()));
+    }
+    table
+        .downcast_ref::<SystemTable>()
+        .map(|_| Identity::System)
+}
+
 /// A view as a table at `pinned`.
 pub fn view_table(served: &Served, pinned: &Arc<Pinned>) -> Arc<dyn TableProvider> {
-    let pinned = pinned.seen_by(served);
+    let seen = pinned.seen_by(served);
     match served {
         Served::Kept(view) => Arc::new(KeptTable {
             view: Arc::clone(view),
-            pinned,
+            pinned: seen,
         }),
-        Served::Recomputed(view) => Arc::new(RecomputedTable {
-            view: Arc::clone(view),
-            pinned,
-        }),
+        Served::Recomputed(view) => {
+            let exact = RecomputedTable {
+                view: Arc::clone(view),
+                pinned: seen,
+            };
+            match (&view.plan().speed, view.batch_frontier()) {
+                (Some(speed), Some(batch))
+                    if !pinned.looks_back() && pinned.is_past_batch(view) =>
+                {
+                    Arc::new(SpeedTable {
+                        speed: speed.clone(),
+                        since: Arc::new(pinned.since(batch.clone())),
+                        batch: Arc::new(exact),
+                    })
+                }
+                _ => Arc::new(exact),
+            }
+        }
+    }
+}
+
+/// A version of a view: as it is served, or from the records if it is not.
+fn version_table(name: &str, planned: &Planned, pinned: &Arc<Pinned>) -> Arc<dyn TableProvider> {
+    let served = version::of_table_name(name).and_then(|(view, number)| {
+        let served = pinned.views.get(view)?;
+        (served.definition().version.0 == number).then_some(served)
+    });
+    match served {
+        Some(served) => view_table(served, pinned),
+        None => Arc::new(Scratch::new(planned.clone(), Arc::clone(pinned))),
     }
 }
 
@@ -413,8 +486,61 @@ impl TableProvider for RecomputedTable {
     }
 }
 
+/// A view that is brought up to the head approximately, from the rows of its last batch.
+struct SpeedTable {
+    speed: Planned,
+    /// The records after the batch.
+    since: Arc<Pinned>,
+    batch: Arc<RecomputedTable>,
+}
+
+impl std::fmt::Debug for SpeedTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpeedTable")
+            .field("view", &self.batch.view.definition().name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for SpeedTable {
+    fn schema(&self) -> SchemaRef {
+        self.batch.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        Some(&self.batch.view.definition().sql)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let table = |source: Source| -> Result<Arc<dyn TableProvider>> {
+            match source {
+                // It knows no other view.
+                Source::View(_) => Ok(Arc::clone(&self.batch) as Arc<dyn TableProvider>),
+                stream => self.since.records(stream),
+            }
+        };
+        let plan = match &self.speed {
+            Planned::Kept(plan) => plan.from_scratch(&table).map_err(view_error)?,
+            Planned::Recomputed(plan) => plan.from_scratch(&table)?,
+        };
+        let plan = session_state(state)?.create_physical_plan(&plan).await?;
+        projected(plan, &self.schema(), projection)
+    }
+}
+
 /// The plan's columns that `projection` asks for, under the names of `schema`.
-fn projected(
+pub(crate) fn projected(
     plan: Arc<dyn ExecutionPlan>,
     schema: &SchemaRef,
     projection: Option<&Vec<usize>>,

@@ -11,7 +11,7 @@ use datafusion::{
     sql::sqlparser::{ast, parser::ParserError},
 };
 
-use crate::Transaction;
+use crate::{Transaction, kept::Slot, statement::Statement};
 
 /// One client's standing.
 #[derive(Clone)]
@@ -56,13 +56,24 @@ pub struct Prepared {
     pub parameter_types: Vec<Option<DataType>>,
     /// The columns of the answer; empty if there are none.
     pub schema: SchemaRef,
-    pub(crate) statement: Arc<crate::statement::Statement>,
+    pub(crate) known: Arc<Known>,
+}
+
+/// A statement that was parsed, and its plan if that is kept.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub statement: Statement,
+    pub sql: String,
+    /// Where it starts in what the client sent, in characters.
+    pub start: usize,
+    pub parameters: usize,
+    pub plan: Slot,
 }
 
 impl Prepared {
     /// True if its rows have no end.
     pub fn is_endless(&self) -> bool {
-        matches!(*self.statement, crate::statement::Statement::Subscribe(_))
+        matches!(self.known.statement, Statement::Subscribe(_))
     }
 }
 
@@ -116,9 +127,10 @@ pub struct ViewInfo {
     pub class: String,
     pub sql: String,
     pub batch_every: Option<String>,
-    /// `now`: every acknowledged record is served. `batch`: those up to the batch frontier.
+    /// `now`: every acknowledged record is served. `batch`: those up to the batch frontier. `approximate`: those after it
+    /// are served by `speed_as`.
     pub freshness: String,
-    /// How long the oldest record that is not served yet has waited; only where freshness is `batch`.
+    /// How long the oldest record that is not served yet has waited; only where freshness is not `now`.
     pub age_ms: Option<u64>,
     /// Columns of the view that together are its key, if lookups by key are possible.
     pub key: Vec<String>,

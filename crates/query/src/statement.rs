@@ -1,6 +1,8 @@
 //! What a piece of SQL asks for: our own statements, or plain SQL.
 
 mod diff;
+mod reader;
+mod replay;
 mod set_retention;
 mod subscribe;
 
@@ -17,12 +19,13 @@ use datafusion::sql::sqlparser::{
 use lambic_view::{place::Places, postgres, window};
 
 pub use diff::{Compared, Diff};
+pub use replay::{Replay, Through};
 pub use subscribe::{Subscribe, Subscribed};
 
 use crate::{
     AsOf, Error, Session, as_of, depth,
     erase::{self, Erase},
-    message, names, sqlstate,
+    message, names, sqlstate, version,
 };
 
 /// One statement.
@@ -50,8 +53,11 @@ pub enum Statement {
         version: Option<u32>,
     },
     Diff(Box<Diff>),
+    Replay(Box<Replay>),
     /// `None`: all views.
     Audit(Option<String>),
+    /// How far a view is from its `SELECT` that is served approximately.
+    Drift(String),
     ExplainView(String),
     Erase(Box<Erase>),
     /// To a folder or URL.
@@ -80,6 +86,8 @@ pub struct SetRetention {
 pub struct Plain {
     pub ast: ast::Statement,
     pub as_of: Option<AsOf>,
+    /// Versions of views that it names.
+    pub versions: Vec<version::Named>,
 }
 
 /// A statement and where it starts in what the client sent, in characters.
@@ -257,6 +265,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             }
         }
         ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED", ..] => {
+            version::refuse(sql, &part.tokens, "a view follows what it selects from")?;
             let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
             if let Some(as_of) = as_of {
                 return Err(Error::new(
@@ -309,10 +318,16 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["REFRESH", ..] => Err(syntax("REFRESH MATERIALIZED VIEW name is expected", 1)),
         ["DIFF", "MATERIALIZED", "VIEW", ..] => diff::parse(part),
         ["DIFF", ..] => Err(syntax(diff::EXPECTED, 1)),
+        ["REPLAY", "MATERIALIZED", "VIEW", ..] => replay::parse(part),
+        ["REPLAY", ..] => Err(syntax(replay::EXPECTED, 1)),
         ["AUDIT", "ALL"] => Ok(Statement::Audit(None)),
+        ["AUDIT", "MATERIALIZED", "VIEW", .., "WITH", "(", "DRIFT", ")"] => {
+            let words = &words[..words.len() - 4];
+            Ok(Statement::Drift(named(words, 3)?))
+        }
         ["AUDIT", "MATERIALIZED", "VIEW", ..] => Ok(Statement::Audit(Some(named(&words, 3)?))),
         ["AUDIT", ..] => Err(syntax(
-            "AUDIT MATERIALIZED VIEW name, or AUDIT ALL, is expected",
+            "AUDIT MATERIALIZED VIEW name [WITH (drift)], or AUDIT ALL, is expected",
             1,
         )),
         ["EXPLAIN", "MATERIALIZED", "VIEW", ..] => Ok(Statement::ExplainView(named(&words, 3)?)),
@@ -322,10 +337,16 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["SUBSCRIBE", ..] => subscribe::parse(session, part),
         ["BACKUP", ..] => backup(part),
         ["INSERT", ..] => {
-            let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
+            let (text, versions) = version::named_in(sql, &part.tokens)?;
+            let (text, as_of) = as_of::taken_out(&text, &part.tokens)?;
             let mut ast = plain(&window::readable(&text), sql)?;
             postgres::adapt(&mut ast).map_err(|error| message::of_postgres(&error, sql))?;
-            Ok(Statement::Insert(Box::new(Plain { ast, as_of })))
+            version::call_by_view(&mut ast);
+            Ok(Statement::Insert(Box::new(Plain {
+                ast,
+                as_of,
+                versions,
+            })))
         }
         ["DELETE", ..] | ["TRUNCATE", ..] => Err(immutable().with_hint(format!(
             "ERASE FROM {} WHERE … takes records out for ever, with an entry in lambic_erasures; to correct one, append it anew and let a view take the latest of each key",
@@ -334,10 +355,18 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
         ["UPDATE", ..] => Err(immutable()
             .with_hint("append a record that corrects, and let a view take the latest of each key")),
         _ => {
-            let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
+            let (text, versions) = version::named_in(sql, &part.tokens)?;
+            let (text, as_of) = as_of::taken_out(&text, &part.tokens)?;
             Ok(match readable(session, &text, sql)? {
                 None => Statement::Empty,
-                Some(ast) => Statement::Sql(Box::new(Plain { ast, as_of })),
+                Some(mut ast) => {
+                    version::call_by_view(&mut ast);
+                    Statement::Sql(Box::new(Plain {
+                        ast,
+                        as_of,
+                        versions,
+                    }))
+                }
             })
         }
     }
@@ -543,12 +572,16 @@ mod tests {
         check("drop stream if exists s", expect!["DropStream@0"]);
         check("drop materialized view v", expect!["DropView@0"]);
         check(
-            "audit all; audit materialized view public.v",
-            expect!["Audit@0 Audit@11"],
+            "audit all; audit materialized view public.v; audit materialized view v with (drift)",
+            expect!["Audit@0 Audit@11 Drift@45"],
         );
         check(
             "diff materialized view v; diff materialized view public.v version 1 with version 2",
             expect!["Diff@0 Diff@26"],
+        );
+        check(
+            "replay materialized view v; replay materialized view public.v version 2 from offset 's@0:1' to timestamp (now()) with (step = '1h', show = 'rows'); replay materialized view v with (diff) as create materialized view v as select 1 from s",
+            expect!["Replay@0 Replay@28 Replay@148"],
         );
         check(
             "diff materialized view v as of offset 's@0:1' with create materialized view v as select 1 from s",
@@ -652,6 +685,63 @@ mod tests {
             ("subscribe v with (progress", "42601 at Some(19)"),
             ("subscribe v up to 5", "42601 at Some(13)"),
             ("subscribe other.v", "3F000"),
+        ] {
+            let refused = parse(&Session::default(), sql).unwrap_err();
+            let shown = format!("{} at {:?}", refused.sqlstate, refused.position);
+            assert!(shown.starts_with(message), "{sql}: {shown}: {refused}");
+        }
+    }
+
+    #[test]
+    fn replays_say_what_is_wrong_with_them() {
+        for (sql, message) in [
+            ("replay v", "42601 at Some(1)"),
+            ("replay materialized view", "42601 at Some(21)"),
+            ("replay materialized view v version x", "42601 at Some(36)"),
+            (
+                "replay materialized view v from 's@0:1'",
+                "42601 at Some(33)",
+            ),
+            (
+                "replay materialized view v from offset 5",
+                "42601 at Some(40)",
+            ),
+            (
+                "replay materialized view v to timestamp",
+                "42601 at Some(31)",
+            ),
+            (
+                "replay materialized view v with (step = 5)",
+                "42601 at Some(41)",
+            ),
+            (
+                "replay materialized view v with (step = 'soon')",
+                "22023 at Some(41)",
+            ),
+            (
+                "replay materialized view v with (show = 'rows')",
+                "42601 at Some(41)",
+            ),
+            (
+                "replay materialized view v with (step = '1h', show = 'all')",
+                "42601 at Some(54)",
+            ),
+            (
+                "replay materialized view v with (step = '1h', diff)",
+                "42601 at Some(41)",
+            ),
+            (
+                "replay materialized view v version 1 as select 1",
+                "42601 at Some(41)",
+            ),
+            (
+                "replay materialized view v as drop stream s",
+                "42601 at Some(31)",
+            ),
+            (
+                "replay materialized view v to offset 's@0:1' from offset 's@0:0'",
+                "42601 at Some(46)",
+            ),
         ] {
             let refused = parse(&Session::default(), sql).unwrap_err();
             let shown = format!("{} at {:?}", refused.sqlstate, refused.position);

@@ -1,6 +1,6 @@
 //! System tables: what streams and views there are and how they stand, what was erased and backed up.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use arrow::{
     array::{ArrayRef, BooleanArray, Int64Array, StringArray, TimestampMicrosecondArray},
@@ -24,7 +24,10 @@ use lambic_view::{
     join::{IndexStanding, Join},
 };
 
-use crate::{BackupInfo, Catalog, ErasureInfo, Retention, ViewInfo, provider::Sources, types};
+use crate::{
+    BackupInfo, Catalog, ErasureInfo, Retention, ViewInfo, provider::Sources, replay::Running,
+    types,
+};
 
 /// In UTC.
 const INSTANT: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
@@ -42,6 +45,7 @@ enum Which {
     Views,
     Erasures,
     Backups,
+    Replays,
 }
 
 impl std::fmt::Debug for SystemTable {
@@ -51,12 +55,13 @@ impl std::fmt::Debug for SystemTable {
 }
 
 impl SystemTable {
-    pub const NAMES: [&'static str; 5] = [
+    pub const NAMES: [&'static str; 6] = [
         "lambic_streams",
         "lambic_columns",
         "lambic_views",
         "lambic_erasures",
         "lambic_backups",
+        "lambic_replays",
     ];
 
     pub fn named(name: &str, sources: &Sources) -> Option<SystemTable> {
@@ -66,6 +71,7 @@ impl SystemTable {
             "lambic_views" => Which::Views,
             "lambic_erasures" => Which::Erasures,
             "lambic_backups" => Which::Backups,
+            "lambic_replays" => Which::Replays,
             _ => return None,
         };
         Some(SystemTable {
@@ -151,6 +157,19 @@ impl SystemTable {
                 ("bytes_copied", DataType::Int64),
                 ("frontier", DataType::Utf8),
             ],
+            Which::Replays => &[
+                ("replay", DataType::Int64),
+                ("label", DataType::Utf8),
+                ("view", DataType::Utf8),
+                ("through", DataType::Utf8),
+                ("started_at", INSTANT),
+                ("frontier_from", DataType::Utf8),
+                ("frontier_to", DataType::Utf8),
+                ("steps", DataType::Int64),
+                ("steps_total", DataType::Int64),
+                ("records", DataType::Int64),
+                ("records_total", DataType::Int64),
+            ],
         }
     }
 
@@ -161,6 +180,7 @@ impl SystemTable {
             Which::Views => self.views(),
             Which::Erasures => self.erasures(),
             Which::Backups => self.backups(),
+            Which::Replays => self.replays(),
         };
         Ok(RecordBatch::try_new(self.schema(), columns)?)
     }
@@ -299,6 +319,26 @@ impl SystemTable {
             number(|b| b.bytes_total),
             number(|b| b.bytes_copied),
             text(|b| &b.frontier),
+        ]
+    }
+
+    /// Those that run.
+    fn replays(&self) -> Vec<ArrayRef> {
+        let all = self.sources.replays.list();
+        let text = |of: fn(&Running) -> &String| texts(all.iter().map(|r| Some(of(r).clone())));
+        let number = |of: fn(&Running) -> u64| numbers(all.iter().map(|r| of(r)));
+        vec![
+            number(|r| r.number),
+            texts(all.iter().map(|r| r.label.clone())),
+            text(|r| &r.view),
+            text(|r| &r.through),
+            instants(all.iter().map(|r| Some(r.started_us))),
+            text(|r| &r.from),
+            text(|r| &r.to),
+            number(|r| r.steps_done.load(Ordering::Relaxed)),
+            number(|r| r.steps),
+            number(|r| r.records.load(Ordering::Relaxed)),
+            number(|r| r.records_total),
         ]
     }
 
@@ -464,7 +504,10 @@ fn broken_info(definition: &Definition) -> ViewInfo {
         class: "broken".to_owned(),
         sql: definition.sql.clone(),
         batch_every: Some(definition.batch_every_text()),
-        freshness: definition.freshness.name().to_owned(),
+        freshness: match definition.speed_as {
+            Some(_) => "approximate".to_owned(),
+            None => definition.freshness.name().to_owned(),
+        },
         age_ms: None,
         key: Vec::new(),
         batch_frontier: String::new(),

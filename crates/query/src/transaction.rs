@@ -307,7 +307,9 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::Sql(_)
         | Statement::Subscribe(_)
         | Statement::Audit(_)
+        | Statement::Drift(_)
         | Statement::Diff(_)
+        | Statement::Replay(_)
         | Statement::ExplainView(_)
         | Statement::Empty => None,
         Statement::Insert(_) => Some("INSERT"),

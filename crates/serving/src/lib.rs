@@ -71,6 +71,11 @@ impl Served {
         }
     }
 
+    /// True if what was appended after its last batch is served approximately.
+    pub fn is_approximate(&self) -> bool {
+        self.definition().speed_as.is_some()
+    }
+
     /// The views that it selects from.
     pub fn views_read(&self) -> &[String] {
         match self {

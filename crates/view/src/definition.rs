@@ -67,9 +67,22 @@ pub struct Definition {
     /// first of streams that are not named.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schemas: BTreeMap<StreamId, SchemaVersion>,
+    /// How what was appended after the last batch is served, if not exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed_as: Option<SpeedAs>,
     /// Set on a part of a recomputed view: which one, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<usize>,
+}
+
+/// An approximate way from the rows of the last batch to the head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeedAs {
+    /// A `SELECT` in which the view's own name stands for the rows of its last batch, and the name of a stream for the
+    /// records after it.
+    pub sql: String,
+    /// Columns of the view that tell its rows apart.
+    pub key: Vec<String>,
 }
 
 fn is_default(float_sums: &FloatSums) -> bool {
@@ -110,6 +123,7 @@ impl Definition {
         Definition {
             part: Some(index),
             freshness: Freshness::Now,
+            speed_as: None,
             ..self.clone()
         }
     }

@@ -33,7 +33,7 @@ mod timestamp;
 pub mod wildcard;
 pub mod window;
 
-pub use definition::{Definition, Freshness, ViewVersion};
+pub use definition::{Definition, Freshness, SpeedAs, ViewVersion};
 pub use error::Error;
 pub use exactness::{Exactness, TOLERANCE};
 pub use join::History;

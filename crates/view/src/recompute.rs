@@ -22,7 +22,7 @@ use datafusion::{
 use lambic_model::Stream;
 
 use crate::{
-    Error, Exactness, ViewPlan,
+    Error, Exactness, Planned, ViewPlan,
     plan::{unqualified, with_schema},
     slot::{self, Kind, SlotTable, SourceTable, TableOf},
     split::{self, Split},
@@ -40,7 +40,7 @@ pub struct ViewSource {
 }
 
 /// A `SELECT` that is run when it is read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RecomputePlan {
     /// The columns that readers see.
     pub schema: SchemaRef,
@@ -54,6 +54,8 @@ pub struct RecomputePlan {
     pub reason: String,
     /// By output column.
     pub exactness: Vec<Exactness>,
+    /// What serves the records after its last batch, approximately, if it was declared so.
+    pub speed: Option<Planned>,
     /// The `SELECT` over streams and views.
     whole: LogicalPlan,
     /// The same over streams, views and parts.
@@ -92,10 +94,55 @@ impl RecomputePlan {
             views: read.views,
             parts,
             reason,
+            speed: None,
             whole: plan,
             over_parts,
             part_schemas,
         })
+    }
+
+    /// The same, brought up to the head by another way.
+    pub fn with_speed(self, speed: Planned) -> RecomputePlan {
+        RecomputePlan {
+            speed: Some(speed),
+            ..self
+        }
+    }
+
+    /// The output columns that show all that the rows are grouped by; none if they do not.
+    pub fn group_key(&self) -> Vec<String> {
+        let mut shown: Option<&[Expr]> = None;
+        let mut node = &self.whole;
+        loop {
+            node = match node {
+                LogicalPlan::Sort(sort) => &sort.input,
+                LogicalPlan::Limit(limit) => &limit.input,
+                LogicalPlan::Filter(filter) => &filter.input,
+                LogicalPlan::Projection(projection) if shown.is_none() => {
+                    shown = Some(&projection.expr);
+                    &projection.input
+                }
+                LogicalPlan::Aggregate(aggregate) => {
+                    let shown = shown.unwrap_or_default().iter();
+                    let names = aggregate.group_expr.iter().map(|group| {
+                        let name = group.schema_name().to_string();
+                        let shows = |expr: &&Expr| match (*expr).clone().unalias() {
+                            Expr::Column(column) => {
+                                column.name == name || column.flat_name() == name
+                            }
+                            _ => false,
+                        };
+                        let expr = shown.clone().find(shows)?;
+                        Some(match expr {
+                            Expr::Column(column) => column.name.clone(),
+                            other => other.schema_name().to_string(),
+                        })
+                    });
+                    return names.collect::<Option<Vec<_>>>().unwrap_or_default();
+                }
+                _ => return Vec::new(),
+            };
+        }
     }
 
     /// The streams that it reads itself.

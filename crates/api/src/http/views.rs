@@ -1,7 +1,7 @@
 //! `GET /v1/views` and `/v1/views/{name}?column=value&…`.
 //!
 //! With all columns of the key the answer comes straight from the view's index; with others, or none,
-//! by SQL. `as_of=` reads the rows as they were, at a time or at a frontier.
+//! by SQL. `as_of=` reads the rows as they were, at a time or at a frontier; `version=` those of another version.
 
 use arrow::array::RecordBatch;
 use axum::{
@@ -46,8 +46,9 @@ pub async fn lookup(
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Result<Response, Failure> {
     let view = find(&app, &name)?;
-    let (conditions, limit, as_of) = split(parameters)?;
-    if is_full_key(&view, &conditions) {
+    let (conditions, limit, as_of, version) = split(parameters)?;
+    let is_served = version.is_none_or(|version| version == view.version);
+    if is_served && is_full_key(&view, &conditions) {
         let found = app.executor.lookup(name.clone(), conditions, as_of).await?;
         let schema = found.batches.first().map(RecordBatch::schema);
         let answer = Answer {
@@ -59,7 +60,8 @@ pub async fn lookup(
         };
         return Ok(Json(answer).into_response());
     }
-    let (schema, batches) = select(&app, &name, &conditions, limit + 1, as_of).await?;
+    let version = version.filter(|_| !is_served);
+    let (schema, batches) = select(&app, &name, version, &conditions, limit + 1, as_of).await?;
     let mut rows = json_rows_of(&batches)?;
     let truncated = rows.len() > limit;
     rows.truncate(limit);
@@ -73,16 +75,20 @@ pub async fn lookup(
     Ok(Json(answer).into_response())
 }
 
-/// The rows of a view whose columns equal the given values, at most `limit`.
+/// The rows of a view, or of a version of it, whose columns equal the given values, at most `limit`.
 pub async fn select(
     app: &App,
     view: &str,
+    version: Option<u32>,
     conditions: &[(String, String)],
     limit: usize,
     as_of: Option<AsOf>,
 ) -> Result<(arrow::datatypes::SchemaRef, Vec<RecordBatch>), Failure> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let mut sql = format!("SELECT * FROM {}", quoted(view));
+    if let Some(version) = version {
+        sql.push_str(&format!(" VERSION {version}"));
+    }
     if let Some(as_of) = as_of {
         sql.push_str(&format!(" {as_of}"));
     }
@@ -155,8 +161,8 @@ pub fn find(app: &App, name: &str) -> Result<ViewInfo, Failure> {
     Err(Failure::not_found(format!("there is no view {name}")).with_hint(hint))
 }
 
-/// What is asked of the view's columns, how many rows are wanted, and as of when.
-type Asked = (Vec<(String, String)>, usize, Option<AsOf>);
+/// What is asked of the view's columns, how many rows are wanted, as of when, and of which version.
+type Asked = (Vec<(String, String)>, usize, Option<AsOf>, Option<u32>);
 
 fn split(parameters: Vec<(String, String)>) -> Result<Asked, Failure> {
     let (limits, others): (Vec<_>, Vec<_>) = parameters
@@ -164,6 +170,16 @@ fn split(parameters: Vec<(String, String)>) -> Result<Asked, Failure> {
         .partition(|(name, _)| name == "limit");
     let (moments, conditions): (Vec<_>, Vec<_>) =
         others.into_iter().partition(|(name, _)| name == "as_of");
+    let (versions, conditions): (Vec<_>, Vec<_>) = conditions
+        .into_iter()
+        .partition(|(name, _)| name == "version");
+    let version = match versions.first() {
+        None => None,
+        Some((_, number)) => Some(number.parse().map_err(|_| {
+            Failure::bad_request(format!("version={number} is not the number of a version"))
+                .with_hint("EXPLAIN MATERIALIZED VIEW tells which versions of a view there are")
+        })?),
+    };
     let as_of = moments.first().map(|(_, moment)| AsOf::of_text(moment));
     let limit = match limits.first() {
         None => ROWS_DEFAULT,
@@ -177,7 +193,7 @@ fn split(parameters: Vec<(String, String)>) -> Result<Asked, Failure> {
                 ))
             })?,
     };
-    Ok((conditions, limit, as_of))
+    Ok((conditions, limit, as_of, version))
 }
 
 /// True if every column of the key is given once and no other.

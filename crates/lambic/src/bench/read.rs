@@ -6,11 +6,11 @@ use anyhow::Context;
 use arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
-use super::{Bench, Figure, append_one, latencies};
+use super::{Bench, Figure, append_one, latencies, millis};
 use crate::{demo::source as example, server::rows};
 
 const LOOKUPS: usize = 10_000;
-const STATEMENTS: usize = 300;
+const STATEMENTS: usize = 1_000;
 const APPENDS: usize = 300;
 const PRODUCERS: usize = 32;
 
@@ -139,19 +139,53 @@ pub async fn sql(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
         ),
     ] {
         eprintln!("sql: {what}");
-        let mut times = Vec::with_capacity(STATEMENTS);
-        for _ in 0..STATEMENTS {
-            let start = Instant::now();
-            rows(&bench.engine.database, sql).await?;
-            times.push(start.elapsed());
-            // A few slow statements tell enough.
-            if times.iter().sum::<Duration>() > Duration::from_secs(20) {
-                break;
+        for (how, is_kept) in [("planned anew", false), ("kept plan", true)] {
+            let what = format!("{what}, {how}");
+            let mut times = Vec::with_capacity(STATEMENTS);
+            let before = cpu_time()?;
+            for number in 0..STATEMENTS {
+                let text = match is_kept {
+                    true => sql.to_owned(),
+                    // Another text each time.
+                    false => format!("{sql} /* {number} */"),
+                };
+                let start = Instant::now();
+                rows(&bench.engine.database, &text).await?;
+                times.push(start.elapsed());
+                // A few slow statements tell enough.
+                if times.iter().sum::<Duration>() > Duration::from_secs(20) {
+                    break;
+                }
             }
+            let cpu = (cpu_time()? - before) / times.len() as u32;
+            figures.extend(latencies("sql", &what, times));
+            figures.push(Figure::new(
+                "sql",
+                format!("{what}, CPU"),
+                millis(cpu),
+                "ms",
+            ));
         }
-        figures.extend(latencies("sql", what, times));
     }
     Ok(figures)
+}
+
+/// What all threads of this process have computed so far.
+fn cpu_time() -> anyhow::Result<Duration> {
+    /// Of Linux, whatever the machine.
+    const TICKS_PER_S: u64 = 100;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').context("the name ends")?;
+    // Fields 14 and 15 of proc(5): user and system time.
+    let ticks: Vec<u64> = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(Duration::from_millis(
+        ticks.iter().sum::<u64>() * 1000 / TICKS_PER_S,
+    ))
 }
 
 type Key = Vec<(String, String)>;

@@ -20,11 +20,34 @@ const COLUMNS: [&str; 6] = [
     "frontier",
 ];
 
+/// How far views are off that are served approximately.
+fn drift(global: &Global, client: &Client, views: &[String]) -> anyhow::Result<()> {
+    let mut all = Rows::default();
+    for view in views {
+        let name = identifier(view);
+        let rows = client.rows(&format!("AUDIT MATERIALIZED VIEW {name} WITH (drift)"))?;
+        let head = |own: &str, columns: Vec<String>| -> Vec<String> {
+            std::iter::once(own.to_owned()).chain(columns).collect()
+        };
+        all.columns = head("view", rows.columns);
+        all.types = head("text", rows.types);
+        all.rows.extend(
+            rows.rows
+                .into_iter()
+                .map(|row| std::iter::once(json!(view)).chain(row).collect()),
+        );
+    }
+    output::print_rows(&all, global.json)
+}
+
 /// What a view can disagree with.
 const AGAINST: &str = "a recompute from scratch, or with what is expected of them";
 
 pub fn run(global: &Global, args: &cli::Audit) -> anyhow::Result<()> {
     let client = global.client()?;
+    if args.drift {
+        return drift(global, &client, &args.views);
+    }
     let views = if args.all {
         client.views()?
     } else {

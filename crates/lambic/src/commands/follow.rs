@@ -182,7 +182,7 @@ impl Event {
     }
 }
 
-fn shown(value: &RawValue) -> String {
+pub fn shown(value: &RawValue) -> String {
     match serde_json::from_str(value.get()) {
         Ok(Value::Null) => "NULL".to_owned(),
         Ok(Value::String(text)) => text.replace(['\n', '\r', '\t'], " "),

@@ -12,6 +12,7 @@ mod erase;
 mod follow;
 mod function;
 mod query;
+mod replay;
 mod restore;
 mod serve;
 mod stream;
@@ -57,6 +58,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::View(args) => view::run(&global, args),
         Command::Batch(args) => batch::run(&global, args),
         Command::Audit(args) => audit::run(&global, &args),
+        Command::Replay(args) => replay::run(&global, &args),
         Command::Function(args) => function::run(&global, args),
         Command::Backup(args) => backup::run(&global, args),
         Command::Restore(args) => restore::run(&global, &args),

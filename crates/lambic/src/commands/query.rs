@@ -54,7 +54,7 @@ pub fn run_text(global: &Global, file: &Path, text: &str, csv: bool) -> anyhow::
     Ok(())
 }
 
-fn one(client: &Client, statement: &Statement, json: bool, csv: bool) -> anyhow::Result<()> {
+pub fn one(client: &Client, statement: &Statement, json: bool, csv: bool) -> anyhow::Result<()> {
     if !json && !csv {
         let answer = client.sql(&statement.sql)?;
         match (answer.rows, answer.tag) {

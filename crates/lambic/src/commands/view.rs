@@ -1,7 +1,6 @@
 //! `lambic view`.
 
 use std::{
-    fs,
     io::{self, Read},
     path::Path,
 };
@@ -12,11 +11,12 @@ use lambic_query::AsOf;
 use super::{
     Global,
     query::placed,
+    replay::{only_statement, placed_within},
     stream::{said, show},
 };
 use crate::{
     cli,
-    client::{Client, Failure, identifier, literal},
+    client::{Client, identifier, literal},
     output::{self, Rows},
     project::statement,
 };
@@ -121,31 +121,10 @@ fn diff(client: &Client, diff: &cli::ViewDiff) -> anyhow::Result<Rows> {
     let Some(file) = &diff.sql else {
         return client.rows(&sql);
     };
-    let text = match file.to_str() {
-        Some("-") => io::read_to_string(io::stdin()).context("standard input is not UTF-8 text")?,
-        _ => fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-    };
-    let mut statements = statement::split(file, &text);
-    let Some(select) = statements.pop().filter(|_| statements.is_empty()) else {
-        bail!(
-            "{} does not hold one statement, a SELECT or CREATE MATERIALIZED VIEW",
-            file.display()
-        );
-    };
+    let select = only_statement(file)?;
     sql.push_str(" WITH\n");
     let before = sql.chars().count();
     client
         .rows(&format!("{sql}{}", select.sql))
-        .map_err(|error| {
-            let within = match error.downcast::<Failure>() {
-                Ok(failure) => anyhow::Error::new(Failure {
-                    position: failure
-                        .position
-                        .and_then(|position| position.checked_sub(before)),
-                    ..failure
-                }),
-                Err(error) => error,
-            };
-            placed(within, &select)
-        })
+        .map_err(|error| placed_within(error, before, &select))
 }

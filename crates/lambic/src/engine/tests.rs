@@ -13,6 +13,7 @@ mod changes;
 mod evolve;
 mod join;
 mod law;
+mod plans;
 
 #[test]
 fn the_log_and_the_settings_have_the_same_defaults() {

@@ -48,6 +48,27 @@ impl Pg {
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// Parses a statement, which has a name from then on; by the extended protocol.
+    pub fn prepare(&mut self, name: &str, sql: &str) -> Result<(), String> {
+        let parse = [name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"].concat();
+        self.send(&[message(b'P', &parse), message(b'S', b"")].concat());
+        self.answer().map(drop)
+    }
+
+    /// Executes it with these values, all in text.
+    pub fn execute(&mut self, name: &str, values: &[&str]) -> Result<Rows, String> {
+        let mut bind = [b"\0", name.as_bytes(), b"\0\0\0"].concat();
+        bind.extend((values.len() as u16).to_be_bytes());
+        for value in values {
+            bind.extend((value.len() as u32).to_be_bytes());
+            bind.extend(value.as_bytes());
+        }
+        bind.extend([0, 0]);
+        let execute = message(b'E', b"\0\0\0\0\0");
+        self.send(&[message(b'B', &bind), execute, message(b'S', b"")].concat());
+        self.answer()
+    }
+
     /// Sends one statement, whose answer is read row by row.
     pub fn begin(&mut self, sql: &str) {
         let length = (sql.len() as u32 + 5).to_be_bytes();
@@ -113,6 +134,11 @@ impl Pg {
             }
         }
     }
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u32 + 4).to_be_bytes();
+    [&[kind][..], &length, body].concat()
 }
 
 fn values(mut body: &[u8]) -> Vec<Option<String>> {

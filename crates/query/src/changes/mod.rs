@@ -17,6 +17,7 @@ use std::time::Duration;
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::sql::sqlparser::ast;
 
+pub(crate) use difference::Difference;
 pub use feed::Feed;
 
 /// What is followed.

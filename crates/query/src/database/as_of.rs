@@ -1,6 +1,9 @@
 //! Finds the frontier that `AS OF` means.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+};
 
 use arrow::{
     array::AsArray,
@@ -18,7 +21,7 @@ use datafusion::{
 };
 use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_serving::ServedView;
-use lambic_view::postgres;
+use lambic_view::{Planned, postgres};
 
 use super::{Database, with_parameters};
 use crate::{
@@ -26,24 +29,36 @@ use crate::{
     as_of::{self, Unit},
     error::undefined_table,
     pinned::Pinned,
+    provider::Versions,
     sqlstate,
     statement::Plain,
 };
 
 impl Database {
-    /// A state pinned to the moment that the statement reads at: that of its transaction, or the one that it names.
-    pub(super) async fn state_for(
+    /// The moment that the statement reads at, that of its transaction or the one that it names, and the versions of views
+    /// that it names.
+    pub(super) async fn reads_at(
         &self,
         session: &Session,
         plain: &Plain,
         parameters: &[ScalarValue],
-        with_system: bool,
-    ) -> Result<SessionState, Error> {
-        let pinned = match &plain.as_of {
-            None => self.pin(session),
-            Some(as_of) => Arc::new(self.pinned_as_of(as_of, &plain.ast, parameters).await?),
-        };
-        Ok(self.pinned_to(pinned, with_system))
+    ) -> Result<(Arc<Pinned>, Versions), Error> {
+        let altered = &self.0.sources.altered;
+        loop {
+            let before = altered.load(Ordering::SeqCst);
+            let versions = self.versions(&plain.versions).await?;
+            let pinned = match &plain.as_of {
+                None => self.pin(session),
+                Some(as_of) => {
+                    let pinned = self.pinned_as_of(as_of, &plain.ast, &versions, parameters);
+                    Arc::new(pinned.await?)
+                }
+            };
+            // Versions planned before a column was changed could not read records from after it.
+            if versions.is_empty() || altered.load(Ordering::SeqCst) == before {
+                return Ok((pinned, versions));
+            }
+        }
     }
 
     fn pinned_now(&self) -> SessionState {
@@ -55,9 +70,10 @@ impl Database {
         &self,
         as_of: &AsOf,
         statement: &ast::Statement,
+        versions: &Versions,
         parameters: &[ScalarValue],
     ) -> Result<Pinned, Error> {
-        let read = self.streams_read(statement)?;
+        let read = self.streams_read(statement, versions)?;
         let take = || Pinned::take(&self.0.sources);
         let pinned = self.back_to(as_of, parameters, &read, take).await;
         pinned.map_err(|error| Error {
@@ -118,7 +134,8 @@ impl Database {
                 let text = moment.cast_to(&DataType::Utf8).map_err(Error::internal)?;
                 let text = text.try_as_str().flatten().unwrap_or_default();
                 let pinned = take();
-                let heads = self.heads_of_text(text, &pinned.heads())?;
+                let text = self.with_name(text, read)?;
+                let heads = self.heads_of_text(&text, &pinned.heads())?;
                 self.check_not_expired(&heads)?;
                 Ok(pinned.back_to(heads))
             }
@@ -137,6 +154,37 @@ impl Database {
                 Ok(pinned.back_to(heads))
             }
         }
+    }
+
+    /// An offset alone is one of the only partition of the only stream that is read.
+    fn with_name<'a>(&self, text: &'a str, read: &[StreamId]) -> Result<Cow<'a, str>, Error> {
+        let is_number = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        if !is_number {
+            return Ok(Cow::Borrowed(text));
+        }
+        let streams = self.streams();
+        let mut read = streams.iter().filter(|stream| read.contains(&stream.id));
+        match (read.next(), read.next()) {
+            (Some(only), None) if only.partitions == 1 => {
+                Ok(Cow::Owned(format!("{}@0:{text}", only.name)))
+            }
+            _ => Err(Error::new(
+                sqlstate::INVALID_PARAMETER,
+                format!("offset {text} of which stream and partition?"),
+            )
+            .with_hint(
+                "where more than one is read, each is named: visits@0:1200,1:1187 users@0:40",
+            )),
+        }
+    }
+
+    /// The operand as a time.
+    pub(super) async fn moment_us(
+        &self,
+        as_of: &AsOf,
+        parameters: &[ScalarValue],
+    ) -> Result<i64, Error> {
+        microseconds(&self.moment(as_of, parameters).await?)
     }
 
     /// The value of the operand: a text, or a time.
@@ -233,10 +281,18 @@ impl Database {
         Ok((streams, views))
     }
 
-    /// The same streams by id.
-    fn streams_read(&self, statement: &ast::Statement) -> Result<Vec<StreamId>, Error> {
+    /// The same streams by id, and those of `versions`.
+    fn streams_read(
+        &self,
+        statement: &ast::Statement,
+        versions: &Versions,
+    ) -> Result<Vec<StreamId>, Error> {
         let (streams, _) = self.read_by(statement)?;
-        Ok(streams.iter().map(|stream| stream.id).collect())
+        let of_versions = versions.values().flat_map(Planned::streams);
+        let mut ids: Vec<StreamId> = streams.iter().chain(of_versions).map(|s| s.id).collect();
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
     }
 
     fn names_read(&self, statement: &ast::Statement) -> Result<Vec<String>, Error> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arrow::{
     array::{ArrayRef, BooleanArray, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema, SchemaRef},
+    record_batch::RecordBatch,
 };
 use datafusion::{common::Result as PlanResult, execution::SessionState, physical_plan::collect};
 use lambic_serving::Served;
@@ -18,11 +19,14 @@ use lambic_view::{
     audit::{self, Comparison},
 };
 
-use super::{Database, rows, scratch};
+use super::{Database, rows};
 use crate::{
-    Error, Outcome,
+    Error, Outcome, as_of,
+    drift::{self, Drift},
+    error::find_word,
     pinned::{Pinned, view_error},
     provider::view_table,
+    scratch, sqlstate,
 };
 
 /// How an audit ended.
@@ -73,15 +77,13 @@ impl Database {
             Some(served) => served.clone(),
             None => self.served(name, "")?,
         };
+        if served.is_approximate() {
+            return self.audit_approximate(name, &served, &pinned).await;
+        }
         let pinned = pinned.seen_by(&served);
         let state = self.pinned_to(Arc::clone(&pinned), false);
         let compared = compare(&served, &pinned, &state).await;
         let compared = compared.map_err(|error| Error::from_datafusion(error, "", &[]))?;
-        let heads = pinned.heads();
-        let frontier = served
-            .streams()
-            .iter()
-            .map(|stream| format!("{}@{}", stream.name, heads.of(stream.id)));
         Ok(AuditResult {
             view: name.to_owned(),
             agrees: compared.agrees(),
@@ -92,9 +94,99 @@ impl Database {
                 .chain(compared.examples)
                 .collect::<Vec<_>>()
                 .join("; "),
-            frontier: frontier.collect::<Vec<_>>().join(" "),
+            frontier: as_of::frontier_text(served.streams(), &pinned.heads()),
         })
     }
+
+    /// What is measured is told, and is no failure.
+    async fn audit_approximate(
+        &self,
+        name: &str,
+        served: &Served,
+        pinned: &Arc<Pinned>,
+    ) -> Result<AuditResult, Error> {
+        let (drift, exact_rows) = self.drift_of(served, pinned).await?;
+        let is_expected = !served.definition().expects_no_rows || exact_rows == 0;
+        let told = match is_expected {
+            true => drift.summary(),
+            false => format!(
+                "{exact_rows} rows, where none are expected; {}",
+                drift.summary()
+            ),
+        };
+        Ok(AuditResult {
+            view: name.to_owned(),
+            agrees: is_expected,
+            rows: drift.rows,
+            differences: drift.differences(),
+            detail: told,
+            frontier: as_of::frontier_text(served.streams(), &pinned.heads()),
+        })
+    }
+
+    /// `AUDIT MATERIALIZED VIEW name WITH (drift)`: how far what is served approximately is off.
+    pub(super) async fn drift(&self, name: &str, sql: &str) -> Result<Outcome, Error> {
+        self.existing_view(name, sql)?;
+        let pinned = Arc::new(Pinned::take(&self.0.sources));
+        let served = match pinned.views.get(name) {
+            Some(served) => served.clone(),
+            None => self.served(name, sql)?,
+        };
+        if !served.is_approximate() {
+            let message = format!("view \"{name}\" has no drift: what is served of it is exact");
+            return Err(Error::new(sqlstate::WRONG_OBJECT_TYPE, message)
+                .with_position(find_word(sql, name))
+                .with_hint(
+                    "AUDIT MATERIALIZED VIEW proves it; a view WITH (speed_as = …) has drift",
+                ));
+        }
+        let (drift, _) = self.drift_of(&served, &pinned).await?;
+        rows(drift::schema(), drift.into_columns())
+    }
+
+    /// At the pin, and how many rows the `SELECT` has there.
+    async fn drift_of(
+        &self,
+        served: &Served,
+        pinned: &Arc<Pinned>,
+    ) -> Result<(Drift, usize), Error> {
+        let wrong = |error| Error::from_datafusion(error, "", &[]);
+        let state = self.pinned_to(Arc::clone(pinned), false);
+        let planned = served.planned();
+        let key = match &served.definition().speed_as {
+            Some(speed_as) => speed_as.key.clone(),
+            None => Vec::new(),
+        };
+        let read = async {
+            let table = view_table(served, pinned);
+            let read = table.scan(&state, None, &[], None).await?;
+            collect(read, state.task_ctx()).await
+        };
+        let shown = read.await.map_err(wrong)?;
+        let schema = planned.schema();
+        let shown = with_schema(shown, schema)?;
+        let exact = scratch::rows(&planned, pinned, &state)
+            .await
+            .map_err(wrong)?;
+        let exact_rows = exact.iter().map(RecordBatch::num_rows).sum();
+        let drift = Drift::between(schema, &key, &shown, &exact).map_err(Error::internal)?;
+        let drift = drift.map_err(|twice| {
+            Error::new(
+                sqlstate::INVALID_PARAMETER,
+                format!("the drift cannot be measured: several rows have the key {twice}"),
+            )
+            .with_hint("create the view anew with a speed_key that tells its rows apart")
+        })?;
+        Ok((drift, exact_rows))
+    }
+}
+
+fn with_schema(batches: Vec<RecordBatch>, schema: &SchemaRef) -> Result<Vec<RecordBatch>, Error> {
+    let each = batches.into_iter().map(|batch| {
+        let (_, columns, _) = batch.into_parts();
+        RecordBatch::try_new(Arc::clone(schema), columns).map_err(Error::internal)
+    });
+    each.collect()
 }
 
 /// Says which columns are not compared bit for bit.

@@ -4,9 +4,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use lambic_model::{Stream, StreamId};
+use lambic_view::ViewVersion;
 
 use crate::Error;
 
@@ -21,6 +23,8 @@ pub struct Building(Arc<Mutex<BTreeMap<String, Reads>>>);
 struct Reads {
     streams: Vec<StreamId>,
     views: Vec<String>,
+    /// Which version it becomes, since when, and of how many records.
+    version: Option<(u32, Instant, u64)>,
 }
 
 /// The name is taken until it is dropped.
@@ -62,6 +66,14 @@ impl Building {
         building
             .get(name)
             .map_or(Vec::new(), |reads| reads.views.clone())
+    }
+
+    /// The version of the view that is being built, and how far that is.
+    pub fn version(&self, name: &str) -> Option<(u32, String)> {
+        let (version, since, records) = self.lock().get(name)?.version?;
+        let since = Duration::from_secs(since.elapsed().as_secs());
+        let since = humantime::format_duration(since);
+        Some((version, format!("for {since} so far, of {records} records")))
     }
 
     pub fn check_stream(&self, stream: &Stream) -> Result<(), Error> {
@@ -110,8 +122,16 @@ impl Reserved {
         let reads = Reads {
             streams: streams.iter().map(|stream| stream.id).collect(),
             views: views.to_vec(),
+            version: None,
         };
         self.building.lock().insert(self.name.clone(), reads);
+    }
+
+    /// From here on it is built, of so many records.
+    pub fn builds(&self, version: ViewVersion, records: u64) {
+        if let Some(reads) = self.building.lock().get_mut(&self.name) {
+            reads.version = Some((version.0, Instant::now(), records));
+        }
     }
 }
 

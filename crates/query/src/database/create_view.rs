@@ -7,9 +7,9 @@ use std::{
 
 use datafusion::sql::sqlparser::ast::CreateView;
 use lambic_model::{ColumnId, ScalarFunction, SchemaVersion, Stream, StreamId};
-use lambic_view::{Definition, Freshness, Planned};
+use lambic_view::{Definition, Freshness, Planned, SpeedAs};
 
-use super::{Database, building::Reserved, done, exists};
+use super::{Database, building::Reserved, done, exists, speed};
 use crate::{
     BuiltView, Error, Outcome, create,
     error::{find_word, undefined_table},
@@ -39,7 +39,9 @@ impl Database {
             .find(&declared.query)
             .map(|byte| sql[..byte].chars().count())
             .unwrap_or(0);
-        let functions = self.functions_in(&declared.query);
+        let speed_sql = declared.speed_as.as_ref().map(|speed| speed.sql.as_str());
+        let all_sql = format!("{}\n{}", declared.query, speed_sql.unwrap_or_default());
+        let functions = self.functions_in(&all_sql);
         let planned = self
             .plan_view(&declared.query, &functions, declared.float_sums)
             .await;
@@ -47,12 +49,15 @@ impl Database {
             error.position = error.position.map(|position| position + at);
             error
         })?;
+        let (planned, speed_as) = self
+            .declared_speed(planned, &declared, &functions, sql)
+            .await?;
         let digests = |functions: &[Arc<dyn ScalarFunction>]| {
             let each = functions.iter();
             each.map(|function| (function.name().to_owned(), function.digest().to_owned()))
                 .collect::<BTreeMap<_, _>>()
         };
-        let functions_now = digests(&self.functions_in(&declared.query));
+        let functions_now = digests(&self.functions_in(&all_sql));
         if functions_now != digests(&functions) {
             let message = "a function that the view calls was deployed meanwhile";
             return Err(Error::new(sqlstate::SERIALIZATION_FAILURE, message).with_hint("try again"));
@@ -66,6 +71,7 @@ impl Database {
             expects_no_rows: declared.expects_no_rows,
             float_sums: declared.float_sums,
             freshness: declared.freshness,
+            speed_as,
             schemas: schemas_of(&planned),
             part: None,
         };
@@ -76,6 +82,7 @@ impl Database {
             && former.expects_no_rows == definition.expects_no_rows
             && former.float_sums == definition.float_sums
             && former.freshness == definition.freshness
+            && former.speed_as == definition.speed_as
             && former.functions == definition.functions
             && self.means_the_same(former, &definition, &planned)
             && !broken
@@ -86,12 +93,55 @@ impl Database {
         self.check_readers(name, &planned)?;
         let over = self.planned_over(&definition, &planned).await?;
         let notice = recomputed(&definition, &planned);
+        reserved.builds(definition.version, self.records_of(planned.streams()));
         let built = self.lifecycle()?.build_view(&definition, planned).await?;
         self.switch(definition, built, reserved, over).await?;
         Ok(Outcome::Done {
             tag: CREATED.to_owned(),
             notice,
         })
+    }
+
+    /// The plan with that of `speed_as`, whose key is known from here on.
+    async fn declared_speed(
+        &self,
+        planned: Planned,
+        declared: &create::ViewDeclaration,
+        functions: &[Arc<dyn ScalarFunction>],
+        sql: &str,
+    ) -> Result<(Planned, Option<SpeedAs>), Error> {
+        let Some(speed_as) = &declared.speed_as else {
+            return Ok((planned, None));
+        };
+        let option = find_word(sql, "speed_as");
+        let at = sql.find(&speed_as.sql);
+        let at = at.map(|byte| sql[..byte].chars().count());
+        let (name, float_sums) = (declared.name.as_str(), declared.float_sums);
+        let streams = self.streams();
+        let planned = self.with_speed(
+            planned,
+            name,
+            Some(speed_as),
+            functions,
+            float_sums,
+            &streams,
+        );
+        let planned = planned.await.map_err(|error| Error {
+            position: error
+                .position
+                .zip(at)
+                .map(|(position, at)| position + at)
+                .or(option),
+            ..error
+        })?;
+        let key = speed::key(&planned, speed_as);
+        let key =
+            key.map_err(|error| error.with_position(find_word(sql, "speed_key").or(option)))?;
+        let speed_as = SpeedAs {
+            key,
+            ..speed_as.clone()
+        };
+        Ok((planned, Some(speed_as)))
     }
 
     /// True if the same text over the streams of today says what it said over those that `former` knows.
@@ -104,6 +154,15 @@ impl Database {
             let before = served.planned();
             before.schema() == planned.schema() && before.described() == planned.described()
         })
+    }
+
+    /// How many records the streams have together.
+    pub(super) fn records_of(&self, streams: &[Arc<Stream>]) -> u64 {
+        let pin = self.0.sources.reader.pin();
+        streams
+            .iter()
+            .map(|stream| pin.table(stream).records())
+            .sum()
     }
 
     /// Makes what was built the view of its name, with the catalog, and keeps the former version.

@@ -5,16 +5,18 @@
 
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::collect;
 use lambic_serving::Served;
-use lambic_view::{Definition, Exactness, Planned, aggregate::FloatSums};
+use lambic_view::{Exactness, Planned, aggregate::FloatSums};
 
-use super::{Database, rows, scratch};
+use super::{Database, rows};
 use crate::{
     Error, Outcome,
     diff::{Differences, Side, schema},
     pinned::Pinned,
     provider::view_table,
+    scratch,
     statement::{Compared, Diff},
 };
 
@@ -82,41 +84,47 @@ impl Database {
         Ok(Ready::Planned(self.planned_again(&former).await?))
     }
 
-    /// A version that is not served, with the code of functions that it was created with.
-    async fn planned_again(&self, definition: &Definition) -> Result<Planned, Error> {
-        let functions = self.lifecycle()?.functions_of_view(definition)?;
-        self.plan_definition(definition, &functions).await
-    }
-
     async fn side(&self, ready: &Ready, pinned: &Arc<Pinned>) -> Result<Side, Error> {
-        let state = self.pinned_to(Arc::clone(pinned), false);
-        let planned = ready.planned();
-        let read = async {
-            match ready {
-                Ready::Planned(planned) => {
-                    pinned.check(planned.streams())?;
-                    scratch::rows(planned, pinned, &state).await
-                }
-                Ready::Served(served) => {
-                    let table = view_table(served, pinned);
+        match ready {
+            Ready::Planned(planned) => self.computed_side(planned, pinned).await,
+            Ready::Served(served) => {
+                let state = self.pinned_to(Arc::clone(pinned), false);
+                let table = view_table(served, pinned);
+                let read = async {
                     let plan = table.scan(&state, None, &[], None).await?;
                     collect(plan, state.task_ctx()).await
-                }
+                };
+                let rows = read.await;
+                let rows = rows.map_err(|error| Error::from_datafusion(error, "", &[]))?;
+                Ok(side_of(&served.planned(), rows))
             }
+        }
+    }
+
+    /// What `planned` comes to at `pinned`, computed from the records.
+    pub(super) async fn computed_side(
+        &self,
+        planned: &Planned,
+        pinned: &Arc<Pinned>,
+    ) -> Result<Side, Error> {
+        let state = self.pinned_to(Arc::clone(pinned), false);
+        let read = async {
+            pinned.check(planned.streams())?;
+            scratch::rows(planned, pinned, &state).await
         };
-        let rows = read
-            .await
-            .map_err(|error| Error::from_datafusion(error, "", &[]))?;
-        Ok(Side {
-            schema: Arc::clone(planned.schema()),
-            rows,
-            key: key_of(&planned),
-            randomised: planned
-                .exactness()
-                .iter()
-                .map(|e| *e != Exactness::Exact)
-                .collect(),
-        })
+        let rows = read.await;
+        let rows = rows.map_err(|error| Error::from_datafusion(error, "", &[]))?;
+        Ok(side_of(planned, rows))
+    }
+}
+
+fn side_of(planned: &Planned, rows: Vec<RecordBatch>) -> Side {
+    let exactness = planned.exactness().iter();
+    Side {
+        schema: Arc::clone(planned.schema()),
+        rows,
+        key: key_of(planned),
+        randomised: exactness.map(|e| *e != Exactness::Exact).collect(),
     }
 }
 

@@ -40,8 +40,16 @@ impl Database {
                 "fast: the last digits of sums of doubles depend on the order of the records";
             lines.push(("float sums", fast.to_owned()));
         }
-        if definition.freshness == Freshness::Batch {
-            lines.push(("freshness", as_of_batch(&info)));
+        match &definition.speed_as {
+            Some(speed) => {
+                lines.push(("freshness", approximate(&info)));
+                lines.push(("speed as", speed.sql.clone()));
+                lines.push(("speed key", speed.key.join(", ")));
+            }
+            None if definition.freshness == Freshness::Batch => {
+                lines.push(("freshness", as_of_batch(&info)));
+            }
+            None => {}
         }
         lines.push(("batch every", info.batch_every.clone().unwrap_or_default()));
         if definition.expects_no_rows {
@@ -78,6 +86,16 @@ impl Database {
                 Arc::new(StringArray::from(values)),
             ],
         )
+    }
+}
+
+fn approximate(info: &ViewInfo) -> String {
+    match info.lag_records {
+        0 => "approximate: now exact, because the last batch lacks nothing".to_owned(),
+        lag => format!(
+            "approximate: {lag} records after the last batch are served by speed_as; AUDIT MATERIALIZED VIEW {} WITH (drift) measures how far off",
+            info.name
+        ),
     }
 }
 

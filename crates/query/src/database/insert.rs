@@ -7,7 +7,6 @@ use arrow::{
     record_batch::{RecordBatch, RecordBatchOptions},
 };
 use datafusion::{
-    dataframe::DataFrame,
     logical_expr::{LogicalPlan, WriteOp},
     scalar::ScalarValue,
     sql::sqlparser::ast::{self, Ident},
@@ -15,11 +14,12 @@ use datafusion::{
 use futures::TryStreamExt;
 use lambic_model::{AppendError, Named, Stream};
 
-use super::{Database, done, with_parameters};
+use super::{Database, done};
 use crate::{
     Catalog, Error, Modes, Outcome, Session, Transaction,
     create::folded,
     error::{find_word, undefined_table},
+    kept::Slot,
     provider::PinnedStream,
     sqlstate,
     statement::{Plain, name_of},
@@ -33,6 +33,7 @@ impl Database {
         plain: &Plain,
         sql: &str,
         parameters: Vec<ScalarValue>,
+        kept: Option<&Slot>,
     ) -> Result<Outcome, Error> {
         let alone = match &session.transaction {
             Some(_) => None,
@@ -40,7 +41,7 @@ impl Database {
         };
         let transaction = session.transaction.as_ref().or(alone.as_ref());
         let transaction = transaction.expect("it has one of its own otherwise");
-        let inserted = self.insert_in(transaction, session, plain, sql, parameters);
+        let inserted = self.insert_in(transaction, session, plain, sql, parameters, kept);
         let rows = match inserted.await {
             Ok(rows) => rows,
             Err(error) => return Err(self.at_its_value(error, plain, sql).await),
@@ -58,12 +59,13 @@ impl Database {
         plain: &Plain,
         sql: &str,
         parameters: Vec<ScalarValue>,
+        kept: Option<&Slot>,
     ) -> Result<usize, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
-        let state = self.state_for(session, plain, &parameters, false).await?;
-        let plan = self.plan(&state, &plain.ast, sql).await?;
-        let plan = with_parameters(plan, parameters).map_err(wrong)?;
-        let LogicalPlan::Dml(dml) = &plan else {
+        let ready = self
+            .ready(session, plain, sql, parameters, kept, false)
+            .await?;
+        let LogicalPlan::Dml(dml) = &ready.plan else {
             return Err(Error::new(
                 sqlstate::SYNTAX_ERROR,
                 "INSERT INTO stream VALUES … or SELECT … is expected",
@@ -102,9 +104,8 @@ impl Database {
             ));
         }
         let wrong = |error| wrong(error).with_columns_of(&stream.schema);
-        let frame = DataFrame::new(state, dml.input.as_ref().clone());
         let mut staged = transaction.stage(Arc::clone(&stream));
-        let mut batches = frame.execute_stream().await.map_err(wrong)?;
+        let mut batches = ready.start(&dml.input).await.map_err(wrong)?;
         while let Some(batch) = batches.try_next().await.map_err(wrong)? {
             if batch.num_rows() > 0 {
                 staged.push(in_schema(&batch, &stream)?).await?;

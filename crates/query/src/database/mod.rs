@@ -18,18 +18,24 @@ mod insert;
 mod listed;
 mod lookup;
 mod parameters;
+mod planned;
 mod renew;
+mod replay;
 mod retention;
 mod rollback;
-mod scratch;
 mod select;
+mod speed;
 mod subscribe;
 mod transaction;
+mod version;
 
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arrow::{
@@ -55,14 +61,19 @@ use lambic_view::{Definition, Planned, ViewSource, aggregate::FloatSums, session
 
 pub use audit::AuditResult;
 use building::Building;
-use parameters::{by_number, with_parameters};
+use parameters::by_number;
+pub(crate) use parameters::with_parameters;
+pub use planned::PlanCounts;
 
 use crate::{
     Catalog, CatalogError, Error, Lifecycle, Outcome, Prepared, Session, TransactionLimits,
     ViewInfo, closest,
     error::{find_word, undefined_table},
     function::udf,
-    provider::{Public, Sources, TailOf},
+    kept::{Slot, Texts},
+    provider::{Public, Sources, TailOf, Versions},
+    replay::Replays,
+    session::Known,
     sqlstate,
     statement::{self, Parsed, Statement},
     system::{self, SystemTable},
@@ -99,6 +110,10 @@ struct Inner {
     /// One erasure finds its records at a time: none finds those of another.
     erasing: tokio::sync::Mutex<()>,
     transactions: Room,
+    /// Texts that come again, and their plans.
+    texts: Texts<Known>,
+    /// Counts the changes of the code of functions.
+    functions_changed: AtomicU64,
 }
 
 /// A list of catalogs whose schema `public` is this one; other schemas are those of `besides`.
@@ -131,11 +146,13 @@ impl Database {
             broken: Arc::default(),
             lifecycle: Arc::default(),
             altered: Arc::default(),
+            replays: Replays::default(),
         };
         let public = Public {
             sources: sources.clone(),
             with_system: false,
             pinned: None,
+            versions: Versions::default(),
         };
         let mut state = parts.state;
         state.register_catalog_list(catalogs(public, None));
@@ -149,6 +166,8 @@ impl Database {
             building: Building::default(),
             erasing: tokio::sync::Mutex::new(()),
             transactions: Room::new(parts.transactions),
+            texts: Texts::default(),
+            functions_changed: AtomicU64::new(0),
         }))
     }
 
@@ -281,6 +300,7 @@ impl Database {
             self.0.context.register_udf(udf(Arc::clone(function)));
         }
         *known = now;
+        self.0.functions_changed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// True if a function that the view calls has other code by now, or is gone.
@@ -324,8 +344,17 @@ impl Database {
         let streams: Vec<_> = streams.iter().map(|one| definition.stream(one)).collect();
         let views = self.view_sources();
         let (sql, float_sums) = (&definition.sql, definition.float_sums);
-        self.plan_over(sql, functions, float_sums, &streams, &views)
-            .await
+        let planned = self.plan_over(sql, functions, float_sums, &streams, &views);
+        let (name, speed_as) = (definition.name.as_str(), definition.speed_as.as_ref());
+        self.with_speed(
+            planned.await?,
+            name,
+            speed_as,
+            functions,
+            float_sums,
+            &streams,
+        )
+        .await
     }
 
     fn view_sources(&self) -> Vec<ViewSource> {
@@ -386,55 +415,54 @@ impl Database {
 
     /// Runs one or many statements, in order; the first error ends it. Without a transaction each commits by itself.
     pub async fn execute(&self, session: &Session, sql: &str) -> Result<Vec<Outcome>, Error> {
+        if let Some(known) = self.known(session, sql) {
+            let ran = self.run_known(session, &known, Vec::new(), true).await;
+            return Ok(vec![ran?]);
+        }
+        let mut parts = statement::parse(session, sql)?;
+        if parts.len() == 1
+            && let Some(parsed) = parts.pop()
+        {
+            let known = Arc::new(Known::new(parsed));
+            let is_kept = self.keep(session, sql, &known);
+            let ran = self.run_known(session, &known, Vec::new(), is_kept).await;
+            return Ok(vec![ran?]);
+        }
         let mut outcomes = Vec::new();
-        for parsed in statement::parse(session, sql)? {
-            let ran = self
-                .run_statement(session, &parsed.statement, &parsed.sql, Vec::new())
-                .await;
-            outcomes.push(ran.map_err(|error| moved(error, &parsed))?);
+        for known in parts.into_iter().map(Known::new) {
+            let ran = self.run_known(session, &known, Vec::new(), false).await;
+            outcomes.push(ran?);
         }
         Ok(outcomes)
     }
 
+    async fn run_known(
+        &self,
+        session: &Session,
+        known: &Known,
+        parameters: Vec<ScalarValue>,
+        is_kept: bool,
+    ) -> Result<Outcome, Error> {
+        let kept = is_kept.then_some(&known.plan);
+        let ran = self.run_statement(session, &known.statement, &known.sql, parameters, kept);
+        ran.await.map_err(|error| moved(error, known.start))
+    }
+
     /// Plans one statement with `$1`, `$2`, … in it.
     pub async fn prepare(&self, session: &Session, sql: &str) -> Result<Prepared, Error> {
-        let mut parts = statement::parse(session, sql)?;
-        if parts.len() > 1 {
-            return Err(Error::new(
-                sqlstate::SYNTAX_ERROR,
-                "a prepared statement is one statement, not several",
-            ));
-        }
-        let parsed = parts.pop().unwrap_or(Parsed {
-            statement: Statement::Empty,
-            sql: String::new(),
-            start: 0,
-            parameters: 0,
-        });
+        let parsed = match self.known(session, sql) {
+            Some(known) => known,
+            None => {
+                let known = Arc::new(Known::new(only(statement::parse(session, sql)?)?));
+                self.keep(session, sql, &known);
+                known
+            }
+        };
+        let moved = |error: Error, parsed: &Known| moved(error, parsed.start);
         let (parameter_types, schema) = match &parsed.statement {
             Statement::Sql(plain) | Statement::Insert(plain) => {
-                let state = self.pinned_for(session, &parsed.sql);
-                let plan = self
-                    .plan(&state, &plain.ast, &parsed.sql)
-                    .await
-                    .map_err(|error| moved(error, &parsed))?;
-                let types_of = |plan: &LogicalPlan| {
-                    let types = plan.get_parameter_types();
-                    types.map_err(|error| Error::from_datafusion(error, &parsed.sql, &[]))
-                };
-                let mut types = types_of(&plan)?;
-                if let Some(as_of) = &plain.as_of {
-                    let moment = self.plan_moment(as_of).await;
-                    let moment = moment.map_err(|error| moved(error, &parsed))?;
-                    types.extend(types_of(&moment)?);
-                }
-                let is_query = matches!(parsed.statement, Statement::Sql(_)) && returns_rows(&plan);
-                let schema = if is_query {
-                    crate::names::shown_schema(plan.schema().inner())
-                } else {
-                    Arc::new(Schema::empty())
-                };
-                (by_number(types, parsed.parameters), schema)
+                let described = self.described(session, plain, &parsed).await;
+                described.map_err(|error| moved(error, &parsed))?
             }
             Statement::Erase(erase) => {
                 let types = self.erase_parameters(erase, &parsed.sql).await;
@@ -450,7 +478,13 @@ impl Database {
                 let (types, schema) = described.map_err(|error| moved(error, &parsed))?;
                 (by_number(types, parsed.parameters), schema)
             }
+            Statement::Replay(replay) => {
+                let described = self.replay_columns(replay, &parsed.sql).await;
+                let (types, schema) = described.map_err(|error| moved(error, &parsed))?;
+                (by_number(types, parsed.parameters), schema)
+            }
             Statement::Audit(_) => (Vec::new(), audit::schema()),
+            Statement::Drift(_) => (Vec::new(), crate::drift::schema()),
             Statement::Diff(_) => (Vec::new(), crate::diff::schema()),
             Statement::ExplainView(_) | Statement::Backup(_) | Statement::CompactStream(_) => {
                 (Vec::new(), explain::schema())
@@ -459,11 +493,11 @@ impl Database {
             _ => (Vec::new(), Arc::new(Schema::empty())),
         };
         Ok(Prepared {
-            sql: parsed.sql,
+            sql: parsed.sql.clone(),
             parameters: parsed.parameters,
             parameter_types,
             schema,
-            statement: Arc::new(parsed.statement),
+            known: parsed,
         })
     }
 
@@ -474,16 +508,18 @@ impl Database {
         prepared: &Prepared,
         parameters: Vec<ScalarValue>,
     ) -> Result<Outcome, Error> {
-        let (statement, sql) = (&prepared.statement, &prepared.sql);
-        if let Statement::Sql(plain) = statement.as_ref() {
+        let (known, sql) = (&prepared.known, &prepared.sql);
+        if let Statement::Sql(plain) = &known.statement {
             if let Some(transaction) = &session.transaction {
-                transaction.check(statement)?;
+                transaction.check(&known.statement)?;
             }
+            let (columns, kept) = (Some(&prepared.schema), Some(&known.plan));
             return self
-                .query(session, plain, sql, parameters, Some(prepared))
+                .query(session, plain, sql, parameters, columns, kept)
                 .await;
         }
-        self.run_statement(session, statement, sql, parameters)
+        let kept = Some(&known.plan);
+        self.run_statement(session, &known.statement, sql, parameters, kept)
             .await
     }
 
@@ -511,6 +547,7 @@ impl Database {
         statement: &Statement,
         sql: &str,
         parameters: Vec<ScalarValue>,
+        kept: Option<&Slot>,
     ) -> Result<Outcome, Error> {
         if let Some(transaction) = &session.transaction {
             transaction.check(statement)?;
@@ -553,15 +590,20 @@ impl Database {
                 self.rollback_view(name, *version, sql).await
             }
             Statement::Diff(diff) => self.diff(diff, sql).await,
+            Statement::Replay(replay) => self.replay(replay, sql, &parameters).await,
             Statement::Audit(name) => self.audit(name.as_deref(), sql).await,
+            Statement::Drift(name) => self.drift(name, sql).await,
             Statement::ExplainView(name) => self.explain_view(name, sql).await,
             Statement::Erase(erase) => self.erase(session, erase, sql, parameters).await,
             Statement::Backup(target) => self.backup(target).await,
             Statement::SetRetention(alter) => self.set_retention(alter, sql).await,
             Statement::CompactStream(name) => self.compact(name, sql).await,
-            Statement::Insert(plain) => self.insert(session, plain, sql, parameters).await,
+            Statement::Insert(plain) => self.insert(session, plain, sql, parameters, kept).await,
             Statement::Subscribe(subscribe) => self.subscribe(subscribe, sql, &parameters).await,
-            Statement::Sql(plain) => self.query(session, plain, sql, parameters, None).await,
+            Statement::Sql(plain) => {
+                self.query(session, plain, sql, parameters, None, kept)
+                    .await
+            }
         }
     }
 
@@ -597,9 +639,37 @@ pub(crate) fn names_system_column(sql: &str) -> bool {
         .any(|column| find_word(sql, column.name()).is_some())
 }
 
-fn moved(mut error: Error, parsed: &Parsed) -> Error {
-    error.position = error.position.map(|position| position + parsed.start);
+fn moved(mut error: Error, start: usize) -> Error {
+    error.position = error.position.map(|position| position + start);
     error
+}
+
+impl Known {
+    fn new(parsed: Parsed) -> Known {
+        Known {
+            statement: parsed.statement,
+            sql: parsed.sql,
+            start: parsed.start,
+            parameters: parsed.parameters,
+            plan: Slot::default(),
+        }
+    }
+}
+
+/// The statement of a text that holds one, or none.
+fn only(mut parts: Vec<Parsed>) -> Result<Parsed, Error> {
+    if parts.len() > 1 {
+        return Err(Error::new(
+            sqlstate::SYNTAX_ERROR,
+            "a prepared statement is one statement, not several",
+        ));
+    }
+    Ok(parts.pop().unwrap_or(Parsed {
+        statement: Statement::Empty,
+        sql: String::new(),
+        start: 0,
+        parameters: 0,
+    }))
 }
 
 fn done(tag: &str) -> Outcome {

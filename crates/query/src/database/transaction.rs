@@ -7,7 +7,12 @@ use lambic_model::Append;
 use lambic_view::session;
 
 use super::{Database, catalogs, insert::append_error, names_system_column};
-use crate::{Error, Modes, Session, Transaction, pinned::Pinned, provider::Public, sqlstate};
+use crate::{
+    Error, Modes, Session, Transaction,
+    pinned::Pinned,
+    provider::{Public, Versions},
+    sqlstate,
+};
 
 impl Database {
     pub fn begin(&self, modes: Modes) -> Arc<Transaction> {
@@ -50,15 +55,31 @@ impl Database {
     }
 
     /// A session state pinned to one frontier, in which streams show their system columns if `sql` names one.
-    pub(super) fn pinned_for(&self, session: &Session, sql: &str) -> SessionState {
-        self.pinned_to(self.pin(session), names_system_column(sql))
+    pub(super) fn pinned_for(
+        &self,
+        session: &Session,
+        sql: &str,
+        versions: Versions,
+    ) -> SessionState {
+        self.pinned_with(self.pin(session), names_system_column(sql), versions)
     }
 
     pub(crate) fn pinned_to(&self, pinned: Arc<Pinned>, with_system: bool) -> SessionState {
+        self.pinned_with(pinned, with_system, Versions::default())
+    }
+
+    /// The same, in which versions of views are known that are not served.
+    pub(super) fn pinned_with(
+        &self,
+        pinned: Arc<Pinned>,
+        with_system: bool,
+        versions: Versions,
+    ) -> SessionState {
         let public = Public {
             sources: self.0.sources.clone(),
             with_system,
             pinned: Some(pinned),
+            versions,
         };
         let besides = self.0.context.catalog(session::CATALOG);
         let mut state = self.0.context.state();

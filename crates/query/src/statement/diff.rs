@@ -28,8 +28,8 @@ pub enum Compared {
 pub const EXPECTED: &str =
     "DIFF MATERIALIZED VIEW name [VERSION 1] [WITH VERSION 2 | WITH SELECT …] is expected";
 
-/// The `SELECT` of the `CREATE MATERIALIZED VIEW` that starts at this character.
-fn declared(text: &str, start: usize) -> Result<Compared, Error> {
+/// The `SELECT` of the `CREATE MATERIALIZED VIEW` that starts at this character, and where it starts itself.
+pub fn declared(text: &str, start: usize) -> Result<(String, usize), Error> {
     let statement: String = text.chars().skip(start).collect();
     let view = match plain(&statement, &statement) {
         Ok(ast::Statement::CreateView(view)) => create::view(&view, &statement),
@@ -42,7 +42,7 @@ fn declared(text: &str, start: usize) -> Result<Compared, Error> {
     })?;
     let before = statement.find(&select.query).unwrap_or(0);
     let before = statement[..before].chars().count();
-    Ok(Compared::Select(select.query, start + before))
+    Ok((select.query, start + before))
 }
 
 /// `DIFF MATERIALIZED VIEW name [VERSION old] [WITH {VERSION new | SELECT … | CREATE MATERIALIZED VIEW …}]`.
@@ -82,7 +82,8 @@ pub fn parse(part: &Part<'_>) -> Result<Statement, Error> {
             new = Some(Compared::Select(text.chars().skip(start).collect(), start));
             at = words.len();
         } else if is(at + 1, "CREATE") {
-            new = Some(declared(&text, words[at + 1].0)?);
+            let (select, start) = declared(&text, words[at + 1].0)?;
+            new = Some(Compared::Select(select, start));
             at = words.len();
         }
     }

@@ -8,17 +8,16 @@ use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
     common::{Result, plan_datafusion_err},
-    datasource::{TableType, memory::MemorySourceConfig},
+    datasource::TableType,
     execution::SessionState,
     logical_expr::{Expr, LogicalPlan},
     physical_plan::{ExecutionPlan, collect},
 };
-use lambic_serving::Served;
 use lambic_view::{Planned, Source};
 
 use crate::{
     pinned::{Pinned, view_error},
-    provider::session_state,
+    provider::{projected, session_state, view_table},
 };
 
 /// The rows at `pinned`.
@@ -43,9 +42,13 @@ fn plan(planned: &Planned, pinned: &Arc<Pinned>) -> Result<LogicalPlan> {
                 let served = pinned.views.get(name).cloned();
                 let served =
                     served.ok_or_else(|| plan_datafusion_err!("table '{name}' not found"))?;
+                // What is served approximately is what it is for those that select from it.
+                if served.is_approximate() && !pinned.looks_back() {
+                    return Ok(view_table(&served, pinned));
+                }
                 Ok(Arc::new(Scratch {
                     pinned: pinned.seen_by(&served),
-                    served,
+                    planned: served.planned(),
                 }))
             }
             other => pinned.records(other),
@@ -57,22 +60,28 @@ fn plan(planned: &Planned, pinned: &Arc<Pinned>) -> Result<LogicalPlan> {
     }
 }
 
-/// A view whose rows are computed from scratch.
-struct Scratch {
-    served: Served,
+/// A view whose rows are computed from scratch, as their reader takes them.
+pub struct Scratch {
+    planned: Planned,
     pinned: Arc<Pinned>,
+}
+
+impl Scratch {
+    pub fn new(planned: Planned, pinned: Arc<Pinned>) -> Scratch {
+        Scratch { planned, pinned }
+    }
 }
 
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Scratch").field(&self.served).finish()
+        f.debug_struct("Scratch").finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl TableProvider for Scratch {
     fn schema(&self) -> SchemaRef {
-        self.served.as_source().schema
+        Arc::clone(self.planned.schema())
     }
 
     fn table_type(&self) -> TableType {
@@ -86,9 +95,9 @@ impl TableProvider for Scratch {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planned = self.served.planned();
-        let rows = Box::pin(rows(&planned, &self.pinned, session_state(state)?)).await?;
-        let exec = MemorySourceConfig::try_new_exec(&[rows], self.schema(), projection.cloned())?;
-        Ok(exec)
+        self.pinned.check(self.planned.streams())?;
+        let plan = plan(&self.planned, &self.pinned)?;
+        let plan = session_state(state)?.create_physical_plan(&plan).await?;
+        projected(plan, self.planned.schema(), projection)
     }
 }
