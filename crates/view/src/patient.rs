@@ -26,6 +26,7 @@ use datafusion::{
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
         joins::{CrossJoinExec, NestedLoopJoinExec},
+        replace_children_if_necessary,
     },
 };
 use futures::{Stream, StreamExt};
@@ -55,7 +56,7 @@ impl PhysicalOptimizerRule for LetOthersRun {
             if let Some(right) = children.pop() {
                 children.push(Arc::new(InSlices(right)));
             }
-            node.with_new_children(children).map(Transformed::yes)
+            replace_children_if_necessary(node, children).map(Transformed::yes)
         });
         Ok(plan?.data)
     }
