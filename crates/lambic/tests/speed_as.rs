@@ -201,7 +201,7 @@ fn what_cannot_be_is_refused() {
             "speed_as = $$ SELECT k, vv, 1 AS place FROM w $$, speed_key = 'k'",
             ranked,
         ),
-        &["query:1:61", "column \"vv\" does not exist", "42703"],
+        &["query:1:58", "column \"vv\" does not exist", "42703"],
     );
     refused(
         &create(

@@ -83,7 +83,10 @@ impl Planned {
     pub fn described(&self) -> String {
         match self {
             Planned::Kept(plan) => plan.described(),
-            Planned::Recomputed(plan) => plan.described(),
+            Planned::Recomputed(plan) => match &plan.speed {
+                Some(speed) => format!("{}\n{}", plan.described(), speed.described()),
+                None => plan.described(),
+            },
         }
     }
 
@@ -91,7 +94,16 @@ impl Planned {
     pub fn streams_read(&self) -> Vec<Arc<Stream>> {
         match self {
             Planned::Kept(plan) => plan.inputs.clone(),
-            Planned::Recomputed(plan) => plan.streams_read(),
+            Planned::Recomputed(plan) => {
+                let mut read = plan.streams_read();
+                let speed = plan.speed.iter().flat_map(Planned::streams_read);
+                for stream in speed {
+                    if read.iter().all(|known| known.id != stream.id) {
+                        read.push(stream);
+                    }
+                }
+                read
+            }
         }
     }
 
@@ -126,7 +138,16 @@ impl Planned {
                 state.create_physical_plan(&empty).await?
             }
         };
-        Ok(slot::columns_read(&physical, stream))
+        let mut columns = slot::columns_read(&physical, stream);
+        if let Planned::Recomputed(plan) = self
+            && let Some(speed) = &plan.speed
+        {
+            // It knows no view but the one that it is of.
+            let own = speed_source(plan, speed);
+            let of_speed = Box::pin(speed.columns_read(stream, &own, state));
+            columns.extend(of_speed.await?);
+        }
+        Ok(columns)
     }
 
     /// By output column.
@@ -136,6 +157,21 @@ impl Planned {
             Planned::Recomputed(plan) => &plan.exactness,
         }
     }
+}
+
+/// The view itself, under the name by which its `speed_as` selects from it.
+fn speed_source(plan: &RecomputePlan, speed: &Planned) -> Vec<ViewSource> {
+    let names = match speed {
+        Planned::Kept(_) => &[],
+        Planned::Recomputed(speed) => speed.views.as_slice(),
+    };
+    let source = |name: &String| ViewSource {
+        name: name.clone(),
+        schema: Arc::clone(&plan.schema),
+        streams: plan.streams.clone(),
+        exactness: plan.exactness.clone(),
+    };
+    names.iter().map(source).collect()
 }
 
 /// Parses, resolves and types `sql`, but optimises nothing: optimising replaces aggregates by others.

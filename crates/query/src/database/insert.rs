@@ -63,7 +63,7 @@ impl Database {
     ) -> Result<usize, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
         let ready = self
-            .ready(session, plain, sql, parameters, kept, false)
+            .bound(session, plain, sql, parameters, kept, false)
             .await?;
         let LogicalPlan::Dml(dml) = &ready.plan else {
             return Err(Error::new(

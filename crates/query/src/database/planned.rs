@@ -84,7 +84,7 @@ impl Database {
 
     /// The statement at one frontier, ready to run; `kept` holds its plan from one time to the next. `with_system`:
     /// streams show their system columns.
-    pub(super) async fn ready(
+    pub(super) async fn bound(
         &self,
         session: &Session,
         plain: &Plain,

@@ -21,7 +21,7 @@ impl Database {
     ) -> Result<Outcome, Error> {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
         let ready = self
-            .ready(
+            .bound(
                 session,
                 plain,
                 sql,

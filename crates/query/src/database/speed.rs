@@ -40,7 +40,8 @@ impl Database {
             streams: plan.streams.clone(),
             exactness: vec![Exactness::Exact; plan.schema.fields().len()],
         };
-        let speed = self.plan_over(&speed_as.sql, functions, float_sums, streams, &[own]);
+        let views = [own];
+        let speed = self.plan_over(&speed_as.sql, functions, float_sums, streams, &views);
         let speed = speed.await.map_err(|error| match error.sqlstate {
             sqlstate::UNDEFINED_TABLE => error.with_hint(format!(
                 "speed_as reads \"{name}\", which is the rows of its last batch, and streams, which are the records after it"
