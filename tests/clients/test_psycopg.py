@@ -516,3 +516,27 @@ def test_a_view_without_an_incremental_form_says_so(connection, measurements):
     assert told[0].startswith(f'view "{view}" is recomputed when it is read')
     connection.execute(f"DROP MATERIALIZED VIEW {view}")
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "code", "at"),
+    [
+        ("SELECT place FROM {m} WHERE count", "42804", "WHERE"),
+        ("SELECT place FROM {m} LIMIT -1", "2201W", "LIMIT"),
+        ("SELECT place FROM {m} ORDER BY 5", "42P10", "5"),
+        ("SELECT place FROM {m} GROUP BY 5", "42P10", "5"),
+        ("SELECT date '2024-02-30'", "22008", "'2024-02-30'"),
+        ("SELECT timestamp '2024-02-30 00:00:00'", "22008", "'2024-02-30 00:00:00'"),
+        ("SELECT interval 'soon'", "22007", "'soon'"),
+        ("SELECT place FROM {m} WHERE count = 'x'", "22P02", "'x'"),
+        ("INSERT INTO {m} (at, place) VALUES (now(), 'a') RETURNING place", "0A000", "RETURNING"),
+        ("SELECT x.place FROM {m} AS v", "42P01", "x"),
+        ("SELECT * FROM nosuch.{m}", "3F000", "nosuch"),
+    ],
+)
+def test_errors_have_the_code_and_the_place_of_postgres(connection, measurements, sql, code, at):
+    sql = sql.format(m=measurements)
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(sql)
+    assert caught.value.sqlstate == code
+    assert int(caught.value.diag.statement_position) == sql.index(at) + 1, str(caught.value)

@@ -1,7 +1,11 @@
 //! Errors of SQL as a Postgres client sees them: SQLSTATE, message, hint, position.
 
 use arrow::{datatypes::Schema, error::ArrowError};
-use datafusion::{common::Span, error::DataFusionError, sql::sqlparser::parser::ParserError};
+use datafusion::{
+    common::{Column, Span},
+    error::DataFusionError,
+    sql::sqlparser::parser::ParserError,
+};
 use lambic_view::postgres::ValueError;
 
 use crate::message;
@@ -39,6 +43,8 @@ pub mod sqlstate {
     pub const INVALID_PARAMETER: &str = "22023";
     pub const INVALID_TEXT: &str = "22P02";
     pub const INVALID_DATETIME: &str = "22007";
+    pub const DATETIME_OVERFLOW: &str = "22008";
+    pub const UNDEFINED_SCHEMA: &str = "3F000";
     pub const NUMERIC_OUT_OF_RANGE: &str = "22003";
     pub const DIVISION_BY_ZERO: &str = "22012";
     pub const DATA_EXCEPTION: &str = "22000";
@@ -106,6 +112,24 @@ impl Error {
     /// Translates what DataFusion says; `sql` is the statement, for positions, and `names` are the
     /// tables that exist, for suggestions.
     pub fn from_datafusion(error: DataFusionError, sql: &str, names: &[String]) -> Error {
+        Error::translated(error, sql, names).at_literal(sql)
+    }
+
+    /// An error about a value that stands in `sql` is there.
+    fn at_literal(self, sql: &str) -> Error {
+        let is_placed = self.position.is_some() || !self.sqlstate.starts_with("22");
+        let value = self.message.rsplit('"').nth(1);
+        let position = match value {
+            Some(value) if !is_placed => find_literal(sql, value),
+            _ => None,
+        };
+        Error {
+            position: self.position.or(position),
+            ..self
+        }
+    }
+
+    fn translated(error: DataFusionError, sql: &str, names: &[String]) -> Error {
         let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
         // Expressions that no text stands for have a place of their own: line 0.
         let position = span
@@ -116,6 +140,13 @@ impl Error {
             DataFusionError::SchemaError(schema, _) => {
                 use datafusion::common::SchemaError::{FieldNotFound, AmbiguousReference};
                 match schema.as_ref() {
+                    FieldNotFound { field, valid_fields }
+                        if let Some(table) = unknown_table(field, valid_fields) =>
+                    {
+                        let message = format!("missing FROM-clause entry for table \"{table}\"");
+                        let at = position.or_else(|| find_word(sql, table));
+                        Error::new(sqlstate::UNDEFINED_TABLE, message).with_position(at)
+                    }
                     FieldNotFound { field, valid_fields } => {
                         let names: Vec<String> = valid_fields.iter().map(|c| c.name.clone()).collect();
                         let mut found = Error::new(
@@ -267,7 +298,18 @@ impl From<Error> for DataFusionError {
 fn from_plan(message: &str, sql: &str, names: &[String]) -> Error {
     let quoted = message.split('\'').nth(1).unwrap_or_default();
     if message.contains("not found") && message.starts_with("table") {
-        let name = quoted.rsplit('.').next().unwrap_or(quoted);
+        let mut parts = quoted.rsplit('.');
+        let name = parts.next().unwrap_or(quoted);
+        if let Some(schema) = parts.next()
+            && !["public", "pg_catalog", "information_schema"].contains(&schema)
+        {
+            let message = format!("schema \"{schema}\" does not exist");
+            return Error::new(sqlstate::UNDEFINED_SCHEMA, message)
+                .with_position(find_word(sql, schema))
+                .with_hint(
+                    "streams and views are in the schema \"public\", which need not be named",
+                );
+        }
         return undefined_table(name, sql, names);
     }
     if message.starts_with("Invalid function") {
@@ -343,6 +385,29 @@ fn find_table(sql: &str, name: &str) -> Option<usize> {
         ["from", "join", "into"].contains(&word.to_ascii_lowercase().as_str())
     });
     as_table.or_else(|| find_word(sql, name))
+}
+
+/// The table by which `field` is asked for, if there is none of that name where it stands.
+fn unknown_table<'a>(field: &'a Column, valid: &[Column]) -> Option<&'a str> {
+    let asked = field.relation.as_ref()?.table();
+    let there = valid.iter().filter_map(|column| column.relation.as_ref());
+    let is_known = there
+        .map(|relation| relation.table())
+        .any(|table| table == asked);
+    let same = valid.iter().any(|column| column.name == field.name);
+    (!is_known && same).then_some(asked)
+}
+
+/// Where `value` stands in `sql`, in quotes or as a number.
+fn find_literal(sql: &str, value: &str) -> Option<usize> {
+    let quoted = format!("'{}'", value.replace('\'', "''"));
+    if let Some(byte) = sql.find(&quoted) {
+        return Some(sql[..byte].chars().count() + 1);
+    }
+    let is_number = value
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    (is_number && !value.is_empty()).then(|| find_word(sql, value))?
 }
 
 /// Where `word` stands alone in `sql`, in characters from 1.

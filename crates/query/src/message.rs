@@ -31,6 +31,9 @@ pub fn of_value(message: &str) -> Error {
                 sqlstate::NUMERIC_OUT_OF_RANGE,
                 format!("value \"{text}\" is out of range for type {name}"),
             ),
+            false if is_date(text) && ["date", "timestamp", "timestamptz"].contains(&name) => {
+                no_such_time(text)
+            }
             false => Error::new(
                 sqlstate::INVALID_TEXT,
                 format!("invalid input syntax for type {name}: \"{text}\""),
@@ -45,6 +48,9 @@ pub fn of_value(message: &str) -> Error {
         return out_of_range(format!("{name} out of range"));
     }
     if message.contains("parsing timestamp from") || message.contains("parsing date from") {
+        if is_date(quoted) {
+            return no_such_time(quoted);
+        }
         let hint = "timestamps are written like 2026-01-31 12:30:00 or 2026-01-31T12:30:00Z";
         return Error::new(
             sqlstate::INVALID_DATETIME,
@@ -63,7 +69,7 @@ pub fn of_value(message: &str) -> Error {
         return out_of_range(format!("numeric field overflow: {}", plain(message)));
     }
     if message.contains("Overflow converting") || message.contains("imestamp out of range") {
-        return Error::new("22008", "timestamp out of range");
+        return Error::new(sqlstate::DATETIME_OVERFLOW, "timestamp out of range");
     }
     if message.contains("verflow") {
         return out_of_range("value out of range".to_owned());
@@ -77,7 +83,27 @@ pub fn of_value(message: &str) -> Error {
         )
         .with_hint("the column is declared NOT NULL");
     }
-    Error::new(sqlstate::DATA_EXCEPTION, plain(message))
+    let said = plain(message);
+    let code = match said.starts_with("invalid input syntax for type interval") {
+        true => sqlstate::INVALID_DATETIME,
+        false => sqlstate::DATA_EXCEPTION,
+    };
+    Error::new(code, said)
+}
+
+/// True if it is written as a date, and perhaps a time behind it.
+fn is_date(text: &str) -> bool {
+    let date = text.trim().split([' ', 'T']).next().unwrap_or_default();
+    let parts: Vec<&str> = date.split('-').collect();
+    let digits = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    parts.len() == 3 && parts[0].len() == 4 && parts.iter().all(digits)
+}
+
+fn no_such_time(text: &str) -> Error {
+    Error::new(
+        sqlstate::DATETIME_OVERFLOW,
+        format!("date/time field value out of range: \"{text}\""),
+    )
 }
 
 fn out_of_range(message: String) -> Error {
@@ -145,6 +171,47 @@ pub fn of_plan(message: &str, sql: &str) -> Error {
     if message.contains("oerc") || message.contains("annot infer common argument type") {
         return Error::new(sqlstate::UNDEFINED_FUNCTION, plain(message));
     }
+    if let Some((_, found)) = message.split_once("non-boolean predicate ")
+        && let Some((_, found)) = found.rsplit_once(" returning ")
+    {
+        let found = found.parse::<DataType>();
+        let found = found.as_ref().map_or("another type", type_name);
+        return Error::new(
+            sqlstate::DATATYPE_MISMATCH,
+            format!("argument of WHERE must be type boolean, not type {found}"),
+        )
+        .with_position(find_word(sql, "where"));
+    }
+    for (word, code) in [("LIMIT", "2201W"), ("OFFSET", "2201X")] {
+        if message.contains(&format!("{word} must be >= 0")) {
+            return Error::new(code, format!("{word} must not be negative"))
+                .with_position(find_word(sql, word));
+        }
+    }
+    let position = |text: &str| {
+        let digits = text
+            .trim_start()
+            .split(|c: char| !c.is_ascii_digit())
+            .next();
+        digits.unwrap_or_default().to_owned()
+    };
+    if let Some((_, rest)) = message.split_once("olumn out of bounds, specified: ") {
+        return not_in_list("ORDER BY", &position(rest), sql);
+    }
+    if let Some((_, rest)) = message.split_once("annot find column with position ") {
+        return not_in_list("GROUP BY", &position(rest), sql);
+    }
+    if let Some((clause, _)) = message.rsplit_once(" clause not supported") {
+        let name = match clause.rsplit([' ', '-']).next().unwrap_or(clause) {
+            "returning" | "Returning" => "RETURNING",
+            "on" | "On" => "ON CONFLICT",
+            other => other,
+        };
+        let message = format!("{} is not supported", name.to_ascii_uppercase());
+        let first = name.split(' ').next_back().unwrap_or(name);
+        return Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message)
+            .with_position(find_word(sql, first));
+    }
     if message.contains("Inserting query must have the same schema length")
         || message.contains("Inconsistent data length")
     {
@@ -154,6 +221,11 @@ pub fn of_plan(message: &str, sql: &str) -> Error {
         );
     }
     Error::new(sqlstate::SYNTAX_ERROR, plain(message))
+}
+
+fn not_in_list(clause: &str, position: &str, sql: &str) -> Error {
+    let message = format!("{clause} position {position} is not in select list");
+    Error::new("42P10", message).with_position(find_word(sql, position))
 }
 
 /// Functions that statements call most: what a misspelt name is compared with first.
