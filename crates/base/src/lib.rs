@@ -4,11 +4,13 @@
 //! Nothing here knows records or streams. Time, chance and the disk are handed in as values or traits, so that a
 //! simulation can own them.
 
+pub mod bytes;
 pub mod clock;
 pub mod disk;
 pub mod file;
 pub mod lock;
 pub mod parallel;
+pub mod rate;
 pub mod retry;
 pub mod supervise;
 

@@ -7,35 +7,82 @@
 
 mod error;
 mod frontier;
+mod gather;
 mod history;
+mod job;
+mod limits;
+mod made_by;
+mod merge;
 mod narrow;
+mod progress;
+mod size;
+mod slices;
+mod spill;
 mod store;
+mod streamed;
+mod throttle;
+mod unfinished;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use datafusion::{
-    catalog::TableProvider, error::DataFusionError, execution::SessionState, physical_plan::collect,
+use datafusion::execution::{
+    SessionState,
+    object_store::DefaultObjectStoreRegistry,
+    runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
 };
-use lambic_dataset::{Dataset, Pin, Reader, StreamTable};
-use lambic_model::{Erasures, Frontiers, StreamId};
-use lambic_view::{Definition, Run, Source, ViewPlan};
-use tracing::debug;
+use lambic_dataset::{Dataset, Pin, Reader};
+use lambic_model::{Erasures, Frontiers};
+use lambic_view::{Definition, Run, ViewPlan};
+use object_store::ObjectStore;
+
+use job::Job;
+use throttle::Throttled;
+use unfinished::Manifests;
 
 pub use error::Error;
 pub use history::PinnedHistory;
+pub use limits::Limits;
+pub use made_by::MadeBy;
+pub use progress::{BatchInfo, BatchState, Progress};
 pub use store::{BatchManifest, Kept, RunFile};
+pub use unfinished::FOLDER as SLICES_FOLDER;
 
 /// Computes, keeps and loads batch views.
 #[derive(Clone)]
 pub struct Batch {
     reader: Reader,
     state: SessionState,
+    /// Its plans read the dataset through `store`.
+    runtime: Arc<RuntimeEnv>,
+    store: Arc<dyn ObjectStore>,
+    limits: Limits,
+    progress: Progress,
 }
 
 impl Batch {
-    /// `state` brings settings, functions and the memory that batches may use.
-    pub fn new(reader: Reader, state: SessionState) -> Batch {
-        Batch { reader, state }
+    /// `state` brings settings, functions and the number of threads.
+    pub fn new(reader: Reader, state: SessionState, limits: Limits) -> Result<Batch, Error> {
+        let mut store = reader.dataset().store();
+        if let Some(bytes_per_s) = limits.io_bytes_per_s {
+            store = Arc::new(Throttled::new(store, bytes_per_s));
+        }
+        let runtime = RuntimeEnvBuilder::from_runtime_env(state.runtime_env())
+            .with_object_store_registry(Arc::new(DefaultObjectStoreRegistry::new()))
+            .build_arc()?;
+        reader.read_through(&runtime, Arc::clone(&store));
+        Ok(Batch {
+            reader,
+            state,
+            runtime,
+            store,
+            limits,
+            progress: Progress::default(),
+        })
+    }
+
+    /// How batches get on.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     fn threads(&self) -> usize {
@@ -46,14 +93,16 @@ impl Batch {
         self.reader.dataset()
     }
 
-    /// States of every record sealed so far. With a `base`, a batch run of the same plan, only the
-    /// records sealed since are read and merged into it: states merge to the same bits either way.
-    /// `None` if nothing was sealed since. A base that does not know the newest erasures is not used.
-    pub async fn compute(
+    /// Publishes the states of every record sealed so far as the view's batch view; returns the run and its number. With
+    /// a `base`, a batch run of the same plan, only the records sealed since are read and merged into it: states merge to
+    /// the same bits either way. `None` if nothing was sealed since. A base that does not know the newest erasures is not
+    /// used. No other batch of the view may be computed meanwhile.
+    pub async fn publish(
         &self,
+        definition: &Definition,
         plan: &ViewPlan,
         base: Option<&Arc<Run>>,
-    ) -> Result<Option<Run>, Error> {
+    ) -> Result<Option<(Run, u64)>, Error> {
         let pin = self.reader.pin();
         let erasures = plan.erasures_of(&pin.log().erasures());
         let mut to = Frontiers::default();
@@ -61,63 +110,57 @@ impl Batch {
             to.set(stream.id, pin.manifest(stream.id).frontier.clone());
         }
         // States do not give back what was erased: a base that still has it is of no use.
-        let base = base.filter(|base| base.erasures == erasures);
-        if let (Some(base), Some(join)) = (base, plan.join()) {
-            if base.to == to {
-                return Ok(None);
-            }
-            let history = PinnedHistory::new(pin, Arc::new(self.state.clone()));
-            let task = self.state.task_ctx();
-            let new = plan.run_between(join, &base.to, &to, &history, Arc::clone(&task));
-            let runs = [Arc::clone(base), Arc::new(new.await?)];
-            return Ok(Some(plan.merge(&runs, task).await?));
+        let base = base.filter(|base| base.erasures == erasures && parts_at(&pin, plan, &base.to));
+        if base.is_some_and(|base| base.to == to) {
+            return Ok(None);
         }
-        let base = match base.map(|base| (base, since(&pin, plan, &base.to))) {
-            Some((base, Some(_))) if base.to == to => return Ok(None),
-            Some((base, Some(tables))) => Some((base, tables)),
-            _ => None,
+        let from = base.map(|base| base.to.clone()).unwrap_or_default();
+        let records = to.since(&from);
+        let running = self.progress.begin(definition, base.is_none(), records);
+        let own_memory = definition.batch_memory;
+        let job = Job {
+            batch: self,
+            definition,
+            plan,
+            pin,
+            base: base.cloned(),
+            from,
+            to,
+            erasures,
+            limits: Limits {
+                memory_bytes: own_memory.unwrap_or(self.limits.memory_bytes),
+                ..self.limits
+            },
+            running: &running,
         };
-        let Some((base, tables)) = base else {
-            let each = plan.inputs.iter();
-            let tables = each.map(|stream| (stream.id, pin.sealed(stream))).collect();
-            let run = self.run(plan, tables, Frontiers::default(), to).await?;
-            return Ok(Some(run.knowing(erasures)));
-        };
-        let new = self.run(plan, tables, base.to.clone(), to).await?;
-        let runs = [Arc::clone(base), Arc::new(new.knowing(erasures))];
-        Ok(Some(plan.merge(&runs, self.state.task_ctx()).await?))
+        let published = job.run().await;
+        running.ended(match &published {
+            Ok(_) => BatchState::Finished,
+            Err(error) => BatchState::Failed(error.to_string()),
+        });
+        published.map(Some)
     }
 
-    async fn run(
+    /// From where a batch of the view goes on that was killed; `None` if none was, or it cannot go on.
+    pub async fn unfinished(
         &self,
+        definition: &Definition,
         plan: &ViewPlan,
-        tables: HashMap<StreamId, StreamTable>,
-        from: Frontiers,
-        to: Frontiers,
-    ) -> Result<Run, Error> {
-        let table = |source: Source| -> Result<Arc<dyn TableProvider>, DataFusionError> {
-            match source {
-                Source::Stream(stream) => {
-                    let table = tables[&stream.id].clone();
-                    Ok(Arc::new(table.with_text_views(&plan.texts_only_grouped_by)))
-                }
-                other => Err(DataFusionError::Plan(format!("{other:?} is not a stream"))),
-            }
-        };
-        let started = Instant::now();
-        let states = plan.states_from(&self.state, &table).await?;
-        let states = collect(states, self.state.task_ctx()).await?;
-        let computed = started.elapsed();
-        let from_records: u64 = from.0.values().map(|frontier| frontier.records()).sum();
-        let run = plan.sorted(states, self.threads(), from, to)?;
-        debug!(
-            from_records,
-            computing_s = computed.as_secs_f64(),
-            sorting_s = (started.elapsed() - computed).as_secs_f64(),
-            states = run.rows(),
-            "states of a batch run"
-        );
-        Ok(run)
+    ) -> Result<Option<Frontiers>, Error> {
+        let folder = unfinished::folder(definition);
+        let found = Manifests::of(Arc::clone(&self.store), folder)
+            .load()
+            .await?;
+        let erasures = plan.erasures_of(&self.reader.pin().log().erasures());
+        let found = found.filter(|found| {
+            found.made_by.fits(definition, plan, &found.to) && found.erasures == erasures
+        });
+        Ok(found.map(|found| found.from))
+    }
+
+    /// Removes what killed batches left that is of no use. No batch may run meanwhile.
+    pub async fn tidy(&self) -> Result<(), Error> {
+        job::tidy(self.dataset().store()).await
     }
 
     /// Keeps `run` as the view's batch view, or as its checkpoint; returns its number, from 1.
@@ -128,7 +171,7 @@ impl Batch {
         plan: &ViewPlan,
         run: &Run,
     ) -> Result<u64, Error> {
-        let store = self.dataset().store();
+        let store = Arc::clone(&self.store);
         store::keep(store, kept, definition, plan, run, self.threads()).await
     }
 
@@ -171,20 +214,27 @@ impl Batch {
 
     /// Deletes everything kept of this version of the view.
     pub async fn forget(&self, definition: &Definition) -> Result<(), Error> {
-        store::forget(self.dataset().store(), Kept::Batch, definition).await
+        store::forget(self.dataset().store(), Kept::Batch, definition, None).await
+    }
+
+    /// The same, but for what a batch has finished that was killed: it says itself what it fits to.
+    pub async fn forget_published(&self, definition: &Definition) -> Result<(), Error> {
+        let slices = unfinished::folder(definition);
+        let store = self.dataset().store();
+        store::forget(store, Kept::Batch, definition, Some(slices)).await
     }
 
     /// Deletes the view's checkpoint.
     pub async fn forget_checkpoint(&self, definition: &Definition) -> Result<(), Error> {
-        store::forget(self.dataset().store(), Kept::Checkpoint, definition).await
+        store::forget(self.dataset().store(), Kept::Checkpoint, definition, None).await
     }
 }
 
-/// The records sealed since `from`; `None` if the files do not part there.
-fn since(pin: &Pin, plan: &ViewPlan, from: &Frontiers) -> Option<HashMap<StreamId, StreamTable>> {
-    let each = plan.inputs.iter().map(|stream| {
-        let table = pin.sealed_since(stream, &from.of(stream.id));
-        Some((stream.id, table?))
-    });
-    each.collect()
+/// True if no file holds records of both sides of `frontiers`.
+fn parts_at(pin: &Pin, plan: &ViewPlan, frontiers: &Frontiers) -> bool {
+    let mut streams = plan.inputs.iter();
+    streams.all(|stream| {
+        let since = pin.sealed_since(stream, &frontiers.of(stream.id));
+        since.is_some()
+    })
 }

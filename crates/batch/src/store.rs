@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::{error::ArrowError, record_batch::RecordBatch};
 use lambic_dataset::{ManifestStore, parquet_file};
 use lambic_model::{Erasures, Frontiers};
-use lambic_view::{Class, Definition, Run, ViewPlan, aggregate::STATE_ENCODING};
+use lambic_view::{Class, Definition, Run, ViewPlan};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     basic::Compression,
@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, frontier,
+    made_by::MadeBy,
     narrow::{narrowed, widened},
+    unfinished,
 };
 
 /// Where all views have their folders, see [`Definition::directory`].
@@ -32,18 +34,8 @@ pub struct BatchManifest {
     /// run that ends there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Frontiers>,
-    /// The `SELECT`, with the encodings that states depend on: a run made by others is recomputed.
-    pub sql: String,
-    /// What of it the states are of: a part of a recomputed view is known by its number, and what is a part may
-    /// change with what can be kept. Older files have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan: Option<String>,
-    pub datafusion: String,
-    pub state_encoding: u32,
-    pub state_types: Vec<String>,
-    /// The functions that the `SELECT` calls, with the digest of their code; older files have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub functions: Option<BTreeMap<String, String>>,
+    #[serde(flatten)]
+    pub made_by: MadeBy,
     pub frontier: Frontiers,
     /// The erasures that its states know.
     #[serde(default, skip_serializing_if = "Erasures::is_empty")]
@@ -81,17 +73,9 @@ fn manifests(store: &Arc<dyn ObjectStore>, folder: &str) -> ManifestStore<BatchM
     ManifestStore::new(Arc::clone(store), Path::from(folder), MANIFESTS_KEPT)
 }
 
-fn state_types(schema: &arrow::datatypes::Schema) -> Vec<String> {
-    schema
-        .fields()
-        .iter()
-        .map(|field| field.data_type().to_string())
-        .collect()
-}
-
 /// Keys repeat, and so may rows. States hardly ever do, and are always read whole: to look for repetitions and extremes in
 /// them costs much and gives nothing, nor does it to compress them well: they are soon replaced.
-fn properties(plan: &ViewPlan) -> WriterProperties {
+pub fn properties(plan: &ViewPlan) -> WriterProperties {
     let mut properties = parquet_file::properties().set_statistics_enabled(EnabledStatistics::None);
     if plan.class == Class::Rows {
         return properties.build();
@@ -114,42 +98,90 @@ pub async fn keep(
     run: &Run,
     threads: usize,
 ) -> Result<u64, Error> {
-    let folder = kept.folder(definition);
-    let manifests = manifests(&store, &folder);
-    let newest = manifests.load().await?;
-    let number = newest.as_ref().map_or(0, |(number, _)| *number) + 1;
-    let path = format!("{folder}/states-{number:020}.parquet");
-    let schema = run.states.schema();
     let states = match plan.class {
         // Rows are the user's own columns, for other readers too.
         Class::Rows => run.states.clone(),
         _ => narrowed(&run.states).map_err(ParquetError::from)?,
     };
     let file = parquet_file::encode_on(threads, &states, properties(plan))?;
-    let body = BatchManifest {
+    let next = Next::of(store, kept, definition).await?;
+    let covers = Covers {
         from: (kept == Kept::Checkpoint).then(|| run.from.clone()),
-        sql: definition.sql.clone(),
-        plan: Some(plan.described()),
-        datafusion: datafusion::DATAFUSION_VERSION.to_owned(),
-        state_encoding: STATE_ENCODING,
-        state_types: state_types(&schema),
-        functions: Some(definition.functions.clone()),
         frontier: run.to.clone(),
         erasures: run.erasures.clone(),
-        file: RunFile {
-            path: path.clone(),
-            rows: run.rows() as u64,
-            bytes: file.len() as u64,
-            crc32c: crc32c::crc32c(&file),
-        },
     };
-    // A file without a manifest is nothing: a crash here leaves the former batch view in place.
-    store.put(&Path::from(path), file.into()).await?;
-    manifests.commit(number, &body).await?;
-    if let Some((_, old)) = newest {
-        remove_if_there(&store, &Path::from(old.file.path)).await?;
+    let written = RunFile {
+        path: next.path(),
+        rows: run.rows() as u64,
+        bytes: file.len() as u64,
+        crc32c: crc32c::crc32c(&file),
+    };
+    next.store
+        .put(&Path::from(next.path()), file.into())
+        .await?;
+    next.commit(MadeBy::new(definition, plan), covers, written)
+        .await
+}
+
+/// Which records the states of a run are of.
+pub struct Covers {
+    pub from: Option<Frontiers>,
+    pub frontier: Frontiers,
+    pub erasures: Erasures,
+}
+
+/// The place of the next run.
+pub struct Next {
+    pub store: Arc<dyn ObjectStore>,
+    folder: String,
+    manifests: ManifestStore<BatchManifest>,
+    newest: Option<BatchManifest>,
+    number: u64,
+}
+
+impl Next {
+    pub async fn of(
+        store: Arc<dyn ObjectStore>,
+        kept: Kept,
+        definition: &Definition,
+    ) -> Result<Next, Error> {
+        let folder = kept.folder(definition);
+        let manifests = manifests(&store, &folder);
+        let newest = manifests.load().await?;
+        Ok(Next {
+            number: newest.as_ref().map_or(0, |(number, _)| *number) + 1,
+            newest: newest.map(|(_, manifest)| manifest),
+            store,
+            folder,
+            manifests,
+        })
     }
-    Ok(number)
+
+    /// Of its file, which is nothing without a manifest: a crash before that leaves the former run in place.
+    pub fn path(&self) -> String {
+        format!("{}/states-{:020}.parquet", self.folder, self.number)
+    }
+
+    /// Makes the file that was written the view's run.
+    pub async fn commit(
+        self,
+        made_by: MadeBy,
+        covers: Covers,
+        file: RunFile,
+    ) -> Result<u64, Error> {
+        let manifest = BatchManifest {
+            from: covers.from,
+            made_by,
+            frontier: covers.frontier,
+            erasures: covers.erasures,
+            file,
+        };
+        self.manifests.commit(self.number, &manifest).await?;
+        if let Some(old) = self.newest {
+            remove_if_there(&self.store, &Path::from(old.file.path)).await?;
+        }
+        Ok(self.number)
+    }
 }
 
 async fn remove_if_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<(), Error> {
@@ -181,14 +213,7 @@ pub async fn load(
         }
         Err(error) => return Err(error.into()),
     };
-    let fits = manifest.sql == definition.sql
-        && manifest.plan.as_deref() == Some(plan.described().as_str())
-        && manifest.datafusion == datafusion::DATAFUSION_VERSION
-        && manifest.state_encoding == STATE_ENCODING
-        && manifest.state_types == state_types(&plan.state_schema)
-        // A stream that was dropped and made anew has another id, and other records.
-        && manifest.frontier.0.keys().all(|id| plan.inputs.iter().any(|s| s.id == *id))
-        && (manifest.functions.iter()).all(|functions| *functions == definition.functions);
+    let fits = manifest.made_by.fits(definition, plan, &manifest.frontier);
     if !fits {
         return Ok(None);
     }
@@ -256,10 +281,12 @@ pub async fn forget_outdated(
     Ok(())
 }
 
+/// Deletes what is kept; `but` for a folder in it.
 pub async fn forget(
     store: Arc<dyn ObjectStore>,
     kept: Kept,
     definition: &Definition,
+    but: Option<Path>,
 ) -> Result<(), Error> {
     use futures::TryStreamExt;
     let prefix = Path::from(kept.folder(definition));
@@ -269,7 +296,27 @@ pub async fn forget(
         .try_collect()
         .await?;
     for path in paths {
-        remove_if_there(&store, &path).await?;
+        if but.as_ref().is_none_or(|but| !path.prefix_matches(but)) {
+            remove_if_there(&store, &path).await?;
+        }
     }
     Ok(())
+}
+
+/// Of all views, those that have one.
+pub async fn folders_of_slices(store: &Arc<dyn ObjectStore>) -> Result<Vec<Path>, Error> {
+    use futures::TryStreamExt;
+    let mut objects = store.list(Some(&Path::from(FOLDER)));
+    let mut folders = std::collections::BTreeSet::new();
+    while let Some(object) = objects.try_next().await? {
+        let parts: Vec<_> = object.location.parts().collect();
+        let folder: Path = parts[..parts.len().saturating_sub(1)]
+            .iter()
+            .cloned()
+            .collect();
+        if folder.filename() == Some(unfinished::FOLDER) {
+            folders.insert(folder);
+        }
+    }
+    Ok(folders.into_iter().collect())
 }

@@ -40,6 +40,7 @@ use lambic_model::{
     Erased, Fit, Frontier, Frontiers, Offset, PartitionId, SchemaVersion, Stream, StreamId,
     StreamSchema, SystemColumn, fit::stored_schema,
 };
+use object_store::ObjectStore;
 
 use crate::{
     DataFile, Dataset, Error, Manifest,
@@ -74,6 +75,11 @@ impl Reader {
         let url = ObjectStoreUrl::parse("lambic://data").expect("a valid URL");
         runtime.register_object_store(url.as_ref(), dataset.store());
         Ok(Reader { dataset, log, url })
+    }
+
+    /// Lets plans of `runtime` read the dataset's files through `store`, which has the same objects.
+    pub fn read_through(&self, runtime: &RuntimeEnv, store: Arc<dyn ObjectStore>) {
+        runtime.register_object_store(self.url.as_ref(), store);
     }
 
     pub fn pin(&self) -> Pin {
@@ -171,6 +177,20 @@ impl Pin {
             to: manifest.frontier.clone(),
             erased: self.log.erased(stream.id),
             manifest,
+        }
+    }
+
+    /// The sealed records from `from` to `to`, which may lie within files.
+    pub fn sealed_between(
+        &self,
+        stream: &Arc<Stream>,
+        from: Frontier,
+        to: Frontier,
+    ) -> StreamTable {
+        StreamTable {
+            begin: from,
+            to,
+            ..self.sealed(stream)
         }
     }
 

@@ -298,6 +298,8 @@ pub enum Batch {
     Run { views: Vec<String> },
     /// What the batches have covered
     List,
+    /// The batches that run, and the last ones since the server started
+    Status,
 }
 
 #[derive(Debug, Args)]

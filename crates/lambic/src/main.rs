@@ -1,5 +1,6 @@
 //! `lambic`: the command line, the configuration, and the wiring of the rooms into one program.
 
+mod amount;
 mod backup;
 mod bench;
 mod cli;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{exit::refusal, toml_source};
+use crate::{amount::Amount, exit::refusal, toml_source};
 
 /// The commented file that ships in the binary.
 pub const DEFAULTS: &str = include_str!("../defaults.toml");
@@ -19,6 +19,7 @@ pub struct Settings {
     pub log: Log,
     pub dataset: Dataset,
     pub speed: Speed,
+    pub batch: Batch,
     pub memory: Memory,
 }
 
@@ -60,8 +61,22 @@ pub struct Speed {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Batch {
+    pub memory: Amount,
+    pub disk_bytes_max: u64,
+    pub view_memory: Amount,
+    pub slice_records: u64,
+    pub threads: usize,
+    pub nice: u8,
+    pub io_bytes_per_s: u64,
+    pub renewal_s_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Memory {
     pub query_bytes_max: usize,
+    pub query_disk_bytes_max: u64,
     pub transactions_bytes_max: usize,
     pub join_index_bytes_max: usize,
 }
@@ -114,25 +129,38 @@ impl Settings {
     fn checked(self) -> Result<Settings, toml::de::Error> {
         const SEGMENT_BYTES_MIN: u64 = 4 << 10;
         // More than a process can have open, and as many as a semaphore counts.
-        const COUNT_MAX: u64 = 1 << 20;
+        const COUNT_MAX: usize = 1 << 20;
+        const THREADS_MAX: usize = 1 << 10;
+        const NICE_MAX: usize = 19;
         let most = [
-            ("http_connections_max", self.server.http_connections_max),
-            ("http_statements_max", self.server.http_statements_max),
+            (
+                "http_connections_max",
+                self.server.http_connections_max,
+                COUNT_MAX,
+            ),
+            (
+                "http_statements_max",
+                self.server.http_statements_max,
+                COUNT_MAX,
+            ),
+            ("threads", self.batch.threads, THREADS_MAX),
+            ("nice", self.batch.nice.into(), NICE_MAX),
         ];
-        if let Some((key, value)) = most.iter().find(|(_, value)| *value as u64 > COUNT_MAX) {
-            return Err(mistake(
-                key,
-                value,
-                &format!("it must be at most {COUNT_MAX}"),
-            ));
+        if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
+            return Err(mistake(key, value, &format!("it must be at most {most}")));
         }
-        let least: [(&str, u64, u64); 11] = [
+        let least: [(&str, u64, u64); 15] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
             ("producers_max", self.log.producers_max as u64, 1),
             ("seal_records", self.dataset.seal_records, 1),
             ("checkpoint_records", self.speed.checkpoint_records, 1),
+            // Of a share, that of the smallest machine.
+            ("memory", self.batch.memory.of(1 << 30), 1 << 20),
+            ("view_memory", self.batch.view_memory.of(1 << 30), 1 << 20),
+            ("slice_records", self.batch.slice_records, 1_000),
+            ("renewal_s_max", self.batch.renewal_s_max, 1),
             ("file_bytes_max", self.dataset.file_bytes_max, 1 << 16),
             ("expire_every_s", self.dataset.expire_every_s, 1),
             (

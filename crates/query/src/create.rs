@@ -37,14 +37,17 @@ const STREAM_OPTIONS: [&str; 6] = [
     retention::AGE,
     retention::BYTES,
 ];
-const VIEW_OPTIONS: [&str; 6] = [
+const VIEW_OPTIONS: [&str; 7] = [
     "batch_every",
+    "batch_memory",
     "expect",
     "float_sums",
     "freshness",
     "speed_as",
     "speed_key",
 ];
+/// Less is not enough to work with.
+const BATCH_MEMORY_MIN: u64 = 1 << 20;
 
 /// Translates declared types; it knows no tables.
 struct Types(ConfigOptions);
@@ -361,6 +364,7 @@ fn column(stream: &Stream, name: &str, sql: &str) -> Result<String, Error> {
 pub struct ViewDeclaration {
     pub name: ViewName,
     pub batch_every: Duration,
+    pub batch_memory: Option<u64>,
     pub expects_no_rows: bool,
     pub float_sums: FloatSums,
     pub freshness: Freshness,
@@ -394,6 +398,7 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
         _ => &[],
     };
     let mut batch_every = BATCH_EVERY;
+    let mut batch_memory = None;
     let mut expects_no_rows = false;
     let mut float_sums = FloatSums::default();
     let mut freshness = None;
@@ -401,6 +406,7 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
     for (key, value) in settings(options, sql, &VIEW_OPTIONS)? {
         match key.as_str() {
             "batch_every" => batch_every = interval(&value, sql)?,
+            "batch_memory" => batch_memory = Some(memory(&value, sql)?),
             "expect" => expects_no_rows = expected(&value, sql)?,
             "float_sums" => float_sums = sums(&value, sql)?,
             "speed_as" => speed_as = Some(value.trim().trim_end_matches(';').to_owned()),
@@ -433,6 +439,7 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
     Ok(ViewDeclaration {
         name,
         batch_every,
+        batch_memory,
         expects_no_rows,
         float_sums,
         freshness,
@@ -485,6 +492,20 @@ fn interval(value: &str, sql: &str) -> Result<Duration, Error> {
         )
         .with_position(find_word(sql, "batch_every"))
         .with_hint("for example '30s', '15m', '1h' or '1day'")
+    })
+}
+
+fn memory(value: &str, sql: &str) -> Result<u64, Error> {
+    let bytes = lambic_base::bytes::parse(value).filter(|bytes| *bytes >= BATCH_MEMORY_MIN);
+    bytes.ok_or_else(|| {
+        Error::new(
+            sqlstate::INVALID_PARAMETER,
+            format!("batch_memory must be a size of at least 1MiB, not '{value}'"),
+        )
+        .with_position(find_word(sql, "batch_memory"))
+        .with_hint(
+            "for example '64MB' or '2GiB'; without it the server's setting batch.memory holds",
+        )
     })
 }
 

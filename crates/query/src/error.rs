@@ -59,6 +59,7 @@ pub mod sqlstate {
     pub const NO_ACTIVE_TRANSACTION: &str = "25P01";
     pub const FAILED_TRANSACTION: &str = "25P02";
     pub const UNDEFINED_SAVEPOINT: &str = "3B001";
+    pub const DISK_FULL: &str = "53100";
     pub const OUT_OF_MEMORY: &str = "53200";
     pub const LIMIT_EXCEEDED: &str = "54000";
     pub const NOT_IN_PREREQUISITE_STATE: &str = "55000";
@@ -169,8 +170,7 @@ impl Error {
             DataFusionError::External(inner) => {
                 Error::from_source(inner.as_ref(), sql).with_position(position)
             }
-            DataFusionError::ResourcesExhausted(message) => Error::new("53200", message.clone())
-                .with_hint("the statement needs more memory than it may use; select less or raise the limit"),
+            DataFusionError::ResourcesExhausted(message) => Error::exhausted(message),
             DataFusionError::Execution(message) => message::of_value(message).with_position(position),
             DataFusionError::ArrowError(arrow, _) => Error::from_arrow(arrow),
             // What follows is the whole expression as DataFusion keeps it.
@@ -193,6 +193,17 @@ impl Error {
             DataFusionError::Plan(message) => from_plan(message, sql, names).with_position(position),
             other => Error::new(sqlstate::INTERNAL, message::without_internals(&other.strip_backtrace())),
         }
+    }
+
+    /// What a statement meets that needs more memory, or more disk for what does not fit into memory, than there is for
+    /// statements. `message` is DataFusion's.
+    fn exhausted(message: &str) -> Error {
+        if message.contains("disk space") {
+            return Error::new(sqlstate::DISK_FULL, message)
+                .with_hint("statements together may have memory.query_disk_bytes_max on disk: select less, or raise it in the settings");
+        }
+        Error::new(sqlstate::OUT_OF_MEMORY, message)
+            .with_hint("statements together may hold memory.query_bytes_max: select less, or raise it in the settings")
     }
 
     /// Translates an error that came through other rooms: what went wrong first counts.

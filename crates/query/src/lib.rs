@@ -46,7 +46,8 @@ pub use depth::STACK_BYTES;
 pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
 pub use lambic_view::postgres::memberships;
 pub use lifecycle::{
-    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Lifecycle, ToErase,
+    AppendsHeld, BackupInfo, BatchInfo, BuiltView, Compacted, Erasing, ErasureInfo, Lifecycle,
+    ToErase,
 };
 pub use provider::TailOf;
 pub use retention::Retention;

@@ -51,6 +51,8 @@ pub trait Lifecycle: Send + Sync {
     async fn backup(&self, target: &str) -> Result<BackupInfo, Error>;
     /// The backups that this server made or is making, the oldest first.
     fn backups(&self) -> Vec<BackupInfo>;
+    /// The batches that run and the last ones that ended, the oldest first.
+    fn batches(&self) -> Vec<BatchInfo>;
     /// Makes few large files of the stream's small ones, now.
     async fn compact(&self, stream: StreamId) -> Result<Compacted, Error>;
     /// What of the stream goes if it keeps no more than that; nothing while an erasure from it is carried out, and
@@ -130,6 +132,33 @@ pub struct ErasureInfo {
     pub files_left: u64,
     pub finished_at_us: Option<i64>,
     pub sha256: String,
+}
+
+/// A batch as `lambic_batches` shows it.
+#[derive(Debug, Clone, Default)]
+pub struct BatchInfo {
+    /// Counts the batches since the server started.
+    pub batch: u64,
+    pub view: String,
+    pub version: u32,
+    /// Which part of a recomputed view, from 0.
+    pub part: Option<u64>,
+    /// `full` or `incremental`.
+    pub kind: String,
+    /// `computing`, `merging`, `publishing`, `finished`, `cancelled` or `failed: …`.
+    pub state: String,
+    pub records: u64,
+    pub records_total: u64,
+    /// Finished slices; a batch in one piece has none.
+    pub slices: u64,
+    pub slices_total: u64,
+    /// Of `slices`, those that a batch before this one had finished.
+    pub slices_resumed: u64,
+    pub bytes_spilled: u64,
+    pub started_at_us: i64,
+    pub finished_at_us: Option<i64>,
+    /// When it will have read all records, if it goes on as so far.
+    pub eta_us: Option<i64>,
 }
 
 /// A backup as `lambic_backups` shows it.

@@ -26,7 +26,7 @@ use lambic_serving::{KEPT_BYTES_MAX, RecomputedView, Served, ServedView, Serving
 use lambic_view::{Planned, Source, tail::TailSource};
 
 use crate::{
-    BackupInfo, Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
+    BackupInfo, BatchInfo, Catalog, ErasureInfo, Lifecycle, as_of, key_filter,
     pinned::{Pinned, view_error},
     replay::Replays,
     scratch::Scratch,
@@ -68,6 +68,11 @@ impl Sources {
     pub fn erasures(&self) -> Vec<ErasureInfo> {
         let lifecycle = self.lifecycle();
         lifecycle.map_or_else(Vec::new, |lifecycle| lifecycle.erasures())
+    }
+
+    pub fn batches(&self) -> Vec<BatchInfo> {
+        let lifecycle = self.lifecycle();
+        lifecycle.map_or_else(Vec::new, |lifecycle| lifecycle.batches())
     }
 
     pub fn backups(&self) -> Vec<BackupInfo> {

@@ -83,23 +83,8 @@ fn age(value: &str, sql: &str) -> Result<Duration, Error> {
     })
 }
 
-/// As Postgres writes sizes: units are powers of 1024.
 fn bytes(value: &str, sql: &str) -> Result<u64, Error> {
-    let text = value.trim();
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => Some(1),
-        "kb" => Some(1 << 10),
-        "mb" => Some(1 << 20),
-        "gb" => Some(1 << 30),
-        "tb" => Some(1_u64 << 40),
-        _ => None,
-    };
-    let bytes = number.parse::<u64>().ok().zip(factor);
-    let bytes = bytes.and_then(|(number, factor)| number.checked_mul(factor));
+    let bytes = lambic_base::bytes::parse(value);
     bytes.filter(|bytes| *bytes >= BYTES_MIN).ok_or_else(|| {
         Error::new(
             sqlstate::INVALID_PARAMETER,

@@ -1,4 +1,4 @@
-//! System tables: what streams and views there are and how they stand, what was erased and backed up.
+//! System tables: what streams and views there are and how they stand, what was erased and backed up, how batches get on.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -25,8 +25,8 @@ use lambic_view::{
 };
 
 use crate::{
-    BackupInfo, Catalog, ErasureInfo, Retention, ViewInfo, provider::Sources, replay::Running,
-    types,
+    BackupInfo, BatchInfo, Catalog, ErasureInfo, Retention, ViewInfo, provider::Sources,
+    replay::Running, types,
 };
 
 /// In UTC.
@@ -46,6 +46,7 @@ enum Which {
     Erasures,
     Backups,
     Replays,
+    Batches,
 }
 
 impl std::fmt::Debug for SystemTable {
@@ -55,13 +56,14 @@ impl std::fmt::Debug for SystemTable {
 }
 
 impl SystemTable {
-    pub const NAMES: [&'static str; 6] = [
+    pub const NAMES: [&'static str; 7] = [
         "lambic_streams",
         "lambic_columns",
         "lambic_views",
         "lambic_erasures",
         "lambic_backups",
         "lambic_replays",
+        "lambic_batches",
     ];
 
     pub fn named(name: &str, sources: &Sources) -> Option<SystemTable> {
@@ -72,6 +74,7 @@ impl SystemTable {
             "lambic_erasures" => Which::Erasures,
             "lambic_backups" => Which::Backups,
             "lambic_replays" => Which::Replays,
+            "lambic_batches" => Which::Batches,
             _ => return None,
         };
         Some(SystemTable {
@@ -170,6 +173,23 @@ impl SystemTable {
                 ("records", DataType::Int64),
                 ("records_total", DataType::Int64),
             ],
+            Which::Batches => &[
+                ("batch", DataType::Int64),
+                ("view", DataType::Utf8),
+                ("version", DataType::Int64),
+                ("part", DataType::Int64),
+                ("kind", DataType::Utf8),
+                ("state", DataType::Utf8),
+                ("records", DataType::Int64),
+                ("records_total", DataType::Int64),
+                ("slices", DataType::Int64),
+                ("slices_total", DataType::Int64),
+                ("slices_resumed", DataType::Int64),
+                ("bytes_spilled", DataType::Int64),
+                ("started_at", INSTANT),
+                ("finished_at", INSTANT),
+                ("eta", INSTANT),
+            ],
         }
     }
 
@@ -181,6 +201,7 @@ impl SystemTable {
             Which::Erasures => self.erasures(),
             Which::Backups => self.backups(),
             Which::Replays => self.replays(),
+            Which::Batches => self.batches(),
         };
         Ok(RecordBatch::try_new(self.schema(), columns)?)
     }
@@ -339,6 +360,30 @@ impl SystemTable {
             number(|r| r.steps),
             number(|r| r.records.load(Ordering::Relaxed)),
             number(|r| r.records_total),
+        ]
+    }
+
+    fn batches(&self) -> Vec<ArrayRef> {
+        let all = self.sources.batches();
+        let text = |of: fn(&BatchInfo) -> &String| texts(all.iter().map(|b| Some(of(b).clone())));
+        let number = |of: fn(&BatchInfo) -> u64| numbers(all.iter().map(of));
+        let parts = all.iter().map(|b| b.part.map(u64::cast_signed));
+        vec![
+            number(|b| b.batch),
+            text(|b| &b.view),
+            number(|b| u64::from(b.version)),
+            Arc::new(parts.collect::<Int64Array>()),
+            text(|b| &b.kind),
+            text(|b| &b.state),
+            number(|b| b.records),
+            number(|b| b.records_total),
+            number(|b| b.slices),
+            number(|b| b.slices_total),
+            number(|b| b.slices_resumed),
+            number(|b| b.bytes_spilled),
+            instants(all.iter().map(|b| Some(b.started_at_us))),
+            instants(all.iter().map(|b| b.finished_at_us)),
+            instants(all.iter().map(|b| b.eta_us)),
         ]
     }
 

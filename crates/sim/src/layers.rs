@@ -10,8 +10,8 @@ use lambic_dataset::{Dataset, Expiring, Keep};
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{
-    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error, Lifecycle, ToErase,
-    sqlstate,
+    AppendsHeld, BackupInfo, BatchInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error,
+    Lifecycle, ToErase, sqlstate,
 };
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
@@ -133,12 +133,8 @@ impl Layers {
         for input in &plan.inputs {
             self.seal(input.id).await?;
         }
-        let run = self.0.batch.compute(plan, base).await;
-        let Some(run) = run.map_err(Error::internal)? else {
-            return Ok(None);
-        };
-        let number = self.0.batch.keep(Kept::Batch, definition, plan, &run).await;
-        Ok(Some((run, number.map_err(Error::internal)?)))
+        let published = self.0.batch.publish(definition, plan, base).await;
+        published.map_err(Error::internal)
     }
 
     pub async fn seal(&self, stream: StreamId) -> Result<(), Error> {
@@ -259,6 +255,10 @@ impl Lifecycle for Layers {
     async fn backup(&self, _: &str) -> Result<BackupInfo, Error> {
         let message = "the simulated server makes no backups";
         Err(Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message))
+    }
+
+    fn batches(&self) -> Vec<BatchInfo> {
+        Vec::new()
     }
 
     fn backups(&self) -> Vec<BackupInfo> {

@@ -9,7 +9,7 @@ use arrow::{
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::TryStreamExt as _;
 use lambic_base::{Clock, Disk as _, ManualClock, disk::SimDisk};
-use lambic_batch::{Batch, PinnedHistory};
+use lambic_batch::{Batch, Limits, PinnedHistory};
 use lambic_dataset::{Dataset, LocalStore, Pin, Reader};
 use lambic_log::Log;
 use lambic_model::{Frontiers, Stream, StreamId};
@@ -128,7 +128,7 @@ impl Node {
             log: log.clone(),
             dataset,
             serving,
-            batch: Batch::new(reader.clone(), state.clone()),
+            batch: Batch::new(reader.clone(), state.clone(), Limits::default()).map_err(text)?,
             speed: Arc::new(Speed::new(move || tail_of(&reader.pin()))),
             task: state.task_ctx(),
         }));

@@ -70,6 +70,9 @@ pub struct Definition {
     /// How what was appended after the last batch is served, if not exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed_as: Option<SpeedAs>,
+    /// In bytes: what its batches hold while they compute, if that is not what the server lets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_memory: Option<u64>,
     /// Set on a part of a recomputed view: which one, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<usize>,

@@ -287,16 +287,25 @@ impl ViewPlan {
         Ok(slot::filled(self.whole.clone(), table)?)
     }
 
-    /// A plan that computes states in parallel from tables. Its partitions hold distinct keys.
-    pub async fn states_from(
+    /// A plan that computes states in parallel from tables, several of one key: where its task has no more memory for
+    /// them it hands on what it has. Their columns are those of [`ViewPlan::as_states`].
+    pub async fn partial_states_from(
         &self,
         state: &SessionState,
         table: TableOf<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>, Error> {
         let plan = slot::filled(self.row_work.clone(), table)?;
         let plan = plan.transform_up(|node| node.recompute_schema().map(Transformed::yes))?;
-        let input = state.create_physical_plan(&plan.data).await?;
-        self.aggregated(input)
+        self.partial(state.create_physical_plan(&plan.data).await?)
+    }
+
+    /// A plan that computes states in parallel from tables. Its partitions hold distinct keys.
+    pub async fn states_from(
+        &self,
+        state: &SessionState,
+        table: TableOf<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        self.reduced_in_parallel(self.partial_states_from(state, table).await?)
     }
 
     /// What computes the states of the rows that `input` gives, in parallel. Its partitions hold distinct keys.
@@ -304,11 +313,23 @@ impl ViewPlan {
         &self,
         input: Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        self.reduced_in_parallel(self.partial(input)?)
+    }
+
+    fn partial(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, Error> {
+        match &self.aggregation {
+            None => Ok(input),
+            Some(aggregation) => Ok(Arc::new(aggregation.exec(AggregateMode::Partial, input)?)),
+        }
+    }
+
+    fn reduced_in_parallel(
+        &self,
+        partial: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, Error> {
         let Some(aggregation) = &self.aggregation else {
-            return Ok(input);
+            return Ok(partial);
         };
-        let partial: Arc<dyn ExecutionPlan> =
-            Arc::new(aggregation.exec(AggregateMode::Partial, input)?);
         let partitions = partial.output_partitioning().partition_count();
         let gathered: Arc<dyn ExecutionPlan> = if partitions == 1 || self.key_columns == 0 {
             in_one_partition(partial)
@@ -347,7 +368,8 @@ impl ViewPlan {
         )
     }
 
-    fn as_states(&self, batch: RecordBatch) -> Result<RecordBatch, Error> {
+    /// What the plans for states give, in the columns of states.
+    pub fn as_states(&self, batch: RecordBatch) -> Result<RecordBatch, Error> {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let (_, mut columns, _) = batch.into_parts();
         for (key, field) in columns.iter_mut().zip(self.state_schema.fields()) {
@@ -366,19 +388,23 @@ impl ViewPlan {
         let to = runs.last().map(|run| run.to.clone()).unwrap_or_default();
         let states: Vec<RecordBatch> = runs.iter().map(|run| run.states.clone()).collect();
         let threads = threads(&task);
-        let merged = match &self.aggregation {
-            None => states,
-            Some(aggregation) => {
-                let input = self.memory(states)?;
-                collect(
-                    Arc::new(aggregation.exec(AggregateMode::PartialReduce, input)?),
-                    task,
-                )
-                .await?
-            }
-        };
+        let merged = self.reduced(states, task).await?;
         let merged = self.sorted(merged, threads, from, to)?;
         Ok(merged.knowing(erasures.unwrap_or_default()))
+    }
+
+    /// One state of each key, in any order; rows as they are.
+    pub async fn reduced(
+        &self,
+        states: Vec<RecordBatch>,
+        task: Arc<TaskContext>,
+    ) -> Result<Vec<RecordBatch>, Error> {
+        let Some(aggregation) = &self.aggregation else {
+            return Ok(states);
+        };
+        let input = self.memory(states)?;
+        let reduced = aggregation.exec(AggregateMode::PartialReduce, input)?;
+        Ok(collect(Arc::new(reduced), task).await?)
     }
 
     /// Of `erasures`, those that took records of its streams.

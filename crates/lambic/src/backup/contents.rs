@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use lambic_batch::BatchManifest;
+use lambic_batch::{BatchManifest, SLICES_FOLDER};
 use lambic_dataset::{
     ErasureLog, LocalStore, Manifest as StreamManifest, ManifestStore, ObjectStore,
 };
@@ -180,7 +180,10 @@ async fn views(
     let mut folders = BTreeSet::new();
     for directory in directories {
         for item in files_below(dir, &directory, &|_| true)? {
-            if let Some((folder, _)) = item.path.rsplit_once('/') {
+            // What a batch that runs has finished is no batch view yet.
+            if let Some((folder, _)) = item.path.rsplit_once('/')
+                && !folder.ends_with(&format!("/{SLICES_FOLDER}"))
+            {
                 folders.insert(folder.to_owned());
             }
         }

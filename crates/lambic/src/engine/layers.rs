@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use lambic_batch::{Batch, Kept};
+use lambic_batch::{Batch, BatchState, Kept};
 use lambic_dataset::{Dataset, Expiring, Keep};
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::{Frontier, Frontiers, ScalarFunction, Stream, StreamId};
 use lambic_query::{
-    AppendsHeld, BackupInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error, Lifecycle, ToErase,
-    sqlstate,
+    AppendsHeld, BackupInfo, BatchInfo, BuiltView, Compacted, Erasing, ErasureInfo, Error,
+    Lifecycle, ToErase, sqlstate,
 };
 use lambic_serving::{RecomputedView, Served, ServedView, Serving};
 use lambic_speed::Speed;
 use lambic_view::{Definition, Freshness, Planned, Run, ViewPlan, definition::NEVER};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
+    batch_threads::BatchThreads,
     compact::Compaction,
     erase::Erasures,
     holds::{Hold, Holds},
@@ -30,6 +31,7 @@ pub struct Parts {
     pub dataset: Dataset,
     pub serving: Serving,
     pub batch: Batch,
+    pub batch_threads: BatchThreads,
     pub speed: Arc<Speed>,
     pub task: Arc<TaskContext>,
     pub functions: Functions,
@@ -67,12 +69,12 @@ pub struct Layers {
     parts: Arc<Parts>,
     holds: Holds,
     compaction: Compaction,
-    /// Batch runs take turns: each may use the whole machine.
-    batching: tokio::sync::Mutex<()>,
+    /// Batch runs take turns: each may use all that there is for batches.
+    batching: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Held by the one who computes, keeps or publishes a batch.
-type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+/// Held by those who compute, keep or publish a batch.
+type Turn = Arc<tokio::sync::OwnedMutexGuard<()>>;
 
 impl Layers {
     pub fn new(parts: Parts) -> Layers {
@@ -80,7 +82,7 @@ impl Layers {
             parts: Arc::new(parts),
             holds: Holds::default(),
             compaction: Compaction::default(),
-            batching: tokio::sync::Mutex::new(()),
+            batching: Arc::default(),
         }
     }
 
@@ -127,8 +129,8 @@ impl Layers {
     }
 
     /// No batch is computed or kept as long as this is held.
-    pub async fn batch_turn(&self) -> Turn<'_> {
-        self.batching.lock().await
+    pub async fn batch_turn(&self) -> Turn {
+        Arc::new(Arc::clone(&self.batching).lock_owned().await)
     }
 
     /// True if records in the view's runs were erased since.
@@ -298,7 +300,7 @@ impl Layers {
     ///
     /// Of a view without batches it becomes the batch view: nothing else would ever let go of the log.
     pub async fn checkpoint(&self, view: &ServedView) -> Result<(), Error> {
-        let _turn = self.batching.lock().await;
+        let _turn = self.batch_turn().await;
         let runs = view.runs();
         if view.is_outdated(&runs, &self.parts.log.snapshot().erasures()) {
             return Ok(());
@@ -354,9 +356,9 @@ impl Layers {
     async fn computed(
         &self,
         definition: &Definition,
-        plan: &ViewPlan,
+        plan: &Arc<ViewPlan>,
     ) -> Result<(Run, u64), Error> {
-        let turn = self.batching.lock().await;
+        let turn = self.batch_turn().await;
         let computed = self.compute(&turn, definition, plan, None).await?;
         Ok(computed.expect("without a base there is always a run"))
     }
@@ -365,12 +367,12 @@ impl Layers {
     async fn brought_up(
         &self,
         definition: &Definition,
-        plan: &ViewPlan,
+        plan: &Arc<ViewPlan>,
         run: Run,
         number: u64,
     ) -> Result<(Run, u64), Error> {
         let base = Arc::new(run);
-        let turn = self.batching.lock().await;
+        let turn = self.batch_turn().await;
         if let Some(newer) = self.compute(&turn, definition, plan, Some(&base)).await? {
             return Ok(newer);
         }
@@ -382,21 +384,25 @@ impl Layers {
     /// takes the place of one that reaches further.
     async fn compute(
         &self,
-        _turn: &Turn<'_>,
+        turn: &Turn,
         definition: &Definition,
-        plan: &ViewPlan,
+        plan: &Arc<ViewPlan>,
         base: Option<&Arc<Run>>,
     ) -> Result<Option<(Run, u64)>, Error> {
         for stream in &plan.inputs {
             self.seal(stream.id).await.map_err(dataset_error)?;
         }
         let started = std::time::Instant::now();
-        let run = self.parts.batch.compute(plan, base).await;
-        let Some(run) = run.map_err(batch_error)? else {
+        let (batch, turn) = (self.parts.batch.clone(), Arc::clone(turn));
+        let (of, plan, base) = (definition.clone(), Arc::clone(plan), base.cloned());
+        let published = self.parts.batch_threads.run(async move {
+            // Of one that is cancelled, the turn lasts until it has really ended.
+            let _turn = turn;
+            batch.publish(&of, &plan, base.as_ref()).await
+        });
+        let Some((run, number)) = published.await?.map_err(batch_error)? else {
             return Ok(None);
         };
-        let kept = self.parts.batch.keep(Kept::Batch, definition, plan, &run);
-        let number = kept.await.map_err(batch_error)?;
         self.compaction.note(definition.directory(), run.to.clone());
         info!(
             view = %definition.name,
@@ -408,10 +414,29 @@ impl Layers {
         Ok(Some((run, number)))
     }
 
+    /// Goes on with the batches of a server that was killed.
+    pub async fn resume_batches(&self) {
+        for view in self.parts.serving.kept() {
+            let (definition, plan) = (view.definition(), view.plan());
+            let from = match self.parts.batch.unfinished(definition, plan).await {
+                Ok(Some(from)) => from,
+                Ok(None) => continue,
+                Err(error) => {
+                    warn!(view = %definition.name, %error, "what a batch has finished cannot be looked at");
+                    continue;
+                }
+            };
+            let full = from != view.runs().batch_frontier();
+            if let Err(error) = self.run_batch(&view, full).await {
+                error!(view = %definition.name, %error, "batch run failed; the former batch view is still served");
+            }
+        }
+    }
+
     /// Runs a view's batch and lets the result take the place of the former batch view: over what was
     /// sealed since, or `full`, over all records.
     pub async fn run_batch(&self, view: &ServedView, full: bool) -> Result<(), Error> {
-        let turn = self.batching.lock().await;
+        let turn = self.batch_turn().await;
         let mut base = view.runs().batch.clone().filter(|_| !full);
         loop {
             let computed = self.compute(&turn, view.definition(), view.plan(), base.as_ref());
@@ -471,6 +496,35 @@ fn gone(name: &str) -> Error {
     )
 }
 
+fn batch_info(info: lambic_batch::BatchInfo) -> BatchInfo {
+    let state = match info.state {
+        BatchState::Computing => "computing".to_owned(),
+        BatchState::Merging => "merging".to_owned(),
+        BatchState::Publishing => "publishing".to_owned(),
+        BatchState::Finished => "finished".to_owned(),
+        BatchState::Cancelled => "cancelled".to_owned(),
+        BatchState::Failed(reason) => format!("failed: {reason}"),
+    };
+    let kind = if info.full { "full" } else { "incremental" };
+    BatchInfo {
+        batch: info.number,
+        view: info.view,
+        version: info.version,
+        part: info.part.map(|part| part as u64),
+        kind: kind.to_owned(),
+        state,
+        records: info.records,
+        records_total: info.records_total,
+        slices: info.slices,
+        slices_total: info.slices_total,
+        slices_resumed: info.slices_resumed,
+        bytes_spilled: info.bytes_spilled,
+        started_at_us: info.started_at_us,
+        finished_at_us: info.ended_at_us,
+        eta_us: info.eta_us,
+    }
+}
+
 pub(super) fn dataset_error(error: lambic_dataset::Error) -> Error {
     Error::new(sqlstate::DATA_CORRUPTED, error.to_string())
 }
@@ -482,8 +536,24 @@ pub(super) fn batch_error(error: lambic_batch::Error) -> Error {
             Error::from_datafusion(error, "", &[])
         }
         lambic_batch::Error::Dataset(error) => dataset_error(error),
-        error @ lambic_batch::Error::Damaged { .. } => {
+        error @ (lambic_batch::Error::Damaged { .. }
+        | lambic_batch::Error::SpillDamaged { .. }) => {
             Error::new(sqlstate::DATA_CORRUPTED, error.to_string())
+        }
+        error @ (lambic_batch::Error::Memory { .. } | lambic_batch::Error::OneKey { .. }) => {
+            Error::new(sqlstate::OUT_OF_MEMORY, error.to_string()).with_hint(
+                "raise batch.memory in the settings, or give the view more with batch_memory in its WITH; or group by more columns",
+            )
+        }
+        error @ lambic_batch::Error::Disk { .. } => {
+            Error::new(sqlstate::DISK_FULL, error.to_string()).with_hint(
+                "raise batch.disk_bytes_max in the settings, or let less go there: raise batch.memory, or the view's batch_memory",
+            )
+        }
+        error @ lambic_batch::Error::ViewTooLarge { .. } => {
+            Error::new(sqlstate::OUT_OF_MEMORY, error.to_string()).with_hint(
+                "raise batch.view_memory in the settings, or let the view have fewer rows: group by fewer columns, or filter",
+            )
         }
         other => Error::internal(other),
     }
@@ -520,8 +590,8 @@ impl Lifecycle for Layers {
         definition: &Definition,
         planned: Planned,
     ) -> Result<Box<dyn BuiltView>, Error> {
-        // What a dropped view of the same name may have left is not this one's.
-        let forgotten = self.parts.batch.forget(definition).await;
+        // What a dropped view of the same name may have left is not this one's, but for slices of its own batch.
+        let forgotten = self.parts.batch.forget_published(definition).await;
         forgotten.map_err(batch_error)?;
         self.built(definition, planned, Make::New).await
     }
@@ -592,6 +662,11 @@ impl Lifecycle for Layers {
 
     fn backups(&self) -> Vec<BackupInfo> {
         self.parts.snapshots.infos()
+    }
+
+    fn batches(&self) -> Vec<BatchInfo> {
+        let infos = self.parts.batch.progress().infos();
+        infos.into_iter().map(batch_info).collect()
     }
 
     async fn compact(&self, stream: StreamId) -> Result<Compacted, Error> {

@@ -3,6 +3,7 @@
 //! `serve`, `dev`, `demo` and `bench` all run this. What statements do to the layers stands in
 //! `layers.rs`, what happens by itself in `upkeep.rs`.
 
+mod batch_threads;
 mod checkpoint;
 mod compact;
 mod erase;
@@ -25,7 +26,7 @@ use datafusion::execution::{
     runtime_env::RuntimeEnvBuilder,
 };
 use lambic_base::DirLock;
-use lambic_batch::{Batch, PinnedHistory};
+use lambic_batch::{Batch, Limits, PinnedHistory};
 use lambic_dataset::{Dataset, ErasureLog, LocalStore, ObjectStore, Pin, Reader};
 use lambic_functions::{Functions, SystemStreams, system_streams};
 use lambic_log::Log;
@@ -38,9 +39,11 @@ use tokio::sync::watch;
 use tracing::error;
 
 use crate::{
+    amount,
     backup::{self, Snapshots},
     settings::{self, Settings},
 };
+use batch_threads::BatchThreads;
 use erase::Erasures;
 use layers::Layers;
 
@@ -153,11 +156,25 @@ impl Engine {
         let functions = open_functions(&data, &log, system, &database).await?;
         database.set_functions(functions.scalars());
 
+        let threads = match settings.batch.threads {
+            0 => cores,
+            threads => threads,
+        };
+        let mut batch_state = state.clone();
+        batch_state
+            .config_mut()
+            .options_mut()
+            .execution
+            .target_partitions = threads;
+        let batch = Batch::new(reader.clone(), batch_state, batch_limits(&settings))?;
+        batch.tidy().await?;
+
         let layers = Arc::new(Layers::new(layers::Parts {
             log: log.clone(),
             dataset,
             serving,
-            batch: Batch::new(reader.clone(), state.clone()),
+            batch,
+            batch_threads: BatchThreads::new(threads, settings.batch.nice)?,
             speed: Arc::new(Speed::new(move || tail_of(&reader.pin()))),
             task: state.task_ctx(),
             functions: functions.clone(),
@@ -253,6 +270,17 @@ fn transaction_limits(settings: &Settings) -> TransactionLimits {
     }
 }
 
+fn batch_limits(settings: &Settings) -> Limits {
+    let (batch, memory) = (&settings.batch, amount::memory_bytes());
+    Limits {
+        memory_bytes: batch.memory.of(memory),
+        disk_bytes: batch.disk_bytes_max,
+        view_bytes: batch.view_memory.of(memory),
+        slice_records: batch.slice_records,
+        io_bytes_per_s: (batch.io_bytes_per_s > 0).then_some(batch.io_bytes_per_s),
+    }
+}
+
 fn dataset_options(settings: &Settings) -> lambic_dataset::Options {
     lambic_dataset::Options {
         file_bytes_max: settings.dataset.file_bytes_max,
@@ -290,6 +318,7 @@ fn runtime(
         std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("not zero"),
     );
     let disk = DiskManagerBuilder::default()
+        .with_max_temp_directory_size(settings.memory.query_disk_bytes_max)
         .with_mode(datafusion::execution::disk_manager::DiskManagerMode::Directories(vec![spill]));
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(pool))

@@ -89,6 +89,7 @@ pub fn start(
     let checkpoint_records = settings.speed.checkpoint_records;
     let (seal_records, seal_after) = (settings.dataset.seal_records, settings.dataset.seal_after());
     let expire_every = settings.dataset.expire_every();
+    let renewal_max = Duration::from_secs(settings.batch.renewal_s_max);
     let upkeep = supervised("upkeep", move || {
         let upkeep = Upkeep {
             layers: Arc::clone(&layers),
@@ -98,6 +99,7 @@ pub fn start(
             waiting_since: HashMap::new(),
             batched_at: HashMap::new(),
             checkpoints: Checkpoints::every(checkpoint_records),
+            renewal_max,
             failed: HashSet::new(),
             expire_every,
             expired_at: HashMap::new(),
@@ -204,6 +206,8 @@ struct Upkeep {
     waiting_since: HashMap<StreamId, Instant>,
     batched_at: HashMap<String, Instant>,
     checkpoints: Checkpoints,
+    /// How long the rows of a view that is made anew may take.
+    renewal_max: Duration,
     /// Folders of views whose last batch failed.
     failed: HashSet<String>,
     expire_every: Duration,
@@ -213,6 +217,10 @@ struct Upkeep {
 
 impl Upkeep {
     async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.layers.resume_batches() => {}
+            _ = stopping.changed() => return,
+        }
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TICK) => {}
@@ -348,15 +356,22 @@ impl Upkeep {
                 continue;
             }
             let folder = definition.directory();
-            match self.database.renew_view(definition.name.as_str()).await {
-                Ok(()) => {
+            let renewing = self.database.renew_view(definition.name.as_str());
+            match tokio::time::timeout(self.renewal_max, renewing).await {
+                Ok(Ok(())) => {
                     self.failed.remove(&folder);
+                    continue;
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     error!(view = %definition.name, %error, "batch failed; the former rows are still served");
-                    self.failed.insert(folder);
+                }
+                // It may have no end.
+                Err(_) => {
+                    let limit_s = self.renewal_max.as_secs();
+                    error!(view = %definition.name, limit_s, "the rows were not made in time and the batch is given up; the former ones are still served; raise batch.renewal_s_max, or REFRESH the view by hand");
                 }
             }
+            self.failed.insert(folder);
         }
     }
 

@@ -68,6 +68,7 @@ impl Database {
             functions: functions_now,
             sql: declared.query,
             batch_every: declared.batch_every,
+            batch_memory: declared.batch_memory,
             expects_no_rows: declared.expects_no_rows,
             float_sums: declared.float_sums,
             freshness: declared.freshness,
@@ -79,6 +80,7 @@ impl Database {
         if let Some(former) = &former
             && former.sql == definition.sql
             && former.batch_every == definition.batch_every
+            && former.batch_memory == definition.batch_memory
             && former.expects_no_rows == definition.expects_no_rows
             && former.float_sums == definition.float_sums
             && former.freshness == definition.freshness
