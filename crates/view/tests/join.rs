@@ -626,6 +626,10 @@ async fn what_is_no_join_of_this_kind_says_why() {
             "it joins without equal columns",
         ),
         (
+            "SELECT count(*) AS n FROM a JOIN b ON a.k IS NOT DISTINCT FROM b.k",
+            "it joins without equal columns",
+        ),
+        (
             "SELECT count(*) AS n FROM a JOIN b ON a.v < b.w",
             "it joins without equal columns",
         ),
