@@ -110,7 +110,7 @@ impl Batch {
             to.set(stream.id, pin.manifest(stream.id).frontier.clone());
         }
         // States do not give back what was erased: a base that still has it is of no use.
-        let base = base.filter(|base| base.erasures == erasures && parts_at(&pin, plan, &base.to));
+        let base = base.filter(|base| base.erasures == erasures && goes_on(&pin, plan, &base.to));
         if base.is_some_and(|base| base.to == to) {
             return Ok(None);
         }
@@ -230,11 +230,12 @@ impl Batch {
     }
 }
 
-/// True if no file holds records of both sides of `frontiers`.
-fn parts_at(pin: &Pin, plan: &ViewPlan, frontiers: &Frontiers) -> bool {
+/// True if no file holds records of both sides of `frontiers`. What is new of a join is found by offsets.
+fn goes_on(pin: &Pin, plan: &ViewPlan, frontiers: &Frontiers) -> bool {
     let mut streams = plan.inputs.iter();
-    streams.all(|stream| {
+    let parts = streams.all(|stream| {
         let since = pin.sealed_since(stream, &frontiers.of(stream.id));
         since.is_some()
-    })
+    });
+    parts || plan.join().is_some()
 }
