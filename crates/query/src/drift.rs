@@ -55,6 +55,9 @@ struct Shown {
     exact: Option<String>,
 }
 
+/// Measure, column, value, and the key that it is of.
+type Line = (String, Option<String>, Option<f64>, Option<Shown>);
+
 /// The columns of the figures.
 pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -248,7 +251,7 @@ impl Drift {
 
     /// All figures: counts of keys, then of each column, then the keys that differ most.
     pub fn into_columns(self) -> Vec<ArrayRef> {
-        let mut lines: Vec<(String, Option<String>, Option<f64>, Option<Shown>)> = Vec::new();
+        let mut lines: Vec<Line> = Vec::new();
         for (measure, count) in [
             ("keys equal", self.equal),
             ("keys different", self.different),
