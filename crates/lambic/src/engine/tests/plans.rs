@@ -43,7 +43,7 @@ impl Server {
         let database = &self.engine.database;
         let ran = database.run(session, prepared, parameters.to_vec()).await;
         match ran.map_err(|error| error.sqlstate.to_owned())? {
-            Outcome::Done { tag } => Ok(tag),
+            Outcome::Done { tag, .. } => Ok(tag),
             Outcome::Rows { rows, .. } | Outcome::Changes { rows, .. } => {
                 let batches = datafusion::physical_plan::common::collect(rows).await;
                 let batches = batches.map_err(|error| error.to_string())?;
