@@ -89,7 +89,7 @@ async fn served(options: Options) -> Served {
         log.clone(),
         system,
         Arc::new(move |name: &str| lookup.stream(name)),
-        Arc::new(|stream, list| lambic_connectors::json_list(stream, list)),
+        Arc::new(lambic_connectors::json_list),
     );
     let services = Services {
         database,

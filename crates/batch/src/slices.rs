@@ -92,7 +92,7 @@ mod tests {
             ]
         );
         assert_eq!(ends_at(210), [frontiers(&[(7, &[210])]), to.clone()][1..]);
-        assert_eq!(ends_at(1000), [to.clone()]);
+        assert_eq!(ends_at(1000), std::slice::from_ref(&to));
         // A large file is cut within.
         assert_eq!(
             ends_at(40)[..2],

@@ -458,11 +458,7 @@ impl Dataset {
     pub async fn tidy(&self, stream: StreamId, log_start: &Frontier) -> Result<(), Error> {
         let manifest = self.manifest(stream);
         let stream = self.part(stream)?.now();
-        if let Some(range) = log_start
-            .ranges_since(&manifest.frontier)
-            .into_iter()
-            .next()
-        {
+        if let Some(range) = log_start.ranges_since(&manifest.frontier).next() {
             return Err(Error::Gap {
                 stream: stream.name.clone(),
                 partition: range.partition,

@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     fn decode() -> Decode {
-        Arc::new(|stream, list| lambic_connectors::json_list(stream, list))
+        Arc::new(lambic_connectors::json_list)
     }
 
     fn stream() -> Stream {

@@ -41,6 +41,9 @@ pub struct Limits {
     pub memory_mb: u32,
 }
 
+/// A description's file, and what it says.
+pub type Found = (PathBuf, Result<Stored, Error>);
+
 #[derive(Debug, Clone)]
 pub struct Registry {
     dir: PathBuf,
@@ -116,7 +119,7 @@ impl Registry {
     }
 
     /// The same, each with its file.
-    pub fn each(&self) -> Result<Vec<(PathBuf, Result<Stored, Error>)>, Error> {
+    pub fn each(&self) -> Result<Vec<Found>, Error> {
         let dir = self.dir.join("functions");
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(Error::io("read", &dir))? {

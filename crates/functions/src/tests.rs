@@ -112,7 +112,7 @@ impl House {
             self.log.clone(),
             self.system.clone(),
             lookup,
-            Arc::new(|stream, list| lambic_connectors::json_list(stream, list)),
+            Arc::new(lambic_connectors::json_list),
         );
         options.retry_wait = std::time::Duration::from_millis(5);
         Functions::open(options).await.unwrap()

@@ -133,7 +133,7 @@ impl ViewPlan {
                 join,
             } => {
                 let join = match join {
-                    Some(apart) => Some(Join::new(apart, state).await?),
+                    Some(apart) => Some(Join::new(*apart, state).await?),
                     None => None,
                 };
                 ViewPlan::mergeable(aggregate, above, &output, whole, join, state).await

@@ -86,7 +86,7 @@ pub enum Split {
         /// The plan before it was split, its aggregation in total order.
         whole: LogicalPlan,
         /// The join below the aggregation, if there is one.
-        join: Option<Apart>,
+        join: Option<Box<Apart>>,
     },
 }
 
@@ -194,7 +194,7 @@ fn mergeable(
     };
     let aggregate = only_needed_columns(aggregate)?;
     let join = match join::joins(&aggregate.input)? {
-        true => Some(join::take_apart(&aggregate.input, state)?),
+        true => Some(Box::new(join::take_apart(&aggregate.input, state)?)),
         false => None,
     };
     Ok(Split::Mergeable {

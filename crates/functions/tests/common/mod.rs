@@ -90,7 +90,7 @@ impl House {
             log.clone(),
             system.clone(),
             lookup,
-            Arc::new(|stream, list| lambic_connectors::json_list(stream, list)),
+            Arc::new(lambic_connectors::json_list),
         );
         options.retry_wait = Duration::from_millis(5);
         options.init_timeout = BOUND;

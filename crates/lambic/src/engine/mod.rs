@@ -339,7 +339,7 @@ async fn open_functions(
         log.clone(),
         system,
         lookup,
-        Arc::new(|stream, list| lambic_connectors::json_list(stream, list)),
+        Arc::new(lambic_connectors::json_list),
     );
     Ok(Functions::open(options).await?)
 }
