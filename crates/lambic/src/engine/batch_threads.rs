@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use lambic_query::{Error, STACK_BYTES};
+use rustix::process;
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tracing::warn;
+
+const PRIORITY_LOWEST: i32 = 19;
 
 /// Clones share the threads.
 #[derive(Clone)]
@@ -34,14 +37,16 @@ impl BatchThreads {
     /// `nice`: by how much other threads go before them, 0 to 19. On Linux that is also how the disk's turns are given
     /// where its scheduler gives any.
     pub fn new(threads: usize, nice: u8) -> std::io::Result<BatchThreads> {
+        // Of these threads, absolute: those that they start inherit it, and would add to it.
+        let priority = process::getpriority_process(None).unwrap_or(0) + i32::from(nice);
+        let priority = priority.min(PRIORITY_LOWEST);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("batch")
             .thread_stack_size(STACK_BYTES)
-            // Threads that these start inherit it.
             .on_thread_start(move || {
                 if nice > 0
-                    && let Err(error) = rustix::process::nice(nice.into())
+                    && let Err(error) = process::setpriority_process(None, priority)
                 {
                     warn!(%error, "batches run with the priority of everything else");
                 }
