@@ -18,7 +18,7 @@ const LOOKED_AT_MAX: usize = 2_000;
 impl Database {
     /// `error` with the row, the column and the position of the first value that fails alone as well.
     pub(super) async fn at_its_value(&self, error: Error, plain: &Plain, sql: &str) -> Error {
-        if error.position.is_some() || !error.sqlstate.starts_with("22") {
+        if !error.sqlstate.starts_with("22") {
             return error;
         }
         for value in self.values(plain, sql).unwrap_or_default() {
@@ -27,7 +27,7 @@ impl Database {
                 let Value { row, column, .. } = value;
                 return Error {
                     message: format!("row {row}, column \"{column}\": {}", error.message),
-                    position: value.position,
+                    position: value.position.or(error.position),
                     ..error
                 };
             }
