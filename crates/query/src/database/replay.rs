@@ -378,8 +378,9 @@ impl Walk {
             return Ok(None);
         };
         let rows = match self.planned.clone() {
-            Planned::Kept(plan) => self.rows_of_states(&plan, &step).await,
-            Planned::Recomputed(_) => {
+            Planned::Kept(plan) if plan.join().is_none() => self.rows_of_states(&plan, &step).await,
+            // Also a join: what a step brings to it are not the records of the step alone.
+            Planned::Kept(_) | Planned::Recomputed(_) => {
                 let pinned = (self.stretch).between(&self.stretch.from, &step.to, &self.listed);
                 scratch::rows(&self.planned, &pinned, &self.state).await
             }
