@@ -276,7 +276,7 @@ impl Lines {
             let is_end = self.buffer.is_empty();
             let header = self.header.as_deref().unwrap_or_default();
             // A header alone is given too: it may be wrong.
-            if is_end && (self.given || header.is_empty()) {
+            if is_end && (self.given || header.trim_ascii().is_empty()) {
                 return Ok(None);
             }
             let first_line = self.line;
@@ -575,7 +575,15 @@ mod tests {
                 1 records from line 6, 31 bytes read: "a,b\n3,z"
             "#]],
         );
-        check(Format::Csv, "a,b", 8, expect![""]);
+        check(
+            Format::Csv,
+            "a,b",
+            8,
+            expect![[r#"
+                0 records from line 1, 3 bytes read: "a,b\n"
+            "#]],
+        );
+        check(Format::Csv, "\n\n", 8, expect![""]);
         check(
             Format::Csv,
             "\n\na\n1\n",
@@ -620,7 +628,8 @@ mod tests {
             };
             prop_assert_eq!(solid(&data), solid(text.as_bytes()));
             for chunk in &chunks {
-                prop_assert!(chunk.records > 0);
+                // The header alone, where nothing follows.
+                prop_assert!(chunk.records > 0 || chunks.len() == 1);
                 let lines_before = csv.lines().take(chunk.first_line as usize - 1).count() as u64;
                 prop_assert_eq!(lines_before, chunk.first_line - 1);
             }

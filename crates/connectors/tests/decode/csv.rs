@@ -66,7 +66,7 @@ fn csv_that_does_not_fit() {
             line 11: expected `"` only around a whole field, found "Q\""; put the field in quotes and write a `"` within it twice
                 Q"x,2
             line 12, column `origin`: expected UTF-8 text, found "�"
-                1,�,2
+                1,\xff,2
             line 13, column `delay`: expected an integer from -32768 to 32767, found ""
                 1,,""
             line 15: expected a closing `"`, found the end of the input within a quoted field

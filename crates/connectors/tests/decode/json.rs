@@ -196,7 +196,7 @@ nonsense
             line 16: expected valid JSON: a value, found "tru}"
                 {"id":1,"origin":tru}
             line 17: expected UTF-8 text, found bytes that are not UTF-8
-                {"id":1,"origin":"�"}
+                {"id":1,"origin":"\xff"}
             line 18: expected valid JSON: a value, found "NaN}"
                 {"id":NaN}
         "#]],
@@ -239,10 +239,10 @@ fn json_arrays() {
             | 1  |        |       |       |       |      |     |    |       |      |
             | 3  |        |       |       |       |      |     |    |       |      |
             +----+--------+-------+-------+-------+------+-----+----+-------+------+
-            line 3, column `id`: expected an integer from -9223372036854775808 to 9223372036854775807, found true
+            record 2 on line 3, column `id`: expected an integer from -9223372036854775808 to 9223372036854775807, found true
                 {"id":true,
             "delay":4}
-            line 5: expected an object, found "5"
+            record 3 on line 5: expected an object, found "5"
                 5
         "#]],
     );
