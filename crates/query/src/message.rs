@@ -396,11 +396,11 @@ mod tests {
         let cases = [
             (
                 "select 'abc'::bigint",
-                "22P02 at None: invalid input syntax for type bigint: \"abc\"",
+                "22P02 at Some(8): invalid input syntax for type bigint: \"abc\"",
             ),
             (
                 "select '99999999999'::int",
-                "22003 at None: value \"99999999999\" is out of range for type integer",
+                "22003 at Some(8): value \"99999999999\" is out of range for type integer",
             ),
             (
                 "select 70000::smallint",
@@ -413,7 +413,7 @@ mod tests {
             ),
             (
                 "select timestamp 'noon'",
-                "22007 at None: invalid input syntax for type timestamp: \"noon\" (timestamps are written like 2026-01-31 12:30:00 or 2026-01-31T12:30:00Z)",
+                "22007 at Some(18): invalid input syntax for type timestamp: \"noon\" (timestamps are written like 2026-01-31 12:30:00 or 2026-01-31T12:30:00Z)",
             ),
             (
                 "select 1::integr",
