@@ -75,10 +75,18 @@ impl Server {
         data: &Path,
         extra: &[&str],
     ) -> Server {
-        let (http, pg) = free_ports();
-        Server::start_on(command, project, data, http, pg, extra).unwrap_or_else(|said| {
-            panic!("the server did not start:\n{}", said.join("\n"));
-        })
+        loop {
+            let (http, pg) = free_ports();
+            match Server::start_on(command, project, data, http, pg, extra) {
+                Ok(server) => return server,
+                // Another test was given the port meanwhile.
+                Err(said)
+                    if said
+                        .iter()
+                        .any(|line| line.contains("Address already in use")) => {}
+                Err(said) => panic!("the server did not start:\n{}", said.join("\n")),
+            }
+        }
     }
 
     /// `Err` with what it said if it ended before it was ready.
