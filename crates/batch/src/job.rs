@@ -232,7 +232,12 @@ impl Job<'_> {
             },
             None => self.nothing(),
         };
-        let mut ends = slices::ends(&self.files(), &done.to, &self.to, self.limits.slice_records);
+        // A join is one piece: records of one slice meet those of others.
+        let slice_records = match self.plan.join() {
+            Some(_) => u64::MAX,
+            None => self.limits.slice_records,
+        };
+        let mut ends = slices::ends(&self.files(), &done.to, &self.to, slice_records);
         if ends.is_empty() && done.slices == 0 {
             ends.push(self.to.clone());
         }

@@ -24,7 +24,7 @@ pub fn ends(
             let left = end.since(first);
             let wanted = records - taken;
             // What is left of a file is not worth a slice of its own.
-            let take = if left <= wanted + records / 2 {
+            let take = if left <= wanted.saturating_add(records / 2) {
                 left
             } else {
                 wanted
@@ -93,6 +93,7 @@ mod tests {
         );
         assert_eq!(ends_at(210), [frontiers(&[(7, &[210])]), to.clone()][1..]);
         assert_eq!(ends_at(1000), std::slice::from_ref(&to));
+        assert_eq!(ends_at(u64::MAX), std::slice::from_ref(&to));
         // A large file is cut within.
         assert_eq!(
             ends_at(40)[..2],
