@@ -57,9 +57,9 @@ impl Chunk {
 /// The line of a file for one of a piece that begins with so many lines of the file's head, and whose first record
 /// stands at `first_line`.
 pub fn line_in_file(line: u64, first_line: u64, header_lines: u64) -> u64 {
-    match line.checked_sub(header_lines + 1) {
+    match line.checked_sub(header_lines.saturating_add(1)) {
         None => line,
-        Some(before) => first_line + before,
+        Some(before) => first_line.saturating_add(before),
     }
 }
 
@@ -605,6 +605,8 @@ mod tests {
         assert_eq!(chunk.first_line, 4);
         assert_eq!(chunk.file_line(3), 4);
         assert_eq!(chunk.file_line(1), 1);
+        assert_eq!(line_in_file(3, u64::MAX, 1), u64::MAX);
+        assert_eq!(line_in_file(3, 7, u64::MAX), 3);
     }
 
     proptest! {
