@@ -445,10 +445,11 @@ async fn trim_log(
     loop {
         // Again each time: a view that was being built may be served by now, with its first batch from before.
         let mut without = bring_batches_to(layers, &upto).await;
-        if !without.is_empty() {
-            // What failed fails again, and others wait for its turn.
-            pause = (pause * 2).min(FAILING_PAUSE_MAX);
-        }
+        // What failed fails again, and others wait for its turn.
+        pause = match without.is_empty() {
+            true => PAUSE,
+            false => (pause * 2).min(FAILING_PAUSE_MAX),
+        };
         // Those hold the log only to tell how old they are, perhaps for days.
         let renewed = layers.renewed_by_batch();
         without.extend(renewed.iter().map(|view| view.definition().directory()));
