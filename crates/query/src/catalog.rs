@@ -541,4 +541,35 @@ mod tests {
         check(Some("dataset/100-visits/p0/x.parquet"), true);
         check(Some("views/pages/v1/states.parquet"), true);
     }
+
+    #[test]
+    fn a_dropped_stream_is_known_until_nothing_is_left_of_it() {
+        let data = tempfile::tempdir().unwrap();
+        let open = || Catalog::open(data.path().join("catalog.json"), &[]).unwrap();
+        let stream = Stream {
+            id: StreamId(FIRST_STREAM_ID),
+            name: StreamName::new("s").unwrap(),
+            schema: Arc::new(Schema::new(vec![Field::new(
+                "a",
+                arrow::datatypes::DataType::Int64,
+                true,
+            )])),
+            partitions: 1,
+            event_time: None,
+            record_id: None,
+            partition_by: None,
+            evolution: Default::default(),
+        };
+        let mut catalog = open();
+        catalog.add_stream(Arc::new(stream.clone())).unwrap();
+        catalog.remove_stream("s").unwrap();
+        let mut catalog = open();
+        assert_eq!(
+            catalog.dropped(),
+            &BTreeMap::from([(stream.id, stream.name)])
+        );
+        assert_eq!(catalog.streams().count(), 0);
+        catalog.forget_dropped(stream.id).unwrap();
+        assert!(open().dropped().is_empty());
+    }
 }

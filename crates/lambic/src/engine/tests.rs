@@ -9,7 +9,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 
+mod alter;
 mod changes;
+mod drops;
 mod evolve;
 mod join;
 mod law;
@@ -107,6 +109,8 @@ impl Server {
     ) -> anyhow::Result<Server> {
         // Small enough that there are several segments.
         settings.log.segment_bytes = 16 << 10;
+        // And several slices of a batch.
+        settings.batch.slice_records = 20;
         let lock = DirLock::acquire(data)?;
         let store = LocalStore::open(data)?;
         let store = Arc::new(Mortal::new(store, writes_left, last_happens));
