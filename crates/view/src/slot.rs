@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt,
     sync::Arc,
 };
 
@@ -13,22 +12,16 @@ use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::{
-        Result, internal_err,
-        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
-    },
-    datasource::{TableType, memory::MemorySourceConfig, provider_as_source, source_as_provider},
-    execution::{SendableRecordBatchStream, TaskContext},
+    common::{Result, internal_err, tree_node::Transformed},
+    datasource::{TableType, provider_as_source, source_as_provider},
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
-    physical_expr::{EquivalenceProperties, PhysicalExpr},
-    physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
-        execution_plan::{Boundedness, EmissionType},
-    },
+    physical_plan::ExecutionPlan,
 };
 use lambic_model::{Stream, StreamId};
 
-use crate::ViewSource;
+use crate::{ViewSource, hole::Hole};
+
+type Slot = Hole<StreamId>;
 
 /// A stream as a table without records.
 #[derive(Debug)]
@@ -66,72 +59,7 @@ impl TableProvider for SlotTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let projection = projection
-            .cloned()
-            .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Ok(Arc::new(SlotExec {
-            stream: self.stream.id,
-            schema,
-            projection,
-            properties: Arc::new(properties),
-        }))
-    }
-}
-
-#[derive(Debug)]
-struct SlotExec {
-    stream: StreamId,
-    schema: SchemaRef,
-    projection: Vec<usize>,
-    properties: Arc<PlanProperties>,
-}
-
-impl DisplayAs for SlotExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "SlotExec: stream={}", self.stream)
-    }
-}
-
-impl ExecutionPlan for SlotExec {
-    fn name(&self) -> &str {
-        "SlotExec"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        internal_err!("a slot is filled before its plan runs")
+        Hole::plan(self.stream.id, &self.schema, projection)
     }
 }
 
@@ -184,26 +112,15 @@ pub fn fill(
     records: &HashMap<StreamId, Vec<RecordBatch>>,
     schemas: &HashMap<StreamId, SchemaRef>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let filled = Arc::clone(plan).transform_up(|node| {
-        let Some(slot) = node.downcast_ref::<SlotExec>() else {
-            // A join keeps the side that it has built, which may be other records.
-            return match node.children().len() {
-                2 => node.reset_state().map(Transformed::yes),
-                _ => Ok(Transformed::no(node)),
-            };
-        };
-        let batches = records.get(&slot.stream).cloned().unwrap_or_default();
-        let schema = Arc::clone(&schemas[&slot.stream]);
-        let source =
-            MemorySourceConfig::try_new_exec(&[batches], schema, Some(slot.projection.clone()))?;
-        Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
-    })?;
-    Ok(filled.data)
+    Slot::filled(plan, |slot| {
+        let batches = records.get(&slot.of).cloned().unwrap_or_default();
+        slot.rows(batches, &schemas[&slot.of])
+    })
 }
 
 /// The columns, by index, that a physical plan over one slot takes of it; `None` if it takes nothing.
 pub fn columns_of(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<usize>> {
-    match plan.downcast_ref::<SlotExec>() {
+    match plan.downcast_ref::<Slot>() {
         Some(slot) => Some(slot.projection.clone()),
         None => plan.children().into_iter().find_map(columns_of),
     }
@@ -214,16 +131,7 @@ pub fn fill_one(
     plan: &Arc<dyn ExecutionPlan>,
     records: &Arc<dyn ExecutionPlan>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let filled = Arc::clone(plan).transform_up(|node| {
-        if node.is::<SlotExec>() {
-            return Ok(Transformed::yes(Arc::clone(records)));
-        }
-        match node.children().len() {
-            2 => node.reset_state().map(Transformed::yes),
-            _ => Ok(Transformed::no(node)),
-        }
-    })?;
-    Ok(filled.data)
+    Slot::filled(plan, |_| Ok(Arc::clone(records)))
 }
 
 /// The columns of `stream` that a physical plan over slots takes.
@@ -231,8 +139,8 @@ pub fn columns_read(plan: &Arc<dyn ExecutionPlan>, stream: StreamId) -> BTreeSet
     let mut names = BTreeSet::new();
     let mut open = vec![plan];
     while let Some(node) = open.pop() {
-        if let Some(slot) = node.downcast_ref::<SlotExec>()
-            && slot.stream == stream
+        if let Some(slot) = node.downcast_ref::<Slot>()
+            && slot.of == stream
         {
             let fields = slot.schema.fields().iter();
             names.extend(fields.map(|field| field.name().clone()));

@@ -1,24 +1,21 @@
 //! The place in a join's plan where the rows of one side go in.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
     common::{
-        Result, TableReference, internal_err,
-        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+        Result, TableReference,
+        tree_node::{Transformed, TreeNode},
     },
-    datasource::{TableType, memory::MemorySourceConfig, source_as_provider},
-    execution::{SendableRecordBatchStream, TaskContext},
+    datasource::{TableType, source_as_provider},
     logical_expr::{Expr, LogicalPlan},
-    physical_expr::{EquivalenceProperties, PhysicalExpr},
-    physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
-        execution_plan::{Boundedness, EmissionType},
-    },
+    physical_plan::ExecutionPlan,
 };
+
+use crate::hole::Hole;
 
 /// By this name the plan above knows the columns of side `index`.
 pub fn name(index: usize) -> TableReference {
@@ -49,74 +46,13 @@ impl TableProvider for SideTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let projection = projection
-            .cloned()
-            .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Ok(Arc::new(SideExec {
-            index: self.index,
-            schema,
-            projection,
-            properties: Arc::new(properties),
-        }))
+        Hole::plan(Side(self.index), &self.schema, projection)
     }
 }
 
+/// Which one, from 0.
 #[derive(Debug)]
-struct SideExec {
-    index: usize,
-    schema: SchemaRef,
-    projection: Vec<usize>,
-    properties: Arc<PlanProperties>,
-}
-
-impl DisplayAs for SideExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "SideExec: side={}", self.index)
-    }
-}
-
-impl ExecutionPlan for SideExec {
-    fn name(&self) -> &str {
-        "SideExec"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        internal_err!("a side is filled before its plan runs")
-    }
-}
+struct Side(usize);
 
 /// The physical plan over these rows of each side, whose first columns are those of the side.
 pub fn filled(
@@ -124,22 +60,10 @@ pub fn filled(
     rows: &[Vec<RecordBatch>],
     schemas: &[SchemaRef],
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let filled = Arc::clone(plan).transform_up(|node| {
-        let Some(side) = node.downcast_ref::<SideExec>() else {
-            // A join keeps the side that it has built, which may be of other rows.
-            return match node.children().len() {
-                2 => node.reset_state().map(Transformed::yes),
-                _ => Ok(Transformed::no(node)),
-            };
-        };
-        let source = MemorySourceConfig::try_new_exec(
-            &[rows[side.index].clone()],
-            Arc::clone(&schemas[side.index]),
-            Some(side.projection.clone()),
-        )?;
-        Ok(Transformed::yes(source as Arc<dyn ExecutionPlan>))
-    })?;
-    Ok(filled.data)
+    Hole::filled(plan, |hole: &Hole<Side>| {
+        let Side(index) = hole.of;
+        hole.rows(rows[index].clone(), &schemas[index])
+    })
 }
 
 /// The logical plan with `plan_of` each side in its place.
