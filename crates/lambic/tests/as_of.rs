@@ -48,25 +48,6 @@ fn questions() -> Vec<String> {
     all
 }
 
-/// Rows in an order of their own, for views have none; over HTTP, for there are many.
-fn sorted(server: &Server, sql: &str) -> Vec<String> {
-    let request =
-        ureq::post(format!("{}/v1/sql", server.url)).header("accept", "application/x-ndjson");
-    let mut answer = request
-        .send(sql)
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let text = answer.body_mut().read_to_string().expect("text");
-    let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
-    rows.sort();
-    rows
-}
-
-fn one(server: &Server, sql: &str) -> String {
-    let rows = server.rows(sql);
-    let value = rows[0].as_object().and_then(|row| row.values().next());
-    value.and_then(Value::as_str).expect("one text").to_owned()
-}
-
 /// What was served at one moment.
 struct Moment {
     frontier: String,
@@ -77,16 +58,14 @@ struct Moment {
 impl Moment {
     fn now(server: &Server) -> Moment {
         let ask = |from: String| {
-            let rows = sorted(server, &format!("SELECT * {from}"));
+            let rows = server.sorted(&format!("SELECT * {from}"));
             (from, rows)
         };
         Moment {
             answers: questions().into_iter().map(ask).collect(),
-            frontier: one(
-                server,
-                "SELECT string_agg(name || '@' || frontier, ' ') FROM lambic_streams WHERE NOT is_system",
+            frontier: server.one("SELECT string_agg(name || '@' || frontier, ' ') FROM lambic_streams WHERE NOT is_system",
             ),
-            time: one(server, "SELECT now()::text"),
+            time: server.one("SELECT now()::text"),
         }
     }
 
@@ -97,7 +76,7 @@ impl Moment {
                 format!("AS OF TIMESTAMP '{}'", self.time),
             ] {
                 let sql = format!("SELECT * {from} {clause}");
-                assert_eq!(&sorted(server, &sql), rows, "{sql}");
+                assert_eq!(&server.sorted(&sql), rows, "{sql}");
             }
         }
     }
@@ -155,7 +134,7 @@ fn what_was_served_is_served_again() {
         "query",
         "CREATE STREAM e (k text, v bigint, x double precision) WITH (partitions = 2); CREATE STREAM names (k text, name text)",
     ]);
-    let before = one(&server, "SELECT now()::text");
+    let before = server.one("SELECT now()::text");
     for (name, select) in VIEWS {
         server.ok(&[
             "query",
@@ -197,11 +176,7 @@ fn what_was_served_is_served_again() {
     moments.iter().for_each(|moment| moment.check(&server));
     // Now is as it was, whatever was read of the past.
     for (from, rows) in &last.answers {
-        assert_eq!(
-            &sorted(&server, &format!("SELECT * {from}")),
-            rows,
-            "{from}"
-        );
+        assert_eq!(&server.sorted(&format!("SELECT * {from}")), rows, "{from}");
     }
     nothing_before(&server, &before);
     mistakes(&server, last);
@@ -330,7 +305,7 @@ fn joins_parameters_and_inserts_read_at_one_moment() {
          CREATE MATERIALIZED VIEW counts AS SELECT k, count(*) AS n FROM e GROUP BY k;
          INSERT INTO e VALUES ('a', 1), ('b', 2)",
     ]);
-    let time = one(&server, "SELECT now()::text");
+    let time = server.one("SELECT now()::text");
     server.ok(&[
         "query",
         "INSERT INTO e VALUES ('a', 3); INSERT INTO copy VALUES ('z', 0)",
@@ -347,7 +322,7 @@ fn joins_parameters_and_inserts_read_at_one_moment() {
         "query",
         "INSERT INTO copy SELECT k, n FROM counts AS OF OFFSET 'e@0:2'",
     ]);
-    assert_eq!(sorted(&server, "SELECT * FROM copy").len(), 3);
+    assert_eq!(server.sorted("SELECT * FROM copy").len(), 3);
     let system = server.rows(
         "SELECT max(_offset) AS last FROM e FOR SYSTEM_TIME AS OF (now() - interval '1 day')",
     );

@@ -42,24 +42,6 @@ fn start(folder: &Path) -> Server {
     Server::start_with("serve", None, &folder.join("data"), &["--config", &config])
 }
 
-fn sorted(server: &Server, sql: &str) -> Vec<String> {
-    let request =
-        ureq::post(format!("{}/v1/sql", server.url)).header("accept", "application/x-ndjson");
-    let mut answer = request
-        .send(sql)
-        .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let text = answer.body_mut().read_to_string().expect("text");
-    let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
-    rows.sort();
-    rows
-}
-
-fn one(server: &Server, sql: &str) -> String {
-    let rows = server.rows(sql);
-    let value = rows[0].as_object().and_then(|row| row.values().next());
-    value.and_then(Value::as_str).expect("one text").to_owned()
-}
-
 fn append(server: &Server, round: u64) {
     // Floats whose sum depends on the order unless it is made not to.
     server.ok(&[
@@ -114,7 +96,7 @@ fn a_replay_of_all_is_what_is_served() {
     let mut moments = Vec::new();
     for round in 0..4 {
         append(&server, round);
-        moments.push((one(&server, frontier), one(&server, "SELECT now()::text")));
+        moments.push((server.one(frontier), server.one("SELECT now()::text")));
         if round == 1 {
             server.ok(&["batch", "run"]);
         }
@@ -123,26 +105,23 @@ fn a_replay_of_all_is_what_is_served() {
     let before =
         server.rows("SELECT name, version, batch_runs, sql FROM lambic_views ORDER BY name");
     for (name, select) in VIEWS {
-        let served = sorted(&server, &format!("SELECT * FROM {name}"));
+        let served = server.sorted(&format!("SELECT * FROM {name}"));
         assert!(!served.is_empty());
         for statement in [
             format!("REPLAY MATERIALIZED VIEW {name}"),
             format!("REPLAY MATERIALIZED VIEW {name} VERSION 1 FROM TIMESTAMP '2020-01-01'"),
             format!("REPLAY MATERIALIZED VIEW {name} AS {select}"),
         ] {
-            assert_eq!(sorted(&server, &statement), served, "{statement}");
+            assert_eq!(server.sorted(&statement), served, "{statement}");
         }
         for (frontier, time) in &moments {
-            let then = sorted(
-                &server,
-                &format!("SELECT * FROM {name} AS OF OFFSET '{frontier}'"),
-            );
+            let then = server.sorted(&format!("SELECT * FROM {name} AS OF OFFSET '{frontier}'"));
             for to in [
                 format!("OFFSET '{frontier}'"),
                 format!("TIMESTAMP '{time}'"),
             ] {
                 let statement = format!("REPLAY MATERIALIZED VIEW {name} TO {to}");
-                assert_eq!(sorted(&server, &statement), then, "{statement}");
+                assert_eq!(server.sorted(&statement), then, "{statement}");
             }
         }
         // What came and went leaves what is there.

@@ -279,7 +279,7 @@ fn encoded(batch: &RecordBatch, columns: &[usize]) -> Result<Rows, ArrowError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
@@ -304,6 +304,11 @@ mod tests {
     fn check(old: &Side, new: &Side, expected: Expect) {
         let differences = Differences::between(old, new).unwrap();
         let batch = RecordBatch::try_new(schema(), differences.into_columns()).unwrap();
+        expected.assert_eq(&shown(batch));
+    }
+
+    /// A line for each row, without a head.
+    pub(crate) fn shown(batch: RecordBatch) -> String {
         let table = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap();
         let lines: Vec<String> = table
             .to_string()
@@ -312,7 +317,7 @@ mod tests {
             .skip(1)
             .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>().join("|"))
             .collect();
-        expected.assert_eq(&lines.join("\n"));
+        lines.join("\n")
     }
 
     #[test]

@@ -422,15 +422,7 @@ mod tests {
         let drift = between(served, exact).unwrap();
         summary.assert_eq(&drift.summary());
         let batch = RecordBatch::try_new(schema(), drift.into_columns()).unwrap();
-        let table = arrow::util::pretty::pretty_format_batches(&[batch]).unwrap();
-        let lines: Vec<String> = table
-            .to_string()
-            .lines()
-            .filter(|line| line.starts_with('|'))
-            .skip(1)
-            .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>().join("|"))
-            .collect();
-        figures.assert_eq(&lines.join("\n"));
+        figures.assert_eq(&crate::diff::tests::shown(batch));
     }
 
     #[test]

@@ -181,6 +181,26 @@ impl Server {
         String::from_utf8(output.stdout).expect("stdout is UTF-8")
     }
 
+    /// Rows as JSON, in an order of their own, for views have none; in one answer, however many there are.
+    pub fn sorted(&self, sql: &str) -> Vec<String> {
+        let request =
+            ureq::post(format!("{}/v1/sql", self.url)).header("accept", "application/x-ndjson");
+        let mut answer = request
+            .send(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let text = answer.body_mut().read_to_string().expect("text");
+        let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
+        rows.sort();
+        rows
+    }
+
+    /// The text that a statement gives.
+    pub fn one(&self, sql: &str) -> String {
+        let rows = self.rows(sql);
+        let value = rows[0].as_object().and_then(|row| row.values().next());
+        value.and_then(Value::as_str).expect("one text").to_owned()
+    }
+
     /// The rows of one statement, as objects.
     pub fn rows(&self, sql: &str) -> Vec<Value> {
         let text = self.ok(&["query", "--json", sql]);
