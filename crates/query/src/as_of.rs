@@ -265,15 +265,16 @@ pub fn has_no_past(table: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, tokenizer::Tokenizer};
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
     use expect_test::{Expect, expect};
+    use lambic_view::postgres::Postgres;
 
     use super::*;
 
     fn check(sql: &str, expected: Expect) {
         let mut column = 0;
         let mut tokens = Vec::new();
-        for token in Tokenizer::new(&PostgreSqlDialect {}, sql)
+        for token in Tokenizer::new(&Postgres, sql)
             .tokenize_with_location()
             .unwrap()
         {

@@ -16,8 +16,21 @@ pub const STACK_BYTES: usize = 32 << 20;
 /// so that more would be of no use.
 const DEPTH_MAX: usize = 1_000;
 
+/// Subqueries in subqueries. Each level doubles the time in which the planner checks a statement.
+const SUBQUERIES_MAX: usize = 10;
+
 /// Refuses what could become too deep.
-pub fn check<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> Result<(), Error> {
+pub fn check<'a>(tokens: impl Iterator<Item = &'a Token> + Clone) -> Result<(), Error> {
+    let subqueries = subqueries(tokens.clone());
+    if subqueries > SUBQUERIES_MAX {
+        return Err(Error::new(
+            sqlstate::STATEMENT_TOO_COMPLEX,
+            format!(
+                "subqueries are nested {subqueries} deep, and at most {SUBQUERIES_MAX} levels are taken"
+            ),
+        )
+        .with_hint("write them in FROM, or one after another in one WITH"));
+    }
     let depth = bound(tokens);
     if depth <= DEPTH_MAX {
         return Ok(());
@@ -163,16 +176,53 @@ fn close(level: &mut Level, around: Level) {
     level.links += 1;
 }
 
+/// How deep subqueries stand in one another. Those in `FROM` cost no more than what they are made of, and do not count.
+fn subqueries<'a>(tokens: impl Iterator<Item = &'a Token>) -> usize {
+    let keyword = |token: &Token| match token {
+        Token::Word(word) if word.quote_style.is_none() => word.keyword,
+        _ => Keyword::NoKeyword,
+    };
+    let mut tokens = tokens.peekable();
+    // For each open parenthesis, whether it counts.
+    let mut open = Vec::new();
+    let (mut deep, mut deepest) = (0, 0);
+    // Whether a table is expected.
+    let mut in_from = false;
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::LParen => {
+                let next = tokens
+                    .peek()
+                    .map_or(Keyword::NoKeyword, |next| keyword(next));
+                let counts = !in_from && matches!(next, Keyword::SELECT | Keyword::WITH);
+                deep += usize::from(counts);
+                deepest = deepest.max(deep);
+                open.push(counts);
+            }
+            Token::RParen => {
+                deep -= usize::from(open.pop().unwrap_or_default());
+                in_from = false;
+            }
+            _ => {
+                in_from = matches!(
+                    keyword(token),
+                    Keyword::FROM | Keyword::JOIN | Keyword::LATERAL
+                );
+            }
+        }
+    }
+    deepest
+}
+
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, tokenizer::Tokenizer};
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+    use lambic_view::postgres::Postgres;
 
     use super::*;
 
     fn of(sql: &str) -> usize {
-        let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
-            .tokenize()
-            .unwrap();
+        let tokens = Tokenizer::new(&Postgres, sql).tokenize().unwrap();
         let tokens = tokens
             .iter()
             .filter(|token| !matches!(token, Token::Whitespace(_)));
@@ -234,11 +284,46 @@ mod tests {
     }
 
     #[test]
+    fn subqueries_are_counted_where_they_stand_in_one_another() {
+        let nested = |around: &str, levels| {
+            let (open, close) = around.split_once('@').unwrap();
+            let sql = format!("{}select 1{}", open.repeat(levels), close.repeat(levels));
+            let tokens = Tokenizer::new(&Postgres, &sql).tokenize().unwrap();
+            check(
+                tokens
+                    .iter()
+                    .filter(|token| !matches!(token, Token::Whitespace(_))),
+            )
+        };
+        for around in [
+            "select (@)",
+            "select a from t where exists (@)",
+            "select a from t where a in (@) and b",
+            "select a from t where a = all ((@))",
+            "with a as (@) select * from a",
+            "select a from (select * from t where (@) > 1)",
+        ] {
+            assert!(nested(around, SUBQUERIES_MAX).is_ok(), "{around}");
+            let refused = nested(around, SUBQUERIES_MAX + 1).unwrap_err();
+            assert_eq!(refused.sqlstate, "54001", "{around}");
+        }
+        for around in [
+            "select * from (@)",
+            "select * from ((@))",
+            "select * from t join (@) on true",
+            "select (select 1), (select 2) from (@)",
+            "(@) union all select 1",
+        ] {
+            assert!(nested(around, 20).is_ok(), "{around}");
+        }
+    }
+
+    #[test]
     fn what_is_too_deep_is_refused() {
         let chain = |links| {
             let sql = format!("1{}", "+1".repeat(links));
-            let tokens = Tokenizer::new(&PostgreSqlDialect {}, &sql).tokenize();
-            check(&tokens.unwrap())
+            let tokens = Tokenizer::new(&Postgres, &sql).tokenize();
+            check(tokens.unwrap().iter())
         };
         assert!(chain(DEPTH_MAX).is_ok());
         assert_eq!(chain(DEPTH_MAX + 1).unwrap_err().sqlstate, "54001");

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::{
     ast::{Expr, SqlOption, visit_expressions},
-    dialect::PostgreSqlDialect,
     keywords::Keyword,
     parser::{Parser, ParserError},
     tokenizer::Token,
 };
+use lambic_view::postgres::Postgres;
 
 use crate::{Error, create, error::find_word, sqlstate};
 
@@ -157,7 +157,7 @@ fn parsed<T>(
     text: &str,
     parse: impl FnOnce(&mut Parser) -> Result<T, ParserError>,
 ) -> Result<T, ParserError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = Postgres;
     let mut parser = Parser::new(&dialect).try_with_sql(text)?;
     let found = parse(&mut parser)?;
     match parser.peek_token().token {

@@ -365,20 +365,18 @@ fn first_len(text: &str) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use datafusion::{
-        execution::runtime_env::RuntimeEnv,
-        sql::sqlparser::{dialect::PostgreSqlDialect, parser::Parser},
+    use datafusion::{execution::runtime_env::RuntimeEnv, sql::sqlparser::parser::Parser};
+    use lambic_view::{
+        postgres::{self, Postgres},
+        session,
     };
-    use lambic_view::{postgres, session};
 
     use super::*;
 
     async fn error_of(sql: &str) -> Error {
         let state = session::state(session::config(1), Arc::new(RuntimeEnv::default()));
         let context = datafusion::prelude::SessionContext::new_with_state(state);
-        let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)
-            .unwrap()
-            .remove(0);
+        let mut statement = Parser::parse_sql(&Postgres, sql).unwrap().remove(0);
         postgres::adapt(&mut statement).unwrap();
         let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
         let answer = async {

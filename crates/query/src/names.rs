@@ -60,7 +60,8 @@ pub fn shown(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+    use datafusion::sql::sqlparser::parser::Parser;
+    use lambic_view::postgres::Postgres;
 
     use super::*;
 
@@ -89,9 +90,7 @@ mod tests {
                 "INSERT INTO t SELECT a, a AS \"a\u{2063}2\" FROM t",
             ),
         ] {
-            let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)
-                .unwrap()
-                .remove(0);
+            let mut statement = Parser::parse_sql(&Postgres, sql).unwrap().remove(0);
             tell_apart(&mut statement);
             assert_eq!(statement.to_string(), expected);
         }

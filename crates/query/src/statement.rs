@@ -10,13 +10,16 @@ use std::ops::Range;
 
 use datafusion::sql::sqlparser::{
     ast::{self, AlterTable, CreateTable, CreateView},
-    dialect::PostgreSqlDialect,
     keywords::Keyword,
     parser::{Parser, ParserError},
     tokenizer::{Token, TokenWithSpan, Tokenizer},
 };
 
-use lambic_view::{place::Places, postgres, window};
+use lambic_view::{
+    place::Places,
+    postgres::{self, Postgres},
+    window,
+};
 
 pub use diff::{Compared, Diff};
 pub use replay::{Replay, Through};
@@ -117,7 +120,7 @@ pub fn split(sql: &str) -> Result<Vec<Piece<'_>>, Error> {
 
 /// Where the tokens of `sql` stand, in bytes, without blanks and comments; nothing if a quote or comment does not end.
 pub fn tokens(sql: &str) -> Vec<Range<usize>> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = Postgres;
     let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location();
     let mut places = Places::new(sql);
     tokens
@@ -157,7 +160,7 @@ struct Part<'a> {
 }
 
 fn parts(sql: &str) -> Result<Vec<Part<'_>>, Error> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
+    let tokens = Tokenizer::new(&Postgres, sql)
         .tokenize_with_location()
         .map_err(|error| {
             let parser = ParserError::TokenizerError(error.to_string());
@@ -376,7 +379,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
 fn readable(session: &Session, text: &str, sql: &str) -> Result<Option<ast::Statement>, Error> {
     let parsed = match &session.parser {
         Some(parser) => parser.parse(&window::readable(text)),
-        None => Parser::parse_sql(&PostgreSqlDialect {}, &window::readable(text)),
+        None => Parser::parse_sql(&Postgres, &window::readable(text)),
     };
     let mut statements = parsed.map_err(|error| Error::from_parser(&error, sql))?;
     if statements.is_empty() {
@@ -429,8 +432,8 @@ fn as_table(sql: &str, words: &[(usize, String)], word: usize, keyword: &str) ->
 }
 
 fn plain(sql: &str, original: &str) -> Result<ast::Statement, Error> {
-    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)
-        .map_err(|error| Error::from_parser(&error, original))?;
+    let mut statements =
+        Parser::parse_sql(&Postgres, sql).map_err(|error| Error::from_parser(&error, original))?;
     match statements.len() {
         1 => Ok(statements.swap_remove(0)),
         _ => Err(syntax("one statement is expected", 1)),

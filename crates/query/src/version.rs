@@ -201,14 +201,13 @@ fn stands_for_a_table(tokens: &[(usize, Token)], index: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::{
-        dialect::PostgreSqlDialect, parser::Parser, tokenizer::Tokenizer,
-    };
+    use datafusion::sql::sqlparser::{parser::Parser, tokenizer::Tokenizer};
+    use lambic_view::postgres::Postgres;
 
     use super::*;
 
     fn read(sql: &str) -> Result<(String, Vec<Named>), Error> {
-        let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location();
+        let tokens = Tokenizer::new(&Postgres, sql).tokenize_with_location();
         let tokens: Vec<(usize, Token)> = tokens
             .unwrap()
             .into_iter()
@@ -274,9 +273,7 @@ mod tests {
     #[test]
     fn a_version_is_called_as_its_view() {
         let sql = "SELECT v.k FROM \"v@1\" JOIN \"v@2\" AS w USING (k)";
-        let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)
-            .unwrap()
-            .remove(0);
+        let mut statement = Parser::parse_sql(&Postgres, sql).unwrap().remove(0);
         call_by_view(&mut statement);
         assert_eq!(
             statement.to_string(),

@@ -186,9 +186,7 @@ pub(crate) async fn analysed(
         .any(|column| mentions(sql, column.name()));
     let state = planning_state(base, streams, views, names_system)?;
     let readable = window::readable(sql);
-    let dialect = state.config_options().sql_parser.dialect;
-    let mut statement = state.sql_to_statement(&readable, &dialect)?;
-    postgres::adapt_planned(&mut statement)?;
+    let mut statement = postgres::parse(&readable)?;
     if names_system && let Statement::Statement(select) = &mut statement {
         wildcard::spell_out(select, &|name| {
             let stream = streams.iter().find(|stream| stream.name.as_str() == name)?;

@@ -160,9 +160,10 @@ fn folded(name: &Ident) -> String {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+    use datafusion::sql::sqlparser::parser::Parser;
 
     use super::*;
+    use crate::postgres::Postgres;
 
     #[test]
     fn wildcards_leave_system_columns_out() {
@@ -198,7 +199,7 @@ mod tests {
             ),
         ];
         for (sql, expected) in cases {
-            let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
+            let mut statements = Parser::parse_sql(&Postgres, sql).unwrap();
             spell_out(&mut statements[0], &|name| {
                 (name == "s").then(|| vec!["a".to_owned(), "B".to_owned()])
             });

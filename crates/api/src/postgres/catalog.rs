@@ -29,7 +29,6 @@ use datafusion::{
             BinaryOperator, Expr, FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement,
             TableFactor, Visit, VisitMut, Visitor, VisitorMut,
         },
-        dialect::PostgreSqlDialect,
         parser::{Parser, ParserError},
     },
 };
@@ -48,9 +47,10 @@ use datafusion_pg_catalog::{
         },
     },
 };
-use lambic_query::{Database, SqlParser, memberships};
+use lambic_query::{Database, Postgres, SqlParser, check_size, memberships};
 
 use super::{
+    calls,
     information_schema::InformationSchema,
     relations::{self, Relation, Relations},
     routines::{self, Routine, Routines},
@@ -444,6 +444,9 @@ fn texts(argument: Option<&ArrayRef>, rows: usize) -> Result<Vec<Option<String>>
         .collect())
 }
 
+/// In calls. The catalog's own parser takes twice the time with each level.
+const CALLS_MAX: usize = 10;
+
 /// Parses what Postgres's clients send.
 ///
 /// Questions to the catalog alone are rewritten, and what cannot be planned in them is answered with
@@ -469,7 +472,14 @@ impl CatalogParser {
 
 impl SqlParser for CatalogParser {
     fn parse(&self, sql: &str) -> std::result::Result<Vec<Statement>, ParserError> {
-        let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
+        let mut statements = Parser::parse_sql(&Postgres, sql)?;
+        if statements
+            .iter()
+            .any(|statement| check_size(statement).is_err())
+        {
+            // It is refused as it is; the rules would make it larger.
+            return Ok(statements);
+        }
         let is_catalog = match statements.as_slice() {
             [Statement::Query(query)] => asks_catalog_only(query),
             _ => false,
@@ -477,6 +487,11 @@ impl SqlParser for CatalogParser {
         if is_catalog {
             if let Some(nothing) = of_no_constraint(&statements)? {
                 return Ok(nothing);
+            }
+            if calls::nested(&statements) > CALLS_MAX {
+                return Err(ParserError::ParserError(format!(
+                    "calls are nested more than {CALLS_MAX} deep in a question about the catalog"
+                )));
             }
             let mut statements = self.catalog.parse(&rewritten(sql))?;
             // Nothing breaks off the visit.
@@ -532,7 +547,7 @@ fn of_no_constraint(
         })
         .collect();
     let nothing = format!("SELECT {} WHERE false", columns.join(", "));
-    Parser::parse_sql(&PostgreSqlDialect {}, &nothing).map(Some)
+    Parser::parse_sql(&Postgres, &nothing).map(Some)
 }
 
 /// Parts of tools' questions that DataFusion has no plan for, and that ask for what there is none of here.
@@ -612,7 +627,7 @@ fn subquery(sql: &str) -> Option<&'static str> {
 }
 
 fn parsed(expression: &str) -> Option<Expr> {
-    let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(expression);
+    let parser = Parser::new(&Postgres).try_with_sql(expression);
     parser.and_then(|mut parser| parser.parse_expr()).ok()
 }
 
@@ -765,6 +780,16 @@ mod tests {
         assert_eq!(parse("SELECT version()"), "SELECT version() AS version");
         let id = parse("SELECT a, 't'::regclass FROM t");
         assert!(id.contains("pg_catalog.pg_class"), "{id}");
+    }
+
+    #[test]
+    fn questions_that_would_be_read_for_minutes_are_refused() {
+        let nested = |levels| {
+            let (open, close) = ("md5(".repeat(levels), ")".repeat(levels));
+            CatalogParser::new().parse(&format!("SELECT {open}relname{close} FROM pg_class"))
+        };
+        assert!(nested(CALLS_MAX).is_ok());
+        assert!(nested(CALLS_MAX + 1).is_err());
     }
 
     #[test]

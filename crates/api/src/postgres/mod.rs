@@ -3,6 +3,7 @@
 //! On loopback any user is let in without a password; TLS requests are answered "no". What the
 //! tools ask of `pg_catalog` is answered in [`catalog`].
 
+mod calls;
 mod catalog;
 mod command;
 mod commands;

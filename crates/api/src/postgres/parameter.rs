@@ -7,11 +7,11 @@ use arrow_pg::datatypes::PG_OID_ALIAS_KEY;
 use datafusion::{
     scalar::ScalarValue,
     sql::sqlparser::{
-        dialect::PostgreSqlDialect,
         keywords::Keyword,
         tokenizer::{Token, Tokenizer},
     },
 };
+use lambic_query::Postgres;
 use pgwire::{
     api::{Type, portal::Portal},
     error::{PgWireError, PgWireResult},
@@ -37,7 +37,7 @@ pub fn wire_type(planned: Option<&DataType>) -> Type {
 /// What the text tells of parameters and the plan does not: the type of `$1::bigint[]`, and that `$1`
 /// in `c = ANY($1)`, which a plan types like `c`, is an array of that.
 pub fn types_of_text(sql: &str, planned: &mut [Option<DataType>]) {
-    let Ok(mut tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize() else {
+    let Ok(mut tokens) = Tokenizer::new(&Postgres, sql).tokenize() else {
         return;
     };
     tokens.retain(|token| !matches!(token, Token::Whitespace(_)));

@@ -9,9 +9,9 @@ use std::{
 
 use datafusion::sql::sqlparser::{
     ast::{ObjectName, visit_relations},
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
+use lambic_view::postgres::Postgres;
 
 use super::statement::{Creates, Statement};
 
@@ -71,7 +71,7 @@ impl Order<'_> {
 /// The tables that a statement names, without their schema; none of one that does not parse.
 fn relations(sql: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap_or_default();
+    let statements = Parser::parse_sql(&Postgres, sql).unwrap_or_default();
     let _ = visit_relations(&statements, |name: &ObjectName| {
         let last = name.0.last().and_then(|part| part.as_ident());
         found.extend(last.map(|ident| match ident.quote_style {

@@ -16,12 +16,15 @@ use datafusion::{
     scalar::ScalarValue,
     sql::{
         parser::Statement as PlannerStatement,
-        sqlparser::{ast, dialect::PostgreSqlDialect, parser::Parser},
+        sqlparser::{ast, parser::Parser},
     },
 };
 use lambic_model::{Frontiers, Stream, StreamId};
 use lambic_serving::ServedView;
-use lambic_view::{Planned, postgres};
+use lambic_view::{
+    Planned,
+    postgres::{self, Postgres},
+};
 
 use super::{Database, with_parameters};
 use crate::{
@@ -220,8 +223,8 @@ impl Database {
         };
         // The line ends a comment that may stand behind the operand.
         let sql = format!("SELECT CAST({}\n AS {wanted})", as_of.operand);
-        let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, &sql)
-            .map_err(|error| Error::from_parser(&error, &sql))?;
+        let mut statements =
+            Parser::parse_sql(&Postgres, &sql).map_err(|error| Error::from_parser(&error, &sql))?;
         let mut statement = statements.swap_remove(0);
         postgres::adapt(&mut statement).map_err(|error| Error::from_source(&error, &sql))?;
         let planned = self.plan(&self.pinned_now(), &statement, &sql).await;

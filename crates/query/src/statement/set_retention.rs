@@ -1,10 +1,12 @@
 //! `ALTER STREAM name SET (retention = '30 days')` and `RESET (retention)`, also behind `EXPLAIN`.
 
 use datafusion::sql::sqlparser::{
-    ast::SqlOption, dialect::PostgreSqlDialect, keywords::Keyword, parser::Parser, tokenizer::Token,
+    ast::SqlOption, keywords::Keyword, parser::Parser, tokenizer::Token,
 };
 
 use super::{Part, SetRetention, syntax};
+use lambic_view::postgres::Postgres;
+
 use crate::{Error, create, retention};
 
 const EXPECTED: &str =
@@ -48,7 +50,7 @@ type Settings = Vec<(String, Option<String>)>;
 fn set(part: &Part<'_>, from: usize) -> Result<Settings, Error> {
     let sql = part.piece.text;
     let text: String = sql.chars().skip(from).collect();
-    let dialect = PostgreSqlDialect {};
+    let dialect = Postgres;
     let wrong = |error| Error::from_parser(&error, sql);
     let mut parser = Parser::new(&dialect).try_with_sql(&text).map_err(wrong)?;
     let options: Vec<SqlOption> = parser.parse_options(Keyword::SET).map_err(wrong)?;

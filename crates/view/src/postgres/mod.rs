@@ -8,6 +8,7 @@ mod arithmetic;
 mod calendar;
 mod cast;
 pub mod decimal;
+mod dialect;
 mod error;
 mod expand;
 mod extract;
@@ -22,6 +23,7 @@ mod ranking;
 mod refused;
 pub mod repeated;
 mod round;
+mod size;
 mod sketch;
 mod statement;
 pub(crate) mod stride;
@@ -32,16 +34,19 @@ mod types;
 use std::sync::Arc;
 
 use datafusion::{
+    common::plan_err,
     error::DataFusionError,
     execution::{SessionState, SessionStateBuilder},
     logical_expr::registry::FunctionRegistry,
     optimizer::Analyzer,
-    sql::parser::Statement,
+    sql::parser::{DFParserBuilder, Statement},
 };
 
+pub use dialect::Postgres;
 pub use error::ValueError;
 pub(crate) use expand::expanded;
 pub use quantified::memberships;
+pub use size::check as check_size;
 pub use statement::adapt;
 pub use types::{Types, name as type_name};
 
@@ -59,12 +64,17 @@ pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_relation_planners(vec![Arc::new(Windows)])
 }
 
-/// [`adapt`] for what DataFusion parsed.
-pub fn adapt_planned(statement: &mut Statement) -> Result<(), DataFusionError> {
-    if let Statement::Statement(statement) = statement {
+/// Reads one statement, for DataFusion to plan.
+pub fn parse(sql: &str) -> Result<Statement, DataFusionError> {
+    let mut parser = DFParserBuilder::new(sql).with_dialect(&Postgres).build()?;
+    let mut statements = parser.parse_statements()?;
+    let (Some(mut statement), None) = (statements.pop_front(), statements.pop_front()) else {
+        return plan_err!("one statement is expected");
+    };
+    if let Statement::Statement(statement) = &mut statement {
         adapt(statement)?;
     }
-    Ok(())
+    Ok(statement)
 }
 
 /// Registers Postgres's functions over DataFusion's of the same name. They take over its other names, too: whoever is

@@ -10,9 +10,10 @@ use datafusion::sql::sqlparser::{
         BinaryOperator, Expr, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Statement,
         TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut, visit_expressions,
     },
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
+
+use super::Postgres;
 
 /// The rows of the subquery as the templates below name them, and what is compared with them.
 const ROWS: &str = "compared";
@@ -76,7 +77,7 @@ pub fn adapted(expr: &Expr) -> Option<Expr> {
             "({rows} <> 0 AND (({decisive}) OR ({rows} <> {values} AND CAST(NULL AS BOOLEAN))))"
         ),
     };
-    let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(&template);
+    let parser = Parser::new(&Postgres).try_with_sql(&template);
     let mut comparison = parser.and_then(|mut parser| parser.parse_expr()).ok()?;
     // Nothing breaks off the visit.
     let _ = comparison.visit(&mut Fill {

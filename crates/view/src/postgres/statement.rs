@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
 };
 
-use super::{ValueError, outer, quantified, refused, repeated};
+use super::{ValueError, outer, quantified, refused, repeated, size};
 use crate::window;
 
 /// Digits that decimals have room for.
@@ -17,6 +17,7 @@ const DECIMAL_DIGITS: usize = 38;
 /// Rewrites `statement` in place; refuses what would be answered as if something else was asked.
 pub fn adapt(statement: &mut Statement) -> Result<(), ValueError> {
     refused::check(statement)?;
+    size::check(statement)?;
     outer::qualify(statement);
     // Nothing breaks off the visit.
     let _ = statement.visit(&mut Words);
@@ -236,9 +237,10 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+    use datafusion::sql::sqlparser::parser::Parser;
 
     use super::*;
+    use crate::postgres::Postgres;
 
     #[test]
     fn statements_are_adapted() {
@@ -287,7 +289,7 @@ mod tests {
                 "VALUES (CAST(1.5 AS DOUBLE PRECISION), 1.5), ('NaN'::FLOAT8, 2)",
             ),
         ] {
-            let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
+            let mut statements = Parser::parse_sql(&Postgres, sql).unwrap();
             adapt(&mut statements[0]).unwrap();
             assert_eq!(statements[0].to_string(), expected);
         }

@@ -5,11 +5,11 @@ use datafusion::sql::sqlparser::{
         BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
         ObjectName, Query, SetExpr, Statement, TableAlias, TableFactor,
     },
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
 
 use super::Kind;
+use crate::postgres::Postgres;
 
 /// What [`super::readable`] writes for `PARTITION BY`.
 pub const PARTITIONED: BinaryOperator = BinaryOperator::PGRegexMatch;
@@ -88,7 +88,7 @@ fn as_query(expr: &mut Expr) -> Option<Ident> {
 }
 
 fn all_of(table: ObjectName) -> Query {
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, "SELECT * FROM t");
+    let parsed = Parser::parse_sql(&Postgres, "SELECT * FROM t");
     let parsed = parsed.expect("a statement").remove(0);
     let Statement::Query(mut query) = parsed else {
         unreachable!("SELECT is a query");

@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 
 use datafusion::sql::sqlparser::{
-    dialect::PostgreSqlDialect,
     keywords::Keyword,
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word},
 };
 
 use super::Kind;
-use crate::place::Places;
+use crate::{place::Places, postgres::Postgres};
 
 /// `TABLE` before a source goes, and `PARTITION BY` becomes an operator, [`super::source::PARTITIONED`].
 /// The text stays as long as it was, so that what stands in it stays where it was.
@@ -19,7 +18,7 @@ pub fn readable(sql: &str) -> Cow<'_, str> {
         return Cow::Borrowed(sql);
     }
     // A text that is none is the parser's to refuse.
-    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location() else {
+    let Ok(tokens) = Tokenizer::new(&Postgres, sql).tokenize_with_location() else {
         return Cow::Borrowed(sql);
     };
     let edits = edits(&tokens);

@@ -15,9 +15,7 @@ pub async fn answer(sql: &str) -> String {
     let context = SessionContext::new_with_state(state);
     let answer = async {
         let state = context.state();
-        let dialect = state.config_options().sql_parser.dialect;
-        let mut statement = state.sql_to_statement(&window::readable(sql), &dialect)?;
-        postgres::adapt_planned(&mut statement)?;
+        let statement = postgres::parse(&window::readable(sql))?;
         let plan = state.statement_to_plan(statement).await?;
         context.execute_logical_plan(plan).await?.collect().await
     }

@@ -1,0 +1,160 @@
+//! How SQL is read: as Postgres's, in a time that grows with its length.
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::{
+    dialect::{Dialect, PostgreSqlDialect, Precedence},
+    keywords::Keyword,
+    parser::{Parser, ParserError},
+};
+
+const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
+
+/// `PostgreSqlDialect`, but the name of an argument (`f(name => 1)`) is a name and no expression. Where it can be an
+/// expression, each argument is read twice, so that calls in calls take twice the time with every level.
+#[derive(Debug)]
+pub struct Postgres;
+
+/// What `PostgreSqlDialect` answers to these.
+macro_rules! as_postgres {
+    ($($method:ident)*) => {
+        $(fn $method(&self) -> bool {
+            POSTGRES.$method()
+        })*
+    };
+}
+
+impl Dialect for Postgres {
+    /// The parser asks for it where it knows dialects by name.
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<PostgreSqlDialect>()
+    }
+
+    fn supports_named_fn_args_with_expr_name(&self) -> bool {
+        false
+    }
+
+    fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
+        POSTGRES.identifier_quote_style(identifier)
+    }
+
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        POSTGRES.is_delimited_identifier_start(ch)
+    }
+
+    fn is_identifier_start(&self, ch: char) -> bool {
+        POSTGRES.is_identifier_start(ch)
+    }
+
+    fn is_identifier_part(&self, ch: char) -> bool {
+        POSTGRES.is_identifier_part(ch)
+    }
+
+    fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
+        POSTGRES.is_reserved_for_identifier(keyword)
+    }
+
+    fn is_custom_operator_part(&self, ch: char) -> bool {
+        POSTGRES.is_custom_operator_part(ch)
+    }
+
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        POSTGRES.get_next_precedence(parser)
+    }
+
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        POSTGRES.prec_value(precedence)
+    }
+
+    as_postgres! {
+        allow_extract_custom
+        allow_extract_single_quotes
+        supports_alter_column_type_using
+        supports_array_typedef_with_brackets
+        supports_bitwise_shift_operators
+        supports_comma_separated_trim
+        supports_comment_on
+        supports_comment_optimizer_hint
+        supports_create_index_with_clause
+        supports_create_table_like_parenthesized
+        supports_empty_projections
+        supports_explain_with_utility_options
+        supports_factorial_operator
+        supports_filter_during_aggregation
+        supports_geometric_types
+        supports_group_by_expr
+        supports_insert_table_alias
+        supports_interval_options
+        supports_listen_notify
+        supports_load_extension
+        supports_named_fn_args_with_colon_operator
+        supports_nested_comments
+        supports_notnull_operator
+        supports_numeric_literal_underscores
+        supports_select_wildcard_with_alias
+        supports_set_names
+        supports_string_escape_constant
+        supports_unicode_string_literal
+        supports_xml_expressions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use datafusion::sql::sqlparser::ast::Statement;
+
+    use super::*;
+
+    fn parse(sql: &str) -> Result<Vec<Statement>, ParserError> {
+        Parser::parse_sql(&Postgres, sql)
+    }
+
+    #[test]
+    fn nested_calls_are_read_in_little_time() {
+        let nested = |call: &str| {
+            let open = call.repeat(30);
+            format!("SELECT {open}k{} FROM s", ")".repeat(30))
+        };
+        let (done, read) = mpsc::channel();
+        thread::spawn(move || {
+            for call in ["md5(", "coalesce('a', ", "f(name => ", "replace("] {
+                let sql = nested(call);
+                done.send((parse(&sql).map(|read| read.len()), sql)).ok();
+            }
+        });
+        for _ in 0..4 {
+            // It would take minutes if it were read twice at each level.
+            let read = read.recv_timeout(Duration::from_secs(20));
+            let (found, sql) = read.expect("it is read in time");
+            assert_eq!(found, Ok(1), "{sql}");
+        }
+    }
+
+    #[test]
+    fn it_reads_what_postgres_does() {
+        for sql in [
+            "SELECT f(name => 1, other := 'a'), \"Q\"(b), E'a\\n', U&'\\0041', 1_000",
+            "SELECT k IS NOT NULL, a ## b, a @> b, x::int[], DATE '2026-01-01', INTERVAL '1 day'",
+            "SELECT extract(epoch FROM at), extract('year' FROM at), trim(both 'x' FROM k), trim(k, 'x')",
+            "SELECT count(*) FILTER (WHERE a > 1), k || 'x' || 1 + 2, NOT a = b, a COLLATE \"C\", 5 !",
+            "SELECT /* a /* b */ c */ DISTINCT ON (k) * FROM t GROUP BY ROLLUP (a, b)",
+            "ALTER TABLE t ALTER COLUMN a TYPE int USING a::int",
+            "INSERT INTO t AS u (a) VALUES (1)",
+            "SELECT FROM t",
+            "CREATE TABLE u (LIKE t)",
+            "SET NAMES 'utf8'",
+            "COMMENT ON TABLE t IS 'x'",
+        ] {
+            let by_postgres = Parser::parse_sql(&POSTGRES, sql);
+            assert!(by_postgres.is_ok(), "{sql}: {by_postgres:?}");
+            let shown = |read: Result<Vec<_>, ParserError>| {
+                let read =
+                    read.map(|read| read.iter().map(ToString::to_string).collect::<Vec<_>>());
+                read.map_err(|error| error.to_string())
+            };
+            assert_eq!(shown(parse(sql)), shown(by_postgres), "{sql}");
+        }
+    }
+}
