@@ -126,6 +126,11 @@ fn describe() {
         Unit::Count,
         "records ever appended, by stream"
     );
+    describe_histogram!(
+        "lambic_view_switch_seconds",
+        Unit::Seconds,
+        "from the beginning of the catalog's write until a built version of a view is served"
+    );
     describe_gauge!(
         "lambic_view_lag_records",
         Unit::Count,

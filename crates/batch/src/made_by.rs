@@ -21,6 +21,10 @@ pub struct MadeBy {
     /// The functions that the `SELECT` calls, with the digest of their code; older files have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub functions: Option<BTreeMap<String, String>>,
+    /// Of a join: all its records were joined with one another. Files without it may have been made of slices, each joined
+    /// with itself only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_whole_join: bool,
 }
 
 impl MadeBy {
@@ -32,6 +36,7 @@ impl MadeBy {
             state_encoding: STATE_ENCODING,
             state_types: state_types(&plan.state_schema),
             functions: Some(definition.functions.clone()),
+            is_whole_join: plan.join().is_some(),
         }
     }
 

@@ -405,13 +405,8 @@ fn a_follower_gets_through_kills_of_the_server_and_of_itself() {
 }
 
 fn metric(server: &Server, name: &str) -> u64 {
-    let mut answer = ureq::get(format!("{}/metrics", server.url))
-        .call()
-        .expect("it answers");
-    let text = answer.body_mut().read_to_string().expect("text");
-    let mut lines = text.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-    value.unwrap_or(0.0) as u64
+    let value = server.metric(name);
+    value.map_or(0, |value| value.parse::<f64>().expect("a number") as u64)
 }
 
 #[test]

@@ -7,14 +7,9 @@ use common::{Server, pg::Pg};
 
 /// How many statements were planned, how many executions took a kept plan.
 fn counts(server: &Server) -> (u64, u64) {
-    let answer = ureq::get(format!("{}/metrics", server.url)).call();
-    let text = answer.expect("an answer").body_mut().read_to_string();
-    let text = text.expect("text");
     let count = |name: &str| {
-        let mut lines = text.lines();
-        let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|count| count.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in {text}"))
+        let value = server.metric(name).expect("it is counted");
+        value.parse().expect("a number")
     };
     (
         count("lambic_sql_plans_made_total"),

@@ -148,6 +148,18 @@ fn told_latencies(seen: &[Seen]) {
     );
 }
 
+/// Of the versions that were served, the first of each view included.
+fn told_switches(server: &Server) {
+    let value = |name: &str| server.metric(&format!("lambic_view_switch_seconds_{name}"));
+    let value = |name| value(name).expect("it is counted");
+    println!(
+        "{} switches, {} of them within 10 ms, {} s together",
+        value("count"),
+        value("bucket{le=\"0.01\"}"),
+        value("sum")
+    );
+}
+
 #[test]
 fn no_read_fails_or_mixes_versions() {
     let seconds = setting("LAMBIC_REPLACE_S", 8);
@@ -215,6 +227,7 @@ fn no_read_fails_or_mixes_versions() {
     let seen = std::mem::take(&mut *load.seen.lock().expect("no holder panics"));
     check_switches(&served, &seen);
     told_latencies(&seen);
+    told_switches(&server);
     let kept = pg.ok("SELECT count(*) FROM s");
     let kept = kept[0][0].as_deref().map(|count| count.parse::<u64>());
     assert_eq!(kept, Some(Ok(load.written.load(Ordering::Relaxed))));

@@ -194,6 +194,17 @@ impl Server {
         rows
     }
 
+    /// The value of one line of `/metrics`; none before something was counted.
+    pub fn metric(&self, name: &str) -> Option<String> {
+        let answer = ureq::get(format!("{}/metrics", self.url)).call();
+        let text = answer.expect("it answers").body_mut().read_to_string();
+        let text = text.expect("text");
+        let mut lines = text.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .map(str::to_owned)
+    }
+
     /// The text that a statement gives.
     pub fn one(&self, sql: &str) -> String {
         let rows = self.rows(sql);

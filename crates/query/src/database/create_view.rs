@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError},
+    time::Instant,
 };
 
 use datafusion::sql::sqlparser::ast::CreateView;
 use lambic_model::{ColumnId, ScalarFunction, SchemaVersion, Stream, StreamId};
 use lambic_view::{Definition, Freshness, Planned, SpeedAs};
+use metrics::histogram;
 
 use super::{Database, building::Reserved, done, exists, speed};
 use crate::{
@@ -183,11 +185,13 @@ impl Database {
             let lifecycle = database.lifecycle()?;
             let name = definition.name.to_string();
             let mut outdated = Vec::new();
+            let began = Instant::now();
             database.change(|catalog| {
                 outdated = catalog.put_view(definition)?;
                 Ok(())
             })?;
             built.serve();
+            histogram!("lambic_view_switch_seconds").record(began.elapsed().as_secs_f64());
             database.mend(&name);
             drop(reserved);
             for version in outdated {
