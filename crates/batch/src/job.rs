@@ -232,10 +232,11 @@ impl Job<'_> {
             },
             None => self.nothing(),
         };
-        // A join is one piece: records of one slice meet those of others.
-        let slice_records = match self.plan.join() {
-            Some(_) => u64::MAX,
-            None => self.limits.slice_records,
+        // A join from the first record on is one piece: records of one slice meet those of others. One with a base joins
+        // what is new with all that was before.
+        let slice_records = match (self.plan.join(), &self.base) {
+            (Some(_), None) => u64::MAX,
+            _ => self.limits.slice_records,
         };
         let mut ends = slices::ends(&self.files(), &done.to, &self.to, slice_records);
         if ends.is_empty() && done.slices == 0 {

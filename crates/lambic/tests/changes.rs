@@ -432,7 +432,7 @@ fn subscriptions_flow_until_the_client_goes_or_the_server_stops() {
     // The client hangs up without a word, and with nothing to be written.
     drop(waiting);
     eventually("the connection is closed", || {
-        metric(&server, "lambic_postgres_connections ") == 0
+        metric(&server, "lambic_postgres_connections") == 0
     });
     let mut waiting = Pg::connect(&server.pg);
     waiting.begin("COPY (SUBSCRIBE sums WITH (snapshot = false)) TO STDOUT");
@@ -509,7 +509,7 @@ fn subscriptions_end_with_their_view_and_say_what_is_wrong() {
     let mut pg = Pg::connect(&server.pg);
     pg.begin("SUBSCRIBE sums WITH (snapshot = false)");
     eventually("it has begun", || {
-        metric(&server, "lambic_postgres_connections ") == 2
+        metric(&server, "lambic_postgres_connections") == 2
     });
     other.ok("DROP MATERIALIZED VIEW sums");
     assert!(pg.row().unwrap_err().starts_with("42P01"));

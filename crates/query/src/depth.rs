@@ -19,6 +19,29 @@ const DEPTH_MAX: usize = 1_000;
 /// Subqueries in subqueries. Each level doubles the time in which the planner checks a statement.
 const SUBQUERIES_MAX: usize = 10;
 
+/// What the parser reads as a name if it is not what it looks like: with a mistake inside, twice at each level.
+const RETRIED: [Keyword; 16] = [
+    Keyword::BOX,
+    Keyword::CEIL,
+    Keyword::CIRCLE,
+    Keyword::CONVERT,
+    Keyword::EXTRACT,
+    Keyword::FLOOR,
+    Keyword::INTERVAL,
+    Keyword::LINE,
+    Keyword::LSEG,
+    Keyword::OVERLAY,
+    Keyword::PATH,
+    Keyword::POINT,
+    Keyword::POLYGON,
+    Keyword::POSITION,
+    Keyword::SUBSTR,
+    Keyword::SUBSTRING,
+];
+
+/// Of [`RETRIED`] in one another.
+const RETRIED_MAX: usize = 10;
+
 /// Refuses what could become too deep.
 pub fn check<'a>(tokens: impl Iterator<Item = &'a Token> + Clone) -> Result<(), Error> {
     let subqueries = subqueries(tokens.clone());
@@ -30,6 +53,14 @@ pub fn check<'a>(tokens: impl Iterator<Item = &'a Token> + Clone) -> Result<(), 
             ),
         )
         .with_hint("write them in FROM, or one after another in one WITH"));
+    }
+    if retried(tokens.clone()) > RETRIED_MAX {
+        return Err(Error::new(
+            sqlstate::STATEMENT_TOO_COMPLEX,
+            format!(
+                "calls that have a syntax of their own, as EXTRACT, FLOOR and SUBSTRING, are nested more than {RETRIED_MAX} deep"
+            ),
+        ));
     }
     let depth = bound(tokens);
     if depth <= DEPTH_MAX {
@@ -96,10 +127,7 @@ fn bound<'a>(tokens: impl IntoIterator<Item = &'a Token>) -> usize {
     let mut level = Level::default();
     let mut last = Keyword::NoKeyword;
     for token in tokens {
-        let keyword = match token {
-            Token::Word(word) if word.quote_style.is_none() => word.keyword,
-            _ => Keyword::NoKeyword,
-        };
+        let keyword = keyword(token);
         match (token, keyword) {
             (Token::LParen | Token::LBracket | Token::LBrace, _) | (_, Keyword::CASE) => {
                 let inside = Level {
@@ -176,42 +204,113 @@ fn close(level: &mut Level, around: Level) {
     level.links += 1;
 }
 
+/// What stands between two parentheses, for [`subqueries`].
+#[derive(Default)]
+struct Parenthesis {
+    /// It is a subquery, and not a table of a `FROM` or a branch of a set operation.
+    counts: bool,
+    /// Tables or queries stand in it, not an expression.
+    is_query: bool,
+    in_from: bool,
+}
+
 /// How deep subqueries stand in one another. Those in `FROM` cost no more than what they are made of, and do not count.
 fn subqueries<'a>(tokens: impl Iterator<Item = &'a Token>) -> usize {
-    let keyword = |token: &Token| match token {
-        Token::Word(word) if word.quote_style.is_none() => word.keyword,
-        _ => Keyword::NoKeyword,
-    };
     let mut tokens = tokens.peekable();
-    // For each open parenthesis, whether it counts.
-    let mut open = Vec::new();
+    let mut outer: Vec<Parenthesis> = Vec::new();
+    let mut level = Parenthesis {
+        is_query: true,
+        ..Parenthesis::default()
+    };
     let (mut deep, mut deepest) = (0, 0);
-    // Whether a table is expected.
-    let mut in_from = false;
+    // Whether a query or a table may begin here, as it may at the beginning, and the keyword before.
+    let (mut begins, mut last) = (true, Keyword::NoKeyword);
     while let Some(token) = tokens.next() {
+        let keyword = keyword(token);
         match token {
             Token::LParen => {
                 let next = tokens
                     .peek()
-                    .map_or(Keyword::NoKeyword, |next| keyword(next));
-                let counts = !in_from && matches!(next, Keyword::SELECT | Keyword::WITH);
-                deep += usize::from(counts);
+                    .map_or(Keyword::NoKeyword, |next| self::keyword(next));
+                let is_select = matches!(next, Keyword::SELECT | Keyword::WITH | Keyword::VALUES);
+                let is_part = level.is_query && begins;
+                let inside = Parenthesis {
+                    counts: is_select && !is_part,
+                    is_query: is_select || is_part,
+                    // `FROM (a JOIN b …)`.
+                    in_from: is_part && level.in_from,
+                };
+                deep += usize::from(inside.counts);
                 deepest = deepest.max(deep);
-                open.push(counts);
+                begins = inside.is_query;
+                outer.push(std::mem::replace(&mut level, inside));
             }
             Token::RParen => {
-                deep -= usize::from(open.pop().unwrap_or_default());
-                in_from = false;
+                deep -= usize::from(level.counts);
+                level = outer.pop().unwrap_or_default();
+                begins = false;
             }
-            _ => {
-                in_from = matches!(
-                    keyword(token),
-                    Keyword::FROM | Keyword::JOIN | Keyword::LATERAL
-                );
-            }
+            Token::Comma => begins = level.in_from,
+            _ => match keyword {
+                Keyword::FROM if level.is_query && last != Keyword::DISTINCT => {
+                    level.in_from = true;
+                    begins = true;
+                }
+                Keyword::JOIN | Keyword::LATERAL => begins = level.in_from,
+                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS => {
+                    level.in_from = false;
+                    begins = true;
+                }
+                // Of a set operation.
+                Keyword::ALL | Keyword::DISTINCT => {}
+                Keyword::SELECT
+                | Keyword::WHERE
+                | Keyword::GROUP
+                | Keyword::HAVING
+                | Keyword::WINDOW
+                | Keyword::ORDER
+                | Keyword::LIMIT => {
+                    level.in_from = false;
+                    begins = false;
+                }
+                _ => begins = false,
+            },
         }
+        last = keyword;
     }
     deepest
+}
+
+/// How deep words of [`RETRIED`] stand in one another, in parentheses or in a row.
+fn retried<'a>(tokens: impl Iterator<Item = &'a Token>) -> usize {
+    // Those before each open parenthesis, and those in a row.
+    let mut open = Vec::new();
+    let (mut outer, mut row, mut deepest) = (0, 0, 0);
+    for token in tokens {
+        match token {
+            Token::LParen => {
+                open.push(row);
+                outer += row;
+                row = 0;
+            }
+            Token::RParen => {
+                outer -= open.pop().unwrap_or_default();
+                row = 0;
+            }
+            Token::Plus | Token::Minus => {}
+            _ if RETRIED.contains(&keyword(token)) => row += 1,
+            _ => row = 0,
+        }
+        deepest = deepest.max(outer + row);
+    }
+    deepest
+}
+
+fn keyword(token: &Token) -> Keyword {
+    match token {
+        Token::Word(word) if word.quote_style.is_none() => word.keyword,
+        _ => Keyword::NoKeyword,
+    }
 }
 
 #[cfg(test)]
@@ -300,6 +399,10 @@ mod tests {
             "select a from t where exists (@)",
             "select a from t where a in (@) and b",
             "select a from t where a = all ((@))",
+            "select a from t where a is distinct from (@)",
+            "select extract(year from (@))",
+            "select a from t join u on t.a = (@)",
+            "select a from t order by 1, (@)",
             "with a as (@) select * from a",
             "select a from (select * from t where (@) > 1)",
         ] {
@@ -311,11 +414,37 @@ mod tests {
             "select * from (@)",
             "select * from ((@))",
             "select * from t join (@) on true",
+            "select * from t, (@)",
+            "select * from t join u on t.a = u.a, lateral (@)",
+            "select * from (u cross join (@))",
+            "select 1 union all (@)",
             "select (select 1), (select 2) from (@)",
             "(@) union all select 1",
         ] {
             assert!(nested(around, 20).is_ok(), "{around}");
         }
+    }
+
+    #[test]
+    fn what_is_read_again_is_not_nested_deep() {
+        for nested in [
+            "substring(",
+            "floor(1 + ",
+            "interval ",
+            "interval - ",
+            "interval ((",
+        ] {
+            for (levels, is_taken) in [(RETRIED_MAX, true), (RETRIED_MAX + 1, false)] {
+                let sql = format!("select {}", nested.repeat(levels));
+                let tokens = Tokenizer::new(&Postgres, &sql).tokenize().unwrap();
+                let tokens = tokens.iter();
+                let tokens = tokens.filter(|token| !matches!(token, Token::Whitespace(_)));
+                assert_eq!(check(tokens).is_ok(), is_taken, "{sql}");
+            }
+        }
+        let beside = "floor(a) + interval '1' - interval '2', ".repeat(100);
+        let tokens = Tokenizer::new(&Postgres, &beside).tokenize().unwrap();
+        assert!(check(tokens.iter()).is_ok());
     }
 
     #[test]

@@ -272,7 +272,12 @@ impl Error {
             ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
                 message.clone()
             }
-            ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
+            ParserError::RecursionLimitExceeded => {
+                return Error::new(
+                    sqlstate::STATEMENT_TOO_COMPLEX,
+                    "the statement is nested too deeply",
+                );
+            }
         };
         // sqlparser ends its messages with the place in words: turn it into a position.
         let (text, position) = match message.rsplit_once(" at Line: ") {

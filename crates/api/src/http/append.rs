@@ -234,6 +234,7 @@ async fn work(
             _ => u64::from(format == Format::Csv),
         });
         for bad in &mut decoded.bad {
+            // As much as a `bigint` holds.
             bad.line = line_in_file(bad.line, piece.first_line, header_lines).min(i64::MAX as u64);
         }
         counter!("lambic_bad_records_total", "stream" => name.clone()).increment(bad as u64);

@@ -444,7 +444,8 @@ fn texts(argument: Option<&ArrayRef>, rows: usize) -> Result<Vec<Option<String>>
         .collect())
 }
 
-/// In calls. The catalog's own parser takes twice the time with each level.
+/// How deep calls may stand in one another where a question is read by the catalog's own parser, which takes twice the
+/// time with each level.
 const CALLS_MAX: usize = 10;
 
 /// Parses what Postgres's clients send.
@@ -489,9 +490,7 @@ impl SqlParser for CatalogParser {
                 return Ok(nothing);
             }
             if calls::nested(&statements) > CALLS_MAX {
-                return Err(ParserError::ParserError(format!(
-                    "calls are nested more than {CALLS_MAX} deep in a question about the catalog"
-                )));
+                return Err(ParserError::RecursionLimitExceeded);
             }
             let mut statements = self.catalog.parse(&rewritten(sql))?;
             // Nothing breaks off the visit.
@@ -789,7 +788,8 @@ mod tests {
             CatalogParser::new().parse(&format!("SELECT {open}relname{close} FROM pg_class"))
         };
         assert!(nested(CALLS_MAX).is_ok());
-        assert!(nested(CALLS_MAX + 1).is_err());
+        let refused = nested(CALLS_MAX + 1).expect_err("it is too deep");
+        assert_eq!(refused, ParserError::RecursionLimitExceeded);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod expand;
 mod extract;
 pub mod float;
 pub(crate) mod function;
+mod growth;
 mod length;
 mod meaning;
 mod operands;
@@ -58,6 +59,7 @@ pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
     rules.insert(0, Arc::new(operands::PostgresOperands));
     rules.push(Arc::new(ShortTimestamps));
     rules.push(Arc::new(meaning::PostgresMeaning));
+    rules.push(Arc::new(growth::Bounded));
     builder
         .with_analyzer_rules(rules)
         .with_type_planner(Arc::new(Types))

@@ -198,7 +198,7 @@ async fn streams(
             checks.push(Check::trouble(
                 "dataset",
                 name.clone(),
-                "it holds records of a stream that the catalog does not list: the catalog is an older copy, or a drop was cut short",
+                "it holds records of a stream that the catalog does not list: the catalog is an older copy",
             ));
             continue;
         }
@@ -367,7 +367,7 @@ fn ids(data: &Path, checks: &mut Vec<Check>) {
             NAME,
             shown,
             format_args!(
-                "it cannot be copied to be looked at: {error}; TMPDIR chooses another place for the copy"
+                "it cannot be copied to be looked at: {error}; TMPDIR chooses another place for the copy where there is no room"
             ),
         ),
         Ok(copy) => match lambic_log::inspect_ids(&copy.path().join("ids")) {

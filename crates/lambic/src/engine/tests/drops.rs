@@ -13,7 +13,7 @@ fn files_of(data: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What it has not deleted goes at the next start; or it did not happen, and all records are there.
+/// What it has not deleted goes at the next start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drop_that_is_killed_leaves_nothing() {
     let mut cut_short = 0;
@@ -38,17 +38,12 @@ async fn a_drop_that_is_killed_leaves_nothing() {
         let left = files_of(&data).len();
         let server = Server::open(&data, i64::MAX, true).await.expect("it opens");
         let there = "SELECT records FROM lambic_streams WHERE name = 's'";
-        match &server.rows(there).await.expect("it is read")[..] {
-            [] => assert_eq!(
-                files_of(&data),
-                [""; 0].map(PathBuf::from),
-                "{writes_left} writes, {dropped:?}"
-            ),
-            whole => {
-                assert_eq!(whole, ["3"]);
-                assert!(dropped.is_err(), "{writes_left} writes");
-            }
-        }
+        let there = server.rows(there).await.expect("it is read");
+        let files = files_of(&data);
+        assert!(
+            there.is_empty() && files.is_empty(),
+            "{writes_left} writes, {dropped:?}: {there:?} {files:?}"
+        );
         cut_short += usize::from(dropped.is_err() && left > 0);
         server.engine.close().await;
     }
