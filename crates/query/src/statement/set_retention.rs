@@ -4,9 +4,9 @@ use datafusion::sql::sqlparser::{
     ast::SqlOption, keywords::Keyword, parser::Parser, tokenizer::Token,
 };
 
-use super::{Part, SetRetention, syntax};
 use lambic_view::postgres::Postgres;
 
+use super::{Part, SetRetention, syntax};
 use crate::{Error, create, retention};
 
 const EXPECTED: &str =
