@@ -27,7 +27,10 @@ mod triggers;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,7 +40,7 @@ pub use inspect::{Inspected, inspect};
 pub use invoke::InvokeResult;
 use lambic_base::supervised;
 use lambic_model::{
-    Frontier, Frontiers, FunctionName, InvocationKind, ScalarFunction, Stream, StreamId,
+    Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
 };
 use lambic_sandbox::{
     process::{self, Isolation},
@@ -71,6 +74,8 @@ pub(crate) struct Inner {
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// All queued events before this offset have ended, and their ends are kept.
+    queue_ended: AtomicU64,
 }
 
 impl Functions {
@@ -92,6 +97,7 @@ impl Functions {
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
+            queue_ended: AtomicU64::new(0),
             options,
         });
         for Stored { mut info, mappings } in stored {
@@ -218,6 +224,9 @@ impl Functions {
             .cursor(queue::CURSOR)
             .filter(|cursor| cursor.stream == queue)
             .map_or_else(|| log.snapshot().start(queue), |cursor| cursor.frontier);
+        // The cursor moves when events end, and then stands before the record that says so.
+        let ended = Frontier(vec![Offset(self.0.queue_ended.load(Ordering::Relaxed))]);
+        let position = position.max(&ended);
         kept.set(queue, position);
         let mut keep = |stream: StreamId, frontier: Frontier| {
             let earliest = match kept.0.get(&stream) {

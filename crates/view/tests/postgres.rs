@@ -403,6 +403,7 @@ async fn what_would_be_taken_for_something_else_is_refused() {
         ("SELECT v FROM (VALUES (1), (1), (2)) t(v) EXCEPT ALL SELECT 1", "0A000 EXCEPT ALL is not supported"),
         ("SELECT 1 UNION ALL (SELECT 1 INTERSECT ALL SELECT 1)", "0A000 INTERSECT ALL is not supported"),
         ("SELECT v FROM (VALUES (1), (1), (2)) t(v) EXCEPT SELECT 1", "2"),
+        ("SELECT 'a' WHERE NOT 'abc' SIMILAR TO '(a|b)%'", "0A000 SIMILAR TO is not supported"),
         ("SELECT * FROM t TABLESAMPLE BERNOULLI (10)", "0A000 TABLESAMPLE is not supported"),
         ("SELECT v FROM (VALUES (1)) t(v) WHERE row_number() OVER () = 1", "42P20 window functions are not allowed in WHERE"),
         ("SELECT v FROM (VALUES (1)) t(v) WHERE v IN (SELECT row_number() OVER () FROM (VALUES (1)) u(w))", "1"),
@@ -412,6 +413,19 @@ async fn what_would_be_taken_for_something_else_is_refused() {
         ("SELECT repeat('ab', 3), lpad('x', 3, 'y'), rpad('x', 3, 'y'), repeat('x', -1), repeat(NULL, 2)", "ababab, yyx, xyy, , NULL"),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn fetch_is_a_limit() {
+    let rows = "SELECT v FROM (VALUES (3), (1), (2)) t(v) ORDER BY v";
+    for (fetch, expected) in [
+        ("FETCH FIRST 2 ROWS ONLY", "1; 2"),
+        ("FETCH FIRST ROW ONLY", "1"),
+        ("OFFSET 1 ROWS FETCH NEXT 1 ROW ONLY", "2"),
+    ] {
+        let answered = answer(&format!("SELECT * FROM ({rows} {fetch}) AS t ORDER BY v")).await;
+        assert_eq!(answered.replace('\n', "; "), expected, "{fetch}");
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -170,6 +170,8 @@ impl Queue {
             self.read();
             self.try_events();
             self.keep();
+            let ended = self.cursor_without(&[]).0;
+            self.inner.queue_ended.store(ended, Ordering::Relaxed);
             let due = self.waiting.keys().map(|&(at, _)| at).next();
             let due = due.into_iter().chain(self.read_again_at).min();
             let due = async {

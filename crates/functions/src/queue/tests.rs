@@ -42,6 +42,23 @@ async fn dead_letters_that_do_not_fit_into_one_append_are_all_kept() {
     assert!(cursor.frontier.0[0] >= Offset(8), "{cursor:?}");
 }
 
+#[tokio::test]
+async fn the_log_need_not_keep_what_has_ended() {
+    let house = House::open(|_| {});
+    house.enqueue(&[queued("gone", "1")]).await;
+    let functions = house.functions().await;
+    house.wait_for(&house.system.queue, 2).await;
+    let queue = house.system.queue.id;
+    let all = async {
+        while functions.cursors().of(queue) != house.log.snapshot().head(queue) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let all = tokio::time::timeout(Duration::from_secs(60), all).await;
+    all.expect("also the record that says that it has ended");
+    functions.close().await;
+}
+
 /// A disk may fail for a moment: queued events wait for it, and need no restart.
 #[tokio::test]
 async fn the_queue_goes_on_after_it_could_not_be_read() {

@@ -17,7 +17,10 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{ValueError, decimal, function::Meaning};
+use super::{
+    ValueError, decimal,
+    function::{Meaning, called},
+};
 
 /// One of the four operators over numbers of one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +42,24 @@ impl Checked {
             _ => false,
         };
         checked.then_some(Checked(operator))
+    }
+
+    /// As the operator is named, in one pass over a chain: names are asked for at each link of it.
+    fn write_name(self, arguments: &[Expr], name: &mut String) -> bool {
+        let [left, right] = arguments else {
+            return false;
+        };
+        for (before, operand) in [("", left), (" ", right)] {
+            name.push_str(before);
+            match called::<Checked>(operand) {
+                Some((inner, operands)) if inner.write_name(operands, name) => {}
+                _ => name.push_str(&operand.schema_name().to_string()),
+            }
+            if before.is_empty() {
+                name.push_str(&format!(" {}", self.0));
+            }
+        }
+        true
     }
 
     fn kernel(self, left: &dyn Datum, right: &dyn Datum) -> Result<ArrayRef, ArrowError> {
@@ -110,6 +131,11 @@ impl Meaning for Checked {
 
     fn stands_for(&self, arguments: &[Expr]) -> Option<Expr> {
         binary(arguments, self.0)
+    }
+
+    fn named(&self, arguments: &[Expr]) -> Option<String> {
+        let mut name = String::new();
+        self.write_name(arguments, &mut name).then_some(name)
     }
 }
 

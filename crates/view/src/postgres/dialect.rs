@@ -11,8 +11,8 @@ use datafusion::sql::sqlparser::{
 const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
 
 /// `PostgreSqlDialect`, but two things are read once that it may read twice, which in one another take twice the time with
-/// every level: the name of an argument (`f(name => 1)`) is a name and no expression, and `CASE`, `CAST` and `NOT` are
-/// never tried as names when there is a mistake in what follows.
+/// every level: the name of an argument (`f(name => 1)`) is a name and no expression, and `ARRAY`, `CASE`, `CAST` and `NOT`
+/// are never tried as names when there is a mistake in what follows.
 #[derive(Debug)]
 pub struct Postgres;
 
@@ -52,7 +52,8 @@ impl Dialect for Postgres {
     }
 
     fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
-        const NEVER_NAMES: [Keyword; 5] = [
+        const NEVER_NAMES: [Keyword; 6] = [
+            Keyword::ARRAY,
             Keyword::CASE,
             Keyword::CAST,
             Keyword::TRY_CAST,
@@ -135,13 +136,14 @@ mod tests {
                 ("CAST(", 20, false),
                 ("CAST(", 60, false),
                 ("NOT (", 60, false),
+                ("ARRAY[", 60, false),
                 ("CASE WHEN (", 30, false),
             ] {
                 let sql = nested(call, levels);
                 done.send((parse(&sql).is_ok() == is_read, sql)).ok();
             }
         });
-        for _ in 0..8 {
+        for _ in 0..9 {
             // It would take minutes if it were read twice at each level.
             let read = read.recv_timeout(Duration::from_secs(20));
             let (is_right, sql) = read.expect("it is read in time");

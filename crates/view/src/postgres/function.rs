@@ -29,6 +29,11 @@ pub trait Meaning: Debug + Clone + PartialEq + Eq + Hash + Send + Sync + 'static
     /// What it stands in for, if it takes over its name.
     fn stands_for(&self, arguments: &[Expr]) -> Option<Expr>;
 
+    /// Its name as a column, if that is known without what it stands in for.
+    fn named(&self, _arguments: &[Expr]) -> Option<String> {
+        None
+    }
+
     /// The types that arguments are cast to.
     fn coerce(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         Ok(arguments.to_vec())
@@ -79,6 +84,9 @@ impl<M: Meaning> ScalarUDFImpl for Function<M> {
     }
 
     fn schema_name(&self, arguments: &[Expr]) -> Result<String> {
+        if let Some(name) = self.meaning.named(arguments) {
+            return Ok(name);
+        }
         Ok(match self.meaning.stands_for(arguments) {
             Some(expr) => expr.schema_name().to_string(),
             None => {

@@ -17,7 +17,7 @@ use datafusion::{
 use super::{ValueError, size::IN_STEPS};
 
 /// Expressions that a condition may grow by.
-const GROWTH_MAX: u64 = 100_000;
+const GROWTH_MAX: u64 = 10_000;
 /// Casts in casts: each doubles the time in which DataFusion finds out whether its value may be NULL.
 const CASTS_MAX: usize = 16;
 
@@ -60,7 +60,7 @@ fn columns(plan: &LogicalPlan) -> Result<Vec<Written>> {
     plan.apply_expressions(|expr| {
         let (found, growth) = known.written(expr)?;
         if is_condition && growth > GROWTH_MAX {
-            let message = "a condition stands for more than 100,000 operations, once what its columns stand for is put in their place";
+            let message = "a condition stands for more than 10,000 operations, once what its columns stand for is put in their place";
             return Err(ValueError::new("54001", message).with_hint(IN_STEPS).into());
         }
         written.push(found);
@@ -203,7 +203,7 @@ mod tests {
             assert!(few.is_ok(), "{last}: {few:?}");
             let many = planned(&steps("x || x", 40, last)).await;
             let error = many.expect_err(last).to_string();
-            assert!(error.contains("100,000 operations"), "{last}: {error}");
+            assert!(error.contains("10,000 operations"), "{last}: {error}");
         }
         // Nothing is put in the place of what an aggregation or no step computes.
         for fine in [

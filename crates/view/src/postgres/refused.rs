@@ -35,6 +35,17 @@ impl Visitor for Refusals {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<ValueError> {
+        match expr {
+            // A regular expression without anchors, whose `%` and `_` are plain characters.
+            Expr::SimilarTo { .. } => ControlFlow::Break(
+                ValueError::new("0A000", "SIMILAR TO is not supported")
+                    .with_hint("write a regular expression with anchors, a ~ '^(b|c)', or LIKE"),
+            ),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
     fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<ValueError> {
         match table {
             TableFactor::Table {

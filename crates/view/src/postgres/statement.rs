@@ -3,13 +3,41 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    CastKind, CharacterLength, DataType, ExactNumberInfo, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SetExpr,
-    Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
+    CastKind, CharacterLength, DataType, ExactNumberInfo, Expr, Fetch, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName,
+    Query, SetExpr, Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
 };
 
 use super::{ValueError, outer, quantified, refused, repeated, size};
 use crate::window;
+
+/// `FETCH FIRST n ROWS ONLY`.
+fn fetch_is_limit(query: &mut Query) {
+    let Some(Fetch {
+        with_ties: false,
+        percent: false,
+        quantity,
+    }) = &query.fetch
+    else {
+        return;
+    };
+    let rows = quantity.clone().unwrap_or_else(|| number(1));
+    match &mut query.limit_clause {
+        limit @ None => {
+            *limit = Some(LimitClause::LimitOffset {
+                limit: Some(rows),
+                offset: None,
+                limit_by: Vec::new(),
+            });
+        }
+        Some(LimitClause::LimitOffset {
+            limit: limit @ None,
+            ..
+        }) => *limit = Some(rows),
+        Some(_) => return,
+    }
+    query.fetch = None;
+}
 
 /// Digits that decimals have room for.
 const DECIMAL_DIGITS: usize = 38;
@@ -34,6 +62,7 @@ impl VisitorMut for Words {
             doubles_beside_doubles(values);
         }
         repeated::tell_apart_under_lists(query);
+        fetch_is_limit(query);
         ControlFlow::Continue(())
     }
 
