@@ -423,7 +423,7 @@ async fn fetch_is_a_limit() {
         ("FETCH FIRST ROW ONLY", "1"),
         ("OFFSET 1 ROWS FETCH NEXT 1 ROW ONLY", "2"),
     ] {
-        let answered = answer(&format!("SELECT * FROM ({rows} {fetch}) AS t ORDER BY v")).await;
+        let answered = answer(&format!("{rows} {fetch}")).await;
         assert_eq!(answered.replace('\n', "; "), expected, "{fetch}");
     }
 }
