@@ -7,11 +7,13 @@ use datafusion::{
     catalog::MemoryCatalogProviderList,
     execution::{SessionState, SessionStateBuilder, runtime_env::RuntimeEnv},
     logical_expr::registry::FunctionRegistry,
+    physical_optimizer::optimizer::PhysicalOptimizer,
     prelude::SessionConfig,
 };
 
 use crate::{
     aggregate::{self, FloatSums},
+    offset::KeepOffsets,
     patient::LetOthersRun,
     postgres,
 };
@@ -44,11 +46,14 @@ pub fn config(partitions: usize) -> SessionConfig {
 }
 
 pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.insert(0, Arc::new(KeepOffsets));
+    rules.push(Arc::new(LetOthersRun));
     let builder = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_physical_optimizer_rule(Arc::new(LetOthersRun))
+        .with_physical_optimizer_rules(rules)
         .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
     let mut state = postgres::builder(builder).build();
     postgres::register(&mut state);

@@ -422,9 +422,22 @@ async fn fetch_is_a_limit() {
         ("FETCH FIRST 2 ROWS ONLY", "1; 2"),
         ("FETCH FIRST ROW ONLY", "1"),
         ("OFFSET 1 ROWS FETCH NEXT 1 ROW ONLY", "2"),
+        ("LIMIT 2 OFFSET 1", "2; 3"),
+        ("OFFSET 1", "2; 3"),
+        ("OFFSET 2", "3"),
     ] {
-        let answered = answer(&format!("{rows} {fetch}")).await;
-        assert_eq!(answered.replace('\n', "; "), expected, "{fetch}");
+        // Also under an order that asks for the same, for another, and for none.
+        for query in [
+            format!("{rows} {fetch}"),
+            format!("SELECT * FROM ({rows} {fetch}) AS t ORDER BY v"),
+            format!("SELECT v FROM ({rows} {fetch}) AS t GROUP BY v ORDER BY v"),
+            format!(
+                "SELECT * FROM (SELECT * FROM ({rows} {fetch}) AS t ORDER BY -v LIMIT 9) AS t ORDER BY v"
+            ),
+        ] {
+            let answered = answer(&query).await;
+            assert_eq!(answered.replace('\n', "; "), expected, "{query}");
+        }
     }
 }
 
