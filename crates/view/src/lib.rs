@@ -15,6 +15,7 @@ mod error;
 mod exactness;
 mod hole;
 pub mod join;
+mod names;
 mod offset;
 mod order;
 mod patient;

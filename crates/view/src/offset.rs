@@ -18,7 +18,7 @@ use datafusion::{
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-        PlanProperties, limit::GlobalLimitExec,
+        PlanProperties, limit::GlobalLimitExec, projection::ProjectionExec,
     },
 };
 
@@ -35,10 +35,7 @@ impl PhysicalOptimizerRule for KeepOffsets {
         let plan = plan.transform_up(|node| {
             Ok(match node.downcast_ref::<GlobalLimitExec>() {
                 Some(limit) if limit.skip() > 0 => {
-                    let input = Arc::clone(limit.input());
-                    let order = input.output_ordering().cloned();
-                    let skip = Skip::new(input, order.map(Into::into), limit.skip(), limit.fetch());
-                    Transformed::yes(Arc::new(skip) as Arc<dyn ExecutionPlan>)
+                    Transformed::yes(skipping(limit.input(), limit)?)
                 }
                 _ => Transformed::no(node),
             })
@@ -53,6 +50,20 @@ impl PhysicalOptimizerRule for KeepOffsets {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// Under projections, which may leave out what the rows are ordered by.
+fn skipping(
+    input: &Arc<dyn ExecutionPlan>,
+    limit: &GlobalLimitExec,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(projection) = input.downcast_ref::<ProjectionExec>() {
+        let skipping = skipping(projection.input(), limit)?;
+        return Arc::clone(input).with_new_children(vec![skipping]);
+    }
+    let order = input.output_ordering().cloned().map(Into::into);
+    let skip = Skip::new(Arc::clone(input), order, limit.skip(), limit.fetch());
+    Ok(Arc::new(skip))
 }
 
 #[derive(Debug)]

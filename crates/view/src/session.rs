@@ -13,6 +13,7 @@ use datafusion::{
 
 use crate::{
     aggregate::{self, FloatSums},
+    names::{self, WhereNamesAreOfOne},
     offset::KeepOffsets,
     patient::LetOthersRun,
     postgres,
@@ -47,6 +48,11 @@ pub fn config(partitions: usize) -> SessionConfig {
 
 pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     let mut rules = PhysicalOptimizer::new().rules;
+    for rule in &mut rules {
+        if names::goes_by_names(rule.as_ref()) {
+            *rule = Arc::new(WhereNamesAreOfOne(Arc::clone(rule)));
+        }
+    }
     rules.insert(0, Arc::new(KeepOffsets));
     rules.push(Arc::new(LetOthersRun));
     let builder = SessionStateBuilder::new()

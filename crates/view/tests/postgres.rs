@@ -637,3 +637,115 @@ async fn sketches_are_values() {
     ])
     .await;
 }
+
+#[tokio::test]
+async fn filters_above_joins_meet_the_column_that_is_meant() {
+    let left = "(VALUES (1, 10), (2, NULL), (3, 30), (4, 1)) AS l(k, v)";
+    let right = "(VALUES (1, 100), (2, 2), (4, 4), (9, 5)) AS r(k, v)";
+    for (join, condition, expected) in [
+        ("RIGHT", "r.v > 0 AND coalesce(l.v, 0) < r.v", "4"),
+        ("RIGHT", "r.v >= 0 AND r.v <= (l.v * r.v)", "2"),
+        ("RIGHT", "r.v > 0 AND l.v IS DISTINCT FROM r.v", "4"),
+        ("FULL", "r.v >= 0 AND coalesce(l.v, 0) < r.v", "4"),
+        ("LEFT", "l.v >= 0 AND coalesce(r.v, 0) < l.v", "1"),
+    ] {
+        let sql = format!(
+            "SELECT count(*) FROM {left} {join} JOIN {right} ON l.k = r.k WHERE {condition}"
+        );
+        assert_eq!(answer(&sql).await, expected, "{sql}");
+    }
+    // The smallest of the right side, over two joins (apache/datafusion issue 25296).
+    let sql = format!(
+        "SELECT l.v, r.v FROM {left} JOIN {right} ON l.k = r.k JOIN (VALUES (1), (4)) AS c(k) ON r.k = c.k ORDER BY r.v LIMIT 1"
+    );
+    assert_eq!(answer(&sql).await, "1, 4", "{sql}");
+}
+
+#[tokio::test]
+async fn membership_knows_null_wherever_it_is_asked_for() {
+    let values = "(VALUES ('a', 1), ('b', 0), ('c', NULL), ('d', 7)) AS s(k, v)";
+    let some = "(SELECT n FROM (VALUES (1), (NULL)) AS t(n))";
+    let whole = "(SELECT n FROM (VALUES (1), (2)) AS t(n))";
+    let none = "(SELECT n FROM (VALUES (1), (NULL)) AS t(n) WHERE n > 5)";
+    let of_row = "(SELECT n FROM (VALUES ('a', 1), ('b', 1), ('c', 1), ('d', NULL)) AS t(k, n) WHERE t.k = s.k)";
+    for (condition, expected) in [
+        (format!("v NOT IN {some} OR v = 7"), "d"),
+        (format!("(v IN {some}) IS NULL"), "b; c; d"),
+        (format!("(v IN {whole}) IS NULL"), "c"),
+        (format!("(v IN {none}) IS NULL"), ""),
+        (format!("NOT (v IN {some} AND v = 4)"), "a; b; d"),
+        (format!("NOT (v IN {some} AND v < 4)"), "d"),
+        (format!("coalesce(v IN {some}, true)"), "a; b; c; d"),
+        (format!("coalesce(v NOT IN {whole}, k = 'c')"), "b; c; d"),
+        (format!("(v = ANY {some}) IS NULL"), "b; c; d"),
+        (format!("(v <> ALL {some}) IS NULL"), "b; c; d"),
+        (
+            format!("CASE WHEN v NOT IN {some} THEN true ELSE k = 'a' END"),
+            "a",
+        ),
+        (
+            format!("CASE WHEN v IN {some} THEN k = 'a' ELSE false END"),
+            "a",
+        ),
+        (format!("v NOT IN {whole}"), "b; d"),
+        (format!("NOT v IN {some}"), ""),
+        (format!("v NOT IN {none}"), "a; b; c; d"),
+        (format!("v NOT IN {of_row}"), "b"),
+        (format!("(v IN {of_row}) IS NULL"), "c; d"),
+        (format!("v IN {some} OR k = 'c'"), "a; c"),
+    ] {
+        let sql = format!("SELECT k FROM {values} WHERE {condition} ORDER BY k");
+        assert_eq!(answer(&sql).await, expected, "{sql}");
+    }
+    let sql = format!(
+        "SELECT v % 2, count(*) FROM {values} GROUP BY 1 HAVING v % 2 NOT IN {some} OR count(*) > 5"
+    );
+    assert_eq!(answer(&sql).await, "", "{sql}");
+}
+
+#[tokio::test]
+async fn a_subquery_without_rows_is_null() {
+    let values = "(VALUES (1), (2)) AS s(v)";
+    for (condition, expected) in [
+        ("(SELECT 1 FROM s WHERE v > 9) IS NULL", "2"),
+        ("(SELECT true FROM s WHERE false) IS NULL", "2"),
+        ("coalesce((SELECT 1 FROM s WHERE v > 9), 0) = 0", "2"),
+        (
+            "(SELECT count(*) FROM s WHERE v > 9 GROUP BY v) IS NULL",
+            "2",
+        ),
+        ("(SELECT count(*) FROM s WHERE v > 9) IS NULL", "0"),
+        ("(SELECT 1) IS NULL", "0"),
+    ] {
+        let sql =
+            format!("WITH s AS (SELECT * FROM {values}) SELECT count(*) FROM s WHERE {condition}");
+        assert_eq!(answer(&sql).await, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn rows_are_compared_column_by_column() {
+    check(&[
+        ("SELECT ROW(1, NULL) = ROW(1, 2), ROW(1, NULL) < ROW(1, 1), ROW(1, NULL) = ROW(2, 1)", "NULL, NULL, false"),
+        ("SELECT (1, 2) < (1, 3), (1, 2, 3) >= (1, 2, 3), (2, 1) > (1, 9), (1, 2) <= (1, 1)", "true, true, true, false"),
+        ("SELECT ROW(1, NULL) <> ROW(1, 2), ROW(1, NULL) <> ROW(2, 2)", "NULL, true"),
+        ("SELECT ROW(NULL, NULL) IS NULL, ROW(1, NULL) IS NULL, ROW(1, NULL) IS NOT NULL", "true, false, false"),
+        ("SELECT ROW(1, NULL) IS DISTINCT FROM ROW(1, NULL), (1, 2) IS NOT DISTINCT FROM (1, 2)", "false, true"),
+        ("SELECT a FROM (VALUES (1, 1), (1, NULL), (3, 4), (3, 3)) AS t(a, b) WHERE (a, b) NOT IN ((1, 2), (3, 3)) ORDER BY 1", "1; 3"),
+        ("SELECT a FROM (VALUES (1, 1), (1, NULL), (3, 4), (3, 3)) AS t(a, b) WHERE (a, b) IN ((1, 2), (3, 3))", "3"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn dates_and_intervals_make_timestamps() {
+    check(&[
+        ("SELECT date '2024-01-31' + interval '5 hours'", "2024-01-31T05:00:00"),
+        ("SELECT interval '1 month' + date '2024-01-31', date '2024-03-31' - interval '1 month'", "2024-02-29T00:00:00, 2024-02-29T00:00:00"),
+        ("SELECT date '2024-01-01' + interval '12 hours' + interval '12 hours'", "2024-01-02T00:00:00"),
+        ("SELECT current_date - interval '1 hour' < current_date", "true"),
+        ("SELECT d + interval '5 hours', count(*) FROM (VALUES (date '2024-01-01'), (date '2024-01-01')) AS t(d) GROUP BY d + interval '5 hours'", "2024-01-01T05:00:00, 2"),
+        ("SELECT date '2024-01-31' + 1, date '2024-01-31' - date '2024-01-01'", "2024-02-01, 30"),
+    ])
+    .await;
+}

@@ -3,22 +3,30 @@
 //! Every finite double is an integer multiple of 2^-1074, so a long enough integer holds any sum of
 //! doubles exactly (U. Kulisch's long accumulator; R. Neal, *Fast exact summation using small and
 //! large superaccumulators*, arXiv:1505.05571). Values of one group are usually of similar size, so
-//! that a window of 256 bits holds their sum; only what does not fit goes to a number of any length.
+//! that a few doubles hold their sum, or a window of 256 bits; only what does not fit goes to a number of any length.
 //! Because integer addition is associative, states merge in any order to the same bits; the problem and
 //! its cost in databases are the subject of Müller et al., *Reproducible Floating-Point Aggregation in
 //! RDBMSs*, arXiv:1802.09883.
 
 use super::{
+    expansion::{Expansion, LANES, Lanes},
     integer::{Integer, LOWEST_EXPONENT},
     limbs::Limbs,
     window::Window,
 };
 
-/// The running exact sum.
+/// The running exact sum, in up to three pieces.
 #[derive(Debug, Clone, Default)]
 pub struct ExactSum {
-    near: Window,
-    /// What did not fit into the window, and what is no number: most sums have neither.
+    near: Expansion,
+    /// What did not fit there, and products: most sums of values have none.
+    wide: Option<Box<Wide>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Wide {
+    window: Window,
+    /// What did not fit into the window, and what is no number.
     far: Option<Box<Far>>,
 }
 
@@ -28,6 +36,12 @@ struct Far {
     nans: i64,
     infinite_up: i64,
     infinite_down: i64,
+}
+
+impl Far {
+    fn specials(&self) -> [i64; 3] {
+        [self.nans, self.infinite_up, self.infinite_down]
+    }
 }
 
 /// A finite double's magnitude: an integer of 53 bits, times 2^(`shift` - 1074).
@@ -45,24 +59,36 @@ fn parts(value: f64) -> (u64, u32) {
 impl ExactSum {
     #[inline]
     pub fn add(&mut self, value: f64) {
+        if !self.near.add(value) {
+            self.add_apart(value);
+        }
+    }
+
+    #[cold]
+    fn add_apart(&mut self, value: f64) {
         if !value.is_finite() {
             return self.add_special(value, 1);
         }
-        let (mantissa, shift) = parts(value);
-        self.add_integer(mantissa.into(), shift, value.is_sign_negative());
+        let near = std::mem::replace(&mut self.near, Expansion::of(value));
+        let wide = self.wide();
+        near.parts().for_each(|part| wide.add_double(part));
     }
 
     /// Adds many: several sums at once, because each addition waits for the one before it in its sum.
     pub fn add_all(&mut self, values: &[f64]) {
-        let mut lanes = <[ExactSum; 4]>::default();
-        let (fours, rest) = values.as_chunks::<4>();
-        for four in fours {
-            for (lane, value) in lanes.iter_mut().zip(four) {
-                lane.add(*value);
+        let mut lanes = Lanes::default();
+        let (blocks, rest) = values.as_chunks::<LANES>();
+        for block in blocks {
+            if lanes.add(block) {
+                continue;
+            }
+            lanes.take().for_each(|part| self.add(part));
+            if !lanes.add(block) {
+                block.iter().for_each(|value| self.add(*value));
             }
         }
+        lanes.take().for_each(|part| self.add(part));
         rest.iter().for_each(|value| self.add(*value));
-        lanes.iter().for_each(|lane| self.merge(lane));
     }
 
     /// Takes `value` out again.
@@ -97,7 +123,7 @@ impl ExactSum {
             Some(shift) => {
                 let product = u128::from(x_mantissa) * u128::from(y_mantissa);
                 let negative = x.is_sign_negative() != y.is_sign_negative();
-                self.add_integer(product, shift, negative != turned);
+                self.wide().add(product, shift, negative != turned);
             }
             None => {
                 let low = x.mul_add(y, -high);
@@ -108,29 +134,18 @@ impl ExactSum {
         }
     }
 
-    /// Adds an integer of at most 106 bits, times 2^(`shift` - 1074).
     #[inline]
-    fn add_integer(&mut self, magnitude: u128, shift: u32, negative: bool) {
-        if !self.near.add(magnitude, shift, negative) {
-            self.add_far(magnitude, shift, negative);
-        }
+    fn wide(&mut self) -> &mut Wide {
+        self.wide.get_or_insert_default()
     }
 
-    #[cold]
-    fn add_far(&mut self, magnitude: u128, shift: u32, negative: bool) {
-        let near = std::mem::take(&mut self.near);
-        self.far().limbs.add_window(&near);
-        let fits = self.near.add(magnitude, shift, negative);
-        debug_assert!(fits, "an empty window takes any double and any product");
-    }
-
-    fn far(&mut self) -> &mut Far {
-        self.far.get_or_insert_default()
+    fn far(&self) -> Option<&Far> {
+        self.wide.as_ref()?.far.as_deref()
     }
 
     #[cold]
     fn add_special(&mut self, value: f64, times: i64) {
-        let far = self.far();
+        let far = self.wide().far();
         if value.is_nan() {
             far.nans += times;
         } else if value > 0.0 {
@@ -141,20 +156,14 @@ impl ExactSum {
     }
 
     pub fn merge(&mut self, other: &ExactSum) {
-        if !self.near.merge(&other.near) {
-            self.far().limbs.add_window(&other.near);
-        }
-        if let Some(other) = &other.far {
-            let far = self.far();
-            far.limbs.merge(&other.limbs);
-            far.nans += other.nans;
-            far.infinite_up += other.infinite_up;
-            far.infinite_down += other.infinite_down;
+        other.near.parts().for_each(|part| self.add(part));
+        if let Some(other) = &other.wide {
+            self.wide().merge(other);
         }
     }
 
     fn special(&self) -> Option<f64> {
-        let far = self.far.as_deref()?;
+        let far = self.far()?;
         match (far.nans > 0, far.infinite_up > 0, far.infinite_down > 0) {
             (true, _, _) | (_, true, true) => Some(f64::NAN),
             (_, true, _) => Some(f64::INFINITY),
@@ -165,26 +174,26 @@ impl ExactSum {
 
     /// The sum, rounded to the nearest double (ties to even).
     pub fn value(&self) -> f64 {
-        match &self.far {
-            None => self.near.value(),
-            Some(_) => self
-                .special()
-                .unwrap_or_else(|| self.integer().to_f64(LOWEST_EXPONENT)),
+        if let (Some(value), None) = (self.near.single(), &self.wide) {
+            return value;
         }
+        let wide = self.all_wide();
+        if wide.far.is_none() {
+            return wide.window.value();
+        }
+        self.special()
+            .unwrap_or_else(|| wide.total().into_integer().to_f64(LOWEST_EXPONENT))
     }
 
-    /// Without what is no number.
-    fn total(&self) -> Limbs {
-        let mut total = match &self.far {
-            Some(far) => far.limbs.clone(),
-            None => Limbs::default(),
-        };
-        total.add_window(&self.near);
-        total
+    /// The sum in one piece less.
+    fn all_wide(&self) -> Wide {
+        let mut wide = self.wide.as_deref().cloned().unwrap_or_default();
+        self.near.parts().for_each(|part| wide.add_double(part));
+        wide
     }
 
     fn integer(&self) -> Integer {
-        self.total().into_integer()
+        self.all_wide().total().into_integer()
     }
 
     /// `base`, flags, limbs: little endian, one form for one value.
@@ -196,19 +205,19 @@ impl ExactSum {
 
     /// Appends [`ExactSum::to_bytes`].
     pub fn write_bytes(&self, bytes: &mut Vec<u8>) {
-        let (base, limbs) = self.total().into_normal();
-        let far = self.far.as_deref();
-        bytes.extend(base.to_le_bytes());
-        for count in [
-            far.map_or(0, |far| far.nans),
-            far.map_or(0, |far| far.infinite_up),
-            far.map_or(0, |far| far.infinite_down),
-        ] {
-            bytes.extend(count.to_le_bytes());
+        let wide = self.all_wide();
+        let mut write = |base: u32, limbs: &[i64]| {
+            bytes.extend(base.to_le_bytes());
+            for count in self.far().map_or([0; 3], Far::specials) {
+                bytes.extend(count.to_le_bytes());
+            }
+            bytes.extend(limbs.iter().flat_map(|limb| limb.to_le_bytes()));
+        };
+        if wide.far.is_none() {
+            return wide.window.with_limbs(write);
         }
-        for limb in &limbs {
-            bytes.extend(limb.to_le_bytes());
-        }
+        let (base, limbs) = wide.total().into_normal();
+        write(base, &limbs);
     }
 
     /// `None` if the bytes are not of [`ExactSum::to_bytes`].
@@ -224,15 +233,19 @@ impl ExactSum {
             return None;
         }
         let mut sum = ExactSum::default();
-        match Window::of_limbs(base, limbs.clone()) {
-            Some(window) => sum.near = window,
-            None => sum.far().limbs = Limbs::normal(base, limbs),
+        if let Some(near) = Expansion::of_limbs(base, limbs.clone()) {
+            sum.near = near;
+        } else {
+            match Window::of_limbs(base, limbs.clone()) {
+                Some(window) => sum.wide().window = window,
+                None => sum.wide().far().limbs = Limbs::normal(base, limbs),
+            }
         }
         if specials.iter().any(|byte| *byte != 0) {
             let (specials, []) = specials.as_chunks::<8>() else {
                 return None;
             };
-            let far = sum.far();
+            let far = sum.wide().far();
             far.nans = i64::from_le_bytes(specials[0]);
             far.infinite_up = i64::from_le_bytes(specials[1]);
             far.infinite_down = i64::from_le_bytes(specials[2]);
@@ -242,8 +255,57 @@ impl ExactSum {
 
     /// Beside the sum itself.
     pub fn bytes_held(&self) -> usize {
-        let far = self.far.as_deref();
-        far.map_or(0, |far| size_of::<Far>() + far.limbs.bytes_held())
+        let far = self.far();
+        let far = far.map_or(0, |far| size_of::<Far>() + far.limbs.bytes_held());
+        self.wide.as_ref().map_or(0, |_| size_of::<Wide>() + far)
+    }
+}
+
+impl Wide {
+    /// Adds a finite one.
+    fn add_double(&mut self, value: f64) {
+        let (mantissa, shift) = parts(value);
+        self.add(mantissa.into(), shift, value.is_sign_negative());
+    }
+
+    /// Adds an integer of at most 106 bits, times 2^(`shift` - 1074).
+    #[inline]
+    fn add(&mut self, magnitude: u128, shift: u32, negative: bool) {
+        if !self.window.add(magnitude, shift, negative) {
+            self.add_far(magnitude, shift, negative);
+        }
+    }
+
+    #[cold]
+    fn add_far(&mut self, magnitude: u128, shift: u32, negative: bool) {
+        let window = std::mem::take(&mut self.window);
+        self.far().limbs.add_window(&window);
+        let fits = self.window.add(magnitude, shift, negative);
+        debug_assert!(fits, "an empty window takes any double and any product");
+    }
+
+    fn far(&mut self) -> &mut Far {
+        self.far.get_or_insert_default()
+    }
+
+    fn merge(&mut self, other: &Wide) {
+        if !self.window.merge(&other.window) {
+            self.far().limbs.add_window(&other.window);
+        }
+        if let Some(other) = &other.far {
+            let far = self.far();
+            far.limbs.merge(&other.limbs);
+            far.nans += other.nans;
+            far.infinite_up += other.infinite_up;
+            far.infinite_down += other.infinite_down;
+        }
+    }
+
+    /// Without what is no number.
+    fn total(self) -> Limbs {
+        let mut total = self.far.map_or_else(Limbs::default, |far| far.limbs);
+        total.add_window(&self.window);
+        total
     }
 }
 
@@ -423,7 +485,7 @@ mod tests {
                 limbs.add_window(&one);
             }
             let sum = sum(&values);
-            prop_assert_eq!(sum.total().into_normal(), limbs.clone().into_normal());
+            prop_assert_eq!(sum.all_wide().total().into_normal(), limbs.clone().into_normal());
             let value = limbs.into_integer().to_f64(LOWEST_EXPONENT);
             prop_assert_eq!(sum.value().to_bits(), value.to_bits());
         }

@@ -39,19 +39,7 @@ impl Limbs {
     }
 
     pub fn add_window(&mut self, window: &Window) {
-        if window.is_empty() {
-            return;
-        }
-        let (words, base) = window.words();
-        let halves = words
-            .iter()
-            .flat_map(|word| [*word as u32, (word >> 32) as u32]);
-        let mut digits: Digits = halves.map(i64::from).collect();
-        if let Some(top) = digits.last_mut() {
-            // The sign is in the topmost bit.
-            *top = i64::from(*top as u32 as i32);
-        }
-        self.add_digits(2 * base, &digits);
+        window.with_limbs(|base, limbs| self.add_digits(base, limbs));
     }
 
     pub fn merge(&mut self, other: &Limbs) {
@@ -63,7 +51,7 @@ impl Limbs {
         self.add_digits(normal.base, &normal.digits);
     }
 
-    /// Digits of at most 32 bits, which count as one addition to those that are there.
+    /// Digits of at most 33 bits, which count as one addition to those that are there.
     fn add_digits(&mut self, base: u32, digits: &[i64]) {
         if digits.is_empty() {
             return;

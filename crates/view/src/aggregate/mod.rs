@@ -12,6 +12,7 @@ mod columns_tests;
 mod distinct;
 mod exact;
 pub mod exact_sum;
+mod expansion;
 mod extreme;
 mod floats;
 mod input;

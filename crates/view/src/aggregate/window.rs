@@ -2,7 +2,7 @@
 
 use super::integer::{LOWEST_EXPONENT, scale};
 
-pub const WORDS: usize = 4;
+const WORDS: usize = 4;
 const WORD_BITS: u32 = u64::BITS;
 /// An empty window is laid so that at least so many bits are free below the first value.
 const ROOM_BELOW: u32 = 32;
@@ -16,15 +16,6 @@ pub struct Window {
 }
 
 impl Window {
-    pub fn is_empty(&self) -> bool {
-        !self.used
-    }
-
-    /// The words, and which word of all the first is.
-    pub fn words(&self) -> (&[u64; WORDS], u32) {
-        (&self.words, self.base)
-    }
-
     /// Adds an integer of at most 106 bits, times 2^(`shift` - 1074); false, and nothing is added, if it does not fit.
     #[inline]
     pub fn add(&mut self, magnitude: u128, shift: u32, negative: bool) -> bool {
@@ -174,6 +165,27 @@ impl Window {
             }
         }
         Some(window)
+    }
+
+    /// Gives digits as [`Window::of_limbs`] takes them, without zeros at the low end and sign at the high one.
+    pub fn with_limbs<R>(&self, take: impl FnOnce(u32, &[i64]) -> R) -> R {
+        let mut limbs = [0; 2 * WORDS];
+        for (pair, word) in limbs.chunks_exact_mut(2).zip(self.words) {
+            pair[0] = i64::from(word as u32);
+            pair[1] = i64::from((word >> 32) as u32);
+        }
+        // The sign is in the topmost bit.
+        let top = &mut limbs[2 * WORDS - 1];
+        *top = i64::from(*top as u32 as i32);
+        let Some(first) = limbs.iter().position(|limb| *limb != 0) else {
+            return take(0, &[]);
+        };
+        let mut end = limbs.len();
+        while end - first > 1 && matches!(limbs[end - 1], 0 | -1) {
+            end -= 1;
+            limbs[end - 1] += limbs[end] << 32;
+        }
+        take(2 * self.base + first as u32, &limbs[first..end])
     }
 
     /// Rounded to the nearest double, ties to even.

@@ -3,16 +3,19 @@
 use std::any::TypeId;
 
 use datafusion::sql::sqlparser::{
+    ast::{BinaryOperator, Expr, UnaryOperator},
     dialect::{Dialect, PostgreSqlDialect, Precedence},
     keywords::Keyword,
     parser::{Parser, ParserError},
+    tokenizer::Token,
 };
 
 const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
 
 /// `PostgreSqlDialect`, but two things are read once that it may read twice, which in one another take twice the time with
 /// every level: the name of an argument (`f(name => 1)`) is a name and no expression, and `ARRAY`, `CASE`, `CAST` and `NOT`
-/// are never tried as names when there is a mistake in what follows.
+/// are never tried as names when there is a mistake in what follows. And two things are read as Postgres reads them: an
+/// operator ends before the sign of what follows it (`a>-1`), and `IS DISTINCT FROM` before `AND` and `OR`.
 #[derive(Debug)]
 pub struct Postgres;
 
@@ -68,7 +71,37 @@ impl Dialect for Postgres {
     }
 
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        if let Some(signed) = Signed::next(parser) {
+            return Some(Ok(self.prec_value(signed.precedence)));
+        }
         POSTGRES.get_next_precedence(parser)
+    }
+
+    fn parse_infix(
+        &self,
+        parser: &mut Parser,
+        left: &Expr,
+        precedence: u8,
+    ) -> Option<Result<Expr, ParserError>> {
+        if let Some(signed) = Signed::next(parser) {
+            parser.next_token();
+            return Some(signed.parse(parser, left, precedence));
+        }
+        let operator: fn(_, _) -> _ =
+            if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
+                Expr::IsDistinctFrom
+            } else if parser.parse_keywords(&[
+                Keyword::IS,
+                Keyword::NOT,
+                Keyword::DISTINCT,
+                Keyword::FROM,
+            ]) {
+                Expr::IsNotDistinctFrom
+            } else {
+                return POSTGRES.parse_infix(parser, left, precedence);
+            };
+        let right = parser.parse_subexpr(precedence);
+        Some(right.map(|right| operator(Box::new(left.clone()), Box::new(right))))
     }
 
     fn prec_value(&self, precedence: Precedence) -> u8 {
@@ -108,11 +141,77 @@ impl Dialect for Postgres {
     }
 }
 
+/// An operator and the signs of what follows it, which are read as one token.
+struct Signed {
+    operator: BinaryOperator,
+    precedence: Precedence,
+    /// The last is next to the operand.
+    signs: Vec<UnaryOperator>,
+}
+
+impl Signed {
+    fn next(parser: &Parser) -> Option<Signed> {
+        let Token::CustomBinaryOperator(text) = &parser.peek_token_ref().token else {
+            return None;
+        };
+        let operator = text.trim_end_matches(['+', '-']);
+        let signs = text[operator.len()..].chars().map(|sign| match sign {
+            '-' => UnaryOperator::Minus,
+            _ => UnaryOperator::Plus,
+        });
+        let mut signs: Vec<UnaryOperator> = signs.collect();
+        let (operator, precedence) = match operator {
+            "" => {
+                let operator = match signs.remove(0) {
+                    UnaryOperator::Minus => BinaryOperator::Minus,
+                    _ => BinaryOperator::Plus,
+                };
+                (operator, Precedence::PlusMinus)
+            }
+            "=" => (BinaryOperator::Eq, Precedence::Eq),
+            "<>" | "!=" => (BinaryOperator::NotEq, Precedence::Eq),
+            "<" => (BinaryOperator::Lt, Precedence::Eq),
+            "<=" => (BinaryOperator::LtEq, Precedence::Eq),
+            ">" => (BinaryOperator::Gt, Precedence::Eq),
+            ">=" => (BinaryOperator::GtEq, Precedence::Eq),
+            "*" => (BinaryOperator::Multiply, Precedence::MulDivModOp),
+            "/" => (BinaryOperator::Divide, Precedence::MulDivModOp),
+            "%" => (BinaryOperator::Modulo, Precedence::MulDivModOp),
+            _ => return None,
+        };
+        (!signs.is_empty()).then_some(Signed {
+            operator,
+            precedence,
+            signs,
+        })
+    }
+
+    /// Its right side, and what binds more than it does.
+    fn parse(self, parser: &mut Parser, left: &Expr, precedence: u8) -> Result<Expr, ParserError> {
+        let mut right = parser.parse_subexpr(Postgres.prec_value(Precedence::MulDivModOp))?;
+        for op in self.signs.into_iter().rev() {
+            let expr = Box::new(right);
+            right = Expr::UnaryOp { op, expr };
+        }
+        loop {
+            let next = parser.get_next_precedence()?;
+            if next <= precedence {
+                return Ok(Expr::BinaryOp {
+                    left: Box::new(left.clone()),
+                    op: self.operator,
+                    right: Box::new(right),
+                });
+            }
+            right = parser.parse_infix(right, next)?;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread, time::Duration};
+    use std::{ops::ControlFlow, sync::mpsc, thread, time::Duration};
 
-    use datafusion::sql::sqlparser::ast::Statement;
+    use datafusion::sql::sqlparser::ast::{Statement, visit_expressions_mut};
 
     use super::*;
 
@@ -149,6 +248,52 @@ mod tests {
             let (is_right, sql) = read.expect("it is read in time");
             assert!(is_right, "{sql}");
         }
+    }
+
+    #[test]
+    fn operators_end_where_they_do_in_postgres() {
+        for (sql, expected) in [
+            ("SELECT a>-1", "SELECT a > -1"),
+            ("SELECT a>=-b+2 AND c<>+1", "SELECT a >= -b + 2 AND c <> +1"),
+            (
+                "SELECT a*-b-1, a/-2*c, a--b",
+                "SELECT a * -b - 1, a / -2 * c, a",
+            ),
+            ("SELECT 1 + a*-b", "SELECT 1 + a * -b"),
+            ("SELECT a<-1, a=-1, a<=-1", "SELECT a < -1, a = -1, a <= -1"),
+            (
+                "SELECT a+-1, a-+1, NOT a>-1",
+                "SELECT a + -1, a - +1, NOT a > -1",
+            ),
+            (
+                "SELECT a IS DISTINCT FROM b AND c, a IS NOT DISTINCT FROM b OR c",
+                "SELECT (a IS DISTINCT FROM b) AND c, (a IS NOT DISTINCT FROM b) OR c",
+            ),
+            (
+                "SELECT a IS DISTINCT FROM b + 1 = c AND NOT d",
+                "SELECT (a IS DISTINCT FROM ((b + 1) = c)) AND (NOT d)",
+            ),
+        ] {
+            let (read, expected) = (parse(sql).unwrap(), parse(expected).unwrap());
+            assert_eq!(grouped(&read), grouped(&expected), "{sql}");
+        }
+    }
+
+    /// The tree, whatever parentheses it was written with.
+    fn grouped(statements: &[Statement]) -> String {
+        let mut statements = statements.to_vec();
+        let _ = visit_expressions_mut(&mut statements, |expr: &mut Expr| {
+            while let Expr::Nested(inner) = expr {
+                *expr = inner.as_ref().clone();
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        let mut tree = String::new();
+        let _ = visit_expressions_mut(&mut statements, |expr: &mut Expr| {
+            tree += &format!("{expr}; ");
+            ControlFlow::<()>::Continue(())
+        });
+        tree
     }
 
     #[test]

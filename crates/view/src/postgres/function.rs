@@ -26,6 +26,11 @@ pub trait Meaning: Debug + Clone + PartialEq + Eq + Hash + Send + Sync + 'static
 
     fn compute(&self, arguments: &[ColumnarValue], rows: usize) -> Result<ColumnarValue>;
 
+    /// Whether it may be NULL though no argument is.
+    fn makes_null(&self) -> bool {
+        false
+    }
+
     /// What it stands in for, if it takes over its name.
     fn stands_for(&self, arguments: &[Expr]) -> Option<Expr>;
 
@@ -113,7 +118,8 @@ impl<M: Meaning> ScalarUDFImpl for Function<M> {
             .iter()
             .map(|field| field.data_type().clone())
             .collect();
-        let nullable = arguments.arg_fields.iter().any(|field| field.is_nullable());
+        let of_argument = arguments.arg_fields.iter().any(|field| field.is_nullable());
+        let nullable = of_argument || self.meaning.makes_null();
         let data_type = self.meaning.returns(&types)?;
         Ok(Arc::new(Field::new(self.name(), data_type, nullable)))
     }

@@ -24,7 +24,7 @@ use super::{
     arithmetic::Checked,
     cast::PostgresCast,
     float::{Canonical, is_float},
-    function,
+    function::{self, Meaning},
     round::Round,
 };
 
@@ -83,8 +83,19 @@ pub fn schema_of_inputs(node: &LogicalPlan) -> Result<DFSchema> {
     Ok(schema)
 }
 
+/// A call would first make the names of all calls within it, and it is asked at each link of a chain.
+fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+    match function::called::<Checked>(expr) {
+        Some((checked, arguments)) => {
+            let types = arguments.iter().map(|argument| type_of(argument, schema));
+            checked.returns(&types.collect::<Result<Vec<_>>>()?)
+        }
+        None => expr.get_type(schema),
+    }
+}
+
 fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let type_of = |expr: &Expr| expr.get_type(schema);
+    let type_of = |expr: &Expr| type_of(expr, schema);
     Ok(match expr {
         Expr::BinaryExpr(binary) => {
             let (left, right) = (type_of(&binary.left)?, type_of(&binary.right)?);

@@ -1,7 +1,7 @@
 //! What SQL means here where DataFusion's meaning differs from Postgres's.
 //!
-//! A statement goes through two rules: `operands`, before types are coerced, decides in which type
-//! something is computed; `meaning`, after it, replaces what would give a wrong value by functions that
+//! A statement goes through three rules: `subquery` gives NULL where a subquery's answer is; `operands`, before types are
+//! coerced, decides in which type something is computed; `meaning`, after it, replaces what would give a wrong value by functions that
 //! give Postgres's value or its error. Views and queries share both.
 
 mod arithmetic;
@@ -24,10 +24,12 @@ mod ranking;
 mod refused;
 pub mod repeated;
 mod round;
+mod row;
 mod size;
 mod sketch;
 mod statement;
 pub(crate) mod stride;
+mod subquery;
 pub(crate) mod time;
 mod to_char;
 mod types;
@@ -56,7 +58,8 @@ use crate::{timestamp::ShortTimestamps, window::Windows};
 /// Makes a session that understands SQL as Postgres does.
 pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut rules = Analyzer::new().rules;
-    rules.insert(0, Arc::new(operands::PostgresOperands));
+    rules.insert(0, Arc::new(subquery::PostgresSubqueries));
+    rules.insert(1, Arc::new(operands::PostgresOperands));
     rules.push(Arc::new(ShortTimestamps));
     rules.push(Arc::new(meaning::PostgresMeaning));
     rules.push(Arc::new(growth::Bounded));

@@ -87,6 +87,19 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
             let BinaryExpr { left, op, right } = &mut binary;
             let arithmetic = matches!(op, Operator::Plus | Operator::Minus);
+            // A date and an interval make a timestamp: hours would be lost.
+            let moved = match &types {
+                [Some(DataType::Date32), Some(DataType::Interval(_))] => Some(left.as_mut()),
+                [Some(DataType::Interval(_)), Some(DataType::Date32)] => Some(right.as_mut()),
+                _ => None,
+            };
+            if arithmetic && let Some(date) = moved {
+                *date = cast(
+                    std::mem::take(date),
+                    DataType::Timestamp(TimeUnit::Microsecond, None),
+                );
+                return Ok(Transformed::yes(Expr::BinaryExpr(binary)));
+            }
             let of_times = arithmetic && types.iter().flatten().all(is_temporal);
             let changed = (compares(*op) || of_times) && align_known(&mut [left, right], &types);
             Transformed::new_transformed(Expr::BinaryExpr(binary), changed)

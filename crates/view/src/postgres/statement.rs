@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     Query, SetExpr, Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
 };
 
-use super::{ValueError, outer, quantified, refused, repeated, size};
+use super::{ValueError, outer, quantified, refused, repeated, row, size};
 use crate::window;
 
 /// `FETCH FIRST n ROWS ONLY`.
@@ -87,6 +87,12 @@ impl VisitorMut for Words {
                 vec![string(&field.to_string()), expr.as_ref().clone()],
             )),
             Expr::AnyOp { .. } | Expr::AllOp { .. } => quantified::adapted(expr),
+            Expr::BinaryOp { .. }
+            | Expr::IsDistinctFrom(..)
+            | Expr::IsNotDistinctFrom(..)
+            | Expr::IsNull(_)
+            | Expr::IsNotNull(_)
+            | Expr::InList { .. } => row::compared(expr),
             Expr::Cast {
                 expr: inner,
                 data_type,

@@ -1,0 +1,133 @@
+//! A sum of doubles as a few doubles: what one has no room for goes to the next, and nothing is rounded away.
+//!
+//! The sum of two doubles and what rounding took from it are two doubles again, in six additions (D. Knuth, *The Art of
+//! Computer Programming*, volume 2, section 4.2.2; what is made of them is J. Shewchuk's *expansion*, in *Adaptive
+//! Precision Floating-Point Arithmetic*, 1997).
+
+use super::integer::LOWEST_EXPONENT;
+
+/// The doubles whose sum it is. With 53 bits in each, more would seldom be of use.
+const PARTS: usize = 3;
+/// So many of each make up 128.
+const BITS: i32 = 43;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expansion([f64; PARTS]);
+
+/// `a + b` rounded, and the rest: exact, unless the first is not finite. Then the second is not either.
+#[inline]
+fn two_sum(a: f64, b: f64) -> (f64, f64) {
+    let sum = a + b;
+    let of_b = sum - a;
+    let of_a = sum - of_b;
+    (sum, (a - of_a) + (b - of_b))
+}
+
+/// `None` where it has less than 53 bits, or none.
+fn power_of_two(exponent: i32) -> Option<f64> {
+    let is_normal = (f64::MIN_EXP - 1..f64::MAX_EXP - BITS).contains(&exponent);
+    is_normal.then(|| f64::from_bits(((exponent + f64::MAX_EXP - 1) as u64) << 52))
+}
+
+impl Expansion {
+    pub fn of(value: f64) -> Expansion {
+        Expansion([value, 0.0, 0.0])
+    }
+
+    /// Of digits as [`super::exact_sum::ExactSum::write_bytes`] has them; `None` if there are too many.
+    pub fn of_limbs(base: u32, limbs: impl ExactSizeIterator<Item = i64>) -> Option<Expansion> {
+        let mut integer = 0i128;
+        for (place, limb) in limbs.enumerate() {
+            let limb = i128::from(limb);
+            let moved = limb.checked_mul(1i128.checked_shl(32 * place as u32)?)?;
+            integer = integer.checked_add(moved)?;
+        }
+        let (magnitude, sign) = (integer.unsigned_abs(), integer.signum() as f64);
+        let mut sum = Expansion::default();
+        for place in (0..PARTS as i32).rev() {
+            let bits = (magnitude >> (BITS * place)) as u64 & ((1 << BITS) - 1);
+            let weight = power_of_two(BITS * place + 32 * base as i32 + LOWEST_EXPONENT)?;
+            if !sum.add(sign * bits as f64 * weight) {
+                return None;
+            }
+        }
+        Some(sum)
+    }
+
+    /// What is added up; zeros are left out.
+    pub fn parts(&self) -> impl Iterator<Item = f64> + use<> {
+        self.0.into_iter().filter(|part| *part != 0.0)
+    }
+
+    /// The sum, if it is one double.
+    pub fn single(&self) -> Option<f64> {
+        let [first, rest @ ..] = self.0;
+        rest.iter().all(|part| *part == 0.0).then_some(first)
+    }
+
+    /// False, and nothing is added, if it is not finite or the parts have no room for it.
+    #[inline]
+    pub fn add(&mut self, value: f64) -> bool {
+        let (first, rest) = two_sum(self.0[0], value);
+        let (second, rest) = two_sum(self.0[1], rest);
+        // Not so if it is no number.
+        if rest == 0.0 {
+            self.0[0] = first;
+            self.0[1] = second;
+            return true;
+        }
+        self.add_wide(value)
+    }
+
+    #[cold]
+    fn add_wide(&mut self, value: f64) -> bool {
+        let (first, rest) = two_sum(self.0[0], value);
+        let (second, rest) = two_sum(self.0[1], rest);
+        let (third, rest) = two_sum(self.0[2], rest);
+        if rest != 0.0 {
+            return false;
+        }
+        // What the later parts have gathered goes to the earlier ones, so that there is room again.
+        let (second, third) = two_sum(second, third);
+        let (first, second) = two_sum(first, second);
+        let (second, third) = two_sum(second, third);
+        self.0 = [first, second, third];
+        true
+    }
+}
+
+/// So many sums at once, which the processor adds to in a few vectors.
+pub const LANES: usize = 8;
+
+#[derive(Debug, Default)]
+pub struct Lanes {
+    first: [f64; LANES],
+    second: [f64; LANES],
+}
+
+impl Lanes {
+    /// Adds one value to each; false, and nothing is added, if one has no room.
+    #[inline]
+    pub fn add(&mut self, values: &[f64; LANES]) -> bool {
+        let (mut first, mut second, mut rests) = ([0.0; LANES], [0.0; LANES], 0);
+        for lane in 0..LANES {
+            let rest;
+            (first[lane], rest) = two_sum(self.first[lane], values[lane]);
+            let lost;
+            (second[lane], lost) = two_sum(self.second[lane], rest);
+            rests |= lost.to_bits();
+        }
+        // All are zero but for their signs.
+        let fits = rests << 1 == 0;
+        if fits {
+            *self = Lanes { first, second };
+        }
+        fits
+    }
+
+    /// What is added up, and nothing stays.
+    pub fn take(&mut self) -> impl Iterator<Item = f64> + use<> {
+        let Lanes { first, second } = std::mem::take(self);
+        first.into_iter().chain(second)
+    }
+}
