@@ -66,6 +66,28 @@ def test_prepared_statements(connection, measurements):
     assert places == [("rome",)]
 
 
+@pytest.mark.parametrize("prepare", [False, True])
+def test_parameters_of_which_only_the_client_knows_the_type(connection, measurements, prepare):
+    def one(query, *values):
+        return connection.execute(query, values, prepare=prepare).fetchone()
+
+    assert one("SELECT %s", "x") == ("x",)
+    assert one("SELECT %s, %s", 7, None) == (7, None)
+    assert one("SELECT %s", datetime.date(2026, 1, 2)) == (datetime.date(2026, 1, 2),)
+    assert one("SELECT %s", decimal.Decimal("1.25")) == (decimal.Decimal("1.25"),)
+    assert one("SELECT %s + %s, %s = %s", 1, 2, 3, 3) == (3, True)
+    assert one("SELECT %s + %s", 1 << 40, 2) == ((1 << 40) + 2,)
+    assert one("SELECT %s::interval + %s", datetime.timedelta(hours=1), datetime.timedelta(minutes=5)) == (
+        datetime.timedelta(hours=1, minutes=5),
+    )
+    moment = datetime.datetime(2026, 1, 2, 3, 4)
+    assert one("SELECT %s - interval '1 day'", moment) == (moment - datetime.timedelta(days=1),)
+    connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (%s, 'rome', 1)", (moment,))
+    since = f"SELECT count(*) FROM {measurements} WHERE at > %s - interval '1 day' LIMIT %s"
+    assert one(since, moment, 5) == (1,)
+    assert one(since, moment + datetime.timedelta(days=2), 5) == (0,)
+
+
 def test_a_view_includes_what_was_just_acknowledged(connection, measurements):
     for total in range(1, 20):
         connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (now(), 'oslo', 1)")

@@ -29,7 +29,10 @@ use datafusion::{
 };
 use lambic_view::session;
 
-use crate::provider::{Identity, identity};
+use crate::{
+    database::Open,
+    provider::{Identity, identity},
+};
 
 /// Plans of texts that are kept at one time, beside those of prepared statements.
 const TEXTS_MAX: usize = 256;
@@ -57,6 +60,8 @@ pub struct KeptPlan {
     pub functions: u64,
     /// The types of `$1`, `$2`, …; `None` where the statement does not tell.
     pub types: Vec<Option<DataType>>,
+    /// Those whose types the client may choose.
+    pub open: Vec<Open>,
     /// Of the answer.
     pub columns: SchemaRef,
     /// As it was planned.
@@ -71,6 +76,7 @@ impl KeptPlan {
     pub fn new(
         plan: &LogicalPlan,
         types: Vec<Option<DataType>>,
+        open: Vec<Open>,
         columns: SchemaRef,
         functions: u64,
     ) -> Option<KeptPlan> {
@@ -84,10 +90,17 @@ impl KeptPlan {
             places,
             functions,
             types,
+            open,
             columns,
             is_open,
             optimised: Mutex::default(),
         })
+    }
+
+    /// Whether a client that declares these types would get the same plan.
+    pub fn is_for(&self, declared: &[Option<DataType>]) -> bool {
+        let mut open = self.open.iter();
+        open.all(|open| open.is_as_chosen(&self.types, declared))
     }
 
     /// The plan over `tables` with these parameters, and whether it is optimised.

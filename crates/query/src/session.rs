@@ -21,6 +21,8 @@ pub struct Session {
     pub parser: Option<Arc<dyn SqlParser>>,
     /// `None`: every statement is one of its own.
     pub transaction: Option<Arc<Transaction>>,
+    /// What the client says that `$1`, `$2`, … are, where it does. It is taken where a statement does not tell.
+    pub parameter_types: Vec<Option<DataType>>,
 }
 
 impl Default for Session {
@@ -29,6 +31,7 @@ impl Default for Session {
             user: "lambic".to_owned(),
             parser: None,
             transaction: None,
+            parameter_types: Vec::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{Sink, SinkExt};
-use lambic_query::split;
+use lambic_query::{Session as QuerySession, split};
 use pgwire::{
     api::{
         ClientInfo, ClientPortalStore, DEFAULT_NAME, PgWireConnectionState, Type,
@@ -45,7 +45,7 @@ impl QueryParser for Handler {
         &self,
         _client: &C,
         sql: &str,
-        _types: &[Option<Type>],
+        types: &[Option<Type>],
     ) -> PgWireResult<Option<Statement>>
     where
         C: ClientInfo + Unpin + Send + Sync,
@@ -64,7 +64,10 @@ impl QueryParser for Handler {
         if let Some(command) = command::parse(piece.text) {
             return Ok(Some(Statement::Command(command)));
         }
-        let session = self.query_session()?;
+        let session = QuerySession {
+            parameter_types: parameter::declared(types),
+            ..self.query_session()?
+        };
         let _busy = Busy::new(self);
         let work = async {
             self.shared
@@ -249,7 +252,10 @@ impl ExtendedQueryHandler for Handler {
             }
             Statement::Query { prepared, unused } => (prepared, *unused),
         };
-        let session = self.query_session()?;
+        let session = QuerySession {
+            parameter_types: parameter::declared(&portal.statement.parameter_types),
+            ..self.query_session()?
+        };
         let parameters = parameter::values(portal, &prepared.parameter_types, unused)?;
         let busy = Busy::new(self);
         let deadline = self.deadline();

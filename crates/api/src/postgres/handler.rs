@@ -155,6 +155,7 @@ impl Handler {
             user,
             parser: Some(Arc::clone(&self.shared.parser)),
             transaction: Some(transaction),
+            parameter_types: Vec::new(),
         })
     }
 

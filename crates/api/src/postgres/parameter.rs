@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{
+    DECIMAL_DEFAULT_SCALE, DECIMAL128_MAX_PRECISION, DataType, Field, IntervalMonthDayNano,
+    IntervalUnit, TimeUnit,
+};
 use arrow_pg::datatypes::PG_OID_ALIAS_KEY;
 use datafusion::{
     scalar::ScalarValue,
@@ -52,10 +55,13 @@ pub fn types_of_text(sql: &str, planned: &mut [Option<DataType>]) {
         else {
             continue;
         };
-        if planned.is_none()
+        // A text, where the plan does not tell either.
+        let is_told = |planned: &DataType| !planned.is_list() && *planned != DataType::Utf8;
+        if !planned.as_ref().is_some_and(is_told)
             && let [Token::DoubleColon, name @ ..] = &tokens[at + 1..]
+            && let Some(cast) = cast_type(name)
         {
-            *planned = cast_type(name);
+            *planned = Some(cast);
         }
         let is_any = matches!(&tokens[..at], [.., Token::Word(word), Token::LParen] if word.keyword == Keyword::ANY);
         if is_any && !planned.as_ref().is_some_and(DataType::is_list) {
@@ -161,6 +167,18 @@ fn null(planned: Option<&DataType>, wire: &Type) -> Result<ScalarValue, String> 
     ScalarValue::try_from(&data_type).map_err(|error| error.to_string())
 }
 
+/// What a client says of its parameters.
+pub fn declared(types: &[Option<Type>]) -> Vec<Option<DataType>> {
+    let declared = types.iter().map(|wire| {
+        let wire = wire.as_ref()?;
+        match element_type(wire) {
+            Some(element) => Some(DataType::new_list(arrow_type(&element)?, true)),
+            None => arrow_type(wire),
+        }
+    });
+    declared.collect()
+}
+
 fn arrow_type(wire: &Type) -> Option<DataType> {
     Some(match *wire {
         Type::BOOL => DataType::Boolean,
@@ -174,6 +192,9 @@ fn arrow_type(wire: &Type) -> Option<DataType> {
         Type::TIMESTAMP => DataType::Timestamp(TimeUnit::Microsecond, None),
         Type::TIMESTAMPTZ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Type::TIME => DataType::Time64(TimeUnit::Microsecond),
+        Type::INTERVAL => DataType::Interval(IntervalUnit::MonthDayNano),
+        // As `$1::numeric` is read.
+        Type::NUMERIC => DataType::Decimal128(DECIMAL128_MAX_PRECISION, DECIMAL_DEFAULT_SCALE),
         Type::TEXT
         | Type::VARCHAR
         | Type::BPCHAR
@@ -314,6 +335,17 @@ fn binary(wire: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
             ScalarValue::TimestampMicrosecond(Some(microseconds), zone)
         }
         Type::TIME => ScalarValue::Time64Microsecond(Some(i64::from_be_bytes(fixed(bytes)?))),
+        Type::INTERVAL => {
+            let bytes = fixed::<16>(bytes)?;
+            let microseconds = i64::from_be_bytes(fixed(&bytes[..8])?);
+            let days = i32::from_be_bytes(fixed(&bytes[8..12])?);
+            let months = i32::from_be_bytes(fixed(&bytes[12..])?);
+            let nanoseconds = microseconds
+                .checked_mul(1_000)
+                .ok_or("it is out of range")?;
+            let interval = IntervalMonthDayNano::new(months, days, nanoseconds);
+            ScalarValue::IntervalMonthDayNano(Some(interval))
+        }
         Type::NUMERIC => {
             let text = numeric_text(bytes)?;
             match text.as_str() {

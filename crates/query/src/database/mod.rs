@@ -61,8 +61,8 @@ use lambic_view::{Definition, Planned, ViewSource, aggregate::FloatSums, session
 
 pub use audit::AuditResult;
 use building::Building;
-use parameters::by_number;
-pub(crate) use parameters::with_parameters;
+pub(crate) use parameters::{Open, with_parameters};
+use parameters::{by_number, typed};
 pub use planned::PlanCounts;
 
 use crate::{

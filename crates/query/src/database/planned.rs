@@ -12,7 +12,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{Database, by_number, names_system_column, returns_rows, with_parameters};
+use super::{Database, Open, by_number, names_system_column, returns_rows, typed, with_parameters};
 use crate::{
     Error, Session,
     kept::{Counts, KeptPlan, Slot, Tables},
@@ -96,8 +96,10 @@ impl Database {
         let wrong = |error| Error::from_datafusion(error, sql, &self.names());
         let (pinned, versions) = self.reads_at(session, plain, &parameters).await?;
         let counts = &self.0.texts.counts;
+        let declared = &session.parameter_types;
         if let Some(slot) = kept
             && let Some(plan) = slot.get()
+            && plan.is_for(declared)
         {
             if let Some(tables) = self.tables(&plan, &pinned, with_system).await {
                 Counts::add(&counts.reused);
@@ -116,9 +118,10 @@ impl Database {
         let functions = self.0.functions_changed.load(Ordering::SeqCst);
         let state = self.pinned_with(pinned, with_system, versions);
         let plan = self.plan(&state, &plain.ast, sql).await?;
+        let (plan, open) = typed(plan, declared).map_err(wrong)?;
         Counts::add(&counts.made);
         if let Some(slot) = kept {
-            slot.set(kept_plan(&plan, parameters.len(), functions));
+            slot.set(kept_plan(&plan, parameters.len(), open, functions));
         }
         Ok(Ready {
             state,
@@ -139,6 +142,7 @@ impl Database {
         let counts = &self.0.texts.counts;
         if plain.as_of.is_none()
             && let Some(plan) = known.plan.get()
+            && plan.is_for(&session.parameter_types)
             && let pinned = self.pin(session)
             && self.tables(&plan, &pinned, with_system).await.is_some()
         {
@@ -153,6 +157,8 @@ impl Database {
         let versions = self.versions(&plain.versions).await?;
         let state = self.pinned_for(session, &known.sql, versions);
         let plan = self.plan(&state, &plain.ast, &known.sql).await?;
+        let typed = typed(plan, &session.parameter_types);
+        let (plan, open) = typed.map_err(|error| Error::from_datafusion(error, &known.sql, &[]))?;
         Counts::add(&counts.made);
         let types_of = |plan: &LogicalPlan| {
             let types = plan.get_parameter_types();
@@ -161,7 +167,7 @@ impl Database {
         let mut types = types_of(&plan)?;
         known
             .plan
-            .set(kept_plan(&plan, known.parameters, functions));
+            .set(kept_plan(&plan, known.parameters, open, functions));
         if let Some(as_of) = &plain.as_of {
             types.extend(types_of(&self.plan_moment(as_of).await?)?);
         }
@@ -202,13 +208,18 @@ impl Database {
     }
 }
 
-fn kept_plan(plan: &LogicalPlan, parameters: usize, functions: u64) -> Option<Arc<KeptPlan>> {
+fn kept_plan(
+    plan: &LogicalPlan,
+    parameters: usize,
+    open: Vec<Open>,
+    functions: u64,
+) -> Option<Arc<KeptPlan>> {
     let types = by_number(plan.get_parameter_types().ok()?, parameters);
     let columns = match returns_rows(plan) {
         true => names::shown_schema(plan.schema().inner()),
         false => Arc::new(Schema::empty()),
     };
-    KeptPlan::new(plan, types, columns, functions).map(Arc::new)
+    KeptPlan::new(plan, types, open, columns, functions).map(Arc::new)
 }
 
 /// The same text may mean something else to another parser.
