@@ -749,3 +749,16 @@ async fn dates_and_intervals_make_timestamps() {
     ])
     .await;
 }
+
+#[tokio::test]
+async fn groups_are_ranked_and_ordered_by_rank() {
+    let values = "(VALUES ('a', 1), ('b', 2), ('b', 3), ('c', NULL)) AS t(k, v)";
+    check(&[
+        (&format!("SELECT k, count(*), rank() OVER (ORDER BY count(*) DESC) FROM {values} GROUP BY k ORDER BY 3, 1"), "b, 2, 1; a, 1, 2; c, 1, 2"),
+        (&format!("SELECT sum(count(*)) OVER (), k FROM {values} GROUP BY k ORDER BY 1, 2"), "4, a; 4, b; 4, c"),
+        (&format!("SELECT p, count(*) FROM (SELECT CASE WHEN NOT (v = v) THEN coalesce(v, 1) ELSE -2 END AS p FROM {values}) AS x GROUP BY p"), "-2, 4"),
+        ("SELECT * FROM generate_series(1, 3) WITH ORDINALITY", "0A000 WITH ORDINALITY is not supported"),
+        ("SELECT -2^2, 2-2^2, -1::int", "4.0, -2.0, -1"),
+    ])
+    .await;
+}

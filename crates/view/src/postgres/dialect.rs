@@ -14,8 +14,9 @@ const POSTGRES: PostgreSqlDialect = PostgreSqlDialect {};
 
 /// `PostgreSqlDialect`, but two things are read once that it may read twice, which in one another take twice the time with
 /// every level: the name of an argument (`f(name => 1)`) is a name and no expression, and `ARRAY`, `CASE`, `CAST` and `NOT`
-/// are never tried as names when there is a mistake in what follows. And two things are read as Postgres reads them: an
-/// operator ends before the sign of what follows it (`a>-1`), and `IS DISTINCT FROM` before `AND` and `OR`.
+/// are never tried as names when there is a mistake in what follows. And three things are read as Postgres reads them: an
+/// operator ends before the sign of what follows it (`a>-1`), a sign binds more than `^`, and `IS DISTINCT FROM` ends before
+/// `AND` and `OR`.
 #[derive(Debug)]
 pub struct Postgres;
 
@@ -75,6 +76,21 @@ impl Dialect for Postgres {
             return Some(Ok(self.prec_value(signed.precedence)));
         }
         POSTGRES.get_next_precedence(parser)
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        let op = if parser.consume_token(&Token::Minus) {
+            UnaryOperator::Minus
+        } else if parser.consume_token(&Token::Plus) {
+            UnaryOperator::Plus
+        } else {
+            return POSTGRES.parse_prefix(parser);
+        };
+        let operand = parser.parse_subexpr(self.prec_value(Precedence::Caret));
+        Some(operand.map(|operand| Expr::UnaryOp {
+            op,
+            expr: Box::new(operand),
+        }))
     }
 
     fn parse_infix(
@@ -188,7 +204,7 @@ impl Signed {
 
     /// Its right side, and what binds more than it does.
     fn parse(self, parser: &mut Parser, left: &Expr, precedence: u8) -> Result<Expr, ParserError> {
-        let mut right = parser.parse_subexpr(Postgres.prec_value(Precedence::MulDivModOp))?;
+        let mut right = parser.parse_subexpr(Postgres.prec_value(Precedence::Caret))?;
         for op in self.signs.into_iter().rev() {
             let expr = Box::new(right);
             right = Expr::UnaryOp { op, expr };
@@ -260,6 +276,11 @@ mod tests {
                 "SELECT a * -b - 1, a / -2 * c, a",
             ),
             ("SELECT 1 + a*-b", "SELECT 1 + a * -b"),
+            (
+                "SELECT -2^2, 1-2^2, -a::int, -a * b",
+                "SELECT (-2)^2, 1-(2^2), -(a::int), (-a) * b",
+            ),
+            ("SELECT a>-2^b", "SELECT a > ((-2)^b)"),
             ("SELECT a<-1, a=-1, a<=-1", "SELECT a < -1, a = -1, a <= -1"),
             (
                 "SELECT a+-1, a-+1, NOT a>-1",

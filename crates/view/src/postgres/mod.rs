@@ -18,6 +18,7 @@ mod growth;
 mod length;
 mod meaning;
 mod operands;
+mod ordinal;
 mod outer;
 mod quantified;
 mod ranking;

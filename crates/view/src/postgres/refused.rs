@@ -57,6 +57,21 @@ impl Visitor for Refusals {
                 ValueError::new("0A000", "TABLESAMPLE is not supported")
                     .with_hint("WHERE random() < 0.1 takes about a tenth of the rows"),
             ),
+            TableFactor::Table {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::Function {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::UNNEST {
+                with_ordinality: true,
+                ..
+            } => ControlFlow::Break(
+                ValueError::new("0A000", "WITH ORDINALITY is not supported")
+                    .with_hint("number the rows: SELECT *, row_number() OVER () FROM …"),
+            ),
             _ => ControlFlow::Continue(()),
         }
     }

@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{
     Query, SetExpr, Statement, TableFactor, Value, Values, VisitMut, VisitorMut,
 };
 
-use super::{ValueError, outer, quantified, refused, repeated, row, size};
+use super::{ValueError, ordinal, outer, quantified, refused, repeated, row, size};
 use crate::window;
 
 /// `FETCH FIRST n ROWS ONLY`.
@@ -63,6 +63,7 @@ impl VisitorMut for Words {
         }
         repeated::tell_apart_under_lists(query);
         fetch_is_limit(query);
+        ordinal::name_windows(query);
         ControlFlow::Continue(())
     }
 
