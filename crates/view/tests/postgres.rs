@@ -704,6 +704,50 @@ async fn membership_knows_null_wherever_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn subqueries_can_be_selected() {
+    let values = "(VALUES ('a', 1), ('b', 0), ('c', NULL)) AS s(k, v)";
+    let some = "(SELECT n FROM (VALUES (1), (NULL)) AS t(n))";
+    let whole = "(SELECT n FROM (VALUES (1), (2)) AS t(n))";
+    let of_row = "FROM (VALUES ('a', 1), ('a', 1), ('c', 2)) AS t(k, n) WHERE t.k = s.k";
+    for (selected, expected) in [
+        (format!("EXISTS {some}"), "true; true; true"),
+        (
+            "EXISTS (SELECT 1 WHERE false)".to_owned(),
+            "false; false; false",
+        ),
+        (format!("EXISTS (SELECT 1 {of_row})"), "true; false; true"),
+        (
+            format!("NOT EXISTS (SELECT 1 {of_row})"),
+            "false; true; false",
+        ),
+        (
+            format!("CASE WHEN EXISTS (SELECT 1 {of_row}) THEN 'y' ELSE 'n' END"),
+            "y; n; y",
+        ),
+        (format!("v IN {some}"), "true; NULL; NULL"),
+        (format!("v NOT IN {whole}"), "false; true; NULL"),
+        (format!("v + 1 IN {whole}"), "true; true; NULL"),
+        (format!("v IN (SELECT n {of_row})"), "true; false; NULL"),
+        (
+            format!("1 IN {whole} AND EXISTS {whole}"),
+            "true; true; true",
+        ),
+    ] {
+        let sql = format!("SELECT k, {selected} AS x FROM {values}");
+        let sql = format!("SELECT x FROM ({sql}) AS q ORDER BY k");
+        assert_eq!(answer(&sql).await, expected, "{sql}");
+    }
+    check(&[
+        ("SELECT EXISTS (SELECT 1)", "true"),
+        (
+            "SELECT 2 IN (SELECT 1), NOT EXISTS (SELECT 1 WHERE false)",
+            "false, true",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn a_subquery_without_rows_is_null() {
     let values = "(VALUES (1), (2)) AS s(v)";
     for (condition, expected) in [

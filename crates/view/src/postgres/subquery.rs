@@ -4,17 +4,20 @@
 //! NULL: the row is not there, but there are NULLs. That is the same to who asks only if it is true, as `WHERE` does, but
 //! not under `NOT`, `IS NULL` or `coalesce`. And it takes a subquery of a value that is never NULL for one itself, though
 //! without rows there is no value.
+//!
+//! It joins for conditions of a filter only. In what is selected, rows are counted instead: `(SELECT count(*) …) > 0`.
 
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::{
     common::{
-        DFSchema, Result,
+        DFSchema, ExprSchema, Result,
         config::ConfigOptions,
         plan_err,
         tree_node::{Transformed, TreeNode},
     },
+    functions_aggregate::count::count_udaf,
     logical_expr::{
         BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
         Subquery,
@@ -52,6 +55,8 @@ enum Asked {
     /// Whether it is true.
     Truth,
     Value,
+    /// The value, in what is selected.
+    Selected,
 }
 
 fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
@@ -59,6 +64,7 @@ fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let asked = match node {
         LogicalPlan::Filter(_) => Asked::Condition,
         LogicalPlan::Join(_) => Asked::Truth,
+        LogicalPlan::Projection(_) => Asked::Selected,
         _ => Asked::Value,
     };
     let names = NamePreserver::new(&node);
@@ -77,7 +83,11 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
     if function::called::<MayBeNull>(&expr).is_some() {
         return Ok(Transformed::no(expr));
     }
-    let value = |child| known(child, Asked::Value, schema);
+    let of_value = match asked {
+        Asked::Selected => Asked::Selected,
+        _ => Asked::Value,
+    };
+    let value = |child| known(child, of_value, schema);
     match expr {
         Expr::BinaryExpr(BinaryExpr {
             op: Operator::And, ..
@@ -103,12 +113,19 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
             let is_answered = match asked {
                 Asked::Condition => !within.negated || !is_correlated,
                 Asked::Truth => !within.negated,
-                Asked::Value => false,
+                Asked::Value | Asked::Selected => false,
             };
             match is_answered {
                 true => Expr::InSubquery(within).map_children(value),
-                false => with_null(within, schema),
+                false => with_null(within, asked, schema),
             }
+        }
+        Expr::Exists(exists) if asked == Asked::Selected => {
+            let rows = counted(&exists.subquery)?;
+            Ok(Transformed::yes(match exists.negated {
+                true => rows.eq(lit(0i64)),
+                false => rows.gt(lit(0i64)),
+            }))
         }
         Expr::Case(mut case) if case.expr.is_none() => {
             let mut changed = false;
@@ -118,12 +135,16 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
                 *part = known.data;
                 Ok(())
             };
+            let of_condition = match asked {
+                Asked::Selected => Asked::Selected,
+                _ => Asked::Truth,
+            };
             for (condition, then) in &mut case.when_then_expr {
-                replace(condition, Asked::Truth)?;
-                replace(then, Asked::Value)?;
+                replace(condition, of_condition)?;
+                replace(then, of_value)?;
             }
             if let Some(other) = &mut case.else_expr {
-                replace(other, Asked::Value)?;
+                replace(other, of_value)?;
             }
             Ok(Transformed::new_transformed(Expr::Case(case), changed))
         }
@@ -140,38 +161,53 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
 }
 
 /// `CASE WHEN x IN (SELECT y …) THEN true WHEN x IS NULL AND EXISTS (…) OR EXISTS (… y IS NULL) THEN NULL ELSE false END`
-fn with_null(within: InSubquery, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn with_null(within: InSubquery, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let InSubquery {
         expr,
         subquery,
         negated,
     } = within;
-    let found = Expr::InSubquery(InSubquery {
-        expr: expr.clone(),
-        subquery: subquery.clone(),
-        negated: false,
-    });
-    let exists = |plan: Arc<LogicalPlan>| {
-        Expr::Exists(Exists {
-            subquery: Subquery {
-                subquery: plan,
-                ..subquery.clone()
-            },
-            negated: false,
-        })
-    };
     let rows = &subquery.subquery;
-    let mut unknown = Vec::new();
-    if expr.nullable(schema)? {
-        unknown.push(expr.is_null().and(exists(Arc::clone(rows))));
-    }
     let Some((qualifier, field)) = rows.schema().iter().next() else {
         return plan_err!("a subquery of no column");
     };
+    let column = Expr::from((qualifier, field));
+    let only = |condition: Expr| -> Result<Arc<LogicalPlan>> {
+        let rows = LogicalPlanBuilder::from(Arc::clone(rows));
+        Ok(Arc::new(rows.filter(condition)?.build()?))
+    };
+    let exists = |rows: Arc<LogicalPlan>, outer: Vec<Expr>| -> Result<Expr> {
+        let mut subquery = Subquery {
+            subquery: rows,
+            ..subquery.clone()
+        };
+        subquery.outer_ref_columns.extend(outer);
+        Ok(match asked {
+            Asked::Selected => counted(&subquery)?.gt(lit(0i64)),
+            _ => Expr::Exists(Exists {
+                subquery,
+                negated: false,
+            }),
+        })
+    };
+    let found = match asked {
+        Asked::Selected => {
+            let (outer, columns) = from_outside(expr.as_ref(), schema)?;
+            exists(only(column.clone().eq(outer))?, columns)?
+        }
+        _ => Expr::InSubquery(InSubquery {
+            expr: expr.clone(),
+            subquery: subquery.clone(),
+            negated: false,
+        }),
+    };
+    let mut unknown = Vec::new();
+    if expr.nullable(schema)? {
+        let any = exists(Arc::clone(rows), Vec::new())?;
+        unknown.push(expr.is_null().and(any));
+    }
     if field.is_nullable() {
-        let is_null = Expr::from((qualifier, field)).is_null();
-        let nulls = LogicalPlanBuilder::from(Arc::clone(rows)).filter(is_null)?;
-        unknown.push(exists(Arc::new(nulls.build()?)));
+        unknown.push(exists(only(column.is_null())?, Vec::new())?);
     }
     let mut answer = when(found, lit(!negated));
     if let Some(unknown) = unknown.into_iter().reduce(Expr::or) {
@@ -179,6 +215,37 @@ fn with_null(within: InSubquery, schema: &DFSchema) -> Result<Transformed<Expr>>
         answer = answer.when(unknown, null);
     }
     Ok(Transformed::yes(answer.otherwise(lit(negated))?))
+}
+
+/// How many rows there are, or, if they are the same for all rows outside, whether there are any.
+fn counted(subquery: &Subquery) -> Result<Expr> {
+    let mut rows = LogicalPlanBuilder::from(Arc::clone(&subquery.subquery));
+    if subquery.outer_ref_columns.is_empty() {
+        rows = rows.limit(0, Some(1))?;
+    }
+    let count = count_udaf().call(vec![lit(1i64)]);
+    let counted = rows.aggregate(Vec::<Expr>::new(), vec![count])?.build()?;
+    Ok(Expr::ScalarSubquery(Subquery {
+        subquery: Arc::new(counted),
+        ..subquery.clone()
+    }))
+}
+
+/// `expr` as a subquery names it, and the columns outside that are in it.
+fn from_outside(expr: &Expr, schema: &DFSchema) -> Result<(Expr, Vec<Expr>)> {
+    let mut columns = Vec::new();
+    let outer = expr.clone().transform(|part| {
+        Ok(match part {
+            Expr::Column(column) => {
+                let field = Arc::clone(schema.field_from_column(&column)?);
+                let outer = Expr::OuterReferenceColumn(field, column);
+                columns.push(outer.clone());
+                Transformed::yes(outer)
+            }
+            other => Transformed::no(other),
+        })
+    })?;
+    Ok((outer.data, columns))
 }
 
 /// Whatever is in its tables.
