@@ -182,8 +182,8 @@ impl Error {
                     "a subquery cannot be computed where it stands",
                 )
                 .with_hint(
-                    "IN (SELECT …) and EXISTS stand in WHERE; a subquery may compare with columns of the query around it \
-                     by = only; or join instead",
+                    "IN (SELECT …) and EXISTS stand in WHERE, HAVING and in what is selected, not in aggregates; a subquery \
+                     may compare with columns of the query around it by = only; or join instead",
                 )
                 .with_position(position)
             }

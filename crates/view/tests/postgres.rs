@@ -782,6 +782,23 @@ async fn rows_are_compared_column_by_column() {
 }
 
 #[tokio::test]
+async fn lists_of_rows_may_be_long_but_not_multiply() {
+    let rows = vec!["(1, 2)"; 2_000].join(", ");
+    let sql = format!("SELECT (1, 3) IN ({rows}), (1, 2) IN ({rows})");
+    assert_eq!(answer(&sql).await, "false, true");
+    let few = vec!["(true, 2)"; 60].join(", ");
+    let nested = format!("{}(true, 2)", "(".repeat(6)) + &format!(" IN ({few}), 2)").repeat(6);
+    let found = answer(&format!("SELECT {nested} IS NULL")).await;
+    assert!(
+        found.starts_with("54001 a comparison of rows stands for more than"),
+        "{found}"
+    );
+    let nested = format!("{}true{}", "(".repeat(40), ", 2) < (false, 1)".repeat(40));
+    let found = answer(&format!("SELECT {nested}")).await;
+    assert!(found.starts_with("54001"), "{found}");
+}
+
+#[tokio::test]
 async fn dates_and_intervals_make_timestamps() {
     check(&[
         ("SELECT date '2024-01-31' + interval '5 hours'", "2024-01-31T05:00:00"),

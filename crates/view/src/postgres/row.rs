@@ -3,12 +3,54 @@
 //! Postgres, documentation 9.25.5: rows are equal if all columns are, one is less if the first column that differs is; a
 //! row is NULL if all its columns are.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator,
+    visit_expressions,
 };
 
+use super::ValueError;
+
+/// Expressions that a comparison of rows may become: each column is written twice for `<`, and once for each row of a list.
+const PARTS_MAX: usize = 200_000;
+
 /// `None` if `expr` compares no rows.
-pub fn compared(expr: &Expr) -> Option<Expr> {
+pub fn compared(expr: &Expr) -> Result<Option<Expr>, ValueError> {
+    let (row, copies) = match expr {
+        Expr::BinaryOp { left, .. } => (left, 2),
+        Expr::IsDistinctFrom(row, _)
+        | Expr::IsNotDistinctFrom(row, _)
+        | Expr::IsNull(row)
+        | Expr::IsNotNull(row) => (row, 1),
+        Expr::InList { expr, list, .. } => (expr, list.len()),
+        _ => return Ok(None),
+    };
+    if columns(row).is_none() {
+        return Ok(None);
+    }
+    if parts(row)
+        .saturating_mul(copies)
+        .saturating_add(2 * parts(expr))
+        > PARTS_MAX
+    {
+        let message = format!("a comparison of rows stands for more than {PARTS_MAX} expressions");
+        return Err(ValueError::new("54001", message)
+            .with_hint("join with VALUES for many rows: FROM s JOIN (VALUES (1, 2), …) AS v (a, b) USING (a, b)"));
+    }
+    Ok(by_columns(expr))
+}
+
+fn parts(expr: &Expr) -> usize {
+    let mut parts = 0;
+    let _ = visit_expressions(expr, |_| {
+        parts += 1;
+        ControlFlow::<()>::Continue(())
+    });
+    parts
+}
+
+fn by_columns(expr: &Expr) -> Option<Expr> {
     match expr {
         Expr::BinaryOp { left, op, right } => {
             let (left, right) = pair(left, right)?;

@@ -21,6 +21,8 @@ const TABLES_MAX: u64 = 1_000;
 const REPEATED_MAX: usize = 10;
 /// How often `a < ALL (SELECT …)` reads its query at most: for its rows, its values and its extremes.
 const READS_OF_QUANTIFIED: u64 = 6;
+/// How often `a IN (SELECT …)` does where NULL matters: for the value, for rows at all and for NULLs.
+const READS_OF_MEMBERSHIP: u64 = 3;
 /// They become a `CASE` that names its values twice.
 const TWICE: [&str; 4] = ["coalesce", "ifnull", "nvl", "nvl2"];
 
@@ -143,8 +145,9 @@ impl Visitor for Size {
         self.scaled(|times| times.saturating_mul(copies));
         self.repeated += 1;
         if self.repeated > REPEATED_MAX {
-            let message =
-                format!("BETWEEN, coalesce, ANY and ALL are nested more than {REPEATED_MAX} deep");
+            let message = format!(
+                "BETWEEN, coalesce, IN, ANY and ALL are nested more than {REPEATED_MAX} deep"
+            );
             let hint = format!("coalesce takes many values: coalesce(a, b, c); {IN_STEPS}");
             return ControlFlow::Break(ValueError::new("54001", message).with_hint(hint));
         }
@@ -164,14 +167,15 @@ impl Visitor for Size {
 fn copies(expr: &Expr) -> Option<u64> {
     match expr {
         // `IN` and `NOT IN`, and lists.
-        Expr::AnyOp {
+        Expr::InSubquery { .. }
+        | Expr::AnyOp {
             compare_op: BinaryOperator::Eq,
             ..
         }
         | Expr::AllOp {
             compare_op: BinaryOperator::NotEq,
             ..
-        } => Some(1),
+        } => Some(READS_OF_MEMBERSHIP),
         Expr::AnyOp { .. } | Expr::AllOp { .. } => Some(READS_OF_QUANTIFIED),
         Expr::Between { .. } => Some(2),
         Expr::Function(function) => {
@@ -227,6 +231,8 @@ mod tests {
             format!("SELECT * FROM ({0}) a, ({0}) b", doubled(9)),
             format!("SELECT 1 < ALL ({})", doubled(8)),
             format!("SELECT 1 = ALL ({})", doubled(8)),
+            format!("SELECT 1 IN ({})", doubled(9)),
+            format!("SELECT {}k{}", "1 IN (SELECT ".repeat(7), ")".repeat(7)),
             format!("SELECT {}k{}", "1 < ALL (SELECT ".repeat(4), ")".repeat(4)),
             format!("SELECT coalesce(({}), 1)", doubled(9)),
         ] {
@@ -243,7 +249,10 @@ mod tests {
             format!("SELECT * FROM ({sql}) a, public.c9"),
             format!("SELECT * FROM ({sql}) a, \"C9\""),
             format!("SELECT * FROM ({sql}) a, c9"),
-            format!("SELECT 1 = ANY ({sql}), 1 <> ALL (SELECT 1 = ANY (SELECT 2))"),
+            format!(
+                "SELECT 1 = ANY ({}), 1 <> ALL (SELECT 1 = ANY (SELECT 2))",
+                doubled(8)
+            ),
             "WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT * FROM r) SELECT * FROM r, r AS s"
                 .to_owned(),
         ] {

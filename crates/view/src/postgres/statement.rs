@@ -47,17 +47,18 @@ pub fn adapt(statement: &mut Statement) -> Result<(), ValueError> {
     refused::check(statement)?;
     size::check(statement)?;
     outer::qualify(statement);
-    // Nothing breaks off the visit.
-    let _ = statement.visit(&mut Words);
-    Ok(())
+    match statement.visit(&mut Words) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 struct Words;
 
 impl VisitorMut for Words {
-    type Break = ();
+    type Break = ValueError;
 
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<ValueError> {
         if let SetExpr::Values(values) = query.body.as_mut() {
             doubles_beside_doubles(values);
         }
@@ -67,13 +68,13 @@ impl VisitorMut for Words {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
+    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<ValueError> {
         // Before what is in it is visited: sources of windows become queries.
         window::adapt(table);
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<ValueError> {
         let other = match expr {
             Expr::AtTimeZone {
                 timestamp,
@@ -93,7 +94,10 @@ impl VisitorMut for Words {
             | Expr::IsNotDistinctFrom(..)
             | Expr::IsNull(_)
             | Expr::IsNotNull(_)
-            | Expr::InList { .. } => row::compared(expr),
+            | Expr::InList { .. } => match row::compared(expr) {
+                Ok(compared) => compared,
+                Err(error) => return ControlFlow::Break(error),
+            },
             Expr::Cast {
                 expr: inner,
                 data_type,
