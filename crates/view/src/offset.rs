@@ -19,7 +19,7 @@ use datafusion::{
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
         PlanProperties, limit::GlobalLimitExec, projection::ProjectionExec,
-        with_new_children_if_necessary,
+        replace_children_if_necessary,
     },
 };
 
@@ -60,7 +60,7 @@ fn skipping(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(projection) = input.downcast_ref::<ProjectionExec>() {
         let skipping = skipping(projection.input(), limit)?;
-        return with_new_children_if_necessary(Arc::clone(input), vec![skipping]);
+        return replace_children_if_necessary(Arc::clone(input), vec![skipping]);
     }
     let order = input.output_ordering().cloned().map(Into::into);
     let skip = Skip::new(Arc::clone(input), order, limit.skip(), limit.fetch());
