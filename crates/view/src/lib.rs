@@ -13,6 +13,7 @@ mod constant;
 pub mod definition;
 mod error;
 mod exactness;
+mod guard;
 mod hole;
 pub mod join;
 mod names;

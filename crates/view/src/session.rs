@@ -13,6 +13,7 @@ use datafusion::{
 
 use crate::{
     aggregate::{self, FloatSums},
+    guard::DecideInOrder,
     names::{self, WhereNamesAreOfOne},
     offset::KeepOffsets,
     patient::LetOthersRun,
@@ -56,6 +57,7 @@ pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         }
     }
     rules.insert(0, Arc::new(KeepOffsets));
+    rules.push(Arc::new(DecideInOrder));
     rules.push(Arc::new(LetOthersRun));
     let builder = SessionStateBuilder::new()
         .with_config(config)

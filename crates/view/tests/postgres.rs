@@ -823,3 +823,36 @@ async fn groups_are_ranked_and_ordered_by_rank() {
     ])
     .await;
 }
+
+#[tokio::test]
+async fn what_is_decided_already_meets_no_error() {
+    let values =
+        "(VALUES (1, 'x'), (0, '7'), (5, '2'), (NULL, '3'), (0, 'y'), (20, '1')) AS t(a, s)";
+    for (condition, expected) in [
+        ("a <> 0 AND 10 / a > 1", "1; 5"),
+        ("a = 0 OR 10 / a > 1", "0; 0; 1; 5"),
+        ("a <> 0 AND a < 9 AND 10 % a = 0 AND 10 / a > 1", "1; 5"),
+        (
+            "CASE WHEN a <> 0 THEN 10 / a > 1 ELSE true END",
+            "0; 0; 1; 5; NULL",
+        ),
+        ("NOT (a = 0 OR 10 / a > 1)", "20"),
+        ("s ~ '^[0-9]+$' AND s::int > 1", "0; 5; NULL"),
+        ("a > 0 AND 1.0 / a > 0.1", "1; 5"),
+        ("a <> 0 AND 10 / nullif(a, 0) > 1", "1; 5"),
+        ("10 / a > 1 AND a <> 0", "22012 division by zero"),
+    ] {
+        let sql = format!("SELECT a FROM {values} WHERE {condition} ORDER BY a");
+        assert_eq!(answer(&sql).await, expected, "{sql}");
+        if !expected.starts_with("22012") {
+            let sql = format!(
+                "SELECT a FROM (SELECT a, {condition} AS is_meant FROM {values}) AS q WHERE is_meant ORDER BY a"
+            );
+            assert_eq!(answer(&sql).await, expected, "{sql}");
+        }
+    }
+    let sql =
+        format!("SELECT a <> 0 AND 10 / a > 1, a = 0 OR 10 / a > 1 FROM {values} ORDER BY a, s");
+    let expected = "false, true; false, true; true, true; true, true; false, false; NULL, NULL";
+    assert_eq!(answer(&sql).await, expected);
+}
