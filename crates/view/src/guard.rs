@@ -23,7 +23,10 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{ColumnarValue, Operator},
-    physical_expr::{PhysicalExpr, ScalarFunctionExpr, expressions::BinaryExpr},
+    physical_expr::{
+        PhysicalExpr, ScalarFunctionExpr,
+        expressions::{BinaryExpr, CastExpr},
+    },
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
         ExecutionPlan,
@@ -47,7 +50,7 @@ impl PhysicalOptimizerRule for DecideInOrder {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(|node| {
             if let Some(filter) = node.downcast_ref::<FilterExec>() {
-                let guarded = guarded(filter.predicate())?;
+                let guarded = guarded(filter.predicate(), &filter.input().schema())?;
                 if guarded.transformed {
                     let filter = FilterExecBuilder::from(filter).with_predicate(guarded.data);
                     return Ok(Transformed::yes(Arc::new(filter.build()?)));
@@ -56,7 +59,7 @@ impl PhysicalOptimizerRule for DecideInOrder {
                 let mut changed = false;
                 let mut columns = Vec::with_capacity(projection.expr().len());
                 for column in projection.expr() {
-                    let guarded = guarded(&column.expr)?;
+                    let guarded = guarded(&column.expr, &projection.input().schema())?;
                     changed |= guarded.transformed;
                     columns.push(ProjectionExpr {
                         expr: guarded.data,
@@ -85,13 +88,16 @@ impl PhysicalOptimizerRule for DecideInOrder {
     }
 }
 
-fn guarded(expr: &Arc<dyn PhysicalExpr>) -> Result<Transformed<Arc<dyn PhysicalExpr>>> {
+fn guarded(
+    expr: &Arc<dyn PhysicalExpr>,
+    schema: &Schema,
+) -> Result<Transformed<Arc<dyn PhysicalExpr>>> {
     Arc::clone(expr).transform_up(|expr| {
         let Some(binary) = expr.downcast_ref::<BinaryExpr>() else {
             return Ok(Transformed::no(expr));
         };
         let is_logic = matches!(binary.op(), Operator::And | Operator::Or);
-        if !is_logic || !may_fail(binary.right())? {
+        if !is_logic || !may_fail(binary.right(), schema)? {
             return Ok(Transformed::no(expr));
         }
         Ok(Transformed::yes(Arc::new(Guarded {
@@ -102,14 +108,17 @@ fn guarded(expr: &Arc<dyn PhysicalExpr>) -> Result<Transformed<Arc<dyn PhysicalE
     })
 }
 
-fn may_fail(expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+fn may_fail(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<bool> {
     let mut may_fail = false;
     expr.apply(|part| {
-        may_fail = match part.downcast_ref::<ScalarFunctionExpr>() {
-            Some(call) => FALLIBLE.contains(&call.fun().name()),
-            None => part
-                .downcast_ref::<BinaryExpr>()
-                .is_some_and(|binary| matches!(binary.op(), Operator::Divide | Operator::Modulo)),
+        may_fail = if let Some(call) = part.downcast_ref::<ScalarFunctionExpr>() {
+            FALLIBLE.contains(&call.fun().name())
+        } else if let Some(binary) = part.downcast_ref::<BinaryExpr>() {
+            matches!(binary.op(), Operator::Divide | Operator::Modulo)
+        } else if let Some(cast) = part.downcast_ref::<CastExpr>() {
+            cast.expr().data_type(schema)?.is_string() && !cast.cast_type().is_string()
+        } else {
+            false
         };
         Ok(match may_fail {
             true => TreeNodeRecursion::Stop,

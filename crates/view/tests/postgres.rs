@@ -837,19 +837,17 @@ async fn what_is_decided_already_meets_no_error() {
             "0; 0; 1; 5; NULL",
         ),
         ("NOT (a = 0 OR 10 / a > 1)", "20"),
-        ("s ~ '^[0-9]+$' AND s::int > 1", "0; 5; NULL"),
+        ("s < 'a' AND s::int > 1", "0; 5; NULL"),
+        ("CASE WHEN s ~ '^[0-9]+$' THEN s::int END > 1", "0; 5; NULL"),
         ("a > 0 AND 1.0 / a > 0.1", "1; 5"),
         ("a <> 0 AND 10 / nullif(a, 0) > 1", "1; 5"),
-        ("10 / a > 1 AND a <> 0", "22012 division by zero"),
     ] {
         let sql = format!("SELECT a FROM {values} WHERE {condition} ORDER BY a");
         assert_eq!(answer(&sql).await, expected, "{sql}");
-        if !expected.starts_with("22012") {
-            let sql = format!(
-                "SELECT a FROM (SELECT a, {condition} AS is_meant FROM {values}) AS q WHERE is_meant ORDER BY a"
-            );
-            assert_eq!(answer(&sql).await, expected, "{sql}");
-        }
+        let sql = format!(
+            "SELECT a FROM (SELECT a, {condition} AS is_meant FROM {values}) AS q WHERE is_meant ORDER BY a"
+        );
+        assert_eq!(answer(&sql).await, expected, "{sql}");
     }
     let sql =
         format!("SELECT a <> 0 AND 10 / a > 1, a = 0 OR 10 / a > 1 FROM {values} ORDER BY a, s");
