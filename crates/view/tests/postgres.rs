@@ -854,3 +854,82 @@ async fn what_is_decided_already_meets_no_error() {
     let expected = "false, true; false, true; true, true; true, true; false, false; NULL, NULL";
     assert_eq!(answer(&sql).await, expected);
 }
+
+#[tokio::test]
+async fn intervals_are_compared_by_their_length() {
+    let values = "(VALUES (interval '1 month'), (interval '29 days'), (interval '31 days'), (interval '800 hours')) AS t(d)";
+    check(&[
+        ("SELECT interval '1 day' = interval '24 hours', interval '1 month' = interval '30 days', interval '40 days' > interval '1 month'", "true, true, true"),
+        ("SELECT timestamp '2024-01-03' - timestamp '2024-01-01' > interval '1 day'", "true"),
+        ("SELECT interval '36 hours' BETWEEN interval '1 day' AND interval '2 days', interval '24 hours' IN (interval '1 day')", "true, true"),
+        (&format!("SELECT extract(epoch FROM d)::bigint FROM {values} ORDER BY d"), "2505600; 2592000; 2678400; 2880000"),
+        (&format!("SELECT count(*) FROM {values} WHERE d > interval '30 days'"), "2"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn doubles_are_rounded_to_even() {
+    check(&[
+        ("SELECT round(2.5::float8), round(0.5::float8), round(-2.5::float8), round(3.5::real), round(2.4::float8)", "2.0, 0.0, -2.0, 4.0, 2.0"),
+        ("SELECT round(avg(f)) FROM (VALUES (2::float8), (3)) AS t(f)", "2.0"),
+        ("SELECT round(2.5), round(2.45, 1)", "3, 2.5"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn aggregates_in_subqueries_have_their_one_row() {
+    let outer = "SELECT a FROM (VALUES (1), (2)) AS t(a) WHERE";
+    let inner = "FROM (VALUES (1)) AS u(b) WHERE u.b = t.a";
+    for (condition, expected) in [
+        (format!("EXISTS (SELECT count(*) {inner})"), "1; 2"),
+        (format!("NOT EXISTS (SELECT max(b) {inner})"), ""),
+        (format!("0 IN (SELECT count(*) {inner})"), "2"),
+        (format!("0 = ANY (SELECT count(*) {inner})"), "2"),
+        (format!("0 NOT IN (SELECT count(*) {inner})"), "1"),
+        (format!("a IN (SELECT max(b) {inner})"), "1"),
+        (
+            "7 NOT IN (SELECT b FROM (VALUES (1), (NULL)) AS u(b))".to_owned(),
+            "",
+        ),
+        (
+            "1 + 6 NOT IN (SELECT b FROM (VALUES (1), (2)) AS u(b))".to_owned(),
+            "1; 2",
+        ),
+        (
+            "7 <> ALL (SELECT b FROM (VALUES (1), (NULL)) AS u(b))".to_owned(),
+            "",
+        ),
+        (
+            "NULL::int NOT IN (SELECT b FROM (VALUES (1)) AS u(b))".to_owned(),
+            "",
+        ),
+    ] {
+        let sql = format!("{outer} {condition} ORDER BY a");
+        assert_eq!(answer(&sql).await, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_would_be_joined_or_ordered_otherwise_is_refused() {
+    check(&[
+        ("SELECT x FROM (VALUES (1)) a(x) RIGHT JOIN (VALUES (2)) b(x) USING (x)", "0A000 RIGHT JOIN … USING is not supported"),
+        ("SELECT * FROM (SELECT 1 a) x NATURAL FULL JOIN (SELECT 2 a) y", "0A000 NATURAL FULL JOIN is not supported"),
+        ("SELECT x FROM (VALUES (1)) a(x) LEFT JOIN (VALUES (2)) b(x) USING (x)", "1"),
+        (
+            "SELECT string_agg(s, ',' ORDER BY s DESC), string_agg(DISTINCT s, ',' ORDER BY s) FROM (VALUES ('a'), ('b'), ('a')) t(s)",
+            "0A000 aggregates of DISTINCT values beside others of another order are not supported",
+        ),
+        ("SELECT array_agg(DISTINCT s ORDER BY s), array_agg(s ORDER BY s) FROM (VALUES ('a'), ('b'), ('a')) t(s)", "[a, b], [a, a, b]"),
+        (
+            "SELECT a FROM (VALUES (1), (2)) t(a) WHERE EXISTS (SELECT 1 FROM (VALUES (1)) u(b) WHERE u.b = t.a OFFSET 1)",
+            "0A000 EXISTS with OFFSET over rows that depend on the query around it is not supported",
+        ),
+        (
+            "SELECT l.m FROM (VALUES (1), (2)) t(a), LATERAL (SELECT count(*) m FROM (VALUES (1)) u(b) WHERE u.b = t.a HAVING count(*) > 0) l",
+            "0A000 LATERAL over an aggregation with HAVING and without groups is not supported",
+        ),
+    ])
+    .await;
+}

@@ -21,11 +21,13 @@ use datafusion::{
 };
 
 use super::{
+    ValueError,
     arithmetic::Checked,
     cast::PostgresCast,
     float::{Canonical, is_float},
     function::{self, Meaning},
-    round::Round,
+    interval::{Length, is_interval},
+    round::{HalfEven, Round},
 };
 
 /// Replaces what would give another value than in Postgres. Doing it twice changes nothing: plans of
@@ -47,6 +49,7 @@ fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let schema = schema_of_inputs(&node)?;
     let names = NamePreserver::new(&node);
     // What is sorted by or joined on is compared as a whole.
+    let is_sort = matches!(node, LogicalPlan::Sort(_));
     let compared = matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Join(_));
     let node = node.map_expressions(|expr| {
         let name = names.save(&expr);
@@ -55,11 +58,19 @@ fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         if compared && !is_canonical(&rewritten.data, &schema) {
             rewritten = Transformed::yes(Canonical::of(rewritten.data));
         }
+        if is_sort {
+            let changed = rewritten.transformed;
+            let (expr, one) = comparable(rewritten.data, &schema);
+            rewritten = Transformed::new_transformed(expr, changed || one);
+        }
         Ok(rewritten)
     })?;
     let changed = node.transformed;
     let node = match node.data {
-        LogicalPlan::Aggregate(aggregate) => grouped_by_canonical(aggregate)?,
+        LogicalPlan::Aggregate(aggregate) => {
+            no_order_of_others(&aggregate)?;
+            grouped_by_canonical(aggregate)?
+        }
         LogicalPlan::Distinct(Distinct::All(input)) => match canonical_columns(&input)? {
             Some(input) => Transformed::yes(LogicalPlan::Distinct(Distinct::All(Arc::new(input)))),
             None => Transformed::no(LogicalPlan::Distinct(Distinct::All(input))),
@@ -103,12 +114,13 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 let operands = vec![*binary.left, *binary.right];
                 return Ok(Transformed::yes(function::call(checked, operands)));
             }
-            if !compares(binary.op) || !(is_float(&left) || is_float(&right)) {
+            let of_intervals = is_interval(&left) && is_interval(&right);
+            if !compares(binary.op) || !(is_float(&left) || is_float(&right) || of_intervals) {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
             let BinaryExpr { left, op, right } = binary;
-            let (left, left_changed) = canonical(*left, schema);
-            let (right, right_changed) = canonical(*right, schema);
+            let (left, left_changed) = comparable(*left, schema);
+            let (right, right_changed) = comparable(*right, schema);
             let compared = Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
             Transformed::new_transformed(compared, left_changed || right_changed)
         }
@@ -132,14 +144,14 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         Expr::Between(mut between) => {
             let changed = [&mut between.expr, &mut between.low, &mut between.high]
                 .into_iter()
-                .map(|operand| make_canonical(operand, schema))
+                .map(|operand| make_comparable(operand, schema))
                 .fold(false, |changed, one| changed | one);
             Transformed::new_transformed(Expr::Between(between), changed)
         }
         Expr::InList(mut list) => {
-            let mut changed = make_canonical(&mut list.expr, schema);
+            let mut changed = make_comparable(&mut list.expr, schema);
             for item in &mut list.list {
-                changed |= make_canonical(item, schema);
+                changed |= make_comparable(item, schema);
             }
             Transformed::new_transformed(Expr::InList(list), changed)
         }
@@ -177,6 +189,12 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let to = type_of(&Expr::ScalarFunction(call.clone()))?;
             let rounded = Box::new(Round::of(call.args));
             Transformed::yes(Expr::Cast(Cast::new(rounded, to)))
+        }
+        Expr::ScalarFunction(call)
+            if call.func.name() == "round"
+                && matches!(call.args.as_slice(), [value] if is_float(&type_of(value)?)) =>
+        {
+            Transformed::yes(function::call(HalfEven, call.args))
         }
         Expr::ScalarFunction(mut call)
             if matches!(call.func.name(), "greatest" | "least" | "nullif") =>
@@ -246,11 +264,25 @@ fn canonical_order(order_by: &mut [Sort], schema: &DFSchema) -> bool {
     let mut changed = false;
     for sort in order_by {
         let expr = std::mem::take(&mut sort.expr);
-        let (expr, one) = canonical(expr, schema);
+        let (expr, one) = comparable(expr, schema);
         sort.expr = expr;
         changed |= one;
     }
     changed
+}
+
+fn make_comparable(expr: &mut Expr, schema: &DFSchema) -> bool {
+    let (comparable, changed) = comparable(std::mem::take(expr), schema);
+    *expr = comparable;
+    changed
+}
+
+/// As [`canonical`], but intervals become their lengths.
+fn comparable(expr: Expr, schema: &DFSchema) -> (Expr, bool) {
+    match expr.get_type(schema) {
+        Ok(data_type) if is_interval(&data_type) => (Length::of(expr), true),
+        _ => canonical(expr, schema),
+    }
 }
 
 fn make_canonical(expr: &mut Expr, schema: &DFSchema) -> bool {
@@ -283,6 +315,36 @@ fn is_canonical(expr: &Expr, schema: &DFSchema) -> bool {
             .is_ok_and(|from| from.is_integer() || from.is_decimal()),
         expr => Canonical::is(expr),
     }
+}
+
+/// DataFusion sorts the rows of all aggregates once, and those with DISTINCT would take the order of another.
+fn no_order_of_others(aggregate: &Aggregate) -> Result<()> {
+    let calls = aggregate.aggr_expr.iter().filter_map(|expr| {
+        let mut expr = expr;
+        while let Expr::Alias(alias) = expr {
+            expr = &alias.expr;
+        }
+        match expr {
+            Expr::AggregateFunction(call) if !call.func.supports_within_group_clause() => {
+                Some(&call.params)
+            }
+            _ => None,
+        }
+    });
+    let ordered: Vec<_> = calls.filter(|call| !call.order_by.is_empty()).collect();
+    let differ = ordered
+        .windows(2)
+        .any(|pair| pair[0].order_by != pair[1].order_by);
+    if differ && ordered.iter().any(|call| call.distinct) {
+        let message =
+            "aggregates of DISTINCT values beside others of another order are not supported";
+        return Err(ValueError::new("0A000", message)
+            .with_hint(
+                "compute them in queries of their own, or without DISTINCT over SELECT DISTINCT",
+            )
+            .into());
+    }
+    Ok(())
 }
 
 /// Groups of doubles are of canonical ones, so that a key is the same whichever record came first.

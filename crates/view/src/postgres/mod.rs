@@ -15,6 +15,7 @@ mod extract;
 pub mod float;
 pub(crate) mod function;
 mod growth;
+mod interval;
 mod length;
 mod meaning;
 mod operands;

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Query, Select, SetExpr, SetOperator, SetQuantifier, Statement, TableFactor, Visit,
-    Visitor,
+    Expr, Join, JoinConstraint, JoinOperator, Query, Select, SetExpr, SetOperator, SetQuantifier,
+    Statement, TableFactor, Visit, Visitor,
 };
 
 use super::ValueError;
@@ -27,6 +27,10 @@ impl Visitor for Refusals {
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<ValueError> {
+        let joins = select.from.iter().flat_map(|from| &from.joins);
+        for join in joins {
+            no_merged_column_of(join)?;
+        }
         for (clause, filter) in [("WHERE", &select.selection), ("HAVING", &select.having)] {
             if let Some(filter) = filter {
                 no_window_in(filter, clause)?;
@@ -75,6 +79,26 @@ impl Visitor for Refusals {
             _ => ControlFlow::Continue(()),
         }
     }
+}
+
+/// The column of both sides is the left one to DataFusion, which is NULL where only the right side has a row.
+fn no_merged_column_of(join: &Join) -> ControlFlow<ValueError> {
+    let (kind, constraint) = match &join.join_operator {
+        JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) => {
+            ("RIGHT JOIN", constraint)
+        }
+        JoinOperator::FullOuter(constraint) => ("FULL JOIN", constraint),
+        _ => return ControlFlow::Continue(()),
+    };
+    let how = match constraint {
+        JoinConstraint::Using(_) => format!("{kind} … USING"),
+        JoinConstraint::Natural => format!("NATURAL {kind}"),
+        _ => return ControlFlow::Continue(()),
+    };
+    ControlFlow::Break(
+        ValueError::new("0A000", format!("{how} is not supported"))
+            .with_hint("write ON a.x = b.x and select coalesce(a.x, b.x) AS x"),
+    )
 }
 
 /// `EXCEPT ALL` and `INTERSECT ALL`: DataFusion keeps or drops all rows that are alike, whatever their number.

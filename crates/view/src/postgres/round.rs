@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, AsArray, Decimal128Array},
-    datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Int32Type, i256},
+    datatypes::{
+        DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, Float32Type, Float64Type, Int32Type,
+        i256,
+    },
 };
 use datafusion::{
     common::{Result, plan_err},
@@ -58,6 +61,50 @@ impl Round {
             Round::Places(places) => places,
             Round::ByRow => given.clamp(-LIMIT, LIMIT),
         }
+    }
+}
+
+/// `round(double precision)`: halves go to the even neighbour, as everywhere in floating point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HalfEven;
+
+impl Meaning for HalfEven {
+    fn name(&self) -> &'static str {
+        "round_half_even"
+    }
+
+    fn returns(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments {
+            [argument] => Ok(argument.clone()),
+            _ => plan_err!("round takes one double"),
+        }
+    }
+
+    fn compute(&self, arguments: &[ColumnarValue], _rows: usize) -> Result<ColumnarValue> {
+        let rounded = |values: &ArrayRef| -> Result<ArrayRef> {
+            Ok(match values.data_type() {
+                DataType::Float32 => {
+                    let values = values.as_primitive::<Float32Type>();
+                    Arc::new(values.unary::<_, Float32Type>(f32::round_ties_even))
+                }
+                _ => {
+                    let values = values.as_primitive::<Float64Type>();
+                    Arc::new(values.unary::<_, Float64Type>(f64::round_ties_even))
+                }
+            })
+        };
+        Ok(match arguments {
+            [ColumnarValue::Array(values)] => ColumnarValue::Array(rounded(values)?),
+            [ColumnarValue::Scalar(value)] => {
+                let rounded = rounded(&value.to_array()?)?;
+                ColumnarValue::Scalar(ScalarValue::try_from_array(&rounded, 0)?)
+            }
+            _ => return plan_err!("round takes one double"),
+        })
+    }
+
+    fn stands_for(&self, arguments: &[Expr]) -> Option<Expr> {
+        Some(math::expr_fn::round(arguments.to_vec()))
     }
 }
 

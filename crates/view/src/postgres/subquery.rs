@@ -17,6 +17,7 @@ use datafusion::{
         plan_err,
         tree_node::{Transformed, TreeNode},
     },
+    error::DataFusionError,
     functions_aggregate::count::count_udaf,
     logical_expr::{
         BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
@@ -30,6 +31,7 @@ use datafusion::{
 };
 
 use super::{
+    ValueError,
     function::{self, Meaning},
     meaning::schema_of_inputs,
 };
@@ -60,6 +62,15 @@ enum Asked {
 }
 
 fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    if let LogicalPlan::Join(join) = &node
+        && [&join.left, &join.right]
+            .into_iter()
+            .any(|side| has_a_condition_on_a_total(side))
+    {
+        return Err(unsupported(
+            "LATERAL over an aggregation with HAVING and without groups",
+        ));
+    }
     let schema = schema_of_inputs(&node)?;
     let asked = match node {
         LogicalPlan::Filter(_) => Asked::Condition,
@@ -109,9 +120,21 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
             inner => Expr::Not(Box::new(inner)).map_children(value),
         },
         Expr::InSubquery(within) => {
+            if has_one_row(&within.subquery.subquery) {
+                let op = match within.negated {
+                    true => Operator::NotEq,
+                    false => Operator::Eq,
+                };
+                let row = Box::new(Expr::ScalarSubquery(within.subquery));
+                let compared = Expr::BinaryExpr(BinaryExpr::new(within.expr, op, row));
+                let known = known(compared, asked, schema)?;
+                return Ok(Transformed::yes(known.data));
+            }
             let is_correlated = !within.subquery.outer_ref_columns.is_empty();
+            // DataFusion's anti join knows NULLs of one column.
+            let is_of_rows = !within.expr.column_refs().is_empty();
             let is_answered = match asked {
-                Asked::Condition => !within.negated || !is_correlated,
+                Asked::Condition => !within.negated || !is_correlated && is_of_rows,
                 Asked::Truth => !within.negated,
                 Asked::Value | Asked::Selected => false,
             };
@@ -120,6 +143,12 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
                 false => with_null(within, asked, schema),
             }
         }
+        Expr::Exists(exists) if has_one_row(&exists.subquery.subquery) => {
+            Ok(Transformed::yes(lit(!exists.negated)))
+        }
+        Expr::Exists(exists) if skips_of_each(&exists.subquery) => Err(unsupported(
+            "EXISTS with OFFSET over rows that depend on the query around it",
+        )),
         Expr::Exists(exists) if asked == Asked::Selected => {
             let rows = counted(&exists.subquery)?;
             Ok(Transformed::yes(match exists.negated {
@@ -246,6 +275,40 @@ fn from_outside(expr: &Expr, schema: &DFSchema) -> Result<(Expr, Vec<Expr>)> {
         })
     })?;
     Ok((outer.data, columns))
+}
+
+/// Whether rows are skipped among those that belong to one row outside.
+fn skips_of_each(subquery: &Subquery) -> bool {
+    let is_correlated = !subquery.outer_ref_columns.is_empty();
+    is_correlated
+        && matches!(without_names(&subquery.subquery), LogicalPlan::Limit(limit) if limit.skip.is_some())
+}
+
+/// Whether it is LATERAL, and one row that may be left out.
+fn has_a_condition_on_a_total(side: &LogicalPlan) -> bool {
+    let LogicalPlan::Subquery(lateral) = without_names(side) else {
+        return false;
+    };
+    let LogicalPlan::Filter(having) = without_names(&lateral.subquery) else {
+        return false;
+    };
+    matches!(without_names(&having.input), LogicalPlan::Aggregate(total) if total.group_expr.is_empty())
+}
+
+/// Below projections and names.
+fn without_names(plan: &LogicalPlan) -> &LogicalPlan {
+    match plan {
+        LogicalPlan::Projection(projection) => without_names(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => without_names(&alias.input),
+        other => other,
+    }
+}
+
+fn unsupported(what: &str) -> DataFusionError {
+    let message = format!("{what} is not supported");
+    ValueError::new("0A000", message)
+        .with_hint("aggregate and limit in a subquery in FROM, and join with it")
+        .into()
 }
 
 /// Whatever is in its tables.
