@@ -81,6 +81,8 @@ def test_parameters_of_which_only_the_client_knows_the_type(connection, measurem
         datetime.timedelta(hours=1, minutes=5),
     )
     moment = datetime.datetime(2026, 1, 2, 3, 4)
+    day = datetime.timedelta(days=1)
+    assert one("SELECT %s - interval '1 day'", 2 * day) == (day,)
     assert one("SELECT %s - interval '1 day'", moment) == (moment - datetime.timedelta(days=1),)
     connection.execute(f"INSERT INTO {measurements} (at, place, count) VALUES (%s, 'rome', 1)", (moment,))
     since = f"SELECT count(*) FROM {measurements} WHERE at > %s - interval '1 day' LIMIT %s"

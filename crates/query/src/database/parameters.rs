@@ -24,12 +24,21 @@ pub struct Open {
     index: usize,
     /// What it is if the client does not say.
     default: DataType,
+    /// It stands beside an interval.
+    is_interval: bool,
 }
 
 impl Open {
+    /// Beside an interval everything is taken for one, but a time that the client declared is a time.
     pub fn chosen<'a>(&'a self, declared: &'a [Option<DataType>]) -> &'a DataType {
-        let declared = declared.get(self.index);
-        declared.and_then(Option::as_ref).unwrap_or(&self.default)
+        let declared = declared.get(self.index).and_then(Option::as_ref);
+        let is_time =
+            |declared: &&DataType| matches!(declared, DataType::Timestamp(..) | DataType::Date32);
+        let declared = match self.is_interval {
+            true => declared.filter(is_time),
+            false => declared,
+        };
+        declared.unwrap_or(&self.default)
     }
 
     /// Whether the type that `types` have for it is the one that would be chosen.
@@ -59,15 +68,17 @@ pub fn typed(
                 return false;
             };
             let told = told.get(&placeholder.id).and_then(Option::as_ref);
-            let told = told.filter(|told| !is_misled(told, declared.get(index)));
             let chosen = match told {
                 _ if is_limit => DataType::Int64,
-                Some(told) => told.clone(),
-                None => {
+                Some(told) if !matches!(told, DataType::Interval(_)) => told.clone(),
+                told => {
                     let known = open.iter().position(|open| open.index == index);
                     let known = known.unwrap_or_else(|| {
-                        let default = usual.clone();
-                        open.push(Open { index, default });
+                        open.push(Open {
+                            index,
+                            default: told.unwrap_or(usual).clone(),
+                            is_interval: told.is_some(),
+                        });
                         open.len() - 1
                     });
                     open[known].chosen(declared).clone()
@@ -120,17 +131,6 @@ fn told(plan: &LogicalPlan) -> Result<HashMap<String, Option<DataType>>, DataFus
         })
     })?;
     Ok(told)
-}
-
-/// Beside an interval everything is taken for one, but a time that the client declared is a time.
-fn is_misled(told: &DataType, declared: Option<&Option<DataType>>) -> bool {
-    matches!(
-        (told, declared),
-        (
-            DataType::Interval(_),
-            Some(Some(DataType::Timestamp(..) | DataType::Date32))
-        )
-    )
 }
 
 /// The types of `$1`, `$2`, …, at most as many as the text has: a door may rewrite a statement so that it uses fewer.

@@ -351,6 +351,12 @@ mod tests {
             (&[0.1; 10], 1.0),
             (&[f64::MAX, f64::MAX, -f64::MAX], f64::MAX),
             (&[f64::MAX, f64::MAX], f64::INFINITY),
+            (&[f64::MAX, 5e291, 5e291, 1e-300], f64::INFINITY),
+            (&[f64::MAX, 5e291, 5e291, 1e-300, -1e292], f64::MAX),
+            (
+                &[-f64::MAX, -5e291, -5e291, 1e-300, 2e292],
+                -f64::MAX + 1e292,
+            ),
             (&[5e-324, 5e-324], 1e-323),
             (&[-1.5, 0.25], -1.25),
             (&[1.0, -1.0], 0.0),
@@ -399,6 +405,7 @@ mod tests {
     fn double() -> impl Strategy<Value = f64> {
         prop_oneof![
             any::<f64>().prop_filter("finite", |v| v.is_finite()),
+            prop_oneof![Just(f64::MAX), Just(f64::MIN), -1e292..1e292f64],
             -1e6..1e6f64,
             (-1000i32..1000).prop_map(f64::from),
         ]

@@ -36,6 +36,9 @@ impl Expansion {
 
     /// Of digits as [`super::exact_sum::ExactSum::write_bytes`] has them; `None` if there are too many.
     pub fn of_limbs(base: u32, limbs: impl ExactSizeIterator<Item = i64>) -> Option<Expansion> {
+        if limbs.len() == 0 {
+            return Some(Expansion::default());
+        }
         let mut integer = 0i128;
         for (place, limb) in limbs.enumerate() {
             let limb = i128::from(limb);
@@ -91,8 +94,12 @@ impl Expansion {
         let (second, third) = two_sum(second, third);
         let (first, second) = two_sum(first, second);
         let (second, third) = two_sum(second, third);
-        self.0 = [first, second, third];
-        true
+        // Parts that are finite can add up to what is not.
+        let is_finite = first.is_finite();
+        if is_finite {
+            self.0 = [first, second, third];
+        }
+        is_finite
     }
 }
 

@@ -79,6 +79,11 @@ impl Dialect for Postgres {
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        if let Some(signs) = Signed::alone(parser) {
+            parser.next_token();
+            let operand = parser.parse_subexpr(self.prec_value(Precedence::Caret));
+            return Some(operand.map(|operand| with_signs(signs, operand)));
+        }
         let op = if parser.consume_token(&Token::Minus) {
             UnaryOperator::Minus
         } else if parser.consume_token(&Token::Plus) {
@@ -165,7 +170,28 @@ struct Signed {
     signs: Vec<UnaryOperator>,
 }
 
+/// The last sign is next to the operand.
+fn with_signs(signs: Vec<UnaryOperator>, operand: Expr) -> Expr {
+    signs.into_iter().rev().fold(operand, |expr, op| {
+        let expr = Box::new(expr);
+        Expr::UnaryOp { op, expr }
+    })
+}
+
 impl Signed {
+    /// Signs that no operand stands before.
+    fn alone(parser: &Parser) -> Option<Vec<UnaryOperator>> {
+        let Token::CustomBinaryOperator(text) = &parser.peek_token_ref().token else {
+            return None;
+        };
+        let signs = text.chars().map(|sign| match sign {
+            '-' => Some(UnaryOperator::Minus),
+            '+' => Some(UnaryOperator::Plus),
+            _ => None,
+        });
+        signs.collect()
+    }
+
     fn next(parser: &Parser) -> Option<Signed> {
         let Token::CustomBinaryOperator(text) = &parser.peek_token_ref().token else {
             return None;
@@ -204,11 +230,8 @@ impl Signed {
 
     /// Its right side, and what binds more than it does.
     fn parse(self, parser: &mut Parser, left: &Expr, precedence: u8) -> Result<Expr, ParserError> {
-        let mut right = parser.parse_subexpr(Postgres.prec_value(Precedence::Caret))?;
-        for op in self.signs.into_iter().rev() {
-            let expr = Box::new(right);
-            right = Expr::UnaryOp { op, expr };
-        }
+        let operand = parser.parse_subexpr(Postgres.prec_value(Precedence::Caret))?;
+        let mut right = with_signs(self.signs, operand);
         loop {
             let next = parser.get_next_precedence()?;
             if next <= precedence {
@@ -281,6 +304,7 @@ mod tests {
                 "SELECT (-2)^2, 1-(2^2), -(a::int), (-a) * b",
             ),
             ("SELECT a>-2^b", "SELECT a > ((-2)^b)"),
+            ("SELECT +-1, -+a", "SELECT + (-1), - (+a)"),
             ("SELECT a<-1, a=-1, a<=-1", "SELECT a < -1, a = -1, a <= -1"),
             (
                 "SELECT a+-1, a-+1, NOT a>-1",

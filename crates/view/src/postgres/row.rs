@@ -12,11 +12,11 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::ValueError;
 
-/// Expressions that a comparison of rows may become: each column is written twice for `<`, and once for each row of a list.
+/// Expressions that the comparisons of rows of a statement may become: each column is written twice for `<`, and once for each row of a list.
 const PARTS_MAX: usize = 200_000;
 
-/// `None` if `expr` compares no rows.
-pub fn compared(expr: &Expr) -> Result<Option<Expr>, ValueError> {
+/// `None` if `expr` compares no rows. `parts` are those of the statement's comparisons so far.
+pub fn compared(expr: &Expr, parts: &mut usize) -> Result<Option<Expr>, ValueError> {
     let (row, copies) = match expr {
         Expr::BinaryOp { left, .. } => (left, 2),
         Expr::IsDistinctFrom(row, _)
@@ -29,19 +29,19 @@ pub fn compared(expr: &Expr) -> Result<Option<Expr>, ValueError> {
     if columns(row).is_none() {
         return Ok(None);
     }
-    if parts(row)
+    let added = count(row)
         .saturating_mul(copies)
-        .saturating_add(2 * parts(expr))
-        > PARTS_MAX
-    {
-        let message = format!("a comparison of rows stands for more than {PARTS_MAX} expressions");
+        .saturating_add(2 * count(expr));
+    *parts = parts.saturating_add(added);
+    if *parts > PARTS_MAX {
+        let message = format!("comparisons of rows stand for more than {PARTS_MAX} expressions");
         return Err(ValueError::new("54001", message)
             .with_hint("join with VALUES for many rows: FROM s JOIN (VALUES (1, 2), …) AS v (a, b) USING (a, b)"));
     }
     Ok(by_columns(expr))
 }
 
-fn parts(expr: &Expr) -> usize {
+fn count(expr: &Expr) -> usize {
     let mut parts = 0;
     let _ = visit_expressions(expr, |_| {
         parts += 1;

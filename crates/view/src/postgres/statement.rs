@@ -47,13 +47,17 @@ pub fn adapt(statement: &mut Statement) -> Result<(), ValueError> {
     refused::check(statement)?;
     size::check(statement)?;
     outer::qualify(statement);
-    match statement.visit(&mut Words) {
+    match statement.visit(&mut Words::default()) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }
 }
 
-struct Words;
+#[derive(Default)]
+struct Words {
+    /// What comparisons of rows have become.
+    parts: usize,
+}
 
 impl VisitorMut for Words {
     type Break = ValueError;
@@ -94,7 +98,7 @@ impl VisitorMut for Words {
             | Expr::IsNotDistinctFrom(..)
             | Expr::IsNull(_)
             | Expr::IsNotNull(_)
-            | Expr::InList { .. } => match row::compared(expr) {
+            | Expr::InList { .. } => match row::compared(expr, &mut self.parts) {
                 Ok(compared) => compared,
                 Err(error) => return ControlFlow::Break(error),
             },

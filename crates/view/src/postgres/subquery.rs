@@ -15,13 +15,13 @@ use datafusion::{
         DFSchema, ExprSchema, Result,
         config::ConfigOptions,
         plan_err,
-        tree_node::{Transformed, TreeNode},
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
     functions_aggregate::count::count_udaf,
     logical_expr::{
-        BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator,
-        Subquery,
+        BinaryExpr, ColumnarValue, Expr, ExprSchemable, FetchType, LogicalPlan, LogicalPlanBuilder,
+        Operator, Subquery,
         expr::{Exists, InSubquery},
         expr_rewriter::NamePreserver,
         lit, when,
@@ -81,8 +81,8 @@ fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let names = NamePreserver::new(&node);
     let node = node.map_expressions(|expr| {
         let name = names.save(&expr);
-        let known = known(expr, asked, &schema)?;
-        Ok(known.update_data(|expr| name.restore(expr)))
+        let expr = known(expr, asked, &schema)?;
+        Ok(expr.update_data(|expr| name.restore(expr)))
     })?;
     match node.transformed {
         true => Ok(Transformed::yes(node.data.recompute_schema()?)),
@@ -105,7 +105,7 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
         }) => expr.map_children(|child| known(child, asked, schema)),
         Expr::BinaryExpr(BinaryExpr {
             op: Operator::Or, ..
-        }) if asked != Asked::Value => {
+        }) if matches!(asked, Asked::Condition | Asked::Truth) => {
             expr.map_children(|child| known(child, Asked::Truth, schema))
         }
         Expr::Not(inner) => match *inner {
@@ -114,8 +114,8 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
                     negated: !within.negated,
                     ..within
                 };
-                let known = known(Expr::InSubquery(turned), asked, schema)?;
-                Ok(Transformed::yes(known.data))
+                let turned = known(Expr::InSubquery(turned), asked, schema)?;
+                Ok(Transformed::yes(turned.data))
             }
             inner => Expr::Not(Box::new(inner)).map_children(value),
         },
@@ -127,9 +127,10 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
                 };
                 let row = Box::new(Expr::ScalarSubquery(within.subquery));
                 let compared = Expr::BinaryExpr(BinaryExpr::new(within.expr, op, row));
-                let known = known(compared, asked, schema)?;
-                return Ok(Transformed::yes(known.data));
+                let compared = known(compared, asked, schema)?;
+                return Ok(Transformed::yes(compared.data));
             }
+            refuse_lost(&within.subquery, false)?;
             let is_correlated = !within.subquery.outer_ref_columns.is_empty();
             // DataFusion's anti join knows NULLs of one column.
             let is_of_rows = !within.expr.column_refs().is_empty();
@@ -146,22 +147,24 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
         Expr::Exists(exists) if has_one_row(&exists.subquery.subquery) => {
             Ok(Transformed::yes(lit(!exists.negated)))
         }
-        Expr::Exists(exists) if skips_of_each(&exists.subquery) => Err(unsupported(
-            "EXISTS with OFFSET over rows that depend on the query around it",
-        )),
         Expr::Exists(exists) if asked == Asked::Selected => {
+            refuse_lost(&exists.subquery, true)?;
             let rows = counted(&exists.subquery)?;
             Ok(Transformed::yes(match exists.negated {
                 true => rows.eq(lit(0i64)),
                 false => rows.gt(lit(0i64)),
             }))
         }
+        Expr::Exists(exists) => {
+            refuse_lost(&exists.subquery, true)?;
+            Ok(Transformed::no(Expr::Exists(exists)))
+        }
         Expr::Case(mut case) if case.expr.is_none() => {
             let mut changed = false;
             let mut replace = |part: &mut Expr, asked| -> Result<()> {
-                let known = known(std::mem::take(part), asked, schema)?;
-                changed |= known.transformed;
-                *part = known.data;
+                let other = known(std::mem::take(part), asked, schema)?;
+                changed |= other.transformed;
+                *part = other.data;
                 Ok(())
             };
             let of_condition = match asked {
@@ -189,7 +192,7 @@ fn known(expr: Expr, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr
     }
 }
 
-/// `CASE WHEN x IN (SELECT y …) THEN true WHEN x IS NULL AND EXISTS (…) OR EXISTS (… y IS NULL) THEN NULL ELSE false END`
+/// Of `x NOT IN` the answers are turned: `CASE WHEN x IN (SELECT y …) THEN true WHEN x IS NULL AND EXISTS (…) OR EXISTS (… y IS NULL) THEN NULL ELSE false END`
 fn with_null(within: InSubquery, asked: Asked, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let InSubquery {
         expr,
@@ -277,11 +280,44 @@ fn from_outside(expr: &Expr, schema: &DFSchema) -> Result<(Expr, Vec<Expr>)> {
     Ok((outer.data, columns))
 }
 
-/// Whether rows are skipped among those that belong to one row outside.
-fn skips_of_each(subquery: &Subquery) -> bool {
-    let is_correlated = !subquery.outer_ref_columns.is_empty();
-    is_correlated
-        && matches!(without_names(&subquery.subquery), LogicalPlan::Limit(limit) if limit.skip.is_some())
+/// Refuses what DataFusion would leave out where it joins with the rows that belong to one row outside: limits among
+/// them, and conditions on a total of them. `exists`: it only matters whether there is a row.
+fn refuse_lost(subquery: &Subquery, exists: bool) -> Result<()> {
+    if subquery.outer_ref_columns.is_empty() {
+        return Ok(());
+    }
+    let top = without_names(&subquery.subquery);
+    if is_condition_on_a_total(top) {
+        return Err(unsupported(
+            "HAVING without groups over rows that depend on the query around it",
+        ));
+    }
+    let mut is_lost = false;
+    subquery.subquery.apply(|node| {
+        if let LogicalPlan::Limit(limit) = node {
+            // Whether there is one of the first rows is whether there is one.
+            let is_harmless = exists && std::ptr::eq(node, top) && limit.skip.is_none();
+            is_lost |= !is_harmless && depends_on_outside(&limit.input)?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match is_lost {
+        true => Err(unsupported(
+            "LIMIT or OFFSET over rows that depend on the query around it",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn depends_on_outside(plan: &LogicalPlan) -> Result<bool> {
+    plan.exists(|node| {
+        let mut depends = false;
+        node.apply_expressions(|expr| {
+            depends |= expr.exists(|part| Ok(matches!(part, Expr::OuterReferenceColumn(..))))?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(depends)
+    })
 }
 
 /// Whether it is LATERAL, and one row that may be left out.
@@ -289,7 +325,11 @@ fn has_a_condition_on_a_total(side: &LogicalPlan) -> bool {
     let LogicalPlan::Subquery(lateral) = without_names(side) else {
         return false;
     };
-    let LogicalPlan::Filter(having) = without_names(&lateral.subquery) else {
+    is_condition_on_a_total(without_names(&lateral.subquery))
+}
+
+fn is_condition_on_a_total(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Filter(having) = plan else {
         return false;
     };
     matches!(without_names(&having.input), LogicalPlan::Aggregate(total) if total.group_expr.is_empty())
@@ -317,6 +357,15 @@ fn has_one_row(plan: &LogicalPlan) -> bool {
         LogicalPlan::Projection(projection) => has_one_row(&projection.input),
         LogicalPlan::SubqueryAlias(alias) => has_one_row(&alias.input),
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::Sort(sort) => has_one_row(&sort.input),
+        LogicalPlan::Distinct(distinct) => has_one_row(distinct.input()),
+        LogicalPlan::Limit(limit) => {
+            let takes = matches!(
+                limit.get_fetch_type(),
+                Ok(FetchType::Literal(None | Some(1..)))
+            );
+            limit.skip.is_none() && takes && has_one_row(&limit.input)
+        }
         LogicalPlan::EmptyRelation(empty) => empty.produce_one_row,
         LogicalPlan::Values(values) => values.values.len() == 1,
         _ => false,
