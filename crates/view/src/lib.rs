@@ -28,6 +28,7 @@ mod predicate;
 mod recompute;
 pub mod run;
 pub mod session;
+mod shared;
 mod slot;
 mod split;
 pub mod tail;

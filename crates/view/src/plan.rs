@@ -27,11 +27,12 @@ use datafusion::{
     logical_expr::{Aggregate, Expr, LogicalPlan},
     physical_expr::{PhysicalExpr, create_physical_expr},
     physical_plan::{
-        ExecutionPlan, ExecutionPlanProperties, Partitioning, aggregates::AggregateMode,
+        ExecutionPlan, ExecutionPlanProperties, Partitioning,
         coalesce_partitions::CoalescePartitionsExec, collect, expressions::Column,
         repartition::RepartitionExec,
     },
 };
+use lambic_base::parallel;
 use lambic_model::{Erasures, Frontiers, Stream, StreamId};
 
 use crate::{
@@ -39,7 +40,7 @@ use crate::{
     aggregation::Aggregation,
     join::{History, Join},
     planned::analysed,
-    run::KeyCodec,
+    run::{self, KeyCodec},
     slot::{self, SlotTable},
     split::{self, Split, Step, Steps},
     texts,
@@ -179,11 +180,9 @@ impl ViewPlan {
             Some(join) => Arc::clone(join.template()),
             None => state.create_physical_plan(&row_work).await?,
         };
-        let aggregation = Aggregation::new(&aggregate, row_template.schema(), state)?;
-        let partial = aggregation.exec(AggregateMode::Partial, Arc::clone(&row_template))?;
-        // DataFusion may turn functions around while it makes the first stage; the later ones follow it.
-        let aggregation = aggregation.with_functions(partial.aggr_expr().to_vec());
-        let reduced = aggregation.exec(AggregateMode::PartialReduce, Arc::new(partial))?;
+        let aggregation = Aggregation::new(&aggregate, &row_template, state)?;
+        let partial = aggregation.partial(Arc::clone(&row_template))?;
+        let reduced = aggregation.reduced(Arc::new(partial))?;
         let key_columns = aggregate.group_expr.len();
         let state_schema = renamed(&reduced.schema(), key_columns);
         let percentiles = positions(&aggregate, split::is_percentile);
@@ -207,7 +206,7 @@ impl ViewPlan {
             exactness: exactness.collect(),
             schema,
             key_of_output: split::key_of_output(&aggregate, &above, output),
-            percentile_states: aggregation.state_columns(key_columns, &percentiles)?,
+            percentile_states: aggregation.state_columns(&percentiles)?,
             key_codec: KeyCodec::new(&state_schema, key_columns)?,
             texts_only_grouped_by: texts::only_grouped_by(&aggregate),
             state_schema,
@@ -238,14 +237,8 @@ impl ViewPlan {
         let states = match &self.aggregation {
             None => collect(input, task).await?,
             Some(aggregation) => {
-                let partial: Arc<dyn ExecutionPlan> =
-                    Arc::new(aggregation.exec(AggregateMode::Partial, input)?);
-                let single = in_one_partition(partial);
-                collect(
-                    Arc::new(aggregation.exec(AggregateMode::PartialReduce, single)?),
-                    task,
-                )
-                .await?
+                let single = in_one_partition(Arc::new(aggregation.partial(input)?));
+                collect(Arc::new(aggregation.reduced(single)?), task).await?
             }
         };
         self.sorted(states, threads, from, to)
@@ -319,7 +312,7 @@ impl ViewPlan {
     fn partial(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, Error> {
         match &self.aggregation {
             None => Ok(input),
-            Some(aggregation) => Ok(Arc::new(aggregation.exec(AggregateMode::Partial, input)?)),
+            Some(aggregation) => Ok(Arc::new(aggregation.partial(input)?)),
         }
     }
 
@@ -341,9 +334,7 @@ impl ViewPlan {
             let by_key = Partitioning::Hash(keys.collect(), partitions);
             Arc::new(RepartitionExec::try_new(partial, by_key)?)
         };
-        Ok(Arc::new(
-            aggregation.exec(AggregateMode::PartialReduce, gathered)?,
-        ))
+        Ok(Arc::new(aggregation.reduced(gathered)?))
     }
 
     /// Makes a run of states in any order, at most one of each key, on at most so many threads.
@@ -354,10 +345,9 @@ impl ViewPlan {
         from: Frontiers,
         to: Frontiers,
     ) -> Result<Run, Error> {
-        let states = states
-            .into_iter()
-            .map(|batch| self.as_states(batch))
-            .collect::<Result<Vec<_>, _>>()?;
+        let threads = run::worth(&states, threads);
+        let states = parallel::each(threads, states, |batch| self.as_states(batch));
+        let states = states.into_iter().collect::<Result<Vec<_>, _>>()?;
         Run::sorted(
             &self.key_codec,
             &self.state_schema,
@@ -402,9 +392,9 @@ impl ViewPlan {
         let Some(aggregation) = &self.aggregation else {
             return Ok(states);
         };
-        let input = self.memory(states)?;
-        let reduced = aggregation.exec(AggregateMode::PartialReduce, input)?;
-        Ok(collect(Arc::new(reduced), task).await?)
+        let schema = Arc::clone(&self.state_schema);
+        let states = MemorySourceConfig::try_new_exec(&[states], schema, None)?;
+        Ok(collect(Arc::new(aggregation.reduced(states)?), task).await?)
     }
 
     /// Of `erasures`, those that took records of its streams.
@@ -421,12 +411,8 @@ impl ViewPlan {
         let answers = match &self.aggregation {
             None => states,
             Some(aggregation) => {
-                let input = self.memory(states)?;
-                collect(
-                    Arc::new(aggregation.exec(AggregateMode::Final, input)?),
-                    task,
-                )
-                .await?
+                let answers = aggregation.answers(&states, &self.state_schema)?;
+                collect(Arc::new(answers), task).await?
             }
         };
         let mut finished = Vec::with_capacity(answers.len());
@@ -446,14 +432,6 @@ impl ViewPlan {
     pub fn finished(&self, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Error> {
         let rows = rows.into_iter().filter(|batch| batch.num_rows() > 0);
         rows.map(|batch| with_schema(batch, &self.schema)).collect()
-    }
-
-    fn memory(&self, states: Vec<RecordBatch>) -> Result<Arc<dyn ExecutionPlan>, Error> {
-        Ok(MemorySourceConfig::try_new_exec(
-            &[states],
-            Arc::clone(&self.state_schema),
-            None,
-        )?)
     }
 
     /// The output columns that hold the whole key, in key order; `None` if readers cannot see all of it.

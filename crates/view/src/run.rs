@@ -6,7 +6,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, UInt64Array},
+    array::{Array, ArrayRef, UInt64Array, new_empty_array},
     compute::{concat_batches, interleave, take_record_batch},
     datatypes::SchemaRef,
     record_batch::RecordBatch,
@@ -73,12 +73,6 @@ impl KeyCodec {
             Some(converter) => Some(converter.convert_columns(&columns[..self.fields.len()])?),
             None => None,
         })
-    }
-
-    /// Room for so many keys of so many bytes.
-    fn empty_rows(&self, rows: usize, bytes: usize) -> Option<Rows> {
-        let converter = self.converter.as_ref()?;
-        Some(converter.empty_rows(rows, bytes))
     }
 
     /// The keys whose first columns are `equal` (arrays of one row) and whose next one lies between `lower` and `upper`.
@@ -148,30 +142,13 @@ impl Run {
         from: Frontiers,
         to: Frontiers,
     ) -> Result<Run, Error> {
-        let rows: usize = states.iter().map(RecordBatch::num_rows).sum();
-        let threads = if rows < PARALLEL_ROWS_MIN { 1 } else { threads };
+        let threads = worth(states, threads);
         let keys = parallel::each(threads, states, |batch| codec.encode(batch.columns()));
         let keys: Option<Vec<Rows>> = keys.into_iter().collect::<Result<_, _>>()?;
-        let bytes = keys.iter().flatten().map(Rows::size).sum();
-        let (states, keys) = match (keys, codec.empty_rows(rows, bytes)) {
-            (Some(unsorted), Some(mut keys)) => {
+        let (states, keys) = match (keys, &codec.converter) {
+            (Some(unsorted), Some(converter)) => {
                 let order = order::by_key(&unsorted, threads);
-                let mut push = || {
-                    for &(batch, row) in &order {
-                        keys.push(unsorted[batch].row(row));
-                    }
-                };
-                let states = match threads {
-                    0 | 1 => {
-                        push();
-                        in_order(schema, states, &order, 1)
-                    }
-                    _ => std::thread::scope(|scope| {
-                        scope.spawn(push);
-                        in_order(schema, states, &order, threads - 1)
-                    }),
-                };
-                (states?, Some(keys))
+                in_order(schema, states, (&unsorted, converter), &order, threads)?
             }
             _ => (concat_batches(schema, states)?, None),
         };
@@ -257,22 +234,52 @@ impl Run {
     }
 }
 
+/// How many threads `states` are worth, of so many.
+pub(crate) fn worth(states: &[RecordBatch], threads: usize) -> usize {
+    let rows: usize = states.iter().map(RecordBatch::num_rows).sum();
+    if rows < PARALLEL_ROWS_MIN { 1 } else { threads }
+}
+
+enum Part {
+    Keys(Rows),
+    Column(ArrayRef),
+}
+
+/// The states in this order, and their keys.
 fn in_order(
     schema: &SchemaRef,
     batches: &[RecordBatch],
+    (keys, converter): (&[Rows], &RowConverter),
     order: &[Place],
     threads: usize,
-) -> Result<RecordBatch, Error> {
-    if batches.is_empty() {
-        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
-    }
-    let columns = parallel::each(threads, 0..schema.fields().len(), |column| {
+) -> Result<(RecordBatch, Option<Rows>), Error> {
+    // Keys take the longest, and so come first.
+    let parts = parallel::each(threads, 0..schema.fields().len() + 1, |part| {
+        let Some(column) = part.checked_sub(1) else {
+            let bytes = keys.iter().map(Rows::size).sum();
+            let mut sorted = converter.empty_rows(order.len(), bytes);
+            for &(batch, row) in order {
+                sorted.push(keys[batch].row(row));
+            }
+            return Ok(Part::Keys(sorted));
+        };
         let batches = batches.iter();
         let parts: Vec<&dyn Array> = batches.map(|b| b.column(column).as_ref()).collect();
-        interleave(&parts, order)
+        match parts.is_empty() {
+            true => Ok(Part::Column(new_empty_array(
+                schema.field(column).data_type(),
+            ))),
+            false => interleave(&parts, order).map(Part::Column),
+        }
     });
-    let columns = columns.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+    let (mut sorted, mut columns) = (None, Vec::with_capacity(schema.fields().len()));
+    for part in parts {
+        match part? {
+            Part::Keys(keys) => sorted = Some(keys),
+            Part::Column(column) => columns.push(column),
+        }
+    }
+    Ok((RecordBatch::try_new(Arc::clone(schema), columns)?, sorted))
 }
 
 fn partition_point(range: Range<usize>, before: impl Fn(usize) -> bool) -> usize {

@@ -19,7 +19,10 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Exactness, Planned, Run, ViewPlan, aggregate::FloatSums, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 42] = [
+const VIEWS: [&str; 45] = [
+    "SELECT k, stddev(f), avg(f), sum(f) FILTER (WHERE v > 10), avg(v), sum(v), var_pop(v), avg(f) FILTER (WHERE v > 10) FROM s GROUP BY k",
+    "SELECT k, approx_percentile_cont(f, 0.5) AS p, approx_percentile_cont(f, 0.9) AS q, regr_slope(f, v), corr(f, v), regr_count(f, v) FROM s GROUP BY k",
+    "SELECT avg(v * 1.25), sum(v * 1.25), stddev(v), sum(v), approx_percentile_cont(v, 0.1), approx_percentile_cont(v, 0.5) FROM s",
     "SELECT k AS a, k AS b, v % 3 AS c, v % 3 AS d, count(*) AS n, count(*) AS m FROM s GROUP BY 1, 2, 3, 4 HAVING count(*) > 0",
     "SELECT k, count(*) AS n, count(v) AS some, sum(v) AS total, avg(v) AS mean FROM s GROUP BY k",
     "SELECT k, min(v), max(f), sum(f), avg(f) FROM s GROUP BY k",

@@ -58,6 +58,17 @@ impl Exact {
         self.kind(&DataType::Float64, 0.0).is_none()
     }
 
+    /// See [`super::state_columns`].
+    pub fn state_columns(&self, argument: &DataType) -> Option<(Vec<FieldRef>, usize)> {
+        let columns = self.kind(argument, 0.0)?.state_fields("");
+        // The share that a percentile is of counts when it is read off.
+        let arguments = match self.which {
+            Which::Percentile => 1,
+            _ => self.arguments(),
+        };
+        Some((columns, arguments))
+    }
+
     fn is_spread(&self) -> bool {
         matches!(self.which, Which::Spread { .. })
     }

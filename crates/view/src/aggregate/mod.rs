@@ -29,6 +29,7 @@ mod window;
 
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::{
     functions_aggregate::{
         approx_distinct::approx_distinct_udaf,
@@ -53,7 +54,7 @@ use extreme::Extreme;
 use pairs::Statistic;
 
 /// The states written by these aggregates; raise it when their bytes change, so that views recompute.
-pub const STATE_ENCODING: u32 = 3;
+pub const STATE_ENCODING: u32 = 4;
 
 /// How doubles are summed up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,6 +91,16 @@ pub fn all(float_sums: FloatSums) -> Vec<AggregateUDF> {
 pub fn rounds_in_order(function: &AggregateUDF) -> bool {
     let exact = function.inner().downcast_ref::<Exact>();
     exact.is_some_and(Exact::rounds_in_order)
+}
+
+/// The columns of its states, named by what they hold, and how many of its arguments they depend on; `None` if they are
+/// DataFusion's. Columns of one name and type over the same values are the same.
+pub fn state_columns(
+    function: &AggregateUDF,
+    argument: &DataType,
+) -> Option<(Vec<FieldRef>, usize)> {
+    let exact = function.inner().downcast_ref::<Exact>()?;
+    exact.state_columns(argument)
 }
 
 type Named = (
