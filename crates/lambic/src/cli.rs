@@ -412,7 +412,7 @@ pub enum Function {
 pub struct Backup {
     #[command(subcommand)]
     pub command: Option<BackupCommand>,
-    /// Where to: a folder on the server's machine, or a URL such as file:///backups
+    /// Where to: a folder on the server's machine, or a URL such as s3://bucket/backups, gs://… or azure://…
     #[arg(required = true)]
     pub target: Option<String>,
     /// Back up this data folder, whose server is stopped, without a server

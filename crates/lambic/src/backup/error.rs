@@ -12,8 +12,11 @@ pub enum Error {
     Damaged(String),
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
-    #[error("the target failed: {0}")]
-    Store(#[from] object_store::Error),
+    #[error("the target failed: {source}{}", advice(source))]
+    Store {
+        #[from]
+        source: object_store::Error,
+    },
     #[error(transparent)]
     Log(#[from] lambic_log::Error),
     #[error(transparent)]
@@ -33,10 +36,20 @@ impl Error {
     pub fn is_gone(&self) -> bool {
         match self {
             Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Error::Dataset(lambic_dataset::Error::Store(error)) | Error::Store(error) => {
-                matches!(error, object_store::Error::NotFound { .. })
+            Error::Dataset(lambic_dataset::Error::Store(source)) | Error::Store { source } => {
+                matches!(source, object_store::Error::NotFound { .. })
             }
             _ => false,
         }
+    }
+}
+
+/// Without credentials the machine's own role is asked for, which says nothing to whoever forgot them.
+fn advice(error: &object_store::Error) -> &'static str {
+    match error.to_string().contains("/latest/api/token") {
+        true => {
+            "; there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where the backup is made (by the server, unless --data is given)"
+        }
+        false => "",
     }
 }

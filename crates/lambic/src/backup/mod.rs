@@ -14,6 +14,7 @@
 mod contents;
 mod error;
 mod manifest;
+mod place;
 mod progress;
 mod remove;
 mod restore;

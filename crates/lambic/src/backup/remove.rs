@@ -15,10 +15,11 @@ pub struct Removed {
 /// Their lists go first: a kill leaves content that nobody needs, which the next removal takes along.
 pub async fn remove(target: &Target, ids: &[String]) -> Result<Removed, Error> {
     let (worker, _) = Manifest::id_now();
-    let _work = target
+    let work = target
         .at_work("delete", &format!("delete-{worker}"))
         .await?;
-    remove_all(target, ids).await
+    let removed = remove_all(target, ids).await;
+    work.end(removed).await
 }
 
 async fn remove_all(target: &Target, ids: &[String]) -> Result<Removed, Error> {

@@ -140,7 +140,7 @@ fn told_in_sql(error: Error) -> lambic_query::Error {
         Error::Damaged(_) | Error::Dataset(_) | Error::Log(_) | Error::Catalog(_) => {
             sqlstate::DATA_CORRUPTED
         }
-        Error::Io { .. } | Error::Store(_) => sqlstate::IO_ERROR,
+        Error::Io { .. } | Error::Store { .. } => sqlstate::IO_ERROR,
         Error::Task(_) => sqlstate::INTERNAL,
     };
     lambic_query::Error::new(state, format!("no backup was made: {error}"))

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    path::{Path as FsPath, PathBuf},
+    path::Path as FsPath,
     sync::Arc,
 };
 
@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Error, Manifest, hex};
+use super::{
+    Error, Manifest, hex,
+    place::{self, Place},
+};
 
 const MARK: &str = "lambic-backup.json";
 const FORMAT: u32 = 1;
@@ -91,10 +94,22 @@ pub struct AtWork {
     path: Path,
 }
 
+impl AtWork {
+    /// Waits for it, so that the program may end then.
+    pub async fn end<T>(mut self, worked: Result<T, Error>) -> Result<T, Error> {
+        let path = std::mem::take(&mut self.path);
+        let ended = self.target.delete(&path).await;
+        worked.and_then(|worked| ended.map(|()| worked))
+    }
+}
+
 impl Drop for AtWork {
     /// Here, so that it also happens when whoever asked for the work goes away. A killed process does not come to it;
     /// it is found to be gone.
     fn drop(&mut self) {
+        if self.path.as_ref().is_empty() {
+            return;
+        }
         if let Some(folder) = self.target.folder() {
             let _ = fs::remove_file(folder.join(self.path.as_ref()));
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -112,6 +127,15 @@ impl Target {
             prefix: Path::default(),
             local: Some(local),
             shown: folder.display().to_string(),
+        }
+    }
+
+    fn in_store(text: &str, store: Arc<dyn ObjectStore>, prefix: Path) -> Target {
+        Target {
+            store,
+            prefix,
+            local: None,
+            shown: text.trim_end_matches('/').to_owned(),
         }
     }
 
@@ -153,7 +177,7 @@ impl Target {
                 return Err(none(&folder.display().to_string()));
             }
             Place::Folder(folder) => Target::in_folder(&folder, LocalStore::to_read(&folder)?),
-            Place::Store(target) => target,
+            Place::Store { store, prefix } => Target::in_store(text, store, prefix),
         };
         match target.get(&target.at(&[MARK])).await? {
             None => Err(none(&target.shown)),
@@ -177,7 +201,7 @@ impl Target {
     pub async fn create(text: &str, data: &FsPath) -> Result<Target, Error> {
         let target = match Place::named(text)? {
             Place::Folder(folder) => {
-                outside(&folder, data)?;
+                place::outside(&folder, data)?;
                 if folder.exists() && !folder.is_dir() {
                     return Err(Error::Refused(format!(
                         "`{}` is a file, not a folder",
@@ -186,7 +210,7 @@ impl Target {
                 }
                 Target::in_folder(&folder, LocalStore::shared(&folder)?)
             }
-            Place::Store(target) => target,
+            Place::Store { store, prefix } => Target::in_store(text, store, prefix),
         };
         let mark = target.at(&[MARK]);
         if let Some(found) = target.get(&mark).await? {
@@ -238,9 +262,10 @@ impl Target {
             path,
         };
         // Both put first and look then: of two that are in each other's way at least one sees the other.
-        match self.in_the_way(&work.path, what).await? {
-            None => Ok(work),
-            Some(refused) => Err(Error::Refused(refused)),
+        match self.in_the_way(&work.path, what).await {
+            Ok(None) => Ok(work),
+            Ok(Some(refused)) => work.end(Err(Error::Refused(refused))).await,
+            Err(error) => work.end(Err(error)).await,
         }
     }
 
@@ -405,75 +430,6 @@ impl Target {
             sha256.get(..2).unwrap_or_default()
         )
     }
-}
-
-/// What a user named.
-enum Place {
-    Folder(PathBuf),
-    Store(Target),
-}
-
-impl Place {
-    fn named(text: &str) -> Result<Place, Error> {
-        let folder = match text.split_once("://") {
-            None => PathBuf::from(text),
-            Some(("file", _)) => parsed(text)?.to_file_path().map_err(|()| {
-                Error::Refused(format!(
-                    "`{text}` names no folder of this machine; write file:///folder"
-                ))
-            })?,
-            Some(_) => return Place::in_store(text),
-        };
-        match folder.is_absolute() {
-            true => Ok(Place::Folder(folder)),
-            false => Err(Error::Refused(format!(
-                "`{text}` is neither a path from the root nor a URL such as file:///backups"
-            ))),
-        }
-    }
-
-    fn in_store(text: &str) -> Result<Place, Error> {
-        let url = parsed(text)?;
-        // Credentials and regions as the tools of these stores take them: AWS_ACCESS_KEY_ID, AWS_REGION, …
-        let options = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-        let (store, prefix) = object_store::parse_url_opts(&url, options).map_err(|error| {
-            let scheme = url.scheme();
-            Error::Refused(format!(
-                "this build of lambic cannot write to {scheme}:// targets ({error}); it can to folders and file://"
-            ))
-        })?;
-        Ok(Place::Store(Target {
-            store: Arc::from(store),
-            prefix,
-            local: None,
-            shown: text.to_owned(),
-        }))
-    }
-}
-
-/// A backup in the data folder is of no use, and the other way round it would be lost with it.
-fn outside(folder: &FsPath, data: &FsPath) -> Result<(), Error> {
-    let data = fs::canonicalize(data).map_err(Error::io("look at", data))?;
-    let mut there = folder;
-    while !there.exists() {
-        let Some(above) = there.parent() else { break };
-        there = above;
-    }
-    let resolved = fs::canonicalize(there).map_err(Error::io("look at", there))?;
-    let rest = folder.strip_prefix(there).unwrap_or(FsPath::new(""));
-    let resolved = resolved.join(rest);
-    if resolved.starts_with(&data) || data.starts_with(&resolved) {
-        return Err(Error::Refused(format!(
-            "`{}` and the data folder `{}` lie in each other: back up to another place, best to another disk",
-            folder.display(),
-            data.display()
-        )));
-    }
-    Ok(())
-}
-
-fn parsed(text: &str) -> Result<url::Url, Error> {
-    url::Url::parse(text).map_err(|error| Error::Refused(format!("`{text}` is no URL: {error}")))
 }
 
 fn changed(path: &FsPath) -> Error {

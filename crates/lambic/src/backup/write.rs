@@ -27,8 +27,9 @@ pub async fn write(
     progress: &Progress,
 ) -> Result<Manifest, Error> {
     let (id, started_at_us) = Manifest::id_now();
-    let _work = target.at_work("backup", &id).await?;
-    write_as(id, started_at_us, dir, origin, target, progress).await
+    let work = target.at_work("backup", &id).await?;
+    let written = write_as(id, started_at_us, dir, origin, target, progress).await;
+    work.end(written).await
 }
 
 async fn write_as(

@@ -100,6 +100,18 @@ impl Server {
     ) -> Result<Server, Vec<String>> {
         let mut run = lambic();
         run.arg(command);
+        Server::start_by(run, project, data, http, pg, extra)
+    }
+
+    /// The same, by a command that is ready but for its arguments.
+    pub fn start_by(
+        mut run: Command,
+        project: Option<&Path>,
+        data: &Path,
+        http: u16,
+        pg: u16,
+        extra: &[&str],
+    ) -> Result<Server, Vec<String>> {
         run.args(project);
         run.arg("--data").arg(data);
         run.args([
@@ -272,4 +284,40 @@ pub fn root() -> PathBuf {
         .join("../..")
         .canonicalize()
         .expect("it exists")
+}
+
+/// The interpreter of a virtual environment with the packages that `requirements` names; it is kept in the target
+/// folder, so that only the first run installs anything.
+pub fn python_with(requirements: &Path) -> PathBuf {
+    let wanted = std::fs::read_to_string(requirements).expect("the requirements are there");
+    let name = requirements.parent().and_then(Path::file_name);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name.expect("it has a folder"));
+    let python = folder.join("bin/python");
+    let installed = folder.join("installed.txt");
+    if std::fs::read_to_string(&installed).is_ok_and(|had| had == wanted) && python.exists() {
+        return python;
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+    let run = |command: &mut Command| {
+        let output = command.output().expect("python3 with venv is needed");
+        assert!(
+            output.status.success(),
+            "{command:?}\n{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+    };
+    run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    let install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+    ];
+    run(Command::new(&python).args(install).arg(requirements));
+    // Last, because its presence means that the work is done.
+    std::fs::write(&installed, wanted).expect("the target folder is ours");
+    python
 }
