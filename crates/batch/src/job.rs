@@ -9,7 +9,7 @@ use datafusion::{
     catalog::TableProvider,
     error::DataFusionError,
     execution::{
-        TaskContext,
+        SessionState, TaskContext,
         memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool, UnboundedMemoryPool},
         runtime_env::RuntimeEnvBuilder,
     },
@@ -17,11 +17,12 @@ use datafusion::{
 };
 use lambic_dataset::Pin;
 use lambic_model::{Erasures, Frontiers};
-use lambic_view::{Class, Definition, Run, Source as TableSource, ViewPlan};
+use lambic_view::{Class, Definition, Run, Source as TableSource, ViewPlan, join::Join};
 use tracing::{debug, info, warn};
 
 use crate::{
     Batch, Error, Limits, PinnedHistory,
+    fair::FairSorts,
     gather::{Gather, Piece},
     limits::FAN_IN,
     made_by::MadeBy,
@@ -310,11 +311,19 @@ impl Job<'_> {
         spills: &Spills,
     ) -> Result<Piece, Error> {
         if let (Some(join), Some(_)) = (self.plan.join(), &self.base) {
-            let state = Arc::new(self.batch.state.clone());
-            let history = PinnedHistory::new(self.pin.clone(), state);
-            let task = self.task(pool(self.limits.held_bytes()))?;
-            let run = self.plan.run_between(join, from, to, &history, task);
-            return Ok(Piece::Held(run.await?));
+            let memory = self.limits.held_bytes();
+            let run = match self
+                .joined(join, from, to, &self.batch.state, pool(memory))
+                .await
+            {
+                Err(error) if error.is_exhausted() => {
+                    info!(view = %self.definition.name, "what is new of the join needs more memory than it may use and goes on by way of the disk");
+                    let (state, pool) = self.sorting(memory);
+                    self.joined(join, from, to, &state, pool).await?
+                }
+                run => run?,
+            };
+            return Ok(Piece::Held(run));
         }
         let started = Instant::now();
         let mut piece = None;
@@ -342,6 +351,21 @@ impl Job<'_> {
         Ok(piece)
     }
 
+    /// What came to the join with the records between two frontiers.
+    async fn joined(
+        &self,
+        join: &Join,
+        from: &Frontiers,
+        to: &Frontiers,
+        state: &SessionState,
+        pool: Arc<dyn MemoryPool>,
+    ) -> Result<Run, Error> {
+        let history = PinnedHistory::new(self.pin.clone(), Arc::new(state.clone()));
+        let task = self.task_of(state, pool)?;
+        let run = self.plan.run_between(join, from, to, &history, task);
+        Ok(run.await?)
+    }
+
     async fn in_memory(&self, from: &Frontiers, to: &Frontiers) -> Result<Run, Error> {
         let table = self.tables(from, to);
         let states = self.plan.states_from(&self.batch.state, &table).await?;
@@ -360,10 +384,11 @@ impl Job<'_> {
         spills: &Spills,
     ) -> Result<Piece, Error> {
         let table = self.tables(from, to);
-        let states = self.plan.partial_states_from(&self.batch.state, &table);
-        let states = states.await?;
+        let (state, pool) = self.sorting(self.limits.working_bytes());
+        let states = self.plan.partial_states_from(&state, &table).await?;
         self.running.reads(&states);
-        let states = execute_stream(states, self.task(pool(self.limits.working_bytes()))?)?;
+        let task = self.task_of(&state, pool)?;
+        let states = execute_stream(states, task)?;
         let gather = Gather {
             plan: self.plan,
             spills,
@@ -401,10 +426,34 @@ impl Job<'_> {
         files.collect()
     }
 
+    /// For plans without memory for the table of a join: its sides are sorted, which can go by way of the disk.
+    fn sorting(&self, memory: usize) -> (SessionState, Arc<dyn MemoryPool>) {
+        let Some(join) = self.plan.join() else {
+            return (self.batch.state.clone(), pool(memory));
+        };
+        let sorts = 2 * join.standings().len() * self.batch.threads();
+        let mut state = self.batch.state.clone();
+        let config = state.config_mut();
+        *config = config.clone().with_batch_size(self.limits.batch_rows());
+        let options = config.options_mut();
+        options.optimizer.prefer_hash_join = false;
+        options.execution.sort_spill_reservation_bytes = FairSorts::part(memory, sorts) / 2;
+        let pool = TrackConsumersPool::new(FairSorts::new(memory, sorts), CONSUMERS_NAMED);
+        (state, Arc::new(pool))
+    }
+
     fn task(&self, pool: Arc<dyn MemoryPool>) -> Result<Arc<TaskContext>, Error> {
+        self.task_of(&self.batch.state, pool)
+    }
+
+    fn task_of(
+        &self,
+        state: &SessionState,
+        pool: Arc<dyn MemoryPool>,
+    ) -> Result<Arc<TaskContext>, Error> {
         let runtime = RuntimeEnvBuilder::from_runtime_env(&self.batch.runtime);
         let runtime = runtime.with_memory_pool(pool).build_arc()?;
-        let task = TaskContext::from(&self.batch.state);
+        let task = TaskContext::from(state);
         Ok(Arc::new(task.with_runtime(runtime)))
     }
 }

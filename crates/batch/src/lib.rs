@@ -6,6 +6,7 @@
 //! either the old batch view or the new one. The work itself goes through DataFusion in this process.
 
 mod error;
+mod fair;
 mod frontier;
 mod gather;
 mod history;

@@ -9,6 +9,11 @@ const FILE_BYTES_MIN: u64 = 256 << 10;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Row work and partial aggregation need that much whatever the budget says.
 const WORKING_BYTES_MIN: u64 = 4 << 20;
+/// Rows of a batch between the steps of a plan: DataFusion's own number, where there is memory for it.
+const BATCH_ROWS_MIN: u64 = 256;
+const BATCH_ROWS_MAX: u64 = 8192;
+/// For each row that is on its way: several batches of each side are, and rows may be large.
+const ROW_BYTES: u64 = 16 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -40,6 +45,11 @@ impl Limits {
     /// For tables of keys that hand on what they have when they are full.
     pub fn working_bytes(&self) -> usize {
         bytes((self.memory_bytes / 2).max(WORKING_BYTES_MIN))
+    }
+
+    pub fn batch_rows(&self) -> usize {
+        let rows = self.memory_bytes / ROW_BYTES;
+        bytes(rows.clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX))
     }
 
     /// For states that wait to be merged with others.

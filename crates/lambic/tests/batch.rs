@@ -204,6 +204,61 @@ fn a_view_larger_than_its_memory_is_the_same_view() {
     );
 }
 
+/// Both sides of the join are larger than the memory; so is what is new of it, which is joined with what was before.
+#[test]
+fn a_join_larger_than_its_memory_is_the_same_view() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let mut server = start(&data, &settings(folder.path(), "memory = \"1GiB\"\n"));
+    server.ok(&[
+        "query",
+        "CREATE STREAM a (k bigint NOT NULL, x bigint, t text NOT NULL); CREATE STREAM b (k bigint NOT NULL, y bigint, t text NOT NULL)",
+    ]);
+    let fill = |server: &Server, from: u64, to: u64| {
+        for (stream, factor) in [("a", 7), ("b", 11)] {
+            server.ok(&[
+                "query",
+                &format!("INSERT INTO {stream} SELECT n % 50000, n * {factor}, md5(n::text) || md5((n + 1)::text) FROM generate_series({from}, {to}) AS s (n)"),
+            ]);
+        }
+    };
+    fill(&server, 1, 120_000);
+    let view = "WITH (batch_every = '1day') AS SELECT a.k % 1000 AS k, count(*) AS n, sum(x + y) AS s, max(a.t || b.t) AS t \
+                FROM a JOIN b ON a.k = b.k GROUP BY a.k % 1000";
+    server.ok(&["query", &format!("CREATE MATERIALIZED VIEW v {view}")]);
+    let all = rows(&server, "v");
+    assert_eq!(all.len(), 1000);
+    assert!(server.terminate().success(), "{}", server.said());
+
+    let config = settings(folder.path(), "memory = \"8MiB\"\nthreads = 2\n");
+    let (http, pg) = common::free_ports();
+    let mut serve = common::lambic();
+    serve.env("LAMBIC_LOG", "info").arg("serve");
+    let server = Server::start_by(serve, None, &data, http, pg, &["--config", &config]);
+    let mut server = server.unwrap_or_else(|said| panic!("{}", said.join("\n")));
+    server.ok(&["query", "REFRESH MATERIALIZED VIEW v FULL"]);
+    assert!(
+        server.said().contains("goes on by way of the disk"),
+        "{}",
+        server.said()
+    );
+    assert_eq!(rows(&server, "v"), all);
+    server.ok(&["query", &format!("CREATE MATERIALIZED VIEW w {view}")]);
+    assert_eq!(rows(&server, "w"), all);
+    fill(&server, 120_001, 240_000);
+    server.ok(&["batch", "run", "v"]);
+    assert!(
+        server.said().contains("what is new of the join"),
+        "{}",
+        server.said()
+    );
+    server.ok(&["query", "REFRESH MATERIALIZED VIEW w FULL"]);
+    assert_eq!(rows(&server, "v"), rows(&server, "w"));
+    assert_ne!(rows(&server, "v"), all);
+    server.ok(&["audit", "--all"]);
+    assert!(server.terminate().success(), "{}", server.said());
+}
+
 #[test]
 fn a_batch_over_a_bound_fails_with_the_way_out_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
