@@ -172,5 +172,9 @@ fn batch(stream: &Stream, rows: &[crate::model::Row]) -> RecordBatch {
         )),
         Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.v))),
     ];
-    RecordBatch::try_new(stream.schema.clone(), columns).expect("these are its columns")
+    // Those who append do not know of columns that were added.
+    let known: Vec<usize> = (0..columns.len()).collect();
+    let schema = stream.schema.project(&known);
+    let schema = Arc::new(schema.expect("it has these columns from the first on"));
+    RecordBatch::try_new(schema, columns).expect("these are its columns")
 }

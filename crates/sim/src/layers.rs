@@ -113,6 +113,10 @@ impl Layers {
                 computed.expect("without a base there is always a run")
             }
         };
+        let checkpoint = match is_kept {
+            true => self.checkpointed(definition, &plan, &batch.0).await?,
+            false => None,
+        };
         let (task, speed) = (Arc::clone(&self.0.task), Arc::clone(&self.0.speed));
         Ok(Arc::new(ServedView::new(
             definition.clone(),
@@ -120,8 +124,39 @@ impl Layers {
             task,
             speed,
             Some(batch),
-            None,
+            checkpoint,
         )))
+    }
+
+    /// What was kept of the states after `batch`; what does not follow it is deleted.
+    async fn checkpointed(
+        &self,
+        definition: &Definition,
+        plan: &ViewPlan,
+        batch: &Run,
+    ) -> Result<Option<Run>, Error> {
+        let loaded = self.0.batch.load(Kept::Checkpoint, definition, plan).await;
+        let loaded = loaded.map_err(Error::internal)?;
+        let heads = self.0.log.snapshot().heads();
+        let fits = |run: &Run| run.from == batch.to && heads.covers(&run.to);
+        let checkpoint = loaded.map(|(run, _)| run).filter(fits);
+        if checkpoint.is_none() {
+            let forgotten = self.0.batch.forget_checkpoint(definition).await;
+            forgotten.map_err(Error::internal)?;
+        }
+        Ok(checkpoint)
+    }
+
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        for view in self.0.serving.kept() {
+            let (definition, plan) = (view.definition(), view.plan());
+            let run = view.checkpoint(&view.runs()).await;
+            if let Some(run) = run.map_err(Error::internal)? {
+                let kept = self.0.batch.keep(Kept::Checkpoint, definition, plan, &run);
+                kept.await.map_err(Error::internal)?;
+            }
+        }
+        Ok(())
     }
 
     async fn computed(

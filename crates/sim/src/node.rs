@@ -187,6 +187,11 @@ impl Node {
         self.layers.advance().await.map_err(text)
     }
 
+    /// Keeps what the real-time views have computed, so that a start goes on from there.
+    pub async fn checkpoint(&self) -> Result<(), String> {
+        self.layers.checkpoint().await.map_err(text)
+    }
+
     /// Deletes the segments that nothing needs any more.
     pub fn trim(&self) -> Result<u64, String> {
         self.layers.trim().map_err(text)

@@ -27,7 +27,11 @@ pub enum Step {
     Compact,
     Refresh,
     Advance,
+    /// What speed has computed is kept for the next start.
+    Checkpoint,
     Trim,
+    /// A stream gets a column, which those who append do not know of.
+    AddColumn,
     ReplaceView,
     DropView,
     Restart,
@@ -35,7 +39,7 @@ pub enum Step {
 }
 
 /// Those of chance, each as often as it stands here.
-const STEPS: [Step; 32] = [
+const STEPS: [Step; 35] = [
     Step::Append,
     Step::Append,
     Step::Append,
@@ -58,9 +62,12 @@ const STEPS: [Step; 32] = [
     Step::Refresh,
     Step::Advance,
     Step::Advance,
+    Step::Checkpoint,
+    Step::Checkpoint,
     Step::Trim,
     Step::Trim,
     Step::Trim,
+    Step::AddColumn,
     Step::ReplaceView,
     Step::ReplaceView,
     Step::DropView,
@@ -71,14 +78,16 @@ const STEPS: [Step; 32] = [
 ];
 
 /// What every operation is tried in: each kind of step, twice.
-pub const SCRIPT: [Step; 24] = [
+pub const SCRIPT: [Step; 28] = [
     Step::Append,
     Step::AppendTogether,
     Step::Seal,
     Step::Advance,
     Step::Append,
+    Step::Checkpoint,
     Step::Refresh,
     Step::Trim,
+    Step::AddColumn,
     Step::ReplaceView,
     Step::AppendTogether,
     Step::Read,
@@ -89,6 +98,8 @@ pub const SCRIPT: [Step; 24] = [
     Step::Trim,
     Step::DropView,
     Step::AppendTogether,
+    Step::Advance,
+    Step::Checkpoint,
     Step::Restart,
     Step::Append,
     Step::ReplaceView,
@@ -233,6 +244,12 @@ impl History {
                 let done = self.node().advance().await;
                 done.or_else(|error| self.forgive("advancing views", &error))
             }
+            Step::Checkpoint => {
+                self.tell("checkpoint".to_owned());
+                let done = self.node().checkpoint().await;
+                done.or_else(|error| self.forgive("keeping checkpoints", &error))
+            }
+            Step::AddColumn => self.add_column().await,
             Step::Trim => {
                 self.tell("trim".to_owned());
                 let done = self.node().trim();
@@ -273,6 +290,29 @@ impl History {
         let done = self.node().sql(&statement).await;
         done.map(|_| ())
             .or_else(|error| self.forgive("compacting", &error))
+    }
+
+    async fn add_column(&mut self) -> Result<(), Failure> {
+        let name = STREAMS[self.chance.random_range(0..STREAMS.len())].0;
+        self.next_id += 1;
+        let column = format!("added{}", self.next_id);
+        let statement = format!("ALTER STREAM {name} ADD COLUMN {column} bigint DEFAULT 7");
+        self.tell(statement.clone());
+        if self.node().stream(name).is_none() {
+            return Ok(());
+        }
+        if let Err(error) = self.node().sql(&statement).await {
+            return self.forgive("adding a column", &error);
+        }
+        if self.is_faulty() {
+            return Ok(());
+        }
+        let others = format!("SELECT count(*) FROM {name} WHERE {column} IS DISTINCT FROM 7");
+        let found = self.node().sql(&others).await?;
+        match found == [["0"]] {
+            true => Ok(()),
+            false => Err(format!("{column} of {found:?} records is not its default")),
+        }
     }
 
     async fn refresh(&mut self) -> Result<(), Failure> {

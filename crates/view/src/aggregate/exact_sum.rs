@@ -9,7 +9,7 @@
 //! RDBMSs*, arXiv:1802.09883.
 
 use super::{
-    expansion::{Expansion, LANES, Lanes},
+    expansion::{Expansion, LANES, Lanes, PARTS},
     integer::{Integer, LOWEST_EXPONENT},
     limbs::Limbs,
     window::Window,
@@ -54,6 +54,22 @@ fn parts(value: f64) -> (u64, u32) {
         0 => (fraction, 0),
         exponent => (fraction | 1 << 52, exponent - 1),
     }
+}
+
+/// Zeros at the end are left out.
+#[inline]
+fn write_parts<const N: usize>(parts: [f64; N], bytes: &mut Vec<u8>) {
+    for part in parts.into_iter().take_while(|part| *part != 0.0) {
+        bytes.extend(part.to_le_bytes());
+    }
+}
+
+/// The doubles that are added up, if the bytes have that form.
+#[inline]
+fn parts_in(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = f64> + Clone + use<'_>> {
+    let (parts, rest) = bytes.as_chunks::<8>();
+    let parts = parts.iter().map(|part| f64::from_le_bytes(*part));
+    rest.is_empty().then_some(parts)
 }
 
 impl ExactSum {
@@ -196,7 +212,8 @@ impl ExactSum {
         self.all_wide().total().into_integer()
     }
 
-    /// `base`, flags, limbs: little endian, one form for one value.
+    /// One form for one value, little endian. Where up to three doubles add up to it, these: the one next to it, the one
+    /// next to what is left, and so on. Else `base`, flags and limbs, whose length is no multiple of that of doubles.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.write_bytes(&mut bytes);
@@ -204,11 +221,26 @@ impl ExactSum {
     }
 
     /// Appends [`ExactSum::to_bytes`].
+    #[inline]
     pub fn write_bytes(&self, bytes: &mut Vec<u8>) {
+        match (self.near.rounded(), &self.wide) {
+            (Some(parts), None) => write_parts(parts, bytes),
+            _ => self.write_wide(bytes),
+        }
+    }
+
+    #[cold]
+    fn write_wide(&self, bytes: &mut Vec<u8>) {
+        let specials = self.far().map_or([0; 3], Far::specials);
+        if specials == [0; 3]
+            && let Some(parts) = self.rounded()
+        {
+            return write_parts(parts, bytes);
+        }
         let wide = self.all_wide();
         let mut write = |base: u32, limbs: &[i64]| {
             bytes.extend(base.to_le_bytes());
-            for count in self.far().map_or([0; 3], Far::specials) {
+            for count in specials {
                 bytes.extend(count.to_le_bytes());
             }
             bytes.extend(limbs.iter().flat_map(|limb| limb.to_le_bytes()));
@@ -220,8 +252,28 @@ impl ExactSum {
         write(base, &limbs);
     }
 
+    /// See [`Expansion::rounded`].
+    fn rounded(&self) -> Option<[f64; PARTS]> {
+        let mut left = self.clone();
+        let mut parts = [0.0; PARTS];
+        for part in &mut parts {
+            *part = left.value();
+            if !part.is_finite() {
+                return None;
+            }
+            left.subtract(*part);
+        }
+        let is_all = left.value() == 0.0;
+        is_all.then_some(parts)
+    }
+
     /// `None` if the bytes are not of [`ExactSum::to_bytes`].
     pub fn from_bytes(bytes: &[u8]) -> Option<ExactSum> {
+        let mut sum = ExactSum::default();
+        if let Some(parts) = parts_in(bytes) {
+            sum.near = Expansion::of_parts(parts)?;
+            return Some(sum);
+        }
         let (base, rest) = bytes.split_first_chunk::<4>()?;
         let base = u32::from_le_bytes(*base);
         let (specials, rest) = rest.split_first_chunk::<24>()?;
@@ -232,14 +284,9 @@ impl ExactSum {
         if !Limbs::may_be(base, limbs.len()) {
             return None;
         }
-        let mut sum = ExactSum::default();
-        if let Some(near) = Expansion::of_limbs(base, limbs.clone()) {
-            sum.near = near;
-        } else {
-            match Window::of_limbs(base, limbs.clone()) {
-                Some(window) => sum.wide().window = window,
-                None => sum.wide().far().limbs = Limbs::normal(base, limbs),
-            }
+        match Window::of_limbs(base, limbs.clone()) {
+            Some(window) => sum.wide().window = window,
+            None => sum.wide().far().limbs = Limbs::normal(base, limbs),
         }
         if specials.iter().any(|byte| *byte != 0) {
             let (specials, []) = specials.as_chunks::<8>() else {
@@ -251,6 +298,20 @@ impl ExactSum {
             far.infinite_down = i64::from_le_bytes(specials[2]);
         }
         Some(sum)
+    }
+
+    /// Adds the sum that was written as `bytes`; false, and nothing is added, if they are none.
+    #[inline]
+    pub fn merge_bytes(&mut self, bytes: &[u8]) -> bool {
+        if let Some(parts) = parts_in(bytes) {
+            let is_sum = parts.len() <= PARTS && parts.clone().all(f64::is_finite);
+            if is_sum {
+                parts.for_each(|part| self.add(part));
+            }
+            return is_sum;
+        }
+        let other = ExactSum::from_bytes(bytes);
+        other.map(|other| self.merge(&other)).is_some()
     }
 
     /// Beside the sum itself.

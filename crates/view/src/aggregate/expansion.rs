@@ -4,12 +4,8 @@
 //! Computer Programming*, volume 2, section 4.2.2; what is made of them is J. Shewchuk's *expansion*, in *Adaptive
 //! Precision Floating-Point Arithmetic*, 1997).
 
-use super::integer::LOWEST_EXPONENT;
-
 /// The doubles whose sum it is. With 53 bits in each, more would seldom be of use.
-const PARTS: usize = 3;
-/// So many of each make up 128.
-const BITS: i32 = 43;
+pub const PARTS: usize = 3;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Expansion([f64; PARTS]);
@@ -23,38 +19,27 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
     (sum, (a - of_a) + (b - of_b))
 }
 
-/// `None` where it has less than 53 bits, or none.
-fn power_of_two(exponent: i32) -> Option<f64> {
-    let is_normal = (f64::MIN_EXP - 1..f64::MAX_EXP - BITS).contains(&exponent);
-    is_normal.then(|| f64::from_bits(((exponent + f64::MAX_EXP - 1) as u64) << 52))
-}
-
 impl Expansion {
     pub fn of(value: f64) -> Expansion {
         Expansion([value, 0.0, 0.0])
     }
 
-    /// Of digits as [`super::exact_sum::ExactSum::write_bytes`] has them; `None` if there are too many.
-    pub fn of_limbs(base: u32, limbs: impl ExactSizeIterator<Item = i64>) -> Option<Expansion> {
-        if limbs.len() == 0 {
-            return Some(Expansion::default());
-        }
-        let mut integer = 0i128;
-        for (place, limb) in limbs.enumerate() {
-            let limb = i128::from(limb);
-            let moved = limb.checked_mul(1i128.checked_shl(32 * place as u32)?)?;
-            integer = integer.checked_add(moved)?;
-        }
-        let (magnitude, sign) = (integer.unsigned_abs(), integer.signum() as f64);
+    /// What adds up to a sum; `None` if they are too many, or one is not finite.
+    pub fn of_parts(parts: impl Iterator<Item = f64>) -> Option<Expansion> {
         let mut sum = Expansion::default();
-        for place in (0..PARTS as i32).rev() {
-            let bits = (magnitude >> (BITS * place)) as u64 & ((1 << BITS) - 1);
-            let weight = power_of_two(BITS * place + 32 * base as i32 + LOWEST_EXPONENT)?;
-            if !sum.add(sign * bits as f64 * weight) {
-                return None;
-            }
+        let mut places = sum.0.iter_mut();
+        for part in parts {
+            *places.next()? = part;
         }
-        Some(sum)
+        sum.0.iter().all(|part| part.is_finite()).then_some(sum)
+    }
+
+    /// The sum as the double next to it, what that is off by, and so on: one form for one value. `None` where it takes more
+    /// than two to tell, or there is no such double.
+    #[inline]
+    pub fn rounded(&self) -> Option<[f64; 2]> {
+        let (first, second) = two_sum(self.0[0], self.0[1]);
+        (self.0[2] == 0.0 && first.is_finite()).then_some([first, second])
     }
 
     /// What is added up; zeros are left out.

@@ -18,9 +18,15 @@ use super::{exact_sum::ExactSum, kind::Kind, rows, summary::Summary};
 #[derive(Debug)]
 pub struct Floats {
     kind: Kind,
-    counts: Vec<i64>,
-    sums: Vec<ExactSum>,
+    groups: Vec<Group>,
     squares: Option<Vec<ExactSum>>,
+}
+
+/// Side by side, because each record needs both.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    sum: ExactSum,
+    count: i64,
 }
 
 impl Floats {
@@ -33,15 +39,13 @@ impl Floats {
         };
         Some(Floats {
             kind: kind.clone(),
-            counts: Vec::new(),
-            sums: Vec::new(),
+            groups: Vec::new(),
             squares,
         })
     }
 
     fn grow(&mut self, groups: usize) {
-        self.counts.resize(groups, 0);
-        self.sums.resize_with(groups, ExactSum::default);
+        self.groups.resize_with(groups, Group::default);
         if let Some(squares) = &mut self.squares {
             squares.resize_with(groups, ExactSum::default);
         }
@@ -49,8 +53,9 @@ impl Floats {
 
     #[inline]
     fn add(&mut self, group: usize, value: f64) {
-        self.counts[group] += 1;
-        self.sums[group].add(value);
+        let Group { sum, count } = &mut self.groups[group];
+        *count += 1;
+        sum.add(value);
         if let Some(squares) = &mut self.squares {
             squares[group].add_product(value, value);
         }
@@ -82,45 +87,46 @@ impl GroupsAccumulator for Floats {
     ) -> Result<()> {
         self.grow(total_num_groups);
         let counts = states[states.len() - 1].as_primitive::<Int64Type>();
-        let of = [Some(&mut self.sums), self.squares.as_mut()];
-        for (sums, column) in of.into_iter().flatten().zip(states) {
-            let column = column.as_binary::<i32>();
-            for (row, &group) in group_indices.iter().enumerate() {
-                // A state is NULL where no record was.
-                if column.is_valid(row) {
-                    sums[group].merge(&stored(column, row)?);
-                }
+        let sums = states[0].as_binary::<i32>();
+        for (row, &group) in group_indices.iter().enumerate() {
+            // A state is NULL where no record was.
+            if sums.is_valid(row) {
+                let Group { sum, count } = &mut self.groups[group];
+                merge(sum, sums.value(row))?;
+                *count += counts.value(row);
             }
         }
-        for (row, &group) in group_indices.iter().enumerate() {
-            if states[0].is_valid(row) {
-                self.counts[group] += counts.value(row);
+        if let Some(squares) = &mut self.squares {
+            let column = states[1].as_binary::<i32>();
+            for (row, &group) in group_indices.iter().enumerate() {
+                if column.is_valid(row) {
+                    merge(&mut squares[group], column.value(row))?;
+                }
             }
         }
         Ok(())
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let counts = Int64Array::from(emit_to.take_needed(&mut self.counts));
-        let mut columns = vec![bytes_of(&emit_to.take_needed(&mut self.sums))];
+        let groups = emit_to.take_needed(&mut self.groups);
+        let counts: Int64Array = groups.iter().map(|group| Some(group.count)).collect();
+        let mut columns = vec![bytes_of(groups.iter().map(|group| &group.sum))];
         if let Some(squares) = &mut self.squares {
-            columns.push(bytes_of(&emit_to.take_needed(squares)));
+            columns.push(bytes_of(emit_to.take_needed(squares).iter()));
         }
         columns.push(Arc::new(counts));
         Ok(columns)
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let counts = emit_to.take_needed(&mut self.counts);
-        let sums = emit_to.take_needed(&mut self.sums);
-        let each = counts.into_iter().zip(sums);
+        let each = emit_to.take_needed(&mut self.groups).into_iter();
         let groups: Vec<Summary> = match &mut self.squares {
             None => each
-                .map(|(count, sum)| Summary::Float { sum, count })
+                .map(|Group { sum, count }| Summary::Float { sum, count })
                 .collect(),
             Some(squares) => each
                 .zip(emit_to.take_needed(squares))
-                .map(|((count, sum), squares)| Summary::Spread {
+                .map(|(Group { sum, count }, squares)| Summary::Spread {
                     sum: Box::new(sum),
                     squares: Box::new(squares),
                     count,
@@ -137,37 +143,46 @@ impl GroupsAccumulator for Floats {
     ) -> Result<Vec<ArrayRef>> {
         let empty = Floats {
             kind: self.kind.clone(),
-            counts: Vec::new(),
-            sums: Vec::new(),
+            groups: Vec::new(),
             squares: self.squares.is_some().then(Vec::new),
         };
         rows::as_states(empty, values, opt_filter)
     }
 
     fn size(&self) -> usize {
-        let counts = self.counts.capacity() * size_of::<i64>();
-        let sums = [Some(&self.sums), self.squares.as_ref()];
-        let sums = sums.into_iter().flatten().map(held);
-        counts + sums.sum::<usize>()
+        let groups = held(&self.groups, |group| group.sum.bytes_held());
+        let squares = self.squares.as_ref();
+        groups + squares.map_or(0, |squares| held(squares, ExactSum::bytes_held))
     }
 }
 
 /// In bytes; asked after every batch: sampling keeps it cheap for many groups.
-fn held(sums: &Vec<ExactSum>) -> usize {
+fn held<T>(groups: &Vec<T>, apart: impl Fn(&T) -> usize) -> usize {
     const SAMPLE: usize = 64;
-    let step = (sums.len() / SAMPLE).max(1);
-    let sampled = sums.iter().step_by(step);
-    let (count, apart) = (sampled.len().max(1), sampled.map(ExactSum::bytes_held));
-    sums.capacity() * size_of::<ExactSum>() + apart.sum::<usize>() / count * sums.len()
+    let step = (groups.len() / SAMPLE).max(1);
+    let sampled = groups.iter().step_by(step);
+    let (count, apart) = (sampled.len().max(1), sampled.map(apart));
+    groups.capacity() * size_of::<T>() + apart.sum::<usize>() / count * groups.len()
 }
 
 pub fn stored(column: &BinaryArray, row: usize) -> Result<ExactSum> {
-    ExactSum::from_bytes(column.value(row))
-        .ok_or_else(|| DataFusionError::Execution("a stored state is damaged".to_owned()))
+    ExactSum::from_bytes(column.value(row)).ok_or_else(damaged)
 }
 
-fn bytes_of(sums: &[ExactSum]) -> ArrayRef {
-    const USUAL_BYTES: usize = 60;
+#[inline]
+fn merge(sum: &mut ExactSum, stored: &[u8]) -> Result<()> {
+    match sum.merge_bytes(stored) {
+        true => Ok(()),
+        false => Err(damaged()),
+    }
+}
+
+fn damaged() -> DataFusionError {
+    DataFusionError::Execution("a stored state is damaged".to_owned())
+}
+
+fn bytes_of<'a>(sums: impl ExactSizeIterator<Item = &'a ExactSum>) -> ArrayRef {
+    const USUAL_BYTES: usize = 16;
     let mut column = BinaryBuilder::with_capacity(sums.len(), sums.len() * USUAL_BYTES);
     let mut bytes = Vec::new();
     for sum in sums {
