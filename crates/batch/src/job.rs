@@ -24,7 +24,7 @@ use crate::{
     Batch, Error, Limits, PinnedHistory,
     fair::FairSorts,
     gather::{Gather, Piece},
-    limits::FAN_IN,
+    limits::{self, FAN_IN},
     made_by::MadeBy,
     merge::{self, Merge, Source},
     progress::{BatchState, Running},
@@ -431,13 +431,19 @@ impl Job<'_> {
         let Some(join) = self.plan.join() else {
             return (self.batch.state.clone(), pool(memory));
         };
-        let sorts = 2 * join.standings().len() * self.batch.threads();
+        let sides = join.standings().len();
+        let partitions = self.limits.sorting_partitions(sides, self.batch.threads());
+        let sorts = 2 * sides * partitions;
+        let part = FairSorts::part(memory, sorts);
         let mut state = self.batch.state.clone();
         let config = state.config_mut();
-        *config = config.clone().with_batch_size(self.limits.batch_rows());
+        *config = config
+            .clone()
+            .with_target_partitions(partitions)
+            .with_batch_size(limits::sorted_rows(part));
         let options = config.options_mut();
         options.optimizer.prefer_hash_join = false;
-        options.execution.sort_spill_reservation_bytes = FairSorts::part(memory, sorts) / 2;
+        options.execution.sort_spill_reservation_bytes = part / 2;
         let pool = TrackConsumersPool::new(FairSorts::new(memory, sorts), CONSUMERS_NAMED);
         (state, Arc::new(pool))
     }

@@ -10,10 +10,14 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Row work and partial aggregation need that much whatever the budget says.
 const WORKING_BYTES_MIN: u64 = 4 << 20;
 /// Rows of a batch between the steps of a plan: DataFusion's own number, where there is memory for it.
-const BATCH_ROWS_MIN: u64 = 256;
-const BATCH_ROWS_MAX: u64 = 8192;
-/// For each row that is on its way: several batches of each side are, and rows may be large.
-const ROW_BYTES: u64 = 16 << 10;
+const SORTED_ROWS_MIN: usize = 64;
+const SORTED_ROWS_MAX: usize = 8192;
+/// A sort that merges holds two batches at least, and rows may be large.
+const SORTED_ROW_BYTES: usize = 2 << 10;
+/// With less for each sort, fewer at one time do more.
+const SORT_BYTES: u64 = 1 << 20;
+/// DataFusion sorts the sides of a join only if it may do so on several threads.
+const SORTING_PARTITIONS_MIN: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -47,9 +51,11 @@ impl Limits {
         bytes((self.memory_bytes / 2).max(WORKING_BYTES_MIN))
     }
 
-    pub fn batch_rows(&self) -> usize {
-        let rows = self.memory_bytes / ROW_BYTES;
-        bytes(rows.clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX))
+    /// On how many threads a join of so many sides is sorted, of those that there are.
+    pub fn sorting_partitions(&self, sides: usize, threads: usize) -> usize {
+        let each = 4 * sides as u64 * SORT_BYTES;
+        let worth = usize::try_from(self.memory_bytes / 2 / each).unwrap_or(threads);
+        worth.min(threads).max(SORTING_PARTITIONS_MIN)
     }
 
     /// For states that wait to be merged with others.
@@ -71,6 +77,11 @@ impl Limits {
     pub fn file_bytes(&self) -> usize {
         bytes((self.memory_bytes / 8).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX))
     }
+}
+
+/// How many rows a batch has, if a sort may hold so many bytes.
+pub fn sorted_rows(sort_bytes: usize) -> usize {
+    (sort_bytes / SORTED_ROW_BYTES).clamp(SORTED_ROWS_MIN, SORTED_ROWS_MAX)
 }
 
 fn bytes(bytes: u64) -> usize {

@@ -222,7 +222,7 @@ fn a_join_larger_than_its_memory_is_the_same_view() {
             ]);
         }
     };
-    fill(&server, 1, 120_000);
+    fill(&server, 1, 60_000);
     let view = "WITH (batch_every = '1day') AS SELECT a.k % 1000 AS k, count(*) AS n, sum(x + y) AS s, max(a.t || b.t) AS t \
                 FROM a JOIN b ON a.k = b.k GROUP BY a.k % 1000";
     server.ok(&["query", &format!("CREATE MATERIALIZED VIEW v {view}")]);
@@ -230,6 +230,17 @@ fn a_join_larger_than_its_memory_is_the_same_view() {
     assert_eq!(all.len(), 1000);
     assert!(server.terminate().success(), "{}", server.said());
 
+    // DataFusion joins otherwise on one thread; on many, each has little memory.
+    for threads in [1, 32] {
+        let config = settings(
+            folder.path(),
+            &format!("memory = \"8MiB\"\nthreads = {threads}\n"),
+        );
+        let mut server = start(&data, &config);
+        server.ok(&["query", "REFRESH MATERIALIZED VIEW v FULL"]);
+        assert_eq!(rows(&server, "v"), all);
+        assert!(server.terminate().success(), "{}", server.said());
+    }
     let config = settings(folder.path(), "memory = \"8MiB\"\nthreads = 2\n");
     let (http, pg) = common::free_ports();
     let mut serve = common::lambic();
@@ -245,7 +256,7 @@ fn a_join_larger_than_its_memory_is_the_same_view() {
     assert_eq!(rows(&server, "v"), all);
     server.ok(&["query", &format!("CREATE MATERIALIZED VIEW w {view}")]);
     assert_eq!(rows(&server, "w"), all);
-    fill(&server, 120_001, 240_000);
+    fill(&server, 60_001, 120_000);
     server.ok(&["batch", "run", "v"]);
     assert!(
         server.said().contains("what is new of the join"),
@@ -399,4 +410,25 @@ fn a_statement_that_needs_too_much_memory_is_told_which_bound_it_met() {
     let sorted = "SELECT max(place) AS place FROM
         (SELECT row_number() OVER (ORDER BY -n) AS place FROM generate_series(1, 2000000) AS t(n))";
     assert_eq!(server.rows(sorted)[0]["place"], 2_000_000);
+}
+
+#[test]
+fn a_statement_that_needs_too_much_disk_is_told_which_bound_it_met() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = settings(
+        folder.path(),
+        "[memory]\nquery_bytes_max = 16_777_216\nquery_disk_bytes_max = 1_000_000\n",
+    );
+    let server = start(&folder.path().join("data"), &config);
+    let refused = server.cli(&[
+        "query",
+        "SELECT max(place) AS place FROM
+        (SELECT row_number() OVER (ORDER BY -n) AS place FROM generate_series(1, 4000000) AS t(n))",
+    ]);
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success(), "{said}");
+    assert!(
+        said.contains("53100") && said.contains("memory.query_disk_bytes_max"),
+        "{said}"
+    );
 }

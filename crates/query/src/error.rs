@@ -1,5 +1,7 @@
 //! Errors of SQL as a Postgres client sees them: SQLSTATE, message, hint, position.
 
+use std::io;
+
 use arrow::{datatypes::Schema, error::ArrowError};
 use datafusion::{
     common::{Column, Span},
@@ -22,6 +24,9 @@ pub struct Error {
     /// Where in the statement, in characters from 1.
     pub position: Option<usize>,
 }
+
+/// From the words in which DataFusion says that a statement has more on disk than it may.
+const DISK_QUOTA: &str = "disk space during the spilling process";
 
 /// The words in which Postgres refuses a prepared statement whose columns are others by now.
 pub const PLAN_CHANGED: &str = "cached plan must not change result type";
@@ -173,6 +178,7 @@ impl Error {
             DataFusionError::ResourcesExhausted(message) => Error::exhausted(message),
             DataFusionError::Execution(message) => message::of_value(message).with_position(position),
             DataFusionError::ArrowError(arrow, _) => Error::from_arrow(arrow),
+            DataFusionError::IoError(error) => Error::of_disk(error),
             // What follows is the whole expression as DataFusion keeps it.
             DataFusionError::NotImplemented(message)
                 if message.starts_with("Physical plan does not support logical expression") =>
@@ -198,12 +204,40 @@ impl Error {
     /// What a statement meets that needs more memory, or more disk for what does not fit into memory, than there is for
     /// statements. `message` is DataFusion's.
     fn exhausted(message: &str) -> Error {
-        if message.contains("disk space") {
-            return Error::new(sqlstate::DISK_FULL, message)
-                .with_hint("statements together may have memory.query_disk_bytes_max on disk: select less, or raise it in the settings");
+        if message.contains(DISK_QUOTA) {
+            return Error::over_disk_quota(message);
         }
         Error::new(sqlstate::OUT_OF_MEMORY, message)
             .with_hint("statements together may hold memory.query_bytes_max: select less, or raise it in the settings")
+    }
+
+    fn over_disk_quota(message: &str) -> Error {
+        Error::new(sqlstate::DISK_FULL, message).with_hint(
+            "what does not fit into memory may take memory.query_disk_bytes_max on disk: select less, or raise it in the settings",
+        )
+    }
+
+    /// What the disk answered: no room, or that it failed.
+    pub fn of_disk(error: &(dyn std::error::Error + 'static)) -> Error {
+        let message = error.to_string();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let text = error.to_string();
+            if text.contains(DISK_QUOTA) {
+                return Error::over_disk_quota(&text);
+            }
+            if let Some(io) = error.downcast_ref::<io::Error>()
+                && matches!(
+                    io.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
+            {
+                let hint = "make room on the disk of the data folder; nothing was lost, and the same works again then";
+                return Error::new(sqlstate::DISK_FULL, message).with_hint(hint);
+            }
+            next = error.source();
+        }
+        Error::new(sqlstate::IO_ERROR, message)
     }
 
     /// Translates an error that came through other rooms: what went wrong first counts.
@@ -242,6 +276,7 @@ impl Error {
             | ArrowError::ComputeError(text)
             | ArrowError::InvalidArgumentError(text) => message::of_value(text),
             ArrowError::ExternalError(inner) => Error::from_source(inner.as_ref(), ""),
+            ArrowError::IoError(_, error) => Error::of_disk(error),
             other => message::of_value(&other.to_string()),
         }
     }

@@ -86,7 +86,7 @@ pub struct ViewPlan {
     pub key_of_output: Vec<Option<usize>>,
     /// By output column.
     pub exactness: Vec<Exactness>,
-    /// State columns that hold percentile sketches, with the share asked for.
+    /// State columns that hold percentile sketches.
     pub percentile_states: Vec<usize>,
     pub key_codec: KeyCodec,
     /// Columns of its stream that only become keys: [`ViewPlan::states_from`] takes them as `Utf8View` as well.

@@ -21,6 +21,7 @@ mod restore;
 mod snapshot;
 mod target;
 mod verify;
+mod work;
 mod write;
 
 pub use contents::Contents;

@@ -73,10 +73,14 @@ fn variables(scheme: &ObjectStoreScheme) -> Option<&'static str> {
 
 /// Credentials, regions and endpoints, from the variables with this beginning.
 fn settings(beginning: &str) -> Vec<(String, String)> {
-    let given = std::env::vars().filter(|(name, _)| name.starts_with(beginning));
-    let mut settings: Vec<(String, String)> = given
-        .map(|(name, value)| (name.to_ascii_lowercase(), value))
-        .collect();
+    let given = std::env::vars_os().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        let name = name
+            .starts_with(beginning)
+            .then(|| name.to_ascii_lowercase());
+        Some((name?, value))
+    });
+    let mut settings: Vec<(String, String)> = given.collect();
     // Whoever names such an endpoint means it, as for AWS's own tools.
     let is_plain = |(name, value): &(String, String)| {
         name.contains("endpoint") && value.starts_with("http://")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Error, Manifest, Target};
+use super::{Error, Manifest, Target, work::AtWork};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removed {
@@ -15,11 +15,10 @@ pub struct Removed {
 /// Their lists go first: a kill leaves content that nobody needs, which the next removal takes along.
 pub async fn remove(target: &Target, ids: &[String]) -> Result<Removed, Error> {
     let (worker, _) = Manifest::id_now();
-    let work = target
-        .at_work("delete", &format!("delete-{worker}"))
-        .await?;
+    let work = AtWork::begin(target, "delete", &format!("delete-{worker}")).await?;
     let removed = remove_all(target, ids).await;
-    work.end(removed).await
+    work.end().await;
+    removed
 }
 
 async fn remove_all(target: &Target, ids: &[String]) -> Result<Removed, Error> {

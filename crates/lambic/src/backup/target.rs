@@ -28,7 +28,6 @@ const MARK: &str = "lambic-backup.json";
 const FORMAT: u32 = 1;
 const FILES: &str = "files";
 const BACKUPS: &str = "backups";
-const IN_PROGRESS: &str = "in-progress";
 /// Of a file, read at a time.
 const READ_BYTES: usize = 1 << 20;
 
@@ -46,77 +45,6 @@ pub struct Target {
 #[derive(Serialize, Deserialize)]
 struct Mark {
     format: u32,
-}
-
-/// Who is at work in a target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Worker {
-    /// `backup` or `delete`.
-    what: String,
-    host: String,
-    pid: u32,
-    /// Of the process, so that another one of the same number is not taken for it.
-    started: String,
-}
-
-impl Worker {
-    fn this(what: &str) -> Worker {
-        let pid = std::process::id();
-        Worker {
-            what: what.to_owned(),
-            host: host(),
-            pid,
-            started: started(pid).unwrap_or_default(),
-        }
-    }
-
-    /// False if it is known to be gone.
-    fn may_live(&self) -> bool {
-        self.host != host() || started(self.pid).as_ref() == Some(&self.started)
-    }
-}
-
-pub fn host() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
-}
-
-/// When a process was started, as the system counts.
-fn started(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let behind_name = stat.rsplit_once(')')?.1;
-    behind_name.split_whitespace().nth(19).map(str::to_owned)
-}
-
-/// As long as it is there, nobody else removes, or nobody else writes.
-pub struct AtWork {
-    target: Target,
-    path: Path,
-}
-
-impl AtWork {
-    /// Waits for it, so that the program may end then.
-    pub async fn end<T>(mut self, worked: Result<T, Error>) -> Result<T, Error> {
-        let path = std::mem::take(&mut self.path);
-        let ended = self.target.delete(&path).await;
-        worked.and_then(|worked| ended.map(|()| worked))
-    }
-}
-
-impl Drop for AtWork {
-    /// Here, so that it also happens when whoever asked for the work goes away. A killed process does not come to it;
-    /// it is found to be gone.
-    fn drop(&mut self) {
-        if self.path.as_ref().is_empty() {
-            return;
-        }
-        if let Some(folder) = self.target.folder() {
-            let _ = fs::remove_file(folder.join(self.path.as_ref()));
-        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (target, path) = (self.target.clone(), self.path.clone());
-            runtime.spawn(async move { target.delete(&path).await });
-        }
-    }
 }
 
 impl Target {
@@ -147,7 +75,7 @@ impl Target {
         self.local.as_ref().map(|local| local.root())
     }
 
-    fn at(&self, parts: &[&str]) -> Path {
+    pub(super) fn at(&self, parts: &[&str]) -> Path {
         parts
             .iter()
             .fold(self.prefix.clone(), |path, part| path.join(*part))
@@ -157,7 +85,11 @@ impl Target {
         self.at(&[FILES, sha256.get(..2).unwrap_or_default(), sha256])
     }
 
-    async fn get(&self, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
+    pub(super) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    pub(super) async fn get(&self, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
         match self.store.get(path).await {
             Ok(found) => Ok(Some(found.bytes().await?)),
             Err(StoreError::NotFound { .. }) => Ok(None),
@@ -238,59 +170,24 @@ impl Target {
             let mut others = names.filter(|name| !name.starts_with(MARK) && name != "lost+found");
             return Ok(others.next());
         }
-        let first = self.store.list(Some(&self.prefix)).try_next().await?;
-        Ok(first.map(|object| object.location.to_string()))
+        let mut objects = self.store.list(Some(&self.prefix));
+        while let Some(object) = objects.try_next().await? {
+            // What consoles of stores make where they are asked for a folder.
+            let is_folder = object.size == 0 && object.location == self.prefix;
+            if !is_folder {
+                return Ok(Some(object.location.to_string()));
+            }
+        }
+        Ok(None)
     }
 
     /// It may be there already.
-    async fn put_new(&self, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
+    pub(super) async fn put_new(&self, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
         let create = PutOptions::from(PutMode::Create);
         match self.store.put_opts(path, bytes.into(), create).await {
             Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Says that this process writes (`backup`) or removes (`delete`) here; refused while another one is in the way.
-    pub async fn at_work(&self, what: &str, id: &str) -> Result<AtWork, Error> {
-        let path = self.at(&[IN_PROGRESS, &format!("{id}.json")]);
-        let worker = Worker::this(what);
-        let bytes = serde_json::to_vec(&worker).expect("plain data serialises");
-        self.put_new(&path, bytes).await?;
-        let work = AtWork {
-            target: self.clone(),
-            path,
-        };
-        // Both put first and look then: of two that are in each other's way at least one sees the other.
-        match self.in_the_way(&work.path, what).await {
-            Ok(None) => Ok(work),
-            Ok(Some(refused)) => work.end(Err(Error::Refused(refused))).await,
-            Err(error) => work.end(Err(error)).await,
-        }
-    }
-
-    async fn in_the_way(&self, own: &Path, what: &str) -> Result<Option<String>, Error> {
-        let folder = self.at(&[IN_PROGRESS]);
-        let others: Vec<_> = self.store.list(Some(&folder)).try_collect().await?;
-        for other in others.into_iter().filter(|other| other.location != *own) {
-            let Some(bytes) = self.get(&other.location).await? else {
-                continue;
-            };
-            let Ok(worker) = serde_json::from_slice::<Worker>(&bytes) else {
-                continue;
-            };
-            if what == "backup" && worker.what == "backup" {
-                continue;
-            }
-            if worker.may_live() {
-                return Ok(Some(format!(
-                    "a {} by process {} on {} is at work in `{}`; wait for its end, or remove `{}` if that process is gone",
-                    worker.what, worker.pid, worker.host, self.shown, other.location
-                )));
-            }
-            let _ = self.store.delete(&other.location).await;
-        }
-        Ok(None)
     }
 
     /// The hashes of all content, with sizes.
@@ -358,7 +255,7 @@ impl Target {
         self.delete(&self.content(sha256)).await
     }
 
-    async fn delete(&self, path: &Path) -> Result<(), Error> {
+    pub(super) async fn delete(&self, path: &Path) -> Result<(), Error> {
         match self.store.delete(path).await {
             Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -382,24 +279,12 @@ impl Target {
             return tokio::task::spawn_blocking(put).await?;
         }
         let mut writer = BufWriter::new(Arc::clone(&self.store), to);
-        let mut hash = Sha256::new();
-        let failed = |error| Error::io("copy", from)(error);
-        let mut file = tokio::fs::File::open(from).await.map_err(failed)?;
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let read = tokio::io::AsyncReadExt::read(&mut file, &mut buffer);
-            let read = read.await.map_err(failed)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(&buffer[..read]);
-            writer.write_all(&buffer[..read]).await.map_err(failed)?;
+        let uploaded = upload(from, sha256, &mut writer).await;
+        if uploaded.is_err() {
+            // The error is the one to tell. Without this the store keeps, and charges for, what has come.
+            let _ = writer.abort().await;
         }
-        if hex(hash.finalize()) != sha256 {
-            writer.abort().await?;
-            return Err(changed(from));
-        }
-        writer.shutdown().await.map_err(failed)
+        uploaded
     }
 
     /// Reads content piece by piece and compares it with its hash at the end. `None` if it is not there.
@@ -437,6 +322,26 @@ fn changed(path: &FsPath) -> Error {
         "`{}` changed while it was copied; is another program writing to the data folder?",
         path.display()
     ))
+}
+
+async fn upload(from: &FsPath, sha256: &str, writer: &mut BufWriter) -> Result<(), Error> {
+    let mut hash = Sha256::new();
+    let failed = |error| Error::io("copy", from)(error);
+    let mut file = tokio::fs::File::open(from).await.map_err(failed)?;
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let read = tokio::io::AsyncReadExt::read(&mut file, &mut buffer);
+        let read = read.await.map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        writer.write_all(&buffer[..read]).await.map_err(failed)?;
+    }
+    match hex(hash.finalize()) == sha256 {
+        true => writer.shutdown().await.map_err(failed),
+        false => Err(changed(from)),
+    }
 }
 
 fn put_local(from: &FsPath, to: &FsPath, sha256: &str) -> Result<(), Error> {

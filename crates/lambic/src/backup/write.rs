@@ -13,7 +13,8 @@ use super::{
     Contents, Error, Manifest, Progress, Target,
     contents::Item,
     manifest::{self, File},
-    target::{self, hashed},
+    target::hashed,
+    work::{AtWork, host},
 };
 
 /// Files that are read and copied at a time.
@@ -27,9 +28,10 @@ pub async fn write(
     progress: &Progress,
 ) -> Result<Manifest, Error> {
     let (id, started_at_us) = Manifest::id_now();
-    let work = target.at_work("backup", &id).await?;
-    let written = write_as(id, started_at_us, dir, origin, target, progress).await;
-    work.end(written).await
+    let work = AtWork::begin(target, "backup", &id).await?;
+    let written = write_as(id, started_at_us, dir, origin, &work, target, progress).await;
+    work.end().await;
+    written
 }
 
 async fn write_as(
@@ -37,6 +39,7 @@ async fn write_as(
     started_at_us: i64,
     dir: &Path,
     origin: &Path,
+    work: &AtWork,
     target: &Target,
     progress: &Progress,
 ) -> Result<Manifest, Error> {
@@ -47,7 +50,7 @@ async fn write_as(
     progress.state("looking at the files");
     let contents = Contents::of(dir).await?;
     progress.change(|info| info.frontier = manifest::shown(&contents.frontier));
-    let origin = format!("{}:{}", target::host(), origin.display());
+    let origin = format!("{}:{}", host(), origin.display());
     let former = former(target, &origin).await?;
     let there = target.contents().await?;
     progress.begin("copying", contents.items.len() as u64, contents.bytes());
@@ -79,6 +82,7 @@ async fn write_as(
         erasure: contents.erasure,
         files,
     };
+    work.check().await?;
     target.put_manifest(&manifest).await?;
     let notes = notes(target, &manifest, &contents.erasures_pending).await;
     progress.change(|info| {

@@ -76,15 +76,15 @@ impl Layers {
 
     /// Deletes files that were replaced, as soon as nobody reads them any more.
     pub async fn sweep(&self) {
-        let streams = self.compaction().replaced().clone();
+        // Taken out before it is looked: what is replaced meanwhile comes in anew.
+        let streams = std::mem::take(&mut *self.compaction().replaced());
         for stream in streams {
             match self.dataset().remove_replaced(stream).await {
-                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => {
-                    self.compaction().replaced().remove(&stream);
-                }
+                Ok(0) | Err(lambic_dataset::Error::UnknownStream { .. }) => continue,
                 Ok(_) => {}
                 Err(error) => warn!(%stream, %error, "replaced files cannot be removed yet"),
             }
+            self.compaction().replaced().insert(stream);
         }
     }
 

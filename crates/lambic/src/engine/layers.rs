@@ -526,6 +526,9 @@ fn batch_info(info: lambic_batch::BatchInfo) -> BatchInfo {
 }
 
 pub(super) fn dataset_error(error: lambic_dataset::Error) -> Error {
+    if let lambic_dataset::Error::Store(error) = &error {
+        return Error::of_disk(error);
+    }
     Error::new(sqlstate::DATA_CORRUPTED, error.to_string())
 }
 
@@ -536,6 +539,11 @@ pub(super) fn batch_error(error: lambic_batch::Error) -> Error {
             Error::from_datafusion(error, "", &[])
         }
         lambic_batch::Error::Dataset(error) => dataset_error(error),
+        lambic_batch::Error::Store(error) => Error::of_disk(&error),
+        lambic_batch::Error::Arrow(error) => {
+            let error = datafusion::error::DataFusionError::ArrowError(Box::new(error), None);
+            Error::from_datafusion(error, "", &[])
+        }
         error @ (lambic_batch::Error::Damaged { .. }
         | lambic_batch::Error::SpillDamaged { .. }) => {
             Error::new(sqlstate::DATA_CORRUPTED, error.to_string())

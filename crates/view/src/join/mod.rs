@@ -27,6 +27,7 @@ use std::{
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
     common::Column,
+    error::DataFusionError,
     execution::{SessionState, TaskContext},
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
     physical_plan::{ExecutionPlan, collect},
@@ -234,7 +235,8 @@ impl Delta<'_> {
             }
             if !portion.is_empty() && (is_last || bytes >= PORTION_BYTES) {
                 bytes = 0;
-                match self.joined(new, std::mem::take(&mut portion)).await? {
+                let joined = self.joined(new, std::mem::take(&mut portion)).await;
+                match joined.or_else(if_exhausted)? {
                     Joined::Unknown => return Ok(false),
                     Joined::Nothing => {}
                     Joined::States(run) => states.push(Arc::new(run)),
@@ -285,8 +287,7 @@ impl Delta<'_> {
                 false => (Frontier::default(), self.end(side, new)),
             };
             let table = self.history.records(stream, &from, &to);
-            let table = table
-                .map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
+            let table = table.map_err(|error| DataFusionError::External(Box::new(error)))?;
             self.side_over(side, &|_| Ok(Arc::clone(&table)))
         })?;
         let input = state.create_physical_plan(&core).await?;
@@ -340,6 +341,18 @@ enum Joined {
     States(Run),
     /// There is no match.
     Nothing,
-    /// An index cannot tell.
+    /// An index cannot tell, or too much matches to be joined in memory.
     Unknown,
+}
+
+/// From the streams, a join can go by way of the disk.
+fn if_exhausted(error: Error) -> Result<Joined, Error> {
+    match &error {
+        Error::DataFusion(inner)
+            if matches!(inner.find_root(), DataFusionError::ResourcesExhausted(_)) =>
+        {
+            Ok(Joined::Unknown)
+        }
+        _ => Err(error),
+    }
 }
