@@ -13,13 +13,14 @@ use datafusion::{
     },
 };
 
-/// As DataFusion names what merges for a sort.
-const MERGES: &str = "ExternalSorterMerge";
+/// As DataFusion names what a sort gathers, and what it merges.
+const GATHERS: &str = "ExternalSorter[";
+const MERGES: &str = "ExternalSorterMerge[";
 
 #[derive(Debug)]
 pub struct FairSorts {
     pool: FairSpillPool,
-    /// Of one merge.
+    /// Of what one sort merges.
     part: usize,
 }
 
@@ -32,9 +33,18 @@ impl FairSorts {
         }
     }
 
-    /// What one of them may take to merge: half of all is left for what is not merged.
+    /// What one of them may take to merge. It gathers half as much, because what was gathered is merged; a quarter of all is
+    /// left for others.
     pub fn part(bytes: usize, sorts: usize) -> usize {
         bytes / (2 * sorts.max(1))
+    }
+
+    fn bound(&self, consumer: &str) -> Option<usize> {
+        match consumer {
+            name if name.starts_with(MERGES) => Some(self.part),
+            name if name.starts_with(GATHERS) => Some(self.part / 2),
+            _ => None,
+        }
     }
 }
 
@@ -68,14 +78,13 @@ impl MemoryPool for FairSorts {
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
         let consumer = reservation.consumer();
         let wanted = reservation.size() + additional;
-        if consumer.name().starts_with(MERGES) && wanted > self.part {
-            return Err(DataFusionError::ResourcesExhausted(format!(
-                "{} would hold {wanted} bytes, and its part is {}",
+        match self.bound(consumer.name()) {
+            Some(bound) if wanted > bound => Err(DataFusionError::ResourcesExhausted(format!(
+                "{} would hold {wanted} bytes, and its part is {bound}",
                 consumer.name(),
-                self.part
-            )));
+            ))),
+            _ => self.pool.try_grow(reservation, additional),
         }
-        self.pool.try_grow(reservation, additional)
     }
 
     fn reserved(&self) -> usize {
@@ -89,7 +98,12 @@ impl MemoryPool for FairSorts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
+
+    use datafusion::{
+        execution::runtime_env::RuntimeEnvBuilder,
+        prelude::{SessionConfig, SessionContext},
+    };
 
     use super::*;
 
@@ -109,5 +123,79 @@ mod tests {
         assert!(join.try_grow(1).is_err(), "the bound of all is the pool's");
         drop(first);
         assert!(join.try_grow(100).is_ok());
+    }
+
+    /// Remembers who asks.
+    #[derive(Debug)]
+    struct Names {
+        pool: FairSorts,
+        refused: Mutex<Vec<String>>,
+    }
+
+    impl fmt::Display for Names {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.pool.fmt(f)
+        }
+    }
+
+    impl MemoryPool for Names {
+        fn name(&self) -> &str {
+            self.pool.name()
+        }
+
+        fn register(&self, consumer: &MemoryConsumer) {
+            self.pool.register(consumer);
+        }
+
+        fn unregister(&self, consumer: &MemoryConsumer) {
+            self.pool.unregister(consumer);
+        }
+
+        fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+            self.pool.grow(reservation, additional);
+        }
+
+        fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+            self.pool.shrink(reservation, shrink);
+        }
+
+        fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+            let grown = self.pool.try_grow(reservation, additional);
+            if let Err(error) = &grown
+                && error.to_string().contains("its part is")
+            {
+                let name = reservation.consumer().name().to_owned();
+                self.refused.lock().unwrap().push(name);
+            }
+            grown
+        }
+
+        fn reserved(&self) -> usize {
+            self.pool.reserved()
+        }
+    }
+
+    /// That the part bounds something depends on a name in DataFusion.
+    #[tokio::test]
+    async fn a_real_sort_meets_its_part() {
+        let names = Arc::new(Names {
+            pool: FairSorts::new(4 << 20, 8),
+            refused: Mutex::default(),
+        });
+        let runtime =
+            RuntimeEnvBuilder::new().with_memory_pool(names.clone() as Arc<dyn MemoryPool>);
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_batch_size(512);
+        config.options_mut().execution.sort_spill_reservation_bytes = 64 << 10;
+        let context = SessionContext::new_with_config_rt(config, runtime.build_arc().unwrap());
+        let sql = "SELECT value, value * 7 % 1000003 AS k FROM generate_series(1, 1000000) AS t (value) ORDER BY k";
+        let sorted = context.sql(sql).await.unwrap().collect().await.unwrap();
+        let rows: usize = sorted.iter().map(|batch| batch.num_rows()).sum();
+        assert_eq!(rows, 1_000_000);
+        assert!(
+            !names.refused.lock().unwrap().is_empty(),
+            "it merges within its part"
+        );
     }
 }

@@ -12,8 +12,8 @@ const WORKING_BYTES_MIN: u64 = 4 << 20;
 /// Rows of a batch between the steps of a plan: DataFusion's own number, where there is memory for it.
 const SORTED_ROWS_MIN: usize = 64;
 const SORTED_ROWS_MAX: usize = 8192;
-/// A sort that merges holds two batches at least, and rows may be large.
-const SORTED_ROW_BYTES: usize = 2 << 10;
+/// A sort holds several batches at least, and rows may be large.
+const SORTED_ROW_BYTES: usize = 8 << 10;
 /// With less for each sort, fewer at one time do more.
 const SORT_BYTES: u64 = 1 << 20;
 /// DataFusion sorts the sides of a join only if it may do so on several threads.
