@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Server, eventually, lambic, root, text};
+use common::{Server, eventually, json, lambic, refused, root, shown, text};
 use serde_json::Value;
 
 /// A project with all that a backup must have: views of several classes, one that calls a function, and a function
@@ -94,24 +94,6 @@ fn ok(args: &[&str]) -> String {
         text(&output.stderr)
     );
     text(&output.stdout)
-}
-
-/// It must fail with this code, and say this.
-#[track_caller]
-fn refused(output: &Output, code: i32, said: &[&str]) {
-    let told = text(&output.stdout) + &text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{told}");
-    for said in said {
-        assert!(told.contains(said), "no {said:?} in: {told}");
-    }
-}
-
-fn shown(path: &Path) -> &str {
-    path.to_str().expect("a temporary path is UTF-8")
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
 fn insert(server: &Server, from: u64, to: u64) {

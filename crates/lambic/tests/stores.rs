@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Server, eventually, free_port, free_ports, lambic, root, text};
+use common::{Server, eventually, free_port, free_ports, json, lambic, refused, root, shown, text};
 use serde_json::Value;
 
 /// Private objects are for those who sign; this server does not look at the signature.
@@ -122,23 +122,6 @@ impl S3 {
             }
         }
     }
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, said: &[&str]) {
-    let told = text(&output.stdout) + &text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{told}");
-    for said in said {
-        assert!(told.contains(said), "no {said:?} in: {told}");
-    }
-}
-
-fn shown(path: &Path) -> &str {
-    path.to_str().expect("a temporary path is UTF-8")
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
 #[test]

@@ -10,7 +10,7 @@ use lambic_model::{Frontier, Frontiers, StreamId};
 use lambic_query::{Compacted, Error};
 use tracing::warn;
 
-use super::layers::{Layers, dataset_error};
+use super::{errors::dataset_error, layers::Layers};
 
 /// What compaction keeps an eye on.
 #[derive(Debug, Default)]

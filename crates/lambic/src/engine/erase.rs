@@ -34,7 +34,10 @@ use lambic_query::{Erasing, ErasureInfo, Error, ToErase, sqlstate};
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
-use super::layers::{Layers, batch_error, dataset_error};
+use super::{
+    errors::{batch_error, dataset_error},
+    layers::Layers,
+};
 
 /// Between two looks at what an erasure waits for.
 const PAUSE: Duration = Duration::from_millis(200);

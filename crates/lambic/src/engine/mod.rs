@@ -7,6 +7,7 @@ mod batch_threads;
 mod checkpoint;
 mod compact;
 mod erase;
+mod errors;
 mod holds;
 pub(crate) mod layers;
 #[cfg(test)]

@@ -321,3 +321,21 @@ pub fn python_with(requirements: &Path) -> PathBuf {
     std::fs::write(&installed, wanted).expect("the target folder is ours");
     python
 }
+
+/// It must fail with this code, and say this.
+#[track_caller]
+pub fn refused(output: &Output, code: i32, said: &[&str]) {
+    let told = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    for said in said {
+        assert!(told.contains(said), "no {said:?} in: {told}");
+    }
+}
+
+pub fn shown(path: &Path) -> &str {
+    path.to_str().expect("a temporary path is UTF-8")
+}
+
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
+}
