@@ -311,7 +311,7 @@ impl Job<'_> {
         spills: &Spills,
     ) -> Result<Piece, Error> {
         if let (Some(join), Some(_)) = (self.plan.join(), &self.base) {
-            let memory = self.limits.held_bytes();
+            let memory = self.limits.working_bytes();
             let run = match self
                 .joined(join, from, to, &self.batch.state, pool(memory))
                 .await

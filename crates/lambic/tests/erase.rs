@@ -357,3 +357,38 @@ fn what_cannot_be_erased_is_said_with_the_place() {
     assert_eq!(server.rows("SELECT count(*) AS n FROM visits")[0]["n"], 0);
     server.ok(&["audit", "--all"]);
 }
+
+#[test]
+fn a_start_does_not_wait_for_an_erasure() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let mut server = Server::start(&data);
+    server.ok(&["query", DECLARED]);
+    insert(&server, 0, 2_000);
+    server.ok(&["batch", "run"]);
+    assert!(server.terminate().success(), "{}", server.said());
+    // To compute a view anew takes minutes.
+    let config = folder.path().join("settings.toml");
+    fs::write(&config, "[batch]\nio_bytes_per_s = 300\n").expect("the folder is ours");
+    let slow = [
+        "--config",
+        config.to_str().expect("a temporary path is UTF-8"),
+    ];
+    let mut server = Server::start_with("serve", None, &data, &slow);
+    let statement = format!("ERASE FROM visits WHERE who LIKE '{SECRET}%' WITH (wait = false)");
+    server.ok(&["query", &statement]);
+    eventually("a view is computed anew", || {
+        let state = unfinished(&server)[0]["state"].to_string();
+        state.contains("recomputing view")
+    });
+    server.kill();
+    let mut server = Server::start_with("serve", None, &data, &slow);
+    assert_eq!(unfinished(&server).len(), 1);
+    check_reads(&server, 1_800);
+    server.kill();
+    let server = Server::start(&data);
+    check_reads(&server, 1_800);
+    eventually("the erasure is finished", || unfinished(&server).is_empty());
+    check_reads(&server, 1_800);
+    assert_eq!(holding(&data), Vec::<PathBuf>::new());
+}

@@ -30,7 +30,7 @@ use datafusion::{
 use lambic_view::session;
 
 use crate::{
-    database::Open,
+    database::{Open, apart},
     provider::{Identity, identity},
 };
 
@@ -52,6 +52,17 @@ pub struct Place {
 /// The tables to be read now, by name.
 pub type Tables = HashMap<String, Arc<dyn TableSource>>;
 
+/// For what a plan takes its parameters.
+#[derive(Debug, Clone, Default)]
+pub struct Taken {
+    /// What they stand beside.
+    pub told: Vec<Option<DataType>>,
+    /// Those of other types.
+    pub kept: apart::Kept,
+    /// Those whose types the client may choose.
+    pub open: Vec<Open>,
+}
+
 /// A plan without its tables.
 #[derive(Debug)]
 pub struct KeptPlan {
@@ -60,8 +71,7 @@ pub struct KeptPlan {
     pub functions: u64,
     /// The types of `$1`, `$2`, …; `None` where the statement does not tell.
     pub types: Vec<Option<DataType>>,
-    /// Those whose types the client may choose.
-    pub open: Vec<Open>,
+    taken: Taken,
     /// Of the answer.
     pub columns: SchemaRef,
     /// As it was planned.
@@ -76,7 +86,7 @@ impl KeptPlan {
     pub fn new(
         plan: &LogicalPlan,
         types: Vec<Option<DataType>>,
-        open: Vec<Open>,
+        taken: Taken,
         columns: SchemaRef,
         functions: u64,
     ) -> Option<KeptPlan> {
@@ -90,7 +100,7 @@ impl KeptPlan {
             places,
             functions,
             types,
-            open,
+            taken,
             columns,
             is_open,
             optimised: Mutex::default(),
@@ -99,8 +109,16 @@ impl KeptPlan {
 
     /// Whether a client that declares these types would get the same plan.
     pub fn is_for(&self, declared: &[Option<DataType>]) -> bool {
-        let mut open = self.open.iter();
+        let Taken { told, kept, open } = &self.taken;
+        let mut open = open.iter();
         open.all(|open| open.is_as_chosen(&self.types, declared))
+            && apart::kept(told, declared) == *kept
+    }
+
+    /// False if it would round a decimal.
+    pub fn takes(&self, parameters: &[ScalarValue]) -> bool {
+        let mut each = self.types.iter().zip(parameters);
+        !each.any(|(planned, value)| apart::is_other_decimal(planned.as_ref(), value))
     }
 
     /// The plan over `tables` with these parameters, and whether it is optimised.

@@ -207,13 +207,43 @@ fn arrow_type(wire: &Type) -> Option<DataType> {
     })
 }
 
+/// The value in the planned type. A decimal that this could not hold as it is stays as it is; others are refused.
 fn fit(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, String> {
-    match planned {
-        Some(planned) if value.data_type() != *planned => value
-            .cast_to(planned)
-            .map_err(|error| error.strip_backtrace()),
-        _ => Ok(value),
+    let Some(planned) = planned.filter(|planned| value.data_type() != **planned) else {
+        return Ok(value);
+    };
+    let is_decimal = matches!(value, ScalarValue::Decimal128(..));
+    let cast = match value.cast_to(planned) {
+        Ok(cast) => cast,
+        Err(_) if is_decimal && matches!(planned, DataType::Decimal128(..)) => return Ok(value),
+        Err(error) => return Err(error.strip_backtrace()),
+    };
+    // Postgres converts to doubles as well.
+    let may_round = planned.is_floating() || !loses(&value);
+    if may_round
+        || cast
+            .cast_to(&value.data_type())
+            .is_ok_and(|back| back == value)
+    {
+        return Ok(cast);
     }
+    match planned {
+        DataType::Decimal128(..) if is_decimal => Ok(value),
+        _ => Err(format!(
+            "{value} does not fit into {planned}; cast the parameter in the statement"
+        )),
+    }
+}
+
+/// Whether another type may hold less of such a value.
+fn loses(value: &ScalarValue) -> bool {
+    matches!(
+        value,
+        ScalarValue::Decimal128(..)
+            | ScalarValue::Float32(_)
+            | ScalarValue::Float64(_)
+            | ScalarValue::TimestampMicrosecond(..)
+    )
 }
 
 fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarValue, String> {
@@ -237,6 +267,12 @@ fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarV
         .cloned()
         .or_else(|| arrow_type(wire))
         .unwrap_or(DataType::Utf8);
+    if let DataType::Decimal128(..) = target
+        && let text = text.trim()
+        && is_plain_decimal(text)
+    {
+        return fit(numeric_scalar(text)?, Some(&target));
+    }
     let value = match (&target, wire) {
         (DataType::Boolean, _) => ScalarValue::Boolean(Some(boolean(text)?)),
         (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, _) => {
@@ -380,6 +416,15 @@ fn binary(wire: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
         | Type::UNKNOWN => ScalarValue::Utf8(Some(utf8(bytes)?)),
         _ => return Err("this type has no binary form here; send it as text".to_owned()),
     })
+}
+
+/// Digits with a point among them or none, and a sign or none.
+fn is_plain_decimal(text: &str) -> bool {
+    let digits = text.trim_start_matches(['+', '-']);
+    let is_signed_once = text.len() - digits.len() <= 1;
+    let points = digits.matches('.').count();
+    let is_digits = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    is_signed_once && points <= 1 && is_digits && digits.len() > points
 }
 
 /// A decimal just wide enough for the digits of `text`.

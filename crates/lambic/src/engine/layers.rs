@@ -208,7 +208,7 @@ impl Layers {
     ) -> Result<Arc<ServedView>, Error> {
         let loaded = match make {
             Make::New => None,
-            Make::Open | Make::Reopen => self.loaded(definition, &plan).await?,
+            Make::Open | Make::Reopen => self.loaded(definition, &plan, make).await?,
         };
         // A batch view that the log does not reach is brought nearer from the dataset.
         let log = self.parts.log.snapshot();
@@ -231,15 +231,20 @@ impl Layers {
     }
 
     /// The batch view that was kept; one that is damaged or from before an erasure is removed, because it can be
-    /// computed again.
+    /// computed again. Where that erasure is not finished, it computes the view, and a start does not wait for that: until
+    /// then the view is read from history.
     async fn loaded(
         &self,
         definition: &Definition,
         plan: &ViewPlan,
+        make: Make,
     ) -> Result<Option<(Run, u64)>, Error> {
         let erasures = plan.erasures_of(&self.parts.log.snapshot().erasures());
+        let pending = &self.parts.erasures;
+        let mut inputs = plan.inputs.iter();
+        let is_followed = make == Make::Open && inputs.any(|input| pending.is_pending(input.id));
         match self.parts.batch.load(Kept::Batch, definition, plan).await {
-            Ok(Some((run, _))) if run.erasures != erasures => {
+            Ok(Some((run, _))) if run.erasures != erasures && !is_followed => {
                 let forgotten = self.parts.batch.forget(definition).await;
                 forgotten.map_err(batch_error)?;
                 Ok(None)

@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use lambic_model::{Offset, OffsetRange, OffsetSet, PartitionId, Stream, SystemColumn};
 use lambic_view::Predicate;
 
-use super::{Database, done, explain, rows, with_parameters};
+use super::{Database, apart, by_number, done, explain, rows, with_parameters};
 use crate::{
     Catalog, Erasing, Error, Outcome, Session, ToErase, erase::Erase, error::undefined_table,
     pinned::Pinned, sqlstate,
@@ -37,6 +37,7 @@ impl Database {
     ) -> Result<Outcome, Error> {
         let stream = self.erasable(erase, sql)?;
         let predicate = self.erase_predicate(erase, &stream).await?;
+        check_exact(&predicate, &parameters)?;
         let turn = self.0.erasing.lock().await;
         let pinned = Pinned::take(&self.0.sources);
         let frontier = pinned.heads().of(stream.id);
@@ -258,4 +259,25 @@ fn add(found: &mut OffsetSet, batch: &RecordBatch) {
     if let Some(range) = open {
         found.add(range);
     }
+}
+
+/// What would have to be rounded to be compared is not what was meant.
+fn check_exact(predicate: &Predicate, parameters: &[ScalarValue]) -> Result<(), Error> {
+    let types = predicate.plan().get_parameter_types();
+    let types = types.map_err(|error| Error::from_datafusion(error, "", &[]))?;
+    let types = by_number(types, parameters.len());
+    for (index, (planned, value)) in types.iter().zip(parameters).enumerate() {
+        if apart::is_other_decimal(planned.as_ref(), value) {
+            let number = index + 1;
+            let message = format!(
+                "parameter ${number} is {value}, which the column beside it cannot hold as it is"
+            );
+            return Err(
+                Error::new(sqlstate::NUMERIC_OUT_OF_RANGE, message).with_hint(format!(
+                    "no record can equal it; to compare, cast it: ${number}::numeric(38, 10)"
+                )),
+            );
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Runs statements: one file for each that is ours, `select.rs` for plain SQL.
 
 mod alter_stream;
+pub(crate) mod apart;
 mod as_of;
 mod audit;
 mod backup;
@@ -62,7 +63,7 @@ use lambic_view::{Definition, Planned, ViewSource, aggregate::FloatSums, session
 pub use audit::AuditResult;
 use building::Building;
 pub(crate) use parameters::{Open, with_parameters};
-use parameters::{by_number, typed};
+use parameters::{by_number, told, typed};
 pub use planned::PlanCounts;
 
 use crate::{

@@ -114,7 +114,7 @@ pub fn typed(
 }
 
 /// The types by name, `None` where the statement tells none anywhere.
-fn told(plan: &LogicalPlan) -> Result<HashMap<String, Option<DataType>>, DataFusionError> {
+pub fn told(plan: &LogicalPlan) -> Result<HashMap<String, Option<DataType>>, DataFusionError> {
     let mut told = HashMap::new();
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {

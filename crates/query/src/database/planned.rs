@@ -12,10 +12,12 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{Database, Open, by_number, names_system_column, returns_rows, typed, with_parameters};
+use super::{
+    Database, apart, by_number, names_system_column, returns_rows, told, typed, with_parameters,
+};
 use crate::{
     Error, Session,
-    kept::{Counts, KeptPlan, Slot, Tables},
+    kept::{Counts, KeptPlan, Slot, Tables, Taken},
     names,
     pinned::Pinned,
     provider::{Public, Versions, identity},
@@ -100,6 +102,7 @@ impl Database {
         if let Some(slot) = kept
             && let Some(plan) = slot.get()
             && plan.is_for(declared)
+            && plan.takes(&parameters)
         {
             if let Some(tables) = self.tables(&plan, &pinned, with_system).await {
                 Counts::add(&counts.reused);
@@ -117,11 +120,12 @@ impl Database {
         }
         let functions = self.0.functions_changed.load(Ordering::SeqCst);
         let state = self.pinned_with(pinned, with_system, versions);
-        let plan = self.plan(&state, &plain.ast, sql).await?;
-        let (plan, open) = typed(plan, declared).map_err(wrong)?;
+        let (plan, taken) = self
+            .typed(&state, plain, sql, declared, &parameters)
+            .await?;
         Counts::add(&counts.made);
         if let Some(slot) = kept {
-            slot.set(kept_plan(&plan, parameters.len(), open, functions));
+            slot.set(kept_plan(&plan, parameters.len(), taken, functions));
         }
         Ok(Ready {
             state,
@@ -156,9 +160,8 @@ impl Database {
         let functions = self.0.functions_changed.load(Ordering::SeqCst);
         let versions = self.versions(&plain.versions).await?;
         let state = self.pinned_for(session, &known.sql, versions);
-        let plan = self.plan(&state, &plain.ast, &known.sql).await?;
-        let typed = typed(plan, &session.parameter_types);
-        let (plan, open) = typed.map_err(|error| Error::from_datafusion(error, &known.sql, &[]))?;
+        let declared = &session.parameter_types;
+        let (plan, taken) = self.typed(&state, plain, &known.sql, declared, &[]).await?;
         Counts::add(&counts.made);
         let types_of = |plan: &LogicalPlan| {
             let types = plan.get_parameter_types();
@@ -167,7 +170,7 @@ impl Database {
         let mut types = types_of(&plan)?;
         known
             .plan
-            .set(kept_plan(&plan, known.parameters, open, functions));
+            .set(kept_plan(&plan, known.parameters, taken, functions));
         if let Some(as_of) = &plain.as_of {
             types.extend(types_of(&self.plan_moment(as_of).await?)?);
         }
@@ -176,6 +179,31 @@ impl Database {
             false => Arc::new(Schema::empty()),
         };
         Ok((by_number(types, known.parameters), columns))
+    }
+
+    /// Plans a statement, with a type for each parameter.
+    async fn typed(
+        &self,
+        state: &SessionState,
+        plain: &Plain,
+        sql: &str,
+        declared: &[Option<DataType>],
+        values: &[ScalarValue],
+    ) -> Result<(LogicalPlan, Taken), Error> {
+        let wrong = |error| Error::from_datafusion(error, sql, &self.names());
+        let mut plan = self.plan(state, &plain.ast, sql).await?;
+        let told = by_number(told(&plan).map_err(wrong)?, usize::MAX);
+        let mut kept = apart::kept(&told, declared);
+        let planned: Vec<_> = (told.iter().zip(&kept))
+            .map(|(told, kept)| kept.as_ref().or(told.as_ref()).cloned())
+            .collect();
+        kept = apart::with_values(kept, &planned, values);
+        if kept.iter().any(Option::is_some) {
+            let ast = apart::cast(&plain.ast, &kept);
+            plan = self.plan(state, &ast, sql).await?;
+        }
+        let (plan, open) = typed(plan, declared).map_err(wrong)?;
+        Ok((plan, Taken { told, kept, open }))
     }
 
     /// The tables that a kept plan reads, at `pinned`; `None` if one of them is not what it was.
@@ -211,7 +239,7 @@ impl Database {
 fn kept_plan(
     plan: &LogicalPlan,
     parameters: usize,
-    open: Vec<Open>,
+    taken: Taken,
     functions: u64,
 ) -> Option<Arc<KeptPlan>> {
     let types = by_number(plan.get_parameter_types().ok()?, parameters);
@@ -219,7 +247,7 @@ fn kept_plan(
         true => names::shown_schema(plan.schema().inner()),
         false => Arc::new(Schema::empty()),
     };
-    KeptPlan::new(plan, types, open, columns, functions).map(Arc::new)
+    KeptPlan::new(plan, types, taken, columns, functions).map(Arc::new)
 }
 
 /// The same text may mean something else to another parser.
