@@ -4,6 +4,7 @@ import datetime
 import io
 import json
 import threading
+import urllib.parse
 import urllib.request
 
 import pyarrow
@@ -281,6 +282,51 @@ def test_views_by_key_and_by_other_columns(measurements):
     assert missing.status == 404 and view in missing.error["hint"]
     listed = {one["name"]: one for one in http("GET", "/v1/views").json()["views"]}
     assert listed[view]["class"]
+
+
+@pytest.fixture
+def by_every_key(connection, name):
+    """Views `<name>_<column>` of a stream, each by a column of another type, with one row."""
+    columns = {"price": "numeric(8, 2)", "local": "timestamp", "moment": "timestamptz", "day": "date", "n": "integer",
+               "ratio": "real", "value": "double precision"}
+    declared = ", ".join(f"{column} {kind}" for column, kind in columns.items())
+    connection.execute(f"CREATE STREAM {name} ({declared})")
+    for column in columns:
+        connection.execute(
+            f"CREATE MATERIALIZED VIEW {name}_{column} AS SELECT {column}, count(*) AS c FROM {name} GROUP BY {column}")
+    append(name, json.dumps({
+        "price": "3.00", "local": "2026-01-01T00:00:00.000001", "moment": "2026-01-01T00:00:00Z", "day": "2026-01-01",
+        "n": 7, "ratio": 0.1, "value": "Infinity"}))
+    yield name
+    for column in columns:
+        connection.execute(f"DROP MATERIALIZED VIEW {name}_{column}")
+    connection.execute(f"DROP STREAM {name}")
+
+
+def test_a_value_that_the_type_cannot_hold_finds_no_other_row(by_every_key):
+    def look_up(column, value, **others):
+        query = urllib.parse.urlencode({column: value, **others})
+        return http("GET", f"/v1/views/{by_every_key}_{column}?{query}")
+
+    for column, same, none in [
+        ("price", ["3", "3.0", "3.0000"], ["3.001", "3.0049", "2.999"]),
+        ("local", ["2026-01-01 00:00:00.000001000"], ["2026-01-01T00:00:00.0000019"]),
+        ("moment", ["2026-01-01T02:00:00+02:00", "2026-01-01"], ["2026-01-01T00:00:00.0000001Z"]),
+        ("day", ["2026-01-01", "2026-01-01T00:00:00"], ["2026-01-01T12:00:00", "2026-01-01T00:00:00.0000001"]),
+        ("n", ["7"], ["7.4"]),
+        ("ratio", ["0.1", "0.1000000000001"], ["1e39"]),
+        ("value", ["Infinity"], ["1e400"]),
+    ]:
+        # By the key, and by SQL.
+        for others in [{}, {"c": "1"}]:
+            for value in same:
+                answer = look_up(column, value, **others)
+                assert answer.status == 200 and len(answer.json()["rows"]) == 1, (value, answer.body)
+            for value in none:
+                answer = look_up(column, value, **others)
+                assert answer.status == 400 and answer.error["sqlstate"] == "22P02", (value, answer.body)
+                assert f"`{value}` is not a value of column {column} (" in answer.error["message"]
+    assert "(numeric(8,2))" in look_up("price", "3.001").error["message"]
 
 
 def test_streams_are_listed(measurements):

@@ -41,7 +41,7 @@ mod version;
 pub use as_of::AsOf;
 pub use catalog::{Catalog, CatalogError};
 pub use changes::{Change, Feed, Follow, Followed, Message};
-pub use database::{AuditResult, Database, Parts, PlanCounts};
+pub use database::{AuditResult, Database, Parts, PlanCounts, value_of_text};
 pub use depth::STACK_BYTES;
 pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
 pub use lambic_view::postgres::{Postgres, check_size, memberships};

@@ -8,11 +8,13 @@
 mod error;
 mod recomputed;
 mod runs;
+mod value;
 mod view;
 
 pub use error::Error;
 pub use recomputed::{KEPT_BYTES_MAX, RecomputedView, Standing, ViewRead};
 pub use runs::RunSet;
+pub use value::value_of_text;
 pub use view::{Answer, ServedView};
 
 use std::{

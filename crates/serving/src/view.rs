@@ -7,8 +7,7 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, AsArray, StringArray},
-    compute::{CastOptions, cast_with_options},
+    array::{ArrayRef, AsArray},
     datatypes::{DataType, Float32Type, Float64Type},
     record_batch::RecordBatch,
 };
@@ -16,7 +15,7 @@ use datafusion::execution::TaskContext;
 use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Definition, KeyRange, Run, ViewPlan, tail::TailSource};
 
-use crate::{Error, KEPT_BYTES_MAX, RunSet};
+use crate::{Error, KEPT_BYTES_MAX, RunSet, value_of_text};
 
 /// A range of at most so many states is worth finishing alone.
 const RANGE_ROWS_MIN: usize = 64;
@@ -394,17 +393,7 @@ impl ServedView {
         for (index, name) in names.iter().enumerate() {
             let text = given[name.as_str()];
             let data_type = self.plan.state_schema.field(index).data_type();
-            let array: ArrayRef = Arc::new(StringArray::from(vec![text]));
-            let strict = CastOptions {
-                safe: false,
-                ..CastOptions::default()
-            };
-            let value = cast_with_options(&array, data_type, &strict).map_err(|_| {
-                Error::Key(format!(
-                    "`{text}` is not a value of column {name} ({data_type})"
-                ))
-            })?;
-            key.push(canonical(value));
+            key.push(canonical(value_of_text(name, text, data_type)?));
         }
         let codec = &self.plan.key_codec;
         Ok(codec.range(&key, Bound::Unbounded, Bound::Unbounded)?)

@@ -11,7 +11,7 @@ use axum::{
 };
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use lambic_query::{AsOf, Error, Outcome, ViewInfo};
+use lambic_query::{AsOf, Error, Outcome, ViewInfo, value_of_text};
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -112,16 +112,9 @@ pub async fn select(
         conditions
             .iter()
             .zip(&prepared.parameter_types)
-            .map(|((column, value), planned)| {
-                let text = ScalarValue::Utf8(Some(value.clone()));
-                match planned {
-                    Some(planned) => text.cast_to(planned).map_err(|_| {
-                        Failure::bad_request(format!(
-                            "{column}={value} is not a value of that column"
-                        ))
-                    }),
-                    None => Ok(text),
-                }
+            .map(|((column, value), planned)| match planned {
+                Some(planned) => value_of_text(column, value, planned).map_err(Failure::from),
+                None => Ok(ScalarValue::Utf8(Some(value.clone()))),
             });
     let values = values.collect::<Result<Vec<_>, _>>()?;
     match app

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use arrow::datatypes::DataType;
+use datafusion::scalar::ScalarValue;
 use lambic_serving::Served;
 
 use super::Database;
@@ -50,6 +52,13 @@ impl Database {
             frontier: frontier.collect::<Vec<_>>().join(" "),
         })
     }
+}
+
+/// What a client wrote as text, in the type of the column that it is compared with; an error if that cannot hold it
+/// exactly.
+pub fn value_of_text(column: &str, text: &str, data_type: &DataType) -> Result<ScalarValue, Error> {
+    let value = lambic_serving::value_of_text(column, text, data_type).map_err(serving_error)?;
+    ScalarValue::try_from_array(&value, 0).map_err(Error::internal)
 }
 
 fn serving_error(error: lambic_serving::Error) -> Error {

@@ -62,6 +62,7 @@ use lambic_view::{Definition, Planned, ViewSource, aggregate::FloatSums, session
 
 pub use audit::AuditResult;
 use building::Building;
+pub use lookup::value_of_text;
 pub(crate) use parameters::{Open, with_parameters};
 use parameters::{by_number, told, typed};
 pub use planned::PlanCounts;
