@@ -118,6 +118,7 @@ impl fmt::Debug for Outcome {
 /// The answer to a lookup by full key: the rows and the frontier that they stand for.
 #[derive(Debug, Clone)]
 pub struct Lookup {
+    pub schema: SchemaRef,
     pub batches: Vec<RecordBatch>,
     pub frontier: String,
 }

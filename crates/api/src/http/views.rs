@@ -32,7 +32,7 @@ struct Answer {
     view: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     frontier: Option<String>,
-    columns: Option<Value>,
+    columns: Value,
     rows: Vec<Box<RawValue>>,
 }
 
@@ -50,11 +50,10 @@ pub async fn lookup(
     let is_served = version.is_none_or(|version| version == view.version);
     if is_served && is_full_key(&view, &conditions) {
         let found = app.executor.lookup(name.clone(), conditions, as_of).await?;
-        let schema = found.batches.first().map(RecordBatch::schema);
         let answer = Answer {
             view: name,
             frontier: Some(found.frontier),
-            columns: schema.map(|schema| columns(&schema)),
+            columns: columns(&found.schema),
             rows: json_rows_of(&found.batches)?,
             truncated: None,
         };
@@ -68,7 +67,7 @@ pub async fn lookup(
     let answer = Answer {
         view: name,
         frontier: None,
-        columns: Some(columns(&schema)),
+        columns: columns(&schema),
         rows,
         truncated: Some(truncated),
     };

@@ -1,6 +1,6 @@
 //! The rows of one key of a view, without the planner.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
@@ -48,6 +48,7 @@ impl Database {
         let frontier =
             inputs.map(|stream| format!("{}@{}", stream.name, answer.frontier.of(stream.id)));
         Ok(Lookup {
+            schema: Arc::clone(&served.plan().schema),
             batches: answer.batches.as_ref().clone(),
             frontier: frontier.collect::<Vec<_>>().join(" "),
         })
