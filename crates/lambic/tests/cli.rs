@@ -591,6 +591,78 @@ fn an_audit_of_all_tells_of_each() {
 }
 
 #[test]
+fn a_transaction_is_sent_as_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(&folder.path().join("data"));
+    server.ok(&[
+        "query",
+        "CREATE STREAM clicks (url text NOT NULL, button text); CREATE STREAM buys (n bigint)",
+    ]);
+    let count = || server.rows("SELECT count(*) AS n FROM clicks")[0]["n"].as_u64();
+    let kept = server.cli(&[
+        "query",
+        "BEGIN; INSERT INTO clicks VALUES ('/x', 'y'); INSERT INTO buys VALUES (1); COMMIT",
+    ]);
+    assert_eq!(text(&kept.stderr), "COMMIT\n");
+    assert_eq!(count(), Some(1));
+    server.ok(&[
+        "query",
+        "START TRANSACTION; INSERT INTO clicks VALUES ('/y', 'y'); ROLLBACK",
+    ]);
+    assert_eq!(count(), Some(1));
+
+    let run = |name: &str, sql: &str| {
+        let script = file(folder.path(), name, sql);
+        server.cli(&["query", "-f", &script])
+    };
+    let mixed = run(
+        "mixed.sql",
+        "SELECT 1 AS a;\nBEGIN;\nINSERT INTO clicks VALUES ('/a', 'b');\nSELECT 5 AS b;\nEND;\nSELECT count(*) AS n FROM clicks;\n",
+    );
+    let (shown, told) = (text(&mixed.stdout), text(&mixed.stderr));
+    assert!(mixed.status.success(), "{told}");
+    assert!(shown.starts_with("a\n─\n1\n"), "{shown}");
+    assert!(shown.ends_with("n\n─\n2\n"), "{shown}");
+    assert!(told.contains("the rows of 1 statement within"), "{told}");
+
+    // A mistake has its place in the file, nothing of the transaction is kept, and nothing runs behind it.
+    let wrong = run(
+        "wrong.sql",
+        "-- é\nBEGIN;\nINSERT INTO clicks VALUES ('/c', 'd');\nINSERT INTO clicks\n  SELECT nothing FROM buys;\nCOMMIT;\nSELECT 1 AS a;\n",
+    );
+    fails(&wrong, 1, &["wrong.sql:5:10", "42703"]);
+    assert!(wrong.stdout.is_empty());
+    let missing = run(
+        "missing.sql",
+        "BEGIN;\nINSERT INTO clicks VALUES ('/c', 'd');\nINSERT INTO clicks VALUES (NULL, 'd');\nCOMMIT;\n",
+    );
+    fails(&missing, 1, &["missing.sql:3:", "23502"]);
+    assert_eq!(count(), Some(2));
+
+    // Without an end nothing is run, also not what stands before it.
+    let open = run(
+        "open.sql",
+        "INSERT INTO clicks VALUES ('/e', 'f');\n  BEGIN;\nINSERT INTO clicks VALUES ('/g', 'h');\n",
+    );
+    fails(&open, 1, &["open.sql:2:3", "has no end", "COMMIT or ROLLBACK"]);
+    assert_eq!(count(), Some(2));
+
+    let mut piped = common::lambic()
+        .env("LAMBIC_URL", &server.url)
+        .args(["query", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the binary is there");
+    let mut stdin = piped.stdin.take().expect("stdin is piped");
+    stdin
+        .write_all(b"BEGIN; INSERT INTO clicks VALUES ('/p', 'q'); COMMIT;")
+        .expect("it reads");
+    drop(stdin);
+    assert!(piped.wait().expect("it ends").success());
+    assert_eq!(count(), Some(3));
+}
+
+#[test]
 fn without_a_server_it_says_how_to_start_one() {
     let url = format!("http://127.0.0.1:{}", common::free_port());
     for command in [

@@ -96,11 +96,23 @@ async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
     let mut block = Block::default();
     let begin = |modes| app.executor.begin(modes);
     let mut last = None;
-    for piece in split(sql)? {
+    let pieces = split(sql)?;
+    let are_several = pieces.len() > 1;
+    for piece in pieces {
+        // Among several, an error without a place is at least one of its statement.
+        let placed = |mut failure: Failure| {
+            failure.position = match failure.position {
+                Some(position) => Some(position + piece.chars_before),
+                None => are_several.then_some(piece.chars_before + 1),
+            };
+            failure
+        };
         if let Some(Command::Transaction(control)) = parse_command(piece.text) {
-            let step = block.step(&control, Modes::default(), begin)?;
+            let step = block.step(&control, Modes::default(), begin);
+            let step = step.map_err(|error| placed(error.into()))?;
             if let Some(transaction) = step.commit {
-                app.executor.commit(transaction).await?;
+                let committed = app.executor.commit(transaction).await;
+                committed.map_err(|error| placed(error.into()))?;
             }
             let tag = step.tag.to_owned();
             last = Some(Outcome::Done { tag, notice: None });
@@ -114,13 +126,7 @@ async fn statements(app: &App, sql: &str) -> Result<Outcome, Failure> {
             .executor
             .execute(session, piece.text.to_owned())
             .await
-            .map_err(|error| {
-                let mut failure = Failure::from(error);
-                failure.position = failure
-                    .position
-                    .map(|position| position + piece.chars_before);
-                failure
-            })?;
+            .map_err(|error| placed(error.into()))?;
         last = outcomes.into_iter().next_back().or(last);
     }
     if block.status() != Status::Idle {

@@ -41,17 +41,37 @@ pub fn run(global: &Global, args: &cli::Query) -> anyhow::Result<()> {
     run_text(global, &file, &text, args.csv)
 }
 
-/// Runs all statements of a text; a mistake shows its place in it.
+/// Runs all statements of a text, each by itself unless it stands in a transaction; a mistake shows its place in it.
 pub fn run_text(global: &Global, file: &Path, text: &str, csv: bool) -> anyhow::Result<()> {
     let statements = statement::split(file, text);
     if statements.is_empty() {
         bail!("there is no statement in {}", file.display());
     }
+    let requests = statement::requests(statements).map_err(|begin| not_ended(&begin))?;
     let client = global.client()?;
-    for statement in &statements {
+    for statement in &requests {
         one(&client, statement, global.json, csv).map_err(|error| placed(error, statement))?;
+        let unseen = statement.rows_within();
+        if unseen > 0 {
+            eprintln!(
+                "the rows of {} within the transaction are not shown: its answer is that of its end",
+                output::counted(unseen as u64, "statement")
+            );
+        }
     }
     Ok(())
+}
+
+fn not_ended(begin: &Statement) -> Failure {
+    Failure {
+        message: "the transaction that begins here has no end, and nothing was run".to_owned(),
+        hint: Some(
+            "COMMIT or ROLLBACK it in the same text: no transaction goes on from one `lambic query` to the next"
+                .to_owned(),
+        ),
+        place: Some(begin.place(None)),
+        ..Failure::default()
+    }
 }
 
 pub fn one(client: &Client, statement: &Statement, json: bool, csv: bool) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! Splits a file of SQL into statements that remember where they stood, and tells what each creates.
+//! Splits a file of SQL into statements that remember where they stood, tells what each creates, and which are sent
+//! together.
 
 use std::{
     ops::Range,
@@ -37,6 +38,13 @@ impl Creates {
     }
 }
 
+/// What a statement does to the transaction that it stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    Begin,
+    End,
+}
+
 /// The beginning of a `CREATE`, with places in the statement in bytes.
 struct Head {
     creates: Creates,
@@ -54,6 +62,52 @@ impl Statement {
     /// What the statement creates; `None` for any other statement.
     pub fn creates(&self) -> Option<Creates> {
         Some(self.head()?.creates)
+    }
+
+    fn bound(&self) -> Option<Bound> {
+        const FIRST: [&str; 6] = ["begin", "start", "commit", "end", "rollback", "abort"];
+        let first = first_word(&self.sql);
+        // The words of long statements are not looked for in vain.
+        if !FIRST.iter().any(|word| first.eq_ignore_ascii_case(word)) {
+            return None;
+        }
+        let tokens = tokens(&self.sql);
+        let words: Vec<String> = tokens
+            .into_iter()
+            .take(3)
+            .map(|token| self.sql[token].to_ascii_lowercase())
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["begin", ..] | ["start", "transaction", ..] => Some(Bound::Begin),
+            // Back to a savepoint: the transaction goes on.
+            ["rollback" | "abort", "to", ..]
+            | ["rollback" | "abort", "work" | "transaction", "to"] => None,
+            ["commit" | "end" | "rollback" | "abort", ..] => Some(Bound::End),
+            _ => None,
+        }
+    }
+
+    /// How many statements of a whole transaction give rows: its answer is that of its end.
+    pub fn rows_within(&self) -> usize {
+        const GIVE_ROWS: [&str; 10] = [
+            "select", "with", "values", "table", "show", "explain", "audit", "diff", "replay",
+            "fetch",
+        ];
+        if self.bound() != Some(Bound::Begin) {
+            return 0;
+        }
+        let pieces = lambic_query::split(&self.sql).unwrap_or_default();
+        let gives_rows = |sql: &str| {
+            let first = first_word(sql.trim_start_matches('('));
+            GIVE_ROWS
+                .iter()
+                .any(|word| first.eq_ignore_ascii_case(word))
+        };
+        pieces
+            .iter()
+            .filter(|piece| gives_rows(piece.text))
+            .count()
     }
 
     fn head(&self) -> Option<Head> {
@@ -127,6 +181,34 @@ impl Statement {
     }
 }
 
+fn first_word(sql: &str) -> &str {
+    let end = sql.find(|c: char| !c.is_ascii_alphabetic());
+    &sql[..end.unwrap_or(sql.len())]
+}
+
+/// The statements as they are sent: each alone, but a transaction from its `BEGIN` to its end as one, since the server
+/// keeps none from one request to the next. An error with the `BEGIN` that has no end.
+pub fn requests(statements: Vec<Statement>) -> Result<Vec<Statement>, Statement> {
+    let mut requests = Vec::new();
+    let mut open: Option<Statement> = None;
+    for statement in statements {
+        match (open.take(), statement.bound()) {
+            (None, Some(Bound::Begin)) => open = Some(statement),
+            (None, _) => requests.push(statement),
+            (Some(mut whole), Some(Bound::End)) => {
+                let end = statement.start + statement.sql.len();
+                whole.sql = whole.source[whole.start..end].to_owned();
+                requests.push(whole);
+            }
+            (begun, _) => open = begun,
+        }
+    }
+    match open {
+        None => Ok(requests),
+        Some(begin) => Err(begin),
+    }
+}
+
 /// Statements of a file. Where a quote or comment does not end, all of it is one statement, and the server says so.
 pub fn split(file: &Path, source: &str) -> Vec<Statement> {
     let statement = |sql: &str, start: usize| Statement {
@@ -175,6 +257,50 @@ mod tests {
             ["SELECT 1; SELECT 'open"]
         );
         assert!(split_sql(" ; -- nothing\n;").is_empty());
+    }
+
+    #[test]
+    fn a_transaction_is_sent_as_one() {
+        let check = |source: &str, expected: Result<&[&str], usize>| {
+            let sent = requests(split(Path::new("x.sql"), source));
+            let sent: Result<Vec<&str>, usize> = match &sent {
+                Ok(sent) => Ok(sent.iter().map(|one| one.sql.as_str()).collect()),
+                Err(begin) => Err(begin.start),
+            };
+            assert_eq!(sent, expected.map(|texts| texts.to_vec()), "{source}");
+        };
+        check("SELECT 1; SELECT 2", Ok(&["SELECT 1", "SELECT 2"]));
+        check(
+            "SELECT 1; begin work; INSERT INTO s VALUES ('COMMIT;'); -- so\n end; COMMIT",
+            Ok(&[
+                "SELECT 1",
+                "begin work; INSERT INTO s VALUES ('COMMIT;'); -- so\n end",
+                "COMMIT",
+            ]),
+        );
+        check(
+            "START TRANSACTION READ ONLY; SAVEPOINT a; ROLLBACK TO a; abort work to savepoint a; ROLLBACK WORK; SELECT 1",
+            Ok(&[
+                "START TRANSACTION READ ONLY; SAVEPOINT a; ROLLBACK TO a; abort work to savepoint a; ROLLBACK WORK",
+                "SELECT 1",
+            ]),
+        );
+        check("SELECT 1; BEGIN; SELECT 2", Err(10));
+        check("BEGIN; COMMIT; BEGIN; ROLLBACK TO a", Err(15));
+        // What is wrong with it the server says.
+        check("BEGIN; SELECT 'open", Ok(&["BEGIN; SELECT 'open"]));
+    }
+
+    #[test]
+    fn rows_of_a_transaction_are_counted() {
+        for (source, expected) in [
+            ("SELECT 1", 0),
+            ("BEGIN; INSERT INTO s SELECT 1; COMMIT", 0),
+            ("BEGIN; (SELECT 1); values (2); ROLLBACK", 2),
+        ] {
+            let sent = requests(split(Path::new("x.sql"), source)).expect("it is ended");
+            assert_eq!(sent[0].rows_within(), expected, "{source}");
+        }
     }
 
     #[test]
