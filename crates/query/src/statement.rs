@@ -228,12 +228,15 @@ fn parameters(tokens: &[(usize, Token)]) -> Result<usize, Error> {
     Ok(highest)
 }
 
-/// The first words, with the index of the character where each starts.
+/// The first words, those without quotes in lower case, with the index of the character where each starts.
 fn words(tokens: &[(usize, Token)]) -> Vec<(usize, String)> {
     tokens
         .iter()
         .take(12)
         .map(|(at, token)| match token {
+            Token::Word(word) if word.quote_style.is_none() => {
+                (*at, word.value.to_ascii_lowercase())
+            }
             Token::Word(word) => (*at, word.value.clone()),
             other => (*at, other.to_string()),
         })
@@ -490,15 +493,11 @@ fn alter_view(words: &[(usize, String)], upper: &[&str]) -> Result<Statement, Er
     Ok(Statement::RollbackView { name, version })
 }
 
-/// The name that stands alone at the end of a statement of ours.
+/// The name that stands alone at the end of a statement of ours, as Postgres folds it.
 fn named(words: &[(usize, String)], at: usize) -> Result<String, Error> {
     match &words[at..] {
-        [(_, name)] => Ok(name.to_ascii_lowercase()),
-        [(_, schema), (_, dot), (_, name)]
-            if schema.eq_ignore_ascii_case("public") && dot == "." =>
-        {
-            Ok(name.to_ascii_lowercase())
-        }
+        [(_, name)] => Ok(name.clone()),
+        [(_, schema), (_, dot), (_, name)] if schema == "public" && dot == "." => Ok(name.clone()),
         [] => Err(syntax(
             "the name of a view is expected",
             words.last().map_or(1, |(at, _)| at + 1),
@@ -599,6 +598,35 @@ mod tests {
         check("select ';'", expect!["Sql@0"]);
         check("-- nothing\n;", expect![""]);
         check("explain materialized view v", expect!["ExplainView@0"]);
+    }
+
+    #[test]
+    fn names_in_quotes_keep_their_case() {
+        let check = |sql: &str, expected: Expect| {
+            let parsed = parse(&Session::default(), sql).unwrap();
+            let shown: Vec<String> = parsed
+                .iter()
+                .map(|part| format!("{:?}", part.statement))
+                .collect();
+            expected.assert_eq(&shown.join("\n"));
+        };
+        check(
+            "REFRESH MATERIALIZED VIEW \"PAGES\" FULL; refresh materialized view Public.Pages; REFRESH MATERIALIZED VIEW \"pages\"",
+            expect![[r#"
+                RefreshView { name: "PAGES", full: true }
+                RefreshView { name: "pages", full: false }
+                RefreshView { name: "pages", full: false }"#]],
+        );
+        check(
+            "ALTER MATERIALIZED VIEW \"PAGES\" ROLLBACK; COMPACT STREAM \"Visits\"; COMPACT STREAM Visits; AUDIT MATERIALIZED VIEW \"PAGES\"; AUDIT MATERIALIZED VIEW Pages WITH (DRIFT); EXPLAIN MATERIALIZED VIEW public.\"PAGES\"",
+            expect![[r#"
+                RollbackView { name: "PAGES", version: None }
+                CompactStream("Visits")
+                CompactStream("visits")
+                Audit(Some("PAGES"))
+                Drift("pages")
+                ExplainView("PAGES")"#]],
+        );
     }
 
     #[test]
