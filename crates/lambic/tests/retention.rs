@@ -230,6 +230,10 @@ fn what_cannot_be_meant_is_refused() {
         "22023",
     );
     check("COMPACT STREAM nosuch", "42P01");
+    check(
+        "COMPACT STREAM by_k",
+        "42809: \"by_k\" is a view, not a stream",
+    );
     check("COMPACT visits", "42601");
     pg.ok("ALTER STREAM lambic_logs SET (retention = '7 days')");
     let logs = server.rows("SELECT retention FROM lambic_streams WHERE name = 'lambic_logs'");

@@ -63,13 +63,16 @@ impl Database {
                     .with_position(find_word(sql, name)))
             }
             Some(stream) => Ok(stream),
-            None if self.0.sources.catalog().view(name).is_some() => Err(Error::new(
-                sqlstate::WRONG_OBJECT_TYPE,
-                format!("\"{name}\" is a view, not a stream"),
-            )
-            .with_position(find_word(sql, name))),
-            None => Err(undefined_table(name, sql, &self.names())),
+            None => Err(self.no_stream(name, sql)),
         }
+    }
+
+    fn no_stream(&self, name: &str, sql: &str) -> Error {
+        if self.0.sources.catalog().view(name).is_none() {
+            return undefined_table(name, sql, &self.names());
+        }
+        let message = format!("\"{name}\" is a view, not a stream");
+        Error::new(sqlstate::WRONG_OBJECT_TYPE, message).with_position(find_word(sql, name))
     }
 
     async fn expiring(&self, stream: &Stream, retention: &Retention) -> Result<Expiring, Error> {
@@ -179,7 +182,7 @@ impl Database {
     /// `COMPACT STREAM name`.
     pub(super) async fn compact(&self, name: &str, sql: &str) -> Result<Outcome, Error> {
         let Some(stream) = self.stream(name) else {
-            return Err(undefined_table(name, sql, &self.names()));
+            return Err(self.no_stream(name, sql));
         };
         let done = self.lifecycle()?.compact(stream.id).await?;
         let lines = [
