@@ -315,14 +315,16 @@ fn widens(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The value of a constant expression as the column has it.
+/// The value of a constant expression as the column has it; `None` if that is NULL.
 pub fn constant(
     value: Option<&ArrayRef>,
     data_type: &DataType,
     name: &str,
     sql: &str,
 ) -> Result<Option<Constant>, Error> {
-    let Some(value) = value.filter(|value| value.is_valid(0)) else {
+    // An untyped NULL has no bitmap that says so.
+    let value = value.filter(|value| value.is_valid(0) && !value.data_type().is_null());
+    let Some(value) = value else {
         return Ok(None);
     };
     let wrong = |why: String| {

@@ -76,6 +76,10 @@ async fn what_would_lose_values_is_refused_with_a_way_out() {
             "23502: column \"e\" of stream \"s\" contains null values",
         ),
         (
+            "ALTER STREAM s ADD COLUMN e int NOT NULL DEFAULT NULL",
+            "23502: column \"e\" of stream \"s\" contains null values",
+        ),
+        (
             "ALTER STREAM s ADD COLUMN e int DEFAULT 'many'",
             "42804: the default of column \"e\" is no integer",
         ),
@@ -139,12 +143,15 @@ async fn what_would_lose_values_is_refused_with_a_way_out() {
         "ALTER TABLE public.s RENAME a TO amount",
         "ALTER TABLE s ALTER COLUMN b TYPE numeric(14, 4), ALTER COLUMN at SET NOT NULL",
         "ALTER TABLE s DROP c, ADD COLUMN c date DEFAULT '2026-02-03'",
+        "ALTER TABLE s ADD COLUMN e int DEFAULT NULL, ADD COLUMN f text DEFAULT NULL, ALTER d SET DEFAULT NULL",
+        "CREATE STREAM plain (a int DEFAULT NULL, b int NOT NULL DEFAULT NULL)",
+        "ALTER STREAM plain ADD COLUMN c int NOT NULL DEFAULT NULL",
     ] {
         server.done(sql).await.expect(sql);
     }
     assert_eq!(
         server.rows("SELECT * FROM s").await.expect("it is read"),
-        ["x|2026-01-01T00:00:00Z|1|5|1.2500|3|2026-02-03"]
+        ["x|2026-01-01T00:00:00Z|1|5|1.2500|3|2026-02-03|NULL|NULL"]
     );
     assert_eq!(
         server
