@@ -268,6 +268,14 @@ fn mistakes(server: &Server, last: &Moment) {
         &["has 2 partitions"],
     );
     refused(
+        "SELECT * FROM counts AS OF OFFSET 'e@0:1'",
+        &[
+            "does not say where partition 1 ended",
+            "name every partition: 'e@0:1,1:",
+            "22023",
+        ],
+    );
+    refused(
         "SELECT * FROM counts AS OF OFFSET 'f@0:1'",
         &["no stream or view \"f\""],
     );

@@ -19,7 +19,7 @@ use datafusion::{
         sqlparser::{ast, parser::Parser},
     },
 };
-use lambic_model::{Frontiers, Stream, StreamId};
+use lambic_model::{Frontier, Frontiers, PartitionId, Stream, StreamId};
 use lambic_serving::ServedView;
 use lambic_view::{
     Planned,
@@ -250,6 +250,10 @@ impl Database {
                 );
                 return Err(Error::new(sqlstate::INVALID_PARAMETER, message));
             }
+            // One without any partition is how a stream without records is shown.
+            if (1..partitions).contains(&wanted.0.len()) {
+                return Err(partitions_unknown(&stream, &wanted, &head));
+            }
             if !head.covers(&wanted) {
                 let message = format!("stream \"{name}\" ends at {head}, before {wanted}");
                 return Err(Error::new(sqlstate::INVALID_PARAMETER, message)
@@ -305,6 +309,25 @@ impl Database {
         let named = named.map_err(|error| Error::from_datafusion(error, "", &[]))?;
         Ok(named.iter().map(|name| name.table().to_owned()).collect())
     }
+}
+
+/// `wanted` does not say where the later partitions of the stream ended.
+fn partitions_unknown(stream: &Stream, wanted: &Frontier, head: &Frontier) -> Error {
+    let (name, partitions) = (&stream.name, stream.partitions);
+    let mut whole = wanted.clone();
+    let mut missing = Vec::new();
+    for partition in (0..partitions).skip(wanted.0.len()).map(PartitionId) {
+        whole.set(partition, head.offset(partition));
+        missing.push(partition.0.to_string());
+    }
+    let plural = if missing.len() == 1 { "" } else { "s" };
+    let message = format!(
+        "stream \"{name}\" has {partitions} partitions, and the frontier does not say where partition{plural} {} ended",
+        missing.join(", ")
+    );
+    Error::new(sqlstate::INVALID_PARAMETER, message).with_hint(format!(
+        "name every partition: '{name}@{whole}' reads the missing to their present end, with 0 nothing of them is read"
+    ))
 }
 
 fn microseconds(moment: &ScalarValue) -> Result<i64, Error> {

@@ -170,7 +170,8 @@ impl Database {
         let streams = self.streams();
         let named = streams.iter().find(|known| known.id == stream);
         let name = named.map_or_else(|| stream.to_string(), |known| known.name.to_string());
-        let start = self.start_of(stream);
+        let partitions = named.map_or(0, |known| known.partitions);
+        let start = self.start_of(stream).max(&Frontier::zero(partitions));
         let message = format!(
             "stream \"{name}\" does not go back to {moment}: its records before {start} have expired"
         );

@@ -399,6 +399,7 @@ async fn other_frontiers_are_refused() {
     for (view, from, sqlstate, message) in [
         ("even", "visits@0:99,1:0", "22023", "ends at"),
         ("even", "visits@0:0,1:0,2:0", "22023", "has 2 partitions"),
+        ("even", "visits@0:0", "22023", "where partition 1 ended"),
         ("even", "names@", "22023", "not read here"),
         ("even", "visits@0:0 names@", "22023", "not read here"),
         ("even", "nothing@0:1", "22023", "not read here"),
