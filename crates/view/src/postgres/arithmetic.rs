@@ -139,7 +139,8 @@ impl Meaning for Checked {
     }
 }
 
-fn binary(arguments: &[Expr], operator: Operator) -> Option<Expr> {
+/// The operator that a call stands for.
+pub fn binary(arguments: &[Expr], operator: Operator) -> Option<Expr> {
     let [left, right] = arguments else {
         return None;
     };

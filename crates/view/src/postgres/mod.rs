@@ -2,7 +2,7 @@
 //!
 //! A statement goes through three rules: `subquery` gives NULL where a subquery's answer is; `operands`, before types are
 //! coerced, decides in which type something is computed; `meaning`, after it, replaces what would give a wrong value by functions that
-//! give Postgres's value or its error. Views and queries share both.
+//! give Postgres's value or its error. Before that, `scaled` takes what could not be planned at all. Views and queries share all of it.
 
 mod arithmetic;
 mod calendar;
@@ -27,6 +27,7 @@ mod refused;
 pub mod repeated;
 mod round;
 mod row;
+mod scaled;
 mod size;
 mod sketch;
 mod statement;
@@ -84,10 +85,13 @@ pub fn parse(sql: &str) -> Result<Statement, DataFusionError> {
     Ok(statement)
 }
 
-/// Registers Postgres's functions over DataFusion's of the same name. They take over its other names, too: whoever is
-/// still known by one of them comes back under its own when a state is made of a state.
+/// Registers how operators are planned, and Postgres's functions over DataFusion's of the same name. They take over its
+/// other names, too: whoever is still known by one of them comes back under its own when a state is made of a state.
 pub fn register(state: &mut SessionState) {
     const TAKEN: &str = "functions can always be registered";
+    state
+        .register_expr_planner(Arc::new(scaled::Scaling))
+        .expect("planners can always be registered");
     let functions = time::functions()
         .into_iter()
         .chain(sketch::functions())
