@@ -565,28 +565,28 @@ def test_errors_have_the_code_and_the_place_of_postgres(connection, measurements
     assert int(caught.value.diag.statement_position) == sql.rindex(at) + 1, str(caught.value)
 
 
-def test_parameters_keep_the_values_that_they_have(pg):
+def test_parameters_keep_the_values_that_they_have(connection):
     """What stands beside a parameter is converted where it could not hold all values of the parameter's type."""
-    pg.execute(
+    connection.execute(
         "CREATE STREAM kept (d numeric(8,2), i integer, f double precision, r real, x bigint, dt date)"
     )
-    pg.execute(
+    connection.execute(
         "INSERT INTO kept VALUES (3.00, 7, 0.1, 0.1, 9007199254740993, '2026-01-01')"
     )
-    pg.execute(
+    connection.execute(
         "CREATE MATERIALIZED VIEW kept_d AS SELECT d, count(*) AS n FROM kept GROUP BY d"
     )
-    pg.execute(
+    connection.execute(
         "CREATE MATERIALIZED VIEW kept_i AS SELECT i, count(*) AS n FROM kept GROUP BY i"
     )
     noon = datetime.datetime(2026, 1, 1, 12)
     for sql, value, expected in [
-        ("SELECT count(*) FROM kept WHERE d < %s", Decimal("3.001"), 1),
-        ("SELECT count(*) FROM kept WHERE d = %s", Decimal("3.001"), 0),
-        ("SELECT count(*) FROM kept WHERE d = %s", Decimal("3.000"), 1),
-        ("SELECT count(*) FROM kept WHERE d = %s", Decimal("3.000000000000001"), 0),
-        ("SELECT count(*) FROM kept_d WHERE d > %s", Decimal("2.999"), 1),
-        ("SELECT count(*) FROM kept_d WHERE d = %s", Decimal("3"), 1),
+        ("SELECT count(*) FROM kept WHERE d < %s", decimal.Decimal("3.001"), 1),
+        ("SELECT count(*) FROM kept WHERE d = %s", decimal.Decimal("3.001"), 0),
+        ("SELECT count(*) FROM kept WHERE d = %s", decimal.Decimal("3.000"), 1),
+        ("SELECT count(*) FROM kept WHERE d = %s", decimal.Decimal("3.000000000000001"), 0),
+        ("SELECT count(*) FROM kept_d WHERE d > %s", decimal.Decimal("2.999"), 1),
+        ("SELECT count(*) FROM kept_d WHERE d = %s", decimal.Decimal("3"), 1),
         ("SELECT count(*) FROM kept_d WHERE d = %s", 3, 1),
         ("SELECT count(*) FROM kept WHERE d < %s", 10**12, 1),
         ("SELECT count(*) FROM kept WHERE i < %s", 7.4, 1),
@@ -597,28 +597,28 @@ def test_parameters_keep_the_values_that_they_have(pg):
         ("SELECT count(*) FROM kept WHERE dt = %s", noon, 0),
         ("SELECT i + %s FROM kept", 0.5, 7.5),
         ("SELECT i / %s FROM kept", 2.0, 3.5),
-        ("SELECT i * %s FROM kept", Decimal("1.5"), Decimal("10.5")),
-        ("SELECT d + %s FROM kept", Decimal("0.001"), Decimal("3.001")),
+        ("SELECT i * %s FROM kept", decimal.Decimal("1.5"), decimal.Decimal("10.5")),
+        ("SELECT d + %s FROM kept", decimal.Decimal("0.001"), decimal.Decimal("3.001")),
         ("SELECT x * %s FROM kept", 0.5, 4503599627370496.5),
     ]:
         for binary in [False, True]:
-            found = pg.execute(sql, [value], binary=binary).fetchone()[0]
+            found = connection.execute(sql, [value], binary=binary).fetchone()[0]
             assert found == expected, (sql, value, found)
             # Again, by a plan that is kept.
-            assert pg.execute(sql, [value], prepare=True).fetchone()[0] == expected
+            assert connection.execute(sql, [value], prepare=True).fetchone()[0] == expected
     # Other types for the same text, in turns.
-    for value, expected in [(7.4, 1), (7, 0), (Decimal("7.5"), 1), (8, 1), (6.9, 0)]:
-        found = pg.execute(
+    for value, expected in [(7.4, 1), (7, 0), (decimal.Decimal("7.5"), 1), (8, 1), (6.9, 0)]:
+        found = connection.execute(
             "SELECT count(*) FROM kept WHERE i < %s", [value]
         ).fetchone()[0]
         assert found == expected, value
-    pg.execute("INSERT INTO kept (d, i, r) VALUES (%s, %s, %s)", [5.0, 8.6, 0.25])
-    found = pg.execute("SELECT d, i, r FROM kept WHERE d = 5").fetchone()
-    assert found == (Decimal("5.00"), 9, 0.25)
-    for value in [Decimal("3.001"), Decimal("2.9999")]:
+    connection.execute("INSERT INTO kept (d, i, r) VALUES (%s, %s, %s)", [5.0, 8.6, 0.25])
+    found = connection.execute("SELECT d, i, r FROM kept WHERE d = 5").fetchone()
+    assert found == (decimal.Decimal("5.00"), 9, 0.25)
+    for value in [decimal.Decimal("3.001"), decimal.Decimal("2.9999")]:
         with pytest.raises(psycopg.Error):
-            pg.execute("ERASE FROM kept WHERE d = %s", [value])
+            connection.execute("ERASE FROM kept WHERE d = %s", [value])
     with pytest.raises(psycopg.Error):
-        pg.execute("ERASE FROM kept WHERE i = %s", [7.4])
-    assert pg.execute("SELECT count(*) FROM kept").fetchone() == (2,)
-    assert pg.execute("ERASE FROM kept WHERE d = %s", [Decimal("3.000")]).rowcount == 1
+        connection.execute("ERASE FROM kept WHERE i = %s", [7.4])
+    assert connection.execute("SELECT count(*) FROM kept").fetchone() == (2,)
+    assert connection.execute("ERASE FROM kept WHERE d = %s", [decimal.Decimal("3.000")]).rowcount == 1

@@ -644,7 +644,11 @@ fn a_transaction_is_sent_as_one() {
         "open.sql",
         "INSERT INTO clicks VALUES ('/e', 'f');\n  BEGIN;\nINSERT INTO clicks VALUES ('/g', 'h');\n",
     );
-    fails(&open, 1, &["open.sql:2:3", "has no end", "COMMIT or ROLLBACK"]);
+    fails(
+        &open,
+        1,
+        &["open.sql:2:3", "has no end", "COMMIT or ROLLBACK"],
+    );
     assert_eq!(count(), Some(2));
 
     let mut piped = common::lambic()

@@ -104,10 +104,7 @@ impl Statement {
                 .iter()
                 .any(|word| first.eq_ignore_ascii_case(word))
         };
-        pieces
-            .iter()
-            .filter(|piece| gives_rows(piece.text))
-            .count()
+        pieces.iter().filter(|piece| gives_rows(piece.text)).count()
     }
 
     fn head(&self) -> Option<Head> {
