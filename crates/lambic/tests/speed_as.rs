@@ -266,6 +266,15 @@ fn what_cannot_be_is_refused() {
         "AUDIT MATERIALIZED VIEW w",
         &["several rows have the key k=a"],
     );
+    // It is written for the SELECT that it has.
+    refused(
+        "ALTER MATERIALIZED VIEW w AS SELECT k, v, 1 AS place FROM e",
+        &[
+            "view \"w\" has a speed_as",
+            "write both: CREATE OR REPLACE MATERIALIZED VIEW w WITH (speed_as",
+            "0A000",
+        ],
+    );
     check(&server, "SELECT count(*) AS n FROM w", json!([{"n": 2}]));
     assert!(server.terminate().success());
 }

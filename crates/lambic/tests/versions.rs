@@ -122,15 +122,18 @@ fn all_versions(server: &Server) {
     );
 }
 
+#[track_caller]
+fn refused(server: &Server, sql: &str, wanted: &[&str]) {
+    let output = server.cli(&["query", sql]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{sql}: {told}");
+    for wanted in wanted {
+        assert!(told.contains(wanted), "{sql}: no {wanted:?} in\n{told}");
+    }
+}
+
 fn mistakes(server: &Server) {
-    let refused = |sql: &str, wanted: &[&str]| {
-        let output = server.cli(&["query", sql]);
-        let told = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{sql}: {told}");
-        for wanted in wanted {
-            assert!(told.contains(wanted), "{sql}: no {wanted:?} in\n{told}");
-        }
-    };
+    let refused = |sql: &str, wanted: &[&str]| refused(server, sql, wanted);
     refused(
         "SELECT * FROM e JOIN t VERSION 7 USING (k)",
         &[
@@ -175,6 +178,85 @@ fn mistakes(server: &Server) {
         "SELECT * FROM t VERSION 1 AS OF OFFSET '99'",
         &["stream \"e\" ends at 0:3"],
     );
+}
+
+#[test]
+fn another_select_keeps_the_options() {
+    const OPTIONS: &str =
+        "batch_every = '2h', batch_memory = '64MB', float_sums = 'fast', expect = 'no rows'";
+    const SELECT: &str = "SELECT k, sum(abs(v)) AS total FROM e GROUP BY k";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let mut server = Server::start(&data);
+    let create = format!(
+        "CREATE STREAM e (k text, v double precision);
+         INSERT INTO e VALUES ('a', 1.5), ('b', -5.5), ('a', 2);
+         CREATE MATERIALIZED VIEW t WITH ({OPTIONS}) AS SELECT k, sum(v) AS total FROM e GROUP BY k;
+         CREATE MATERIALIZED VIEW w WITH (freshness = 'batch') AS SELECT count(*) AS n FROM e"
+    );
+    let alter = format!("ALTER MATERIALIZED VIEW public.t AS {SELECT}");
+    let version = |server: &Server, expected: u32| {
+        check(
+            server,
+            "SELECT version, batch_every FROM lambic_views WHERE name = 't'",
+            json!([{"version": expected, "batch_every": "2h"}]),
+        );
+    };
+    server.ok(&["query", &create]);
+    server.ok(&["query", &alter]);
+    let new = json!([{"k": "a", "total": 3.5}, {"k": "b", "total": 5.5}]);
+    check(&server, "SELECT * FROM t ORDER BY k", new.clone());
+    version(&server, 2);
+    // The same again is no new version, however it is said: all options are those of before.
+    server.ok(&["query", &alter]);
+    let replace = |options: &str| {
+        format!("CREATE OR REPLACE MATERIALIZED VIEW t WITH ({options}) AS {SELECT}")
+    };
+    server.ok(&["query", &replace(OPTIONS)]);
+    version(&server, 2);
+    server.kill();
+    server = Server::start(&data);
+    check(&server, "SELECT * FROM t ORDER BY k", new);
+    server.ok(&["query", &replace(&OPTIONS.replace("64MB", "65MB"))]);
+    version(&server, 3);
+    server.ok(&["query", "ALTER MATERIALIZED VIEW t ROLLBACK TO VERSION 1"]);
+    check(
+        &server,
+        "SELECT total FROM t WHERE k = 'b'",
+        json!([{"total": -5.5}]),
+    );
+    // One that stands as of its last batch goes on to.
+    server.ok(&[
+        "query",
+        "ALTER MATERIALIZED VIEW w AS SELECT count(*) * 2 AS n FROM e;
+         INSERT INTO e VALUES ('c', 1)",
+    ]);
+    check(&server, "SELECT n FROM w", json!([{"n": 6}]));
+    refused(
+        &server,
+        "ALTER MATERIALIZED VIEW u AS SELECT k FROM e",
+        &["query:1:25: there is no view \"u\"", "42P01"],
+    );
+    refused(
+        &server,
+        "ALTER MATERIALIZED VIEW e AS SELECT k FROM e",
+        &["\"e\" is a stream, not a view", "42809"],
+    );
+    refused(
+        &server,
+        "ALTER MATERIALIZED VIEW t AS SELECT kk FROM e",
+        &["query:1:37", "column \"kk\" does not exist"],
+    );
+    refused(
+        &server,
+        "ALTER MATERIALIZED VIEW t WITH (batch_every = '1h') AS SELECT k FROM e",
+        &[
+            "query:1:27",
+            "keeps the view's options",
+            "CREATE OR REPLACE MATERIALIZED VIEW t WITH",
+        ],
+    );
+    assert!(server.terminate().success());
 }
 
 struct Stop<'a>(&'a AtomicBool);

@@ -15,7 +15,7 @@ use datafusion::{
     },
 };
 use lambic_model::{Stream, StreamId, StreamName, SystemColumn, ViewName};
-use lambic_view::{Freshness, SpeedAs, aggregate::FloatSums, definition::NEVER};
+use lambic_view::{Definition, Freshness, SpeedAs, aggregate::FloatSums, definition::NEVER};
 
 use crate::{
     Error, Retention, closest,
@@ -445,6 +445,44 @@ pub fn view(view: &CreateView, sql: &str) -> Result<ViewDeclaration, Error> {
         freshness,
         speed_as,
         query: select_text(view, sql),
+    })
+}
+
+/// What `ALTER MATERIALIZED VIEW … AS SELECT …` declares: the `SELECT`, with the options of the `present` version.
+pub fn altered(
+    view: &CreateView,
+    present: &Definition,
+    sql: &str,
+) -> Result<ViewDeclaration, Error> {
+    let name = &present.name;
+    if view.options != CreateTableOptions::None {
+        return Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "ALTER MATERIALIZED VIEW … AS keeps the view's options",
+        )
+        .with_position(find_word(sql, "with"))
+        .with_hint(format!(
+            "CREATE OR REPLACE MATERIALIZED VIEW {name} WITH (…) AS SELECT … gives it others"
+        )));
+    }
+    if present.speed_as.is_some() {
+        // Kept, it would go on from the rows of the new SELECT in the way of the old one.
+        return Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("view \"{name}\" has a speed_as, which is written for its present SELECT"),
+        )
+        .with_position(find_word(sql, name.as_str()))
+        .with_hint(format!(
+            "write both: CREATE OR REPLACE MATERIALIZED VIEW {name} WITH (speed_as = $$ SELECT … $$, …) AS SELECT …"
+        )));
+    }
+    Ok(ViewDeclaration {
+        batch_every: present.batch_every,
+        batch_memory: present.batch_memory,
+        expects_no_rows: present.expects_no_rows,
+        float_sums: present.float_sums,
+        freshness: present.freshness,
+        ..self::view(view, sql)?
     })
 }
 

@@ -38,6 +38,8 @@ pub enum Statement {
     CreateStream(Box<CreateTable>),
     AlterStream(Box<AlterTable>),
     CreateView(Box<CreateView>),
+    /// Another `SELECT` of a view that there is, which keeps its options.
+    AlterView(Box<CreateView>),
     DropStream {
         names: Vec<String>,
         if_exists: bool,
@@ -273,17 +275,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             }
         }
         ["CREATE", "MATERIALIZED", ..] | ["CREATE", "OR", "REPLACE", "MATERIALIZED", ..] => {
-            version::refuse(sql, &part.tokens, "a view follows what it selects from")?;
-            let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
-            if let Some(as_of) = as_of {
-                return Err(Error::new(
-                    sqlstate::FEATURE_NOT_SUPPORTED,
-                    "a view follows its streams; it cannot stand AS OF one moment",
-                )
-                .with_position(Some(as_of.position))
-                .with_hint("read the view AS OF that moment instead"));
-            }
-            match plain(&window::readable(&text), sql)? {
+            match plain(&window::readable(&view_text(part)?), sql)? {
                 ast::Statement::CreateView(view) => Ok(Statement::CreateView(Box::new(view))),
                 _ => Err(syntax(
                     "CREATE MATERIALIZED VIEW name AS SELECT … is expected",
@@ -320,7 +312,7 @@ fn parse_one(session: &Session, part: &Part<'_>) -> Result<Statement, Error> {
             let name = named(words, 3)?;
             Ok(Statement::RefreshView { name, full })
         }
-        ["ALTER", "MATERIALIZED", "VIEW", ..] => alter_view(&words, &upper),
+        ["ALTER", "MATERIALIZED", "VIEW", ..] => alter_view(part, &words, &upper),
         ["COMPACT", "STREAM", _, ..] => Ok(Statement::CompactStream(named(&words, 2)?)),
         ["COMPACT", ..] => Err(syntax("COMPACT STREAM name is expected", 1)),
         ["REFRESH", ..] => Err(syntax("REFRESH MATERIALIZED VIEW name is expected", 1)),
@@ -474,9 +466,57 @@ fn drop_statement(sql: &str, words: &[(usize, String)], kind: &str) -> Result<St
     }
 }
 
-/// `ALTER MATERIALIZED VIEW name ROLLBACK [TO VERSION n]`.
-fn alter_view(words: &[(usize, String)], upper: &[&str]) -> Result<Statement, Error> {
-    let expected = "ALTER MATERIALIZED VIEW name ROLLBACK, or … ROLLBACK TO VERSION 3, is expected";
+/// The text of what declares a view, as it is parsed.
+fn view_text(part: &Part<'_>) -> Result<String, Error> {
+    let sql = part.piece.text;
+    version::refuse(sql, &part.tokens, "a view follows what it selects from")?;
+    let (text, as_of) = as_of::taken_out(sql, &part.tokens)?;
+    match as_of {
+        None => Ok(text),
+        Some(as_of) => Err(Error::new(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "a view follows its streams; it cannot stand AS OF one moment",
+        )
+        .with_position(Some(as_of.position))
+        .with_hint("read the view AS OF that moment instead")),
+    }
+}
+
+/// `ALTER MATERIALIZED VIEW` is `CREATE VIEW` to the parser; padded, so that positions stay.
+fn as_create_view(text: &str, words: &[(usize, String)]) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    let padded = ["     ", "CREATE VIEW ", "    "];
+    for ((at, _), padded) in words.iter().zip(padded) {
+        for (place, char) in chars[*at..].iter_mut().zip(padded.chars()) {
+            *place = char;
+        }
+    }
+    chars.into_iter().collect()
+}
+
+const ALTER_VIEW_EXPECTED: &str =
+    "ALTER MATERIALIZED VIEW name AS SELECT …, or … ROLLBACK [TO VERSION 3], is expected";
+
+/// `ALTER MATERIALIZED VIEW name {AS SELECT … | ROLLBACK [TO VERSION n]}`.
+fn alter_view(
+    part: &Part<'_>,
+    words: &[(usize, String)],
+    upper: &[&str],
+) -> Result<Statement, Error> {
+    // Behind the name, which may have a schema.
+    let mut behind = 4;
+    while upper.get(behind) == Some(&".") {
+        behind += 2;
+    }
+    // Options and columns are refused where they are known.
+    if let Some(&("AS" | "WITH" | "(")) = upper.get(behind) {
+        let text = as_create_view(&view_text(part)?, words);
+        return match plain(&window::readable(&text), part.piece.text)? {
+            ast::Statement::CreateView(view) => Ok(Statement::AlterView(Box::new(view))),
+            _ => Err(syntax(ALTER_VIEW_EXPECTED, 1)),
+        };
+    }
+    let expected = ALTER_VIEW_EXPECTED;
     let at = upper.iter().position(|word| *word == "ROLLBACK");
     let at = at.ok_or_else(|| syntax(expected, 1))?;
     let name = named(&words[..at], 3)?;
@@ -598,6 +638,35 @@ mod tests {
         check("select ';'", expect!["Sql@0"]);
         check("-- nothing\n;", expect![""]);
         check("explain materialized view v", expect!["ExplainView@0"]);
+        check(
+            "alter materialized view v rollback to version 2; alter materialized view public.v as select rollback from s; alter materialized view lambic.public.\"V\" as with a as (select 1) select * from a",
+            expect!["RollbackView@0 AlterView@49 AlterView@109"],
+        );
+    }
+
+    #[test]
+    fn another_select_of_a_view_is_parsed_where_it_stands() {
+        for (sql, message) in [
+            ("alter materialized view v", "42601 at Some(1)"),
+            ("alter materialized view as select 1", "42601 at Some(1)"),
+            ("alter materialized view v as", "42601 at Some(28)"),
+            (
+                "alter\nmaterialized /* é */ view v as selct 1",
+                "42601 at Some(38)",
+            ),
+            (
+                "alter materialized view v as select * from s version 1",
+                "0A000 at Some(44)",
+            ),
+            (
+                "alter materialized view v as select * from s as of offset '1'",
+                "0A000 at Some(59)",
+            ),
+        ] {
+            let refused = parse(&Session::default(), sql).unwrap_err();
+            let shown = format!("{} at {:?}", refused.sqlstate, refused.position);
+            assert!(shown.starts_with(message), "{sql}: {shown}: {refused}");
+        }
     }
 
     #[test]

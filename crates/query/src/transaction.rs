@@ -319,7 +319,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::DropStream { .. } => Some("DROP STREAM"),
         Statement::DropView { .. } => Some("DROP MATERIALIZED VIEW"),
         Statement::RefreshView { .. } => Some("REFRESH MATERIALIZED VIEW"),
-        Statement::RollbackView { .. } => Some("ALTER MATERIALIZED VIEW"),
+        Statement::AlterView(_) | Statement::RollbackView { .. } => Some("ALTER MATERIALIZED VIEW"),
     }
 }
 

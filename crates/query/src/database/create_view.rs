@@ -1,4 +1,4 @@
-//! `CREATE MATERIALIZED VIEW`, which also makes new versions.
+//! `CREATE MATERIALIZED VIEW`, and how new versions are made.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +37,23 @@ impl Database {
                 _ => return Err(exists(name, sql)),
             }
         }
+        let notice = self.new_version(declared, former, reserved, sql).await?;
+        Ok(Outcome::Done {
+            tag: CREATED.to_owned(),
+            notice,
+        })
+    }
+
+    /// Builds what is declared and serves it in place of the `former` version, unless that is the same. Gives what the
+    /// user should know.
+    pub(super) async fn new_version(
+        &self,
+        declared: create::ViewDeclaration,
+        former: Option<Definition>,
+        reserved: Reserved,
+        sql: &str,
+    ) -> Result<Option<String>, Error> {
+        let name = declared.name.as_str();
         let at = sql
             .find(&declared.query)
             .map(|byte| sql[..byte].chars().count())
@@ -91,7 +108,7 @@ impl Database {
             && self.means_the_same(former, &definition, &planned)
             && !broken
         {
-            return Ok(done(CREATED));
+            return Ok(None);
         }
         self.reserve_inputs(&reserved, &planned, sql)?;
         self.check_readers(name, &planned)?;
@@ -100,10 +117,7 @@ impl Database {
         reserved.builds(definition.version, self.records_of(planned.streams()));
         let built = self.lifecycle()?.build_view(&definition, planned).await?;
         self.switch(definition, built, reserved, over).await?;
-        Ok(Outcome::Done {
-            tag: CREATED.to_owned(),
-            notice,
-        })
+        Ok(notice)
     }
 
     /// The plan with that of `speed_as`, whose key is known from here on.

@@ -1,6 +1,7 @@
 //! Runs statements: one file for each that is ours, `select.rs` for plain SQL.
 
 mod alter_stream;
+mod alter_view;
 pub(crate) mod apart;
 mod as_of;
 mod audit;
@@ -566,6 +567,7 @@ impl Database {
                 Database::to_the_end(async move { database.alter_stream(&alter, &sql).await }).await
             }
             Statement::CreateView(view) => self.create_view(view, sql).await,
+            Statement::AlterView(view) => self.alter_view(view, sql).await,
             Statement::DropStream { names, if_exists } => {
                 let (database, names, sql) = (self.clone(), names.clone(), sql.to_owned());
                 let if_exists = *if_exists;

@@ -50,7 +50,7 @@ impl Database {
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "this statement is not supported",
             )
-            .with_hint("there are: CREATE STREAM, ALTER STREAM, CREATE [OR REPLACE] MATERIALIZED VIEW, DROP STREAM, DROP MATERIALIZED VIEW, REFRESH, AUDIT and EXPLAIN MATERIALIZED VIEW, INSERT and SELECT"));
+            .with_hint("there are: CREATE STREAM, ALTER STREAM, CREATE [OR REPLACE] MATERIALIZED VIEW, ALTER MATERIALIZED VIEW, DROP STREAM, DROP MATERIALIZED VIEW, REFRESH, AUDIT and EXPLAIN MATERIALIZED VIEW, INSERT and SELECT"));
         }
         let rows = ready.start(&ready.plan).await.map_err(wrong)?;
         let rows = names::shown(rows);
