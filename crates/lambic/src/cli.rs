@@ -252,7 +252,7 @@ pub enum View {
     },
     /// Run a view's batch now
     Refresh { name: String },
-    /// A view's class, plan, versions, frontiers and states
+    /// A view's class, plan, versions, frontiers, states and what a read costs
     Explain { name: String },
     /// What changes from one version of a view to another, or to a SELECT that is not deployed yet
     Diff(ViewDiff),

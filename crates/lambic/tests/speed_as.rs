@@ -143,6 +143,9 @@ fn explained(server: &Server) {
     for wanted in [
         "recompute",
         "approximate: 4 records after the last batch are served by speed_as",
+        "runs speed_as over ",
+        "3 records of e",
+        "1 records of names",
         "FULL JOIN",
         "speed key",
         "batch frontier",

@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{Server, text};
+use common::{Server, eventually, text};
 use serde_json::Value;
 
 /// The rows of a query as JSON arrays.
@@ -243,6 +243,86 @@ fn has_files(folder: &Path) -> bool {
             .flatten()
             .any(|entry| entry.path().is_file() || has_files(&entry.path()))
     })
+}
+
+/// What `EXPLAIN MATERIALIZED VIEW` says under a name; nothing if it has no such row.
+fn explained(server: &Server, view: &str, property: &str) -> String {
+    let explained = rows(server, &format!("EXPLAIN MATERIALIZED VIEW {view}"));
+    let row = explained.iter().find(|row| row[0] == property);
+    let value = row.and_then(|row| row[1].as_str());
+    value.unwrap_or_default().to_owned()
+}
+
+#[track_caller]
+fn starts(told: &str, wanted: &str) {
+    assert!(told.starts_with(wanted), "no {wanted:?} in {told:?}");
+}
+
+#[test]
+fn the_cost_of_a_read_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start(&folder.path().join("data"));
+    server.ok(&[
+        "query",
+        "CREATE STREAM e (k text, v bigint);
+         INSERT INTO e VALUES ('a', 1), ('a', 2), ('b', 9);
+         CREATE MATERIALIZED VIEW counts AS SELECT k, count(*) AS n FROM e GROUP BY k;
+         CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM e;
+         CREATE MATERIALIZED VIEW ranked AS SELECT k, v, rank() OVER (ORDER BY v) AS place FROM e;
+         CREATE MATERIALIZED VIEW top AS SELECT k, n FROM counts ORDER BY n DESC LIMIT 1;
+         CREATE MATERIALIZED VIEW most AS
+             SELECT k, n FROM (SELECT k, count(*) AS n FROM e GROUP BY k) AS c ORDER BY n DESC LIMIT 1;
+         CREATE MATERIALIZED VIEW still WITH (freshness = 'batch') AS SELECT k, rank() OVER (ORDER BY v) AS place FROM e;
+         REFRESH MATERIALIZED VIEW counts",
+    ]);
+    let read = |view: &str| explained(&server, view, "read");
+    // Kept: its states, until the finished rows are at hand; a key is found in its runs.
+    starts(&read("counts"), "merges 2 batch and 0 real-time states, ");
+    let by_key = || explained(&server, "counts", "read by key");
+    assert_eq!(
+        by_key(),
+        "touches one key (k) in each of 1 runs, found in O(log n)"
+    );
+    assert_eq!(explained(&server, "total", "read by key"), "");
+    check(
+        &server,
+        "SELECT count(*) FROM counts",
+        serde_json::json!([[2]]),
+    );
+    starts(&read("counts"), "gives the 2 rows of the last read again, ");
+    // Recomputed: records, views and parts, until the rows are kept.
+    starts(
+        &read("ranked"),
+        "runs the SELECT over 3 records of e, and keeps the rows if they take at most 64 MiB",
+    );
+    starts(&read("top"), "runs the SELECT over the rows of view counts");
+    starts(&read("most"), "runs the SELECT over a part that merges ");
+    check(
+        &server,
+        "SELECT count(*) FROM ranked",
+        serde_json::json!([[3]]),
+    );
+    let kept = read("ranked");
+    starts(&kept, "gives the 3 rows of the last read again, ");
+    assert!(kept.ends_with(" bytes, until an input changes"), "{kept}");
+    check(
+        &server,
+        "SELECT count(*) FROM still",
+        serde_json::json!([[3]]),
+    );
+    server.ok(&["query", "INSERT INTO e VALUES ('c', 4)"]);
+    starts(&read("ranked"), "runs the SELECT over 4 records of e");
+    let still = read("still");
+    starts(&still, "gives the 3 rows of the last read again, ");
+    assert!(
+        still.ends_with("until the next batch; the rows stand as of the batch frontier"),
+        "{still}"
+    );
+    eventually("the speed layer has the record", || {
+        read("counts").starts_with("merges 2 batch and 1 real-time states, ")
+    });
+    assert!(by_key().contains("in each of 2 runs"));
+    assert!(server.terminate().success());
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod names;
 mod pending;
 mod pinned;
 mod provider;
+mod reading;
 mod replay;
 mod retention;
 mod scratch;

@@ -232,6 +232,12 @@ impl Pinned {
         })
     }
 
+    /// The runs that reads of a kept view go through; `None` if they do not make it up, so that the records are read.
+    pub fn runs_read(&self, view: &Arc<ServedView>) -> Result<Option<&Arc<RunSet>>> {
+        let runs = self.runs_of(view)?;
+        Ok(self.are_current(view, runs).then_some(runs))
+    }
+
     /// True if the runs and what follows them in the pinned log make up the view.
     fn are_current(&self, view: &ServedView, runs: &RunSet) -> bool {
         let log = self.streams.log();
@@ -267,11 +273,10 @@ impl Pinned {
         range: Option<&KeyRange>,
         state: &SessionState,
     ) -> Result<Answer> {
-        let runs = self.runs_of(view)?;
-        let heads = self.heads();
-        if !self.are_current(view, runs) {
+        let Some(runs) = self.runs_read(view)? else {
             return self.read_from_history(view, range, state).await;
-        }
+        };
+        let heads = self.heads();
         let answer = match range {
             Some(range) => {
                 view.read_range(range, runs, &heads, self.tail().as_ref())
@@ -304,10 +309,9 @@ impl Pinned {
 
     /// All states of a kept view at the pin, merged; what audits of sketches compare.
     pub async fn merged_states(&self, view: &Arc<ServedView>, state: &SessionState) -> Result<Run> {
-        let runs = self.runs_of(view)?;
-        if !self.are_current(view, runs) {
+        let Some(runs) = self.runs_read(view)? else {
             return self.states_from_scratch(view.plan(), state).await;
-        }
+        };
         let merged = view.merged(runs, &self.heads(), self.tail().as_ref()).await;
         merged.map_err(|error| DataFusionError::External(Box::new(error)))
     }
@@ -315,10 +319,9 @@ impl Pinned {
     /// All states of a kept view at the pin, in runs that follow one another; `None` if what is kept does not make
     /// them up, so that only the records tell.
     pub async fn runs_at(&self, view: &Arc<ServedView>) -> Result<Option<Vec<Arc<Run>>>> {
-        let runs = self.runs_of(view)?;
-        if !self.are_current(view, runs) {
+        let Some(runs) = self.runs_read(view)? else {
             return Ok(None);
-        }
+        };
         let all = view
             .runs_to(runs, &self.heads(), self.tail().as_ref())
             .await;
@@ -381,6 +384,11 @@ impl Pinned {
     /// The newest erasure of every stream that has any.
     pub fn erasures(&self) -> Erasures {
         self.streams.log().erasures()
+    }
+
+    /// How many committed records the stream has, from the first one on.
+    pub fn records_of(&self, stream: &Arc<Stream>) -> u64 {
+        self.streams.table(stream).records()
     }
 
     /// The stream with its system columns.

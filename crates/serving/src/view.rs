@@ -266,6 +266,14 @@ impl ServedView {
         Ok(Some(run))
     }
 
+    /// The finished rows of `runs`, if they are at hand.
+    pub fn rows_of(&self, runs: &Arc<RunSet>) -> Option<Arc<Vec<RecordBatch>>> {
+        match &*self.finished.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((of, rows)) if Arc::ptr_eq(of, runs) => Some(Arc::clone(rows)),
+            _ => None,
+        }
+    }
+
     /// All rows at `heads`. `runs` was taken before `heads`, so it does not lie past it.
     pub async fn read(
         &self,
@@ -275,12 +283,10 @@ impl ServedView {
     ) -> Result<Answer, Error> {
         let missing = self.missing(runs, heads, tail).await?;
         if missing.is_none()
-            && let Some((of, batches)) =
-                &*self.finished.lock().unwrap_or_else(PoisonError::into_inner)
-            && Arc::ptr_eq(of, runs)
+            && let Some(batches) = self.rows_of(runs)
         {
             return Ok(Answer {
-                batches: Arc::clone(batches),
+                batches,
                 frontier: heads.clone(),
             });
         }

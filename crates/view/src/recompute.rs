@@ -147,17 +147,12 @@ impl RecomputePlan {
 
     /// The streams that it reads itself.
     pub(crate) fn streams_read(&self) -> Vec<Arc<Stream>> {
-        let mut read = Read::default();
-        let walked = self.whole.apply_with_subqueries(|node| {
-            if let LogicalPlan::TableScan(scan) = node
-                && let Some(slot) = source_as_provider(&scan.source)?.downcast_ref::<SlotTable>()
-            {
-                read.add_stream(&slot.stream);
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
-        walked.expect("it was walked when it was planned");
-        read.streams
+        streams_in(&self.whole)
+    }
+
+    /// Those of them whose records it runs over; what it needs of others is in its parts.
+    pub fn streams_run(&self) -> Vec<Arc<Stream>> {
+        streams_in(&self.over_parts)
     }
 
     /// The `SELECT` as it was understood, in text.
@@ -199,6 +194,20 @@ impl RecomputePlan {
             .map(|batch| with_schema(batch, &self.schema))
             .collect()
     }
+}
+
+fn streams_in(plan: &LogicalPlan) -> Vec<Arc<Stream>> {
+    let mut read = Read::default();
+    let walked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(slot) = source_as_provider(&scan.source)?.downcast_ref::<SlotTable>()
+        {
+            read.add_stream(&slot.stream);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.expect("it was walked when it was planned");
+    read.streams
 }
 
 /// What a plan reads.

@@ -17,13 +17,18 @@ use lambic_view::{
 use super::{Database, rows};
 use crate::{
     Error, Outcome, ViewInfo,
+    pinned::Pinned,
+    reading,
     system::{self, INDEX_TOO_LARGE},
 };
 
 impl Database {
     pub(super) async fn explain_view(&self, name: &str, sql: &str) -> Result<Outcome, Error> {
         self.existing_view(name, sql)?;
-        let served = self.served(name, sql)?;
+        self.served(name, sql)?;
+        let pinned = Arc::new(Pinned::take(&self.0.sources));
+        let served = pinned.views.get(name);
+        let served = served.ok_or_else(|| self.no_view(name, sql))?.clone();
         let pin = self.0.sources.reader.pin();
         let info = system::info(&served, &pin);
         let definition = served.definition();
@@ -34,6 +39,11 @@ impl Database {
         match &served {
             Served::Kept(view) => kept(view, &info, &mut lines),
             Served::Recomputed(view) => recomputed(view, &info, &mut lines),
+        }
+        let wrong = |error| Error::from_datafusion(error, sql, &[]);
+        lines.push(("read", reading::of_all(&served, &pinned).map_err(wrong)?));
+        if let Some(by_key) = reading::of_key(&served, &pinned).map_err(wrong)? {
+            lines.push(("read by key", by_key));
         }
         if definition.float_sums == FloatSums::Fast {
             let fast =

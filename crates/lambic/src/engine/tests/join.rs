@@ -330,6 +330,8 @@ async fn a_join_says_how_its_sides_stand() {
             .expect("it is explained");
         let has = |wanted: &str| explained.iter().any(|line| line.contains(wanted));
         assert!(has("class|join-mergeable (") && has(side), "{explained:#?}");
+        let is_scanned = has("read|") && has("computed by reading ") && has("4 records of orders");
+        assert_eq!(is_scanned, reason != "NULL", "{explained:#?}");
         let reasons = server
             .rows("SELECT reason FROM lambic_views WHERE name = 'regions'")
             .await;
