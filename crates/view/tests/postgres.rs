@@ -584,7 +584,7 @@ async fn intervals_are_multiplied_and_divided() {
     check(&[
         ("SELECT 3 * interval '1 minute' = interval '3 minutes', interval '1 hour' / 2 = interval '30 minutes'", "true, true"),
         (&format!("SELECT extract(epoch FROM n * interval '1 minute')::bigint, extract(epoch FROM interval '1 minute' * n / 4)::bigint FROM {values} ORDER BY id"), "120, 30; 120, 30; NULL, NULL"),
-        (&format!("SELECT extract(epoch FROM id * interval '1 day')::bigint, count(*) FROM {values} GROUP BY id * interval '1 day' ORDER BY 1"), "86400, 2; 172800, 1"),
+        (&format!("SELECT extract(epoch FROM id * interval '1 day')::bigint, count(*) FROM {values} GROUP BY id * interval '1 day' ORDER BY 2 DESC"), "86400, 2; 172800, 1"),
         (&format!("SELECT count(*) * interval '1 minute' = interval '3 minutes' FROM {values}"), "true"),
         ("SELECT timestamp '2024-01-31' + interval '1 month' * 1.5, timestamp '2024-01-31' + 2 * interval '1 month'", "2024-03-15T00:00:00, 2024-03-31T00:00:00"),
         ("SELECT timestamp '2024-01-01' + 1.5::real * interval '1 day', date '2024-01-01' + 2 * interval '12 hours'", "2024-01-02T12:00:00, 2024-01-02T00:00:00"),
