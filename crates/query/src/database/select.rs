@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::{physical_plan::stream::RecordBatchStreamAdapter, scalar::ScalarValue};
 
 use super::{Database, names_system_column, returns_rows};
@@ -34,7 +34,7 @@ impl Database {
             let now = names::shown_schema(ready.plan.schema().inner());
             let columns = |schema: &Schema| {
                 let fields = schema.fields().iter();
-                let columns = fields.map(|field| (field.name().clone(), field.data_type().clone()));
+                let columns = fields.map(|field| (field.name().clone(), shown(field.data_type())));
                 columns.collect::<Vec<_>>()
             };
             if returns_rows(&ready.plan) && columns(&now) != columns(told) {
@@ -63,5 +63,13 @@ impl Database {
             schema: Arc::clone(&schema),
             rows: Box::pin(RecordBatchStreamAdapter::new(schema, rows)),
         })
+    }
+}
+
+/// What a client is told of a type: of decimals not how many digits they have, which those of parameters can change.
+fn shown(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Decimal128(..) => DataType::Decimal128(1, 0),
+        other => other.clone(),
     }
 }
