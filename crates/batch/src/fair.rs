@@ -79,10 +79,13 @@ impl MemoryPool for FairSorts {
         let consumer = reservation.consumer();
         let wanted = reservation.size() + additional;
         match self.bound(consumer.name()) {
-            Some(bound) if wanted > bound => Err(DataFusionError::ResourcesExhausted(format!(
-                "{} would hold {wanted} bytes, and its part is {bound}",
-                consumer.name(),
-            ))),
+            // One batch, however large it is, cannot be taken in parts.
+            Some(bound) if wanted > bound && reservation.size() > 0 => {
+                Err(DataFusionError::ResourcesExhausted(format!(
+                    "{} would hold {wanted} bytes, and its part is {bound}",
+                    consumer.name(),
+                )))
+            }
             _ => self.pool.try_grow(reservation, additional),
         }
     }
@@ -114,6 +117,9 @@ mod tests {
         let first = sort("ExternalSorterMerge[0]");
         assert!(first.try_grow(100).is_ok());
         assert!(first.try_grow(1).is_err());
+        let large = sort("ExternalSorter[0]");
+        assert!(large.try_grow(200).is_ok(), "as the only one");
+        drop(large);
         let others: Vec<_> = (1..4)
             .map(|n| sort(&format!("ExternalSorterMerge[{n}]")))
             .collect();

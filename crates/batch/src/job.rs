@@ -433,7 +433,8 @@ impl Job<'_> {
         };
         let sides = join.standings().len();
         let partitions = self.limits.sorting_partitions(sides, self.batch.threads());
-        let sorts = 2 * sides * partitions;
+        // Both inputs of each join of two.
+        let sorts = 2 * sides.saturating_sub(1) * partitions;
         let part = FairSorts::part(memory, sorts);
         let mut state = self.batch.state.clone();
         let config = state.config_mut();
