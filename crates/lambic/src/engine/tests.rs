@@ -161,8 +161,9 @@ impl Server {
             return Err(format!("{sql} has no rows"));
         };
         let batches = datafusion::physical_plan::common::collect(rows).await;
-        let batches = batches.map_err(|error| error.to_string())?;
-        lines(&batches)
+        // As clients are told, wherever it went wrong.
+        let told = |error| lambic_query::Error::from_datafusion(error, sql, &[]).to_string();
+        lines(&batches.map_err(told)?)
     }
 
     /// The visits, and every view against its `SELECT` run over them as plain SQL. A server that dies meanwhile
