@@ -16,6 +16,7 @@ mod flow;
 mod handler;
 mod information_schema;
 mod parameter;
+mod questions;
 mod relations;
 mod routines;
 mod settings;
@@ -62,10 +63,11 @@ use crate::executor::Executor;
 use handler::{Connection, DRAIN_MAX, Handler};
 use settings::Settings;
 
-pub use catalog::{CatalogParser, install};
+pub use catalog::install;
 pub use command::{Command, parse as parse_command};
 pub use control::Control;
 pub use encode::pg_type;
+pub use questions::CatalogParser;
 
 /// The database that clients name.
 const DATABASE: &str = "lambic";
