@@ -184,6 +184,15 @@ impl Next {
     }
 }
 
+fn is_data(path: &Path) -> bool {
+    path.extension() == Some("parquet")
+}
+
+/// What names files before the files.
+fn sort_for_deletion(paths: &mut [Path]) {
+    paths.sort_by_cached_key(|path| (is_data(path), path.clone()));
+}
+
 async fn remove_if_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<(), Error> {
     match store.delete(path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -257,7 +266,7 @@ pub async fn forget_outdated(
     }
     // A frontier tells of offsets alone, which an erasure leaves as they are.
     folders.retain(|folder, _| folder.filename() != Some(frontier::FOLDER));
-    for (folder, paths) in folders {
+    for (folder, mut paths) in folders {
         let manifests: ManifestStore<BatchManifest> =
             ManifestStore::new(Arc::clone(&store), folder, MANIFESTS_KEPT);
         // One that cannot be read is computed again in any case.
@@ -266,12 +275,10 @@ pub async fn forget_outdated(
             let streams = manifest.frontier.0.keys().copied();
             manifest.erasures == erasures.of_streams(streams)
         });
+        sort_for_deletion(&mut paths);
         for path in paths {
             let stays = current.is_some_and(|(_, manifest)| {
-                path.as_ref() == manifest.file.path
-                    || path
-                        .extension()
-                        .is_none_or(|extension| extension != "parquet")
+                path.as_ref() == manifest.file.path || !is_data(&path)
             });
             if !stays {
                 remove_if_there(&store, &path).await?;
@@ -281,7 +288,8 @@ pub async fn forget_outdated(
     Ok(())
 }
 
-/// Deletes what is kept; `but` for a folder in it.
+/// Deletes what is kept; `but` for a folder in it. Manifests go first, the oldest before the newer: a crash leaves none
+/// whose file is gone.
 pub async fn forget(
     store: Arc<dyn ObjectStore>,
     kept: Kept,
@@ -290,11 +298,12 @@ pub async fn forget(
 ) -> Result<(), Error> {
     use futures::TryStreamExt;
     let prefix = Path::from(kept.folder(definition));
-    let paths: Vec<Path> = store
+    let mut paths: Vec<Path> = store
         .list(Some(&prefix))
         .map_ok(|object| object.location)
         .try_collect()
         .await?;
+    sort_for_deletion(&mut paths);
     for path in paths {
         if but.as_ref().is_none_or(|but| !path.prefix_matches(but)) {
             remove_if_there(&store, &path).await?;
