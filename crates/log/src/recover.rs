@@ -86,6 +86,8 @@ pub(crate) fn recover(options: &Options, ids: &Ids, known: &Known) -> Result<Rec
                 .map_err(|e| Error::io("remove", &path, &e))?;
         }
     }
+    // A killed process may have begun a segment without coming to the sync; the mark below tells of it as of one there.
+    disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, &e))?;
     let Some(mut read) = read(options, Some((ids, &known.declared)))? else {
         return create(options, ids, &known.sealed);
     };

@@ -9,7 +9,7 @@
 //! RDBMSs*, arXiv:1802.09883.
 
 use super::{
-    expansion::{Expansion, LANES, Lanes, PARTS},
+    expansion::{Expansion, LANES, Lanes, PARTS, Pair},
     integer::{Integer, LOWEST_EXPONENT},
     limbs::Limbs,
     window::Window,
@@ -66,10 +66,11 @@ fn write_parts<const N: usize>(parts: [f64; N], bytes: &mut Vec<u8>) {
 
 /// The doubles that are added up, if the bytes have that form.
 #[inline]
-fn parts_in(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = f64> + Clone + use<'_>> {
+pub fn parts_in(bytes: &[u8]) -> Option<impl ExactSizeIterator<Item = f64> + Clone + use<'_>> {
     let (parts, rest) = bytes.as_chunks::<8>();
     let parts = parts.iter().map(|part| f64::from_le_bytes(*part));
-    rest.is_empty().then_some(parts)
+    let are_parts = rest.is_empty() && parts.len() <= PARTS && parts.clone().all(f64::is_finite);
+    are_parts.then_some(parts)
 }
 
 impl ExactSum {
@@ -190,8 +191,8 @@ impl ExactSum {
 
     /// The sum, rounded to the nearest double (ties to even).
     pub fn value(&self) -> f64 {
-        if let (Some(value), None) = (self.near.single(), &self.wide) {
-            return value;
+        if let (Some([nearest, _]), None) = (self.near.rounded(), &self.wide) {
+            return nearest;
         }
         let wide = self.all_wide();
         if wide.far.is_none() {
@@ -271,7 +272,7 @@ impl ExactSum {
     pub fn from_bytes(bytes: &[u8]) -> Option<ExactSum> {
         let mut sum = ExactSum::default();
         if let Some(parts) = parts_in(bytes) {
-            sum.near = Expansion::of_parts(parts)?;
+            sum.near = Expansion::of_parts(parts);
             return Some(sum);
         }
         let (base, rest) = bytes.split_first_chunk::<4>()?;
@@ -304,11 +305,8 @@ impl ExactSum {
     #[inline]
     pub fn merge_bytes(&mut self, bytes: &[u8]) -> bool {
         if let Some(parts) = parts_in(bytes) {
-            let is_sum = parts.len() <= PARTS && parts.clone().all(f64::is_finite);
-            if is_sum {
-                parts.for_each(|part| self.add(part));
-            }
-            return is_sum;
+            parts.for_each(|part| self.add(part));
+            return true;
         }
         let other = ExactSum::from_bytes(bytes);
         other.map(|other| self.merge(&other)).is_some()
@@ -319,6 +317,15 @@ impl ExactSum {
         let far = self.far();
         let far = far.map_or(0, |far| size_of::<Far>() + far.limbs.bytes_held());
         self.wide.as_ref().map_or(0, |_| size_of::<Wide>() + far)
+    }
+}
+
+impl From<Pair> for ExactSum {
+    fn from(pair: Pair) -> ExactSum {
+        ExactSum {
+            near: pair.into(),
+            wide: None,
+        }
     }
 }
 

@@ -10,6 +10,46 @@ pub const PARTS: usize = 3;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Expansion([f64; PARTS]);
 
+/// The least that holds most sums: two parts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pair {
+    first: f64,
+    second: f64,
+}
+
+impl Pair {
+    pub fn of(value: f64) -> Pair {
+        Pair {
+            first: value,
+            second: 0.0,
+        }
+    }
+
+    /// False, and nothing is added, if it is not finite or the parts have no room for it.
+    #[inline]
+    pub fn add(&mut self, value: f64) -> bool {
+        let (first, rest) = two_sum(self.first, value);
+        let (second, rest) = two_sum(self.second, rest);
+        // Not so if it is no number.
+        let fits = rest == 0.0;
+        if fits {
+            *self = Pair { first, second };
+        }
+        fits
+    }
+
+    /// What is added up.
+    pub fn parts(&self) -> [f64; 2] {
+        [self.first, self.second]
+    }
+}
+
+impl From<Pair> for Expansion {
+    fn from(pair: Pair) -> Expansion {
+        Expansion([pair.first, pair.second, 0.0])
+    }
+}
+
 /// `a + b` rounded, and the rest: exact, unless the first is not finite. Then the second is not either.
 #[inline]
 fn two_sum(a: f64, b: f64) -> (f64, f64) {
@@ -24,14 +64,13 @@ impl Expansion {
         Expansion([value, 0.0, 0.0])
     }
 
-    /// What adds up to a sum; `None` if they are too many, or one is not finite.
-    pub fn of_parts(parts: impl Iterator<Item = f64>) -> Option<Expansion> {
+    /// Of at most [`PARTS`] finite ones.
+    pub fn of_parts(parts: impl Iterator<Item = f64>) -> Expansion {
         let mut sum = Expansion::default();
-        let mut places = sum.0.iter_mut();
-        for part in parts {
-            *places.next()? = part;
+        for (place, part) in sum.0.iter_mut().zip(parts) {
+            *place = part;
         }
-        sum.0.iter().all(|part| part.is_finite()).then_some(sum)
+        sum
     }
 
     /// The sum as the double next to it, what that is off by, and so on: one form for one value. `None` where it takes more
@@ -45,12 +84,6 @@ impl Expansion {
     /// What is added up; zeros are left out.
     pub fn parts(&self) -> impl Iterator<Item = f64> + use<> {
         self.0.into_iter().filter(|part| *part != 0.0)
-    }
-
-    /// The sum, if it is one double.
-    pub fn single(&self) -> Option<f64> {
-        let [first, rest @ ..] = self.0;
-        rest.iter().all(|part| *part == 0.0).then_some(first)
     }
 
     /// False, and nothing is added, if it is not finite or the parts have no room for it.

@@ -13,20 +13,19 @@ use datafusion::{
     logical_expr::{EmitTo, GroupsAccumulator},
 };
 
-use super::{exact_sum::ExactSum, kind::Kind, rows, summary::Summary};
+use super::{
+    exact_sum::ExactSum,
+    kind::Kind,
+    rows,
+    summary::Summary,
+    sums::{Sums, held},
+};
 
 #[derive(Debug)]
 pub struct Floats {
     kind: Kind,
-    groups: Vec<Group>,
+    sums: Sums,
     squares: Option<Vec<ExactSum>>,
-}
-
-/// Side by side, because each record needs both.
-#[derive(Debug, Clone, Default)]
-struct Group {
-    sum: ExactSum,
-    count: i64,
 }
 
 impl Floats {
@@ -39,25 +38,15 @@ impl Floats {
         };
         Some(Floats {
             kind: kind.clone(),
-            groups: Vec::new(),
+            sums: Sums::default(),
             squares,
         })
     }
 
     fn grow(&mut self, groups: usize) {
-        self.groups.resize_with(groups, Group::default);
+        self.sums.grow(groups);
         if let Some(squares) = &mut self.squares {
             squares.resize_with(groups, ExactSum::default);
-        }
-    }
-
-    #[inline]
-    fn add(&mut self, group: usize, value: f64) {
-        let Group { sum, count } = &mut self.groups[group];
-        *count += 1;
-        sum.add(value);
-        if let Some(squares) = &mut self.squares {
-            squares[group].add_product(value, value);
         }
     }
 }
@@ -73,9 +62,17 @@ impl GroupsAccumulator for Floats {
         self.grow(total_num_groups);
         let values = cast(&values[0], &DataType::Float64)?;
         let values = values.as_primitive::<Float64Type>();
-        rows::each(values, group_indices, opt_filter, |row, group| {
-            self.add(group, values.value(row));
-        });
+        let sums = &mut self.sums;
+        match &mut self.squares {
+            None => rows::each(values, group_indices, opt_filter, |row, group| {
+                sums.add(group, values.value(row));
+            }),
+            Some(squares) => rows::each(values, group_indices, opt_filter, |row, group| {
+                let value = values.value(row);
+                sums.add(group, value);
+                squares[group].add_product(value, value);
+            }),
+        }
         Ok(())
     }
 
@@ -90,17 +87,15 @@ impl GroupsAccumulator for Floats {
         let sums = states[0].as_binary::<i32>();
         for (row, &group) in group_indices.iter().enumerate() {
             // A state is NULL where no record was.
-            if sums.is_valid(row) {
-                let Group { sum, count } = &mut self.groups[group];
-                merge(sum, sums.value(row))?;
-                *count += counts.value(row);
+            if sums.is_valid(row) && !self.sums.merge(group, sums.value(row), counts.value(row)) {
+                return Err(damaged());
             }
         }
         if let Some(squares) = &mut self.squares {
             let column = states[1].as_binary::<i32>();
             for (row, &group) in group_indices.iter().enumerate() {
-                if column.is_valid(row) {
-                    merge(&mut squares[group], column.value(row))?;
+                if column.is_valid(row) && !squares[group].merge_bytes(column.value(row)) {
+                    return Err(damaged());
                 }
             }
         }
@@ -108,25 +103,28 @@ impl GroupsAccumulator for Floats {
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let groups = emit_to.take_needed(&mut self.groups);
-        let counts: Int64Array = groups.iter().map(|group| Some(group.count)).collect();
-        let mut columns = vec![bytes_of(groups.iter().map(|group| &group.sum))];
+        let sums = self.sums.take(emit_to);
+        let mut counts = Vec::with_capacity(sums.len());
+        let mut columns = vec![bytes_of(sums.map(|(sum, count)| {
+            counts.push(count);
+            sum
+        }))];
         if let Some(squares) = &mut self.squares {
-            columns.push(bytes_of(emit_to.take_needed(squares).iter()));
+            columns.push(bytes_of(emit_to.take_needed(squares).into_iter()));
         }
-        columns.push(Arc::new(counts));
+        columns.push(Arc::new(Int64Array::from(counts)));
         Ok(columns)
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let each = emit_to.take_needed(&mut self.groups).into_iter();
+        let each = self.sums.take(emit_to);
         let groups: Vec<Summary> = match &mut self.squares {
             None => each
-                .map(|Group { sum, count }| Summary::Float { sum, count })
+                .map(|(sum, count)| Summary::Float { sum, count })
                 .collect(),
             Some(squares) => each
                 .zip(emit_to.take_needed(squares))
-                .map(|(Group { sum, count }, squares)| Summary::Spread {
+                .map(|((sum, count), squares)| Summary::Spread {
                     sum: Box::new(sum),
                     squares: Box::new(squares),
                     count,
@@ -143,45 +141,29 @@ impl GroupsAccumulator for Floats {
     ) -> Result<Vec<ArrayRef>> {
         let empty = Floats {
             kind: self.kind.clone(),
-            groups: Vec::new(),
+            sums: Sums::default(),
             squares: self.squares.is_some().then(Vec::new),
         };
         rows::as_states(empty, values, opt_filter)
     }
 
     fn size(&self) -> usize {
-        let groups = held(&self.groups, |group| group.sum.bytes_held());
-        let squares = self.squares.as_ref();
-        groups + squares.map_or(0, |squares| held(squares, ExactSum::bytes_held))
+        let squares = self.squares.as_ref().map_or(0, |squares| {
+            squares.capacity() * size_of::<ExactSum>() + held(squares.iter())
+        });
+        self.sums.bytes_held() + squares
     }
-}
-
-/// In bytes; asked after every batch: sampling keeps it cheap for many groups.
-fn held<T>(groups: &Vec<T>, apart: impl Fn(&T) -> usize) -> usize {
-    const SAMPLE: usize = 64;
-    let step = (groups.len() / SAMPLE).max(1);
-    let sampled = groups.iter().step_by(step);
-    let (count, apart) = (sampled.len().max(1), sampled.map(apart));
-    groups.capacity() * size_of::<T>() + apart.sum::<usize>() / count * groups.len()
 }
 
 pub fn stored(column: &BinaryArray, row: usize) -> Result<ExactSum> {
     ExactSum::from_bytes(column.value(row)).ok_or_else(damaged)
 }
 
-#[inline]
-fn merge(sum: &mut ExactSum, stored: &[u8]) -> Result<()> {
-    match sum.merge_bytes(stored) {
-        true => Ok(()),
-        false => Err(damaged()),
-    }
-}
-
 fn damaged() -> DataFusionError {
     DataFusionError::Execution("a stored state is damaged".to_owned())
 }
 
-fn bytes_of<'a>(sums: impl ExactSizeIterator<Item = &'a ExactSum>) -> ArrayRef {
+fn bytes_of(sums: impl ExactSizeIterator<Item = ExactSum>) -> ArrayRef {
     const USUAL_BYTES: usize = 16;
     let mut column = BinaryBuilder::with_capacity(sums.len(), sums.len() * USUAL_BYTES);
     let mut bytes = Vec::new();

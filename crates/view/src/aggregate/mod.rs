@@ -25,6 +25,7 @@ mod rows;
 pub mod sketch;
 mod sketching;
 pub mod summary;
+mod sums;
 mod window;
 
 use std::sync::Arc;
