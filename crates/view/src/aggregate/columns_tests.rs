@@ -1,4 +1,4 @@
-//! Groups that are kept column by column are the same as one summary for each.
+//! Groups that are kept together are the same as one summary for each.
 
 use std::sync::Arc;
 

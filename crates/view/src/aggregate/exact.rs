@@ -22,7 +22,7 @@ use super::{
     accumulate::{Grouped, Single},
     distinct::{DistinctValues, distinct_state},
     floats::Floats,
-    integers::Integers,
+    integers,
     kind::Kind,
     pairs::Statistic,
 };
@@ -152,8 +152,7 @@ impl Exact {
 
 /// `None` if each group has a summary of its own.
 pub fn in_columns(kind: &Kind) -> Option<Box<dyn GroupsAccumulator>> {
-    let integers = Integers::of(kind).map(|groups| Box::new(groups) as _);
-    integers.or_else(|| Floats::of(kind).map(|groups| Box::new(groups) as _))
+    integers::of(kind).or_else(|| Floats::of(kind).map(|groups| Box::new(groups) as _))
 }
 
 /// Averages of decimals have at least 16 digits after the point, as in Postgres, if there is room for them.

@@ -1,4 +1,4 @@
-//! Exact sums of doubles, and of their squares, for every group: the same as [`Summary`] holds, column by column.
+//! Exact sums of doubles, and of their squares, for every group: the same as [`Summary`] holds, in less memory.
 
 use std::sync::Arc;
 

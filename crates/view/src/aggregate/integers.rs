@@ -1,7 +1,7 @@
-//! Sums of integers, and of their squares, for every group: the same as [`Summary`] holds, column by column, because
+//! Sums of integers, and of their squares, for every group: the same as [`Summary`] holds, in little memory, because
 //! there may be many groups of a few records each.
 
-use std::sync::Arc;
+use std::{collections::HashMap, fmt::Debug, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Decimal256Array, Int64Array},
@@ -16,95 +16,173 @@ use datafusion::{
 use super::{
     kind::{INTEGER_SUM, Kind, decimal_sum},
     rows,
-    summary::{Summary, add_wide, total},
+    summary::Summary,
 };
 
+/// `S` is what a group keeps of the squares.
 #[derive(Debug)]
-pub struct Integers {
+pub struct Integers<S> {
     kind: Kind,
-    counts: Vec<i64>,
-    sums: Vec<i128>,
-    squares: Option<Squares>,
+    groups: Vec<Group<S>>,
+    /// What does not fit there, of the few groups that have it.
+    apart: HashMap<usize, Apart>,
 }
 
-/// Sums of squares: those of `low`, and what they came to before they grew too wide.
-#[derive(Debug, Default)]
-struct Squares {
-    low: Vec<i128>,
-    /// Empty as long as no sum grew too wide.
-    high: Vec<i256>,
+/// Side by side, because each record needs all of it, and waits for its memory where groups are many.
+#[derive(Debug, Clone, Copy, Default)]
+struct Group<S> {
+    squares: S,
+    sum: i64,
+    count: i64,
 }
 
-impl Squares {
+#[derive(Debug, Clone, Copy, Default)]
+struct Apart {
+    sum: i128,
+    squares: i256,
+}
+
+/// A sum of squares, or nothing where there is none.
+pub trait Squares: Copy + Default + Debug + Send + Sync + 'static {
+    const ARE_KEPT: bool;
+
+    /// With the square of `value`, if there is room for it.
+    fn with(self, value: i64) -> Option<Self>;
+
+    /// With a sum of squares, if there is room for it.
+    fn with_total(self, total: i256) -> Option<Self>;
+
+    fn total(self) -> i128;
+}
+
+impl Squares for () {
+    const ARE_KEPT: bool = false;
+
     #[inline]
-    fn add(&mut self, group: usize, value: i128) {
-        match self.low[group].checked_add(value) {
-            Some(sum) => self.low[group] = sum,
-            None => {
-                self.high.resize(self.low.len(), i256::ZERO);
-                add_wide(&mut self.high[group], &mut self.low[group], value);
-            }
-        }
+    fn with(self, _: i64) -> Option<()> {
+        Some(())
     }
 
-    fn add_total(&mut self, group: usize, value: i256) {
-        match value.to_i128() {
-            Some(value) => self.add(group, value),
-            None => {
-                self.high.resize(self.low.len(), i256::ZERO);
-                self.high[group] = self.high[group].wrapping_add(value);
-            }
-        }
+    fn with_total(self, _: i256) -> Option<()> {
+        Some(())
     }
 
-    fn take(&mut self, emit_to: EmitTo) -> Vec<i256> {
-        let low = emit_to.take_needed(&mut self.low);
-        if self.high.is_empty() {
-            return low.into_iter().map(i256::from_i128).collect();
-        }
-        self.high.resize(self.low.len() + low.len(), i256::ZERO);
-        let high = emit_to.take_needed(&mut self.high);
-        let each = high.into_iter().zip(low);
-        each.map(|(high, low)| total(high, low)).collect()
+    fn total(self) -> i128 {
+        0
     }
 }
 
-impl Integers {
-    /// `None` if `kind` is of other values.
-    pub fn of(kind: &Kind) -> Option<Integers> {
-        let squares = match kind {
-            Kind::SumInteger | Kind::AverageInteger => None,
-            Kind::IntegerSpread { .. } => Some(Squares::default()),
-            _ => return None,
-        };
-        Some(Integers {
-            kind: kind.clone(),
-            counts: Vec::new(),
-            sums: Vec::new(),
-            squares,
-        })
+impl Squares for i128 {
+    const ARE_KEPT: bool = true;
+
+    #[inline]
+    fn with(self, value: i64) -> Option<i128> {
+        let value = i128::from(value);
+        self.checked_add(value * value)
+    }
+
+    fn with_total(self, total: i256) -> Option<i128> {
+        self.checked_add(total.to_i128()?)
+    }
+
+    fn total(self) -> i128 {
+        self
+    }
+}
+
+/// `None` if `kind` is of other values.
+pub fn of(kind: &Kind) -> Option<Box<dyn GroupsAccumulator>> {
+    match kind {
+        Kind::SumInteger | Kind::AverageInteger => {
+            Some(Box::new(Integers::<()>::empty(kind.clone())))
+        }
+        Kind::IntegerSpread { .. } => Some(Box::new(Integers::<i128>::empty(kind.clone()))),
+        _ => None,
+    }
+}
+
+impl<S: Squares> Integers<S> {
+    fn empty(kind: Kind) -> Integers<S> {
+        Integers {
+            kind,
+            groups: Vec::new(),
+            apart: HashMap::new(),
+        }
     }
 
     fn grow(&mut self, groups: usize) {
-        self.counts.resize(groups, 0);
-        self.sums.resize(groups, 0);
-        if let Some(squares) = &mut self.squares {
-            squares.low.resize(groups, 0);
-        }
+        self.groups.resize(groups, Group::default());
     }
 
     #[inline]
     fn add(&mut self, group: usize, value: i64) {
-        let value = i128::from(value);
-        self.counts[group] += 1;
-        self.sums[group] += value;
-        if let Some(squares) = &mut self.squares {
-            squares.add(group, value * value);
+        let Group {
+            squares,
+            sum,
+            count,
+        } = &mut self.groups[group];
+        *count += 1;
+        match (sum.checked_add(value), squares.with(value)) {
+            (Some(with), Some(with_square)) => (*sum, *squares) = (with, with_square),
+            _ => self.add_apart(group, value),
         }
+    }
+
+    #[cold]
+    fn add_apart(&mut self, group: usize, value: i64) {
+        self.move_apart(group);
+        let Group { squares, sum, .. } = &mut self.groups[group];
+        *sum = value;
+        *squares = S::default()
+            .with(value)
+            .expect("a sum of nothing has room for any square");
+    }
+
+    fn move_apart(&mut self, group: usize) {
+        let Group { squares, sum, .. } = &mut self.groups[group];
+        let apart = self.apart.entry(group).or_default();
+        apart.sum += i128::from(std::mem::take(sum));
+        let squares = std::mem::take(squares).total();
+        apart.squares = apart.squares.wrapping_add(i256::from_i128(squares));
+    }
+
+    #[inline]
+    fn merge(&mut self, group: usize, sum: i128, squares: i256, count: i64) {
+        let group_of = &mut self.groups[group];
+        group_of.count += count;
+        let narrow = i64::try_from(sum).ok();
+        let with = narrow.and_then(|sum| group_of.sum.checked_add(sum));
+        match (with, group_of.squares.with_total(squares)) {
+            (Some(with), Some(with_squares)) => {
+                (group_of.sum, group_of.squares) = (with, with_squares);
+            }
+            _ => {
+                let apart = self.apart.entry(group).or_default();
+                apart.sum += sum;
+                apart.squares = apart.squares.wrapping_add(squares);
+            }
+        }
+    }
+
+    /// Takes the first groups out, in their order: sum, sum of squares and count of each.
+    fn take(&mut self, emit_to: EmitTo) -> impl ExactSizeIterator<Item = (i128, i256, i64)> {
+        let groups = emit_to.take_needed(&mut self.groups);
+        let apart = rows::first(&mut self.apart, groups.len(), self.groups.len());
+        groups.into_iter().enumerate().map(move |(place, group)| {
+            let (mut sum, squares) = (i128::from(group.sum), group.squares.total());
+            let mut squares = i256::from_i128(squares);
+            if !apart.is_empty()
+                && let Some(apart) = apart.get(&place)
+            {
+                sum += apart.sum;
+                squares = squares.wrapping_add(apart.squares);
+            }
+            (sum, squares, group.count)
+        })
     }
 }
 
-impl GroupsAccumulator for Integers {
+impl<S: Squares> GroupsAccumulator for Integers<S> {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -129,56 +207,53 @@ impl GroupsAccumulator for Integers {
     ) -> Result<()> {
         self.grow(total_num_groups);
         let sums = states[0].as_primitive::<Decimal128Type>();
-        let squares = self.squares.as_mut().map(|squares| {
-            let column = states[1].as_primitive::<Decimal256Type>();
-            (squares, column)
-        });
+        let squares = S::ARE_KEPT.then(|| states[1].as_primitive::<Decimal256Type>());
         let counts = states[states.len() - 1].as_primitive::<Int64Type>();
-        // A state is NULL where no record was.
-        let states = |row: &usize| sums.is_valid(*row);
-        for row in (0..sums.len()).filter(states) {
-            let group = group_indices[row];
-            self.sums[group] += sums.value(row);
-            self.counts[group] += counts.value(row);
-        }
-        if let Some((squares, column)) = squares {
-            for row in (0..sums.len()).filter(states) {
-                squares.add_total(group_indices[row], column.value(row));
+        for (row, &group) in group_indices.iter().enumerate() {
+            // A state is NULL where no record was.
+            if sums.is_valid(row) {
+                let squares = squares.map_or(i256::ZERO, |squares| squares.value(row));
+                self.merge(group, sums.value(row), squares, counts.value(row));
             }
         }
         Ok(())
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let counts = Int64Array::from(emit_to.take_needed(&mut self.counts));
-        let sums = Decimal128Array::from(emit_to.take_needed(&mut self.sums));
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(sums.with_data_type(INTEGER_SUM))];
-        if let Some(squares) = &mut self.squares {
-            let squares = Decimal256Array::from(squares.take(emit_to));
-            columns.push(Arc::new(squares.with_data_type(decimal_sum(0))));
+        let taken = self.take(emit_to);
+        let mut sums = Vec::with_capacity(taken.len());
+        let mut squares = Vec::with_capacity(if S::ARE_KEPT { taken.len() } else { 0 });
+        let mut counts = Vec::with_capacity(taken.len());
+        for (sum, square, count) in taken {
+            sums.push(sum);
+            counts.push(count);
+            if S::ARE_KEPT {
+                squares.push(square);
+            }
         }
-        columns.push(Arc::new(counts));
+        let sums = Decimal128Array::from(sums).with_data_type(INTEGER_SUM);
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(sums)];
+        if S::ARE_KEPT {
+            let squares = Decimal256Array::from(squares).with_data_type(decimal_sum(0));
+            columns.push(Arc::new(squares));
+        }
+        columns.push(Arc::new(Int64Array::from(counts)));
         Ok(columns)
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let counts = emit_to.take_needed(&mut self.counts);
-        let sums = emit_to.take_needed(&mut self.sums);
-        let each = counts.into_iter().zip(sums);
-        let groups: Vec<Summary> = match &mut self.squares {
-            None => each
-                .map(|(count, sum)| Summary::Integer { sum, count })
-                .collect(),
-            Some(squares) => each
-                .zip(squares.take(emit_to))
-                .map(|((count, sum), high)| Summary::IntegerSpread {
+        let taken = self.take(emit_to);
+        let groups: Vec<Summary> = taken
+            .map(|(sum, high, count)| match S::ARE_KEPT {
+                false => Summary::Integer { sum, count },
+                true => Summary::IntegerSpread {
                     sum,
                     high,
                     low: 0,
                     count,
-                })
-                .collect(),
-        };
+                },
+            })
+            .collect();
         self.kind.answer(&groups)
     }
 
@@ -187,21 +262,12 @@ impl GroupsAccumulator for Integers {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let empty = Integers {
-            kind: self.kind.clone(),
-            counts: Vec::new(),
-            sums: Vec::new(),
-            squares: self.squares.is_some().then(Squares::default),
-        };
+        let empty = Integers::<S>::empty(self.kind.clone());
         rows::as_states(empty, values, opt_filter)
     }
 
     fn size(&self) -> usize {
-        let squares = self.squares.as_ref().map_or(0, |squares| {
-            squares.low.capacity() * size_of::<i128>() + squares.high.capacity() * size_of::<i256>()
-        });
-        self.counts.capacity() * size_of::<i64>()
-            + self.sums.capacity() * size_of::<i128>()
-            + squares
+        self.groups.capacity() * size_of::<Group<S>>()
+            + self.apart.capacity() * size_of::<(usize, Apart)>()
     }
 }

@@ -1,4 +1,6 @@
-//! The rows of a batch that go into groups.
+//! The rows of a batch that go into groups, and groups that are taken out.
+
+use std::collections::HashMap;
 
 use arrow::array::ArrayRef;
 use arrow::array::{Array, BooleanArray};
@@ -37,4 +39,16 @@ pub fn as_states(
     let groups: Vec<usize> = (0..rows).collect();
     empty.update_batch(values, &groups, chosen, rows)?;
     empty.state(EmitTo::All)
+}
+
+/// Takes what belongs to the first `taken` groups; what belongs to those that `stay` moves to their new places.
+pub fn first<T>(all: &mut HashMap<usize, T>, taken: usize, stay: usize) -> HashMap<usize, T> {
+    let mut of_taken = std::mem::take(all);
+    if stay > 0 {
+        let of_rest = of_taken.extract_if(|group, _| *group >= taken);
+        *all = of_rest
+            .map(|(group, value)| (group - taken, value))
+            .collect();
+    }
+    of_taken
 }

@@ -8,6 +8,7 @@ use datafusion::logical_expr::EmitTo;
 use super::{
     exact_sum::{ExactSum, parts_in},
     expansion::Pair,
+    rows,
 };
 
 /// A sum and a count for every group, as in [`super::summary::Summary::Float`].
@@ -70,17 +71,13 @@ impl Sums {
     /// Takes the first groups out, in their order.
     pub fn take(&mut self, emit_to: EmitTo) -> impl ExactSizeIterator<Item = (ExactSum, i64)> {
         let groups = emit_to.take_needed(&mut self.groups);
-        let mut apart = std::mem::take(&mut self.apart);
-        if !apart.is_empty() && !self.groups.is_empty() {
-            let of_rest = apart.extract_if(|group, _| *group >= groups.len());
-            self.apart = of_rest
-                .map(|(group, sum)| (group - groups.len(), sum))
-                .collect();
-        }
+        let apart = rows::first(&mut self.apart, groups.len(), self.groups.len());
         let each = groups.into_iter().enumerate();
         each.map(move |(place, Group { near, count })| {
             let mut sum = ExactSum::from(near);
-            if let Some(apart) = apart.get(&place) {
+            if !apart.is_empty()
+                && let Some(apart) = apart.get(&place)
+            {
                 sum.merge(apart);
             }
             (sum, count)
