@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{error::ArrowError, record_batch::RecordBatch};
+use bytes::Bytes;
 use lambic_dataset::{ManifestStore, parquet_file};
 use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Class, Definition, Run, ViewPlan};
@@ -188,9 +189,32 @@ fn is_data(path: &Path) -> bool {
     path.extension() == Some("parquet")
 }
 
-/// What names files before the files.
-fn sort_for_deletion(paths: &mut [Path]) {
-    paths.sort_by_cached_key(|path| (is_data(path), path.clone()));
+/// Deletes what names files before the files, also where the power goes off meanwhile: no manifest is left whose file is
+/// gone.
+async fn remove(store: &Arc<dyn ObjectStore>, mut paths: Vec<Path>) -> Result<(), Error> {
+    paths.sort_by_cached_key(|path| (folder_of(path), is_data(path), path.clone()));
+    for in_folder in paths.chunk_by(|a, b| folder_of(a) == folder_of(b)) {
+        let (names, files) = in_folder.split_at(in_folder.partition_point(|path| !is_data(path)));
+        for path in names {
+            remove_if_there(store, path).await?;
+        }
+        if let ([path, ..], [_, ..]) = (names, files) {
+            // A disk may forget a deletion until something is put into the same folder.
+            let barrier = folder_of(path).join("removed");
+            store.put(&barrier, Bytes::new().into()).await?;
+            remove_if_there(store, &barrier).await?;
+        }
+        for path in files {
+            remove_if_there(store, path).await?;
+        }
+    }
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> Path {
+    let parts: Vec<_> = path.parts().collect();
+    let folder = parts.iter().take(parts.len().saturating_sub(1));
+    folder.cloned().collect()
 }
 
 async fn remove_if_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<(), Error> {
@@ -260,9 +284,7 @@ pub async fn forget_outdated(
     let mut folders: BTreeMap<Path, Vec<Path>> = BTreeMap::new();
     let mut objects = all.map_ok(|object| object.location);
     while let Some(path) = objects.try_next().await? {
-        let parts: Vec<_> = path.parts().collect();
-        let folder = parts.iter().take(parts.len().saturating_sub(1)).cloned();
-        folders.entry(folder.collect()).or_default().push(path);
+        folders.entry(folder_of(&path)).or_default().push(path);
     }
     // A frontier tells of offsets alone, which an erasure leaves as they are.
     folders.retain(|folder, _| folder.filename() != Some(frontier::FOLDER));
@@ -275,21 +297,17 @@ pub async fn forget_outdated(
             let streams = manifest.frontier.0.keys().copied();
             manifest.erasures == erasures.of_streams(streams)
         });
-        sort_for_deletion(&mut paths);
-        for path in paths {
-            let stays = current.is_some_and(|(_, manifest)| {
-                path.as_ref() == manifest.file.path || !is_data(&path)
-            });
-            if !stays {
-                remove_if_there(&store, &path).await?;
-            }
-        }
+        paths.retain(|path| {
+            let stays = current
+                .is_some_and(|(_, manifest)| path.as_ref() == manifest.file.path || !is_data(path));
+            !stays
+        });
+        remove(&store, paths).await?;
     }
     Ok(())
 }
 
-/// Deletes what is kept; `but` for a folder in it. Manifests go first, the oldest before the newer: a crash leaves none
-/// whose file is gone.
+/// Deletes what is kept; `but` for a folder in it.
 pub async fn forget(
     store: Arc<dyn ObjectStore>,
     kept: Kept,
@@ -298,18 +316,16 @@ pub async fn forget(
 ) -> Result<(), Error> {
     use futures::TryStreamExt;
     let prefix = Path::from(kept.folder(definition));
-    let mut paths: Vec<Path> = store
+    let paths: Vec<Path> = store
         .list(Some(&prefix))
         .map_ok(|object| object.location)
+        .try_filter(|path| {
+            let stays = but.as_ref().is_some_and(|but| path.prefix_matches(but));
+            std::future::ready(!stays)
+        })
         .try_collect()
         .await?;
-    sort_for_deletion(&mut paths);
-    for path in paths {
-        if but.as_ref().is_none_or(|but| !path.prefix_matches(but)) {
-            remove_if_there(&store, &path).await?;
-        }
-    }
-    Ok(())
+    remove(&store, paths).await
 }
 
 /// Of all views, those that have one.
@@ -318,11 +334,7 @@ pub async fn folders_of_slices(store: &Arc<dyn ObjectStore>) -> Result<Vec<Path>
     let mut objects = store.list(Some(&Path::from(FOLDER)));
     let mut folders = std::collections::BTreeSet::new();
     while let Some(object) = objects.try_next().await? {
-        let parts: Vec<_> = object.location.parts().collect();
-        let folder: Path = parts[..parts.len().saturating_sub(1)]
-            .iter()
-            .cloned()
-            .collect();
+        let folder = folder_of(&object.location);
         if folder.filename() == Some(unfinished::FOLDER) {
             folders.insert(folder);
         }

@@ -233,10 +233,8 @@ impl Files {
 
     fn remove(&self, location: &Path) -> Result<()> {
         let path = self.path_of(location);
-        // Durable when it returns, so that of two files the one removed first never outlives the other.
         let removed = self.disk.remove(&path);
-        let durable = removed.and_then(|()| self.disk.sync_dir(parent_of(&path)));
-        durable.map_err(|source| failed(&path, source))
+        removed.map_err(|source| failed(&path, source))
     }
 }
 

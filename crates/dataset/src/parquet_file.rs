@@ -1,4 +1,4 @@
-//! Writes and reads Parquet files the way Lambic keeps them: zstd, 64k-row groups, statistics and page index.
+//! Writes and reads Parquet files the way Lambic keeps them: zstd, 256k-row groups, statistics and page index.
 //!
 //! Files are made in memory and put in one go: a file is there as a whole or not at all. Sizes are bounded by the
 //! callers (sealing splits, batch runs split by key).
@@ -20,8 +20,11 @@ use parquet::{
     },
 };
 
-/// Rows of one row group: small enough that a filter on statistics skips most of a file, large enough to compress.
-pub const ROW_GROUP_ROWS: usize = 65_536;
+/// Rows of one row group: small enough that a filter on statistics skips most of a file, the more as the page index
+/// skips within it, and large enough that a scan does not begin too often.
+pub const ROW_GROUP_ROWS: usize = 262_144;
+/// Rows of what one thread encodes at a time.
+const PIECE_ROWS: usize = 65_536;
 
 /// The properties that all files share; callers may add theirs, such as bloom filters, before `build()`.
 pub fn properties() -> WriterPropertiesBuilder {
@@ -69,9 +72,9 @@ pub fn encode_on(
 ) -> Result<Bytes, ParquetError> {
     let writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))?;
     let (mut file, writers) = writer.into_serialized_writer()?;
-    let starts = (0..rows.num_rows()).step_by(ROW_GROUP_ROWS);
+    let starts = (0..rows.num_rows()).step_by(PIECE_ROWS);
     let groups = parallel::each(threads, starts.enumerate(), |(group, start)| {
-        let end = rows.num_rows().min(start + ROW_GROUP_ROWS);
+        let end = rows.num_rows().min(start + PIECE_ROWS);
         encode_group(
             &rows.slice(start, end - start),
             writers.create_column_writers(group)?,
@@ -204,7 +207,7 @@ mod tests {
     #[test]
     fn threads_change_nothing() {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-        for rows in [0, 1, ROW_GROUP_ROWS, 2 * ROW_GROUP_ROWS + 1] {
+        for rows in [0, 1, PIECE_ROWS, 2 * PIECE_ROWS + 1] {
             let numbers = Arc::new(Int64Array::from_iter_values(0..rows as i64));
             let batch = RecordBatch::try_new(Arc::clone(&schema), vec![numbers]).unwrap();
             for threads in [1, 3] {

@@ -223,6 +223,36 @@ async fn literals_with_a_point_are_numeric() {
 }
 
 #[tokio::test]
+async fn quoted_numbers_are_compared_as_what_they_say() {
+    let values = "(VALUES (1.00::numeric(12,2)), (3.00), (-3.00), (NULL)) t(d)";
+    let rows = |condition: &str, expected: &'static str| {
+        (
+            format!("SELECT d FROM {values} WHERE {condition} ORDER BY d"),
+            expected,
+        )
+    };
+    let cases = [
+        rows("d = '3.001'", ""),
+        rows("d = ' +3.0 '", "3.00"),
+        rows("d < '-2.9999'", "-3.00"),
+        rows("d BETWEEN '0.999' AND '2.999'", "1.00"),
+        rows("d IN ('3.001', '1')", "1.00"),
+        rows("d <> '3.001'", "-3.00; 1.00; 3.00"),
+        rows("d = '3e0'", "3.00"),
+        rows("d > '0.29999E1' AND d < '3.1'", "3.00"),
+        rows(
+            "d = '3.-1'",
+            "error Arrow error: Cast error: Cannot cast string '3.-1' to value of Decimal128(38, 10) type",
+        ),
+    ];
+    let cases: Vec<(&str, &str)> = cases
+        .iter()
+        .map(|(sql, expected)| (sql.as_str(), *expected))
+        .collect();
+    check(&cases).await;
+}
+
+#[tokio::test]
 async fn casts_round_and_read_as_postgres() {
     check(&[
         ("SELECT cast(3.7 AS int), cast(2.5 AS int), cast(-2.5 AS int)", "4, 3, -3"),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
 use datafusion::{
     common::{
         DFSchema, Result,
@@ -177,9 +177,15 @@ fn align(parts: &mut [&mut Expr], schema: &DFSchema) -> bool {
 /// left to DataFusion.
 fn align_known(parts: &mut [&mut Expr], types: &[Option<DataType>]) -> bool {
     let mut changed = false;
+    let mut known = types.iter().flatten();
+    let beside_decimal =
+        known.clone().any(DataType::is_decimal) && !known.any(DataType::is_floating);
     for (part, data_type) in parts.iter_mut().zip(types) {
         let Some(data_type) = data_type else { continue };
-        if let Some(meeting) = meeting_type(data_type, types.iter().flatten()) {
+        if beside_decimal && let Some(decimal) = decimal_of(part) {
+            **part = decimal;
+            changed = true;
+        } else if let Some(meeting) = meeting_type(data_type, types.iter().flatten()) {
             let expr = std::mem::take(*part);
             **part = cast(expr, meeting);
             changed = true;
@@ -208,6 +214,37 @@ fn meeting_type<'a>(
             .cloned(),
         _ => None,
     }
+}
+
+/// A quoted number as the decimal that it says: with the scale of what it meets, it would be rounded to that.
+fn decimal_of(part: &Expr) -> Option<Expr> {
+    let Expr::Literal(ScalarValue::Utf8(Some(text)), metadata) = part else {
+        return None;
+    };
+    let text = text.trim();
+    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let mut digits = format!("{whole}{fraction}");
+    let mut scale = i32::try_from(fraction.len()).ok()? - exponent.parse::<i32>().ok()?;
+    let most = i32::from(DECIMAL128_MAX_PRECISION);
+    if !(-most..=most).contains(&scale) || fraction.starts_with(['-', '+']) {
+        return None;
+    }
+    while scale < 0 {
+        digits.push('0');
+        scale += 1;
+    }
+    let value = digits.parse::<i128>().ok()?;
+    let count = value
+        .unsigned_abs()
+        .checked_ilog10()
+        .map_or(1, |log| log + 1);
+    let precision = u8::try_from(count.max(scale.unsigned_abs())).ok()?;
+    if precision > DECIMAL128_MAX_PRECISION {
+        return None;
+    }
+    let value = ScalarValue::Decimal128(Some(value), precision, scale as i8);
+    Some(Expr::Literal(value, metadata.clone()))
 }
 
 fn cast(expr: Expr, to: DataType) -> Expr {

@@ -193,12 +193,7 @@ impl World {
     }
 
     async fn replace(&mut self, view: usize) {
-        // Those that another selects from keep their columns.
-        if self
-            .views
-            .iter()
-            .any(|other| other.sql.contains(&format!("FROM v{view} ")))
-        {
+        if self.is_read(view) {
             return;
         }
         let form = FORMS[self.chance.random_range(0..FORMS.len() - 1)];
@@ -218,12 +213,31 @@ impl World {
     }
 
     async fn roll_back(&mut self, view: usize) {
-        if self.views[view].former.is_some() {
-            self.must(format!("ALTER MATERIALIZED VIEW v{view} ROLLBACK"))
-                .await;
-            let Declared { sql, former, .. } = &mut self.views[view];
-            std::mem::swap(sql, former.as_mut().expect("it was there"));
+        let Some(former) = self.views[view].former.clone() else {
+            return;
+        };
+        if self.is_read(view) {
+            return;
         }
+        let roll_back = format!("ALTER MATERIALIZED VIEW v{view} ROLLBACK");
+        match self.server().done(&roll_back).await {
+            Ok(_) => {
+                let declared = &mut self.views[view];
+                declared.former = Some(std::mem::replace(&mut declared.sql, former));
+                self.told.push(roll_back);
+            }
+            // What it read may have other columns now.
+            Err(error) if former.contains("FROM v") => {
+                self.told.push(format!("{roll_back}: {error}"));
+            }
+            Err(error) => panic!("{roll_back}: {error}, after {:#?}", self.told),
+        }
+    }
+
+    /// Those that another selects from keep their columns.
+    fn is_read(&self, view: usize) -> bool {
+        let from = format!("FROM v{view} ");
+        self.views.iter().any(|other| other.sql.contains(&from))
     }
 
     /// Nothing more is written to the store, and another server starts; it may die as well, in any of its writes.
