@@ -53,6 +53,8 @@ def test_types_are_introspected():
         assert await connection.fetchval("SELECT count(*) FROM generate_series(1, 10) AS t(x) WHERE x = ANY($1::bigint[])", [1, 2, 99]) == 2
         assert await connection.fetchval("SELECT $1::numeric", decimal.Decimal("1.10")) == decimal.Decimal("1.10")
         assert await connection.fetchval("SELECT $1::interval", datetime.timedelta(days=1)) == datetime.timedelta(days=1)
+        assert await connection.fetchval("SELECT $1 * interval '1 hour'", 1.5) == datetime.timedelta(hours=1.5)
+        assert await connection.fetchval("SELECT interval '1 hour' / $1", 2) == datetime.timedelta(minutes=30)
         assert await connection.fetchval("SELECT $1", "x") == "x"
         rows = "SELECT x FROM generate_series(1, 10) AS t(x) ORDER BY x LIMIT $1 OFFSET $2"
         assert [row["x"] for row in await connection.fetch(rows, 2, 3)] == [4, 5]

@@ -589,6 +589,12 @@ def test_parameters_keep_the_values_that_they_have(connection):
         ("SELECT count(*) FROM kept_d WHERE d = %s", decimal.Decimal("3"), 1),
         ("SELECT count(*) FROM kept_d WHERE d = %s", 3, 1),
         ("SELECT count(*) FROM kept WHERE d < %s", 10**12, 1),
+        # Together they have more than 38 digits.
+        ("SELECT count(*) FROM kept WHERE x > %s", decimal.Decimal(1) / 3, 1),
+        ("SELECT count(*) FROM kept WHERE d * 10000000000 > %s", decimal.Decimal(1) / 3, 1),
+        # More digits than a numeric has here.
+        ("SELECT count(*) FROM kept WHERE f = %s", decimal.Decimal(0.1), 1),
+        ("SELECT count(*) FROM kept WHERE d > %s", decimal.Decimal(2.9), 1),
         ("SELECT count(*) FROM kept WHERE i < %s", 7.4, 1),
         ("SELECT count(*) FROM kept_i WHERE i = %s", 7.4, 0),
         ("SELECT count(*) FROM kept_i WHERE i = %s", 7.0, 1),

@@ -16,7 +16,7 @@ use object_store::{
 
 use crate::{
     DataFile, Error, Manifest, ManifestStore, Tail,
-    manifest::{FileErased, contains, data_file_name, number_of, range_of},
+    manifest::{FileErased, contains, data_file_name, manifest_number, range_of},
     parquet_file,
     seal::{self, Sealed},
 };
@@ -197,7 +197,7 @@ impl Dataset {
             object
                 .location
                 .filename()
-                .and_then(number_of)
+                .and_then(manifest_number)
                 .map_or((1, 0), |number| (0, number))
         });
         for object in objects {
@@ -612,7 +612,7 @@ pub(crate) fn kind_of(stream: &Stream, location: &Path, manifest: &Manifest) -> 
     };
     let parts: Vec<_> = parts.collect();
     match parts.as_slice() {
-        [name] if number_of(name.as_ref()).is_some() => Kind::Manifest,
+        [name] if manifest_number(name.as_ref()).is_some() => Kind::Manifest,
         [directory, name] => match range_of(directory.as_ref(), name.as_ref()) {
             Some((range, _)) if is_orphan(range, manifest, stream) => Kind::Orphan,
             Some((range, compacted)) if is_replaced(range, compacted, manifest) => Kind::Replaced,

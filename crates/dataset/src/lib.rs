@@ -32,7 +32,7 @@ pub use erasures::ErasureLog;
 pub use error::Error;
 pub use expire::{Expiring, Keep};
 pub use local::LocalStore;
-pub use manifest::{DataFile, FileErased, Manifest, ManifestStore};
+pub use manifest::{DataFile, FileErased, Manifest, ManifestStore, manifest_number};
 pub use mortal::Mortal;
 pub use object_store::ObjectStore;
 pub use reader::{Pin, Reader, StreamTable};

@@ -241,7 +241,7 @@ impl<T: Serialize + DeserializeOwned> ManifestStore<T> {
         let mut numbers: Vec<u64> = listed
             .objects
             .iter()
-            .filter_map(|object| number_of(object.location.filename()?))
+            .filter_map(|object| manifest_number(object.location.filename()?))
             .collect();
         numbers.sort_unstable();
         Ok(numbers)
@@ -249,7 +249,7 @@ impl<T: Serialize + DeserializeOwned> ManifestStore<T> {
 }
 
 /// The number in a manifest's file name.
-pub(crate) fn number_of(file_name: &str) -> Option<u64> {
+pub fn manifest_number(file_name: &str) -> Option<u64> {
     let digits = file_name.strip_prefix("manifest-")?.strip_suffix(".json")?;
     (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| digits.parse().ok())?

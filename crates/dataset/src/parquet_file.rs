@@ -1,4 +1,5 @@
-//! Writes and reads Parquet files the way Lambic keeps them: zstd, 256k-row groups, statistics and page index.
+//! Writes and reads Parquet files the way Lambic keeps them: zstd, statistics and page index, row groups of 256k rows, or
+//! of 64k where several threads encode one file.
 //!
 //! Files are made in memory and put in one go: a file is there as a whole or not at all. Sizes are bounded by the
 //! callers (sealing splits, batch runs split by key).
@@ -172,7 +173,7 @@ mod tests {
             Field::new("n", DataType::Int64, false),
             Field::new("s", DataType::Utf8, true),
         ]));
-        let rows = 150_000;
+        let rows = 2 * ROW_GROUP_ROWS as i64 + 1;
         let batch = RecordBatch::try_new(
             schema.clone(),
             vec![

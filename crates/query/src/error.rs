@@ -42,6 +42,8 @@ pub mod sqlstate {
     pub const GROUPING_ERROR: &str = "42803";
     pub const DUPLICATE_TABLE: &str = "42P07";
     pub const DUPLICATE_COLUMN: &str = "42701";
+    pub const DUPLICATE_ALIAS: &str = "42712";
+    pub const AMBIGUOUS_COLUMN: &str = "42702";
     pub const WRONG_OBJECT_TYPE: &str = "42809";
     pub const DATATYPE_MISMATCH: &str = "42804";
     pub const INVALID_NAME: &str = "42602";
@@ -144,7 +146,9 @@ impl Error {
         match error.find_root() {
             DataFusionError::SQL(parser, _) => Error::from_parser(parser, sql),
             DataFusionError::SchemaError(schema, _) => {
-                use datafusion::common::SchemaError::{FieldNotFound, AmbiguousReference};
+                use datafusion::common::SchemaError::{
+                    AmbiguousReference, DuplicateQualifiedField, FieldNotFound,
+                };
                 match schema.as_ref() {
                     FieldNotFound { field, valid_fields }
                         if let Some(table) = unknown_table(field, valid_fields) =>
@@ -166,8 +170,17 @@ impl Error {
                         }
                         found.with_position(position.or_else(|| find_word(sql, &field.name)))
                     }
-                    AmbiguousReference { .. } => {
-                        Error::new("42702", schema.to_string()).with_position(position)
+                    AmbiguousReference { field } => {
+                        let message = format!("column reference \"{}\" is ambiguous", field.name);
+                        Error::new(sqlstate::AMBIGUOUS_COLUMN, message)
+                            .with_hint("more than one table has it: put the table's name before it")
+                            .with_position(position)
+                    }
+                    DuplicateQualifiedField { qualifier, .. } => {
+                        let message = format!("table name \"{qualifier}\" specified more than once");
+                        Error::new(sqlstate::DUPLICATE_ALIAS, message)
+                            .with_hint(format!("give one of them another name: {qualifier} AS other"))
+                            .with_position(position)
                     }
                     other => Error::new(sqlstate::DATATYPE_MISMATCH, other.to_string()).with_position(position),
                 }

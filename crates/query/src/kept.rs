@@ -61,6 +61,8 @@ pub struct Taken {
     pub kept: apart::Kept,
     /// Those whose types the client may choose.
     pub open: Vec<Open>,
+    /// True if some have types of their values: the plan is for these alone.
+    pub of_values: bool,
 }
 
 /// A plan without its tables.
@@ -109,7 +111,9 @@ impl KeptPlan {
 
     /// Whether a client that declares these types would get the same plan.
     pub fn is_for(&self, declared: &[Option<DataType>]) -> bool {
-        let Taken { told, kept, open } = &self.taken;
+        let Taken {
+            told, kept, open, ..
+        } = &self.taken;
         let mut open = open.iter();
         open.all(|open| open.is_as_chosen(&self.types, declared))
             && apart::kept(told, declared) == *kept

@@ -144,6 +144,18 @@ pub fn of_plan(message: &str, sql: &str) -> Error {
         )
         .with_position(find_word(sql, name));
     }
+    if let Some((_, rest)) =
+        message.split_once("require unique expression names but the expression \"")
+        && let Some((expression, _)) = rest.split_once("\" at position")
+    {
+        let name = expression.rsplit(" AS ").next().unwrap_or(expression);
+        return Error::new(
+            sqlstate::DUPLICATE_COLUMN,
+            format!("column \"{name}\" specified more than once"),
+        )
+        .with_hint("give each a name of its own: count(*) AS n")
+        .with_position(find_word(sql, name));
+    }
     if let Some((_, rest)) = message.split_once("No function matches: ") {
         // Our own functions say how they are called.
         let said = rest.split(['\n', '\r']).next().unwrap_or(rest);
@@ -440,6 +452,18 @@ mod tests {
             (
                 "select * from (values (1, 2)) t(a, b) group by b",
                 "42803 at Some(33): column \"t.a\" must appear in the GROUP BY clause or be used in an aggregate function",
+            ),
+            (
+                "select x from (values (1)) a(x), (values (2)) b(x)",
+                "42702 at Some(8): column reference \"x\" is ambiguous",
+            ),
+            (
+                "select a.x from (values (1)) a(x) join (values (2)) a(x) on true",
+                "42712 at None: table name \"a\" specified more than once",
+            ),
+            (
+                "select * from (select 1 as n, 2 as n) t",
+                "42701 at Some(30): column \"n\" specified more than once",
             ),
             (
                 "select sum('a'::text)",

@@ -240,9 +240,21 @@ async fn quoted_numbers_are_compared_as_what_they_say() {
         rows("d <> '3.001'", "-3.00; 1.00; 3.00"),
         rows("d = '3e0'", "3.00"),
         rows("d > '0.29999E1' AND d < '3.1'", "3.00"),
+        rows("d > '2.99999999999999999999999999999999999'", "3.00"),
+        rows("d > 2.99999999999999999999999999999999999", "3.00"),
+        rows("d = '3.000000000000000000000000000000000000000000001'", ""),
+        rows(
+            "d * 10000000000 > '0.3333333333333333333333333333'",
+            "1.00; 3.00",
+        ),
+        rows("CASE WHEN d = 3 THEN '007' ELSE 'n/a' END = '007'", "3.00"),
         rows(
             "d = '3.-1'",
             "error Arrow error: Cast error: Cannot cast string '3.-1' to value of Decimal128(38, 10) type",
+        ),
+        rows(
+            "d = '1e-2147483648'",
+            "error Arrow error: Cast error: Cannot cast string '1e-2147483648' to value of Decimal128(38, 10) type",
         ),
     ];
     let cases: Vec<(&str, &str)> = cases

@@ -429,25 +429,33 @@ fn is_plain_decimal(text: &str) -> bool {
 
 /// A decimal just wide enough for the digits of `text`.
 fn numeric_scalar(text: &str) -> Result<ScalarValue, String> {
-    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-    let scale = text
+    const DIGITS: usize = 38;
+    let out_of_range = || format!("{text} has more than {DIGITS} digits before the point");
+    let mut digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    let mut scale = text
         .split_once('.')
         .map_or(0, |(_, fraction)| fraction.len());
-    let precision = digits.trim_start_matches('0').len().max(scale).max(1);
-    let out_of_range = || format!("{text} has more than 38 digits");
-    let precision = u8::try_from(precision)
-        .ok()
-        .filter(|p| *p <= 38)
-        .ok_or_else(out_of_range)?;
+    let count = digits.trim_start_matches('0').len().max(scale);
+    let cut = count.saturating_sub(DIGITS);
+    let mut up = 0;
+    if cut > 0 {
+        // Rounded where there is no room for more: numeric has more in Postgres.
+        scale = scale.checked_sub(cut).ok_or_else(out_of_range)?;
+        let rest = digits.split_off(digits.len() - cut);
+        up = i128::from(rest.as_bytes()[0] >= b'5');
+    }
     let unscaled: i128 = digits.parse().map_err(|_| out_of_range())?;
-    let unscaled = if text.starts_with('-') {
-        -unscaled
-    } else {
-        unscaled
+    let unscaled = unscaled + up;
+    let count = unscaled.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let precision = u8::try_from(count.max(scale)).ok();
+    let precision = precision.filter(|precision| usize::from(*precision) <= DIGITS);
+    let unscaled = match text.starts_with('-') {
+        true => -unscaled,
+        false => unscaled,
     };
     Ok(ScalarValue::Decimal128(
         Some(unscaled),
-        precision,
+        precision.ok_or_else(out_of_range)?,
         scale as i8,
     ))
 }

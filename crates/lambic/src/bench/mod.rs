@@ -98,7 +98,10 @@ pub async fn run(options: Options) -> anyhow::Result<Vec<Figure>> {
     };
     let data = folder.path().join("data");
     std::fs::create_dir_all(&data)?;
-    let engine = server::open(data.clone(), Settings::default()).await?;
+    let mut settings = Settings::default();
+    // Room for both sides of a join over all of the file.
+    settings.memory.join_index_bytes_max = 4 << 30;
+    let engine = server::open(data.clone(), settings).await?;
     let project = example::project(&data)?;
     Applier::open(&data)?
         .apply(&engine, &project)

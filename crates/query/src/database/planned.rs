@@ -124,7 +124,9 @@ impl Database {
             .typed(&state, plain, sql, declared, &parameters)
             .await?;
         Counts::add(&counts.made);
-        if let Some(slot) = kept {
+        if let Some(slot) = kept
+            && !taken.of_values
+        {
             slot.set(kept_plan(&plan, parameters.len(), taken, functions));
         }
         Ok(Ready {
@@ -197,13 +199,21 @@ impl Database {
         let planned: Vec<_> = (told.iter().zip(&kept))
             .map(|(told, kept)| kept.as_ref().or(told.as_ref()).cloned())
             .collect();
+        let of_types = kept.clone();
         kept = apart::with_values(kept, &planned, values);
+        let of_values = kept != of_types;
         if kept.iter().any(Option::is_some) {
             let ast = apart::cast(&plain.ast, &kept);
             plan = self.plan(state, &ast, sql).await?;
         }
         let (plan, open) = typed(plan, declared).map_err(wrong)?;
-        Ok((plan, Taken { told, kept, open }))
+        let taken = Taken {
+            told,
+            kept,
+            open,
+            of_values,
+        };
+        Ok((plan, taken))
     }
 
     /// The tables that a kept plan reads, at `pinned`; `None` if one of them is not what it was.

@@ -9,7 +9,7 @@ use datafusion::{
 };
 use proptest::prelude::*;
 
-use super::{accumulate::Grouped, exact::in_columns, kind::Kind};
+use super::{accumulate::Grouped, exact::for_groups, kind::Kind};
 
 const GROUPS: usize = 4;
 
@@ -35,7 +35,7 @@ fn double() -> impl Strategy<Value = Option<f64>> {
 fn both(kind: &Kind) -> [Box<dyn GroupsAccumulator>; 2] {
     let groups = Vec::new();
     let kind = kind.clone();
-    let columns = in_columns(&kind).expect("a kind that is kept in columns");
+    let columns = for_groups(&kind).expect("a kind whose groups are kept together");
     [columns, Box::new(Grouped { kind, groups })]
 }
 

@@ -151,7 +151,7 @@ impl Exact {
 }
 
 /// `None` if each group has a summary of its own.
-pub fn in_columns(kind: &Kind) -> Option<Box<dyn GroupsAccumulator>> {
+pub fn for_groups(kind: &Kind) -> Option<Box<dyn GroupsAccumulator>> {
     integers::of(kind).or_else(|| Floats::of(kind).map(|groups| Box::new(groups) as _))
 }
 
@@ -292,7 +292,7 @@ impl AggregateUDFImpl for Exact {
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
         match self.kind_of(&args)? {
-            Some(kind) => Ok(in_columns(&kind).unwrap_or_else(|| {
+            Some(kind) => Ok(for_groups(&kind).unwrap_or_else(|| {
                 Box::new(Grouped {
                     kind,
                     groups: Vec::new(),

@@ -96,9 +96,6 @@ impl Sums {
 pub fn held<'a>(sums: impl ExactSizeIterator<Item = &'a ExactSum>) -> usize {
     const SAMPLE: usize = 64;
     let count = sums.len();
-    let sampled: Vec<usize> = sums
-        .step_by((count / SAMPLE).max(1))
-        .map(ExactSum::bytes_held)
-        .collect();
-    sampled.iter().sum::<usize>() / sampled.len().max(1) * count
+    let sampled: usize = sums.take(SAMPLE).map(ExactSum::bytes_held).sum();
+    sampled * count / count.clamp(1, SAMPLE)
 }

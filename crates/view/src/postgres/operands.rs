@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, TimeUnit, i256,
+};
 use datafusion::{
     common::{
         DFSchema, Result,
@@ -101,7 +103,11 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 return Ok(Transformed::yes(Expr::BinaryExpr(binary)));
             }
             let of_times = arithmetic && types.iter().flatten().all(is_temporal);
-            let changed = (compares(*op) || of_times) && align_known(&mut [left, right], &types);
+            let mut operands = [left.as_mut(), right.as_mut()];
+            let changed = match compares(*op) {
+                true => align_compared(&mut operands, types.into()),
+                false => of_times && align_known(&mut operands, &types),
+            };
             Transformed::new_transformed(Expr::BinaryExpr(binary), changed)
         }
         Expr::Between(mut between) => {
@@ -110,13 +116,15 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 between.low.as_mut(),
                 between.high.as_mut(),
             ];
-            let changed = align(&mut parts, schema);
+            let types = types_of(&parts, schema);
+            let changed = align_compared(&mut parts, types);
             Transformed::new_transformed(Expr::Between(between), changed)
         }
         Expr::InList(mut list) => {
             let mut parts = vec![list.expr.as_mut()];
             parts.extend(&mut list.list);
-            let changed = align(&mut parts, schema);
+            let types = types_of(&parts, schema);
+            let changed = align_compared(&mut parts, types);
             Transformed::new_transformed(Expr::InList(list), changed)
         }
         Expr::InSubquery(mut within) => {
@@ -165,11 +173,13 @@ fn is_temporal(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Timestamp(..) | DataType::Date32)
 }
 
+fn types_of(parts: &[&mut Expr], schema: &DFSchema) -> Vec<Option<DataType>> {
+    let parts = parts.iter();
+    parts.map(|part| part.get_type(schema).ok()).collect()
+}
+
 fn align(parts: &mut [&mut Expr], schema: &DFSchema) -> bool {
-    let types: Vec<_> = parts
-        .iter()
-        .map(|part| part.get_type(schema).ok())
-        .collect();
+    let types = types_of(parts, schema);
     align_known(parts, &types)
 }
 
@@ -177,15 +187,9 @@ fn align(parts: &mut [&mut Expr], schema: &DFSchema) -> bool {
 /// left to DataFusion.
 fn align_known(parts: &mut [&mut Expr], types: &[Option<DataType>]) -> bool {
     let mut changed = false;
-    let mut known = types.iter().flatten();
-    let beside_decimal =
-        known.clone().any(DataType::is_decimal) && !known.any(DataType::is_floating);
     for (part, data_type) in parts.iter_mut().zip(types) {
         let Some(data_type) = data_type else { continue };
-        if beside_decimal && let Some(decimal) = decimal_of(part) {
-            **part = decimal;
-            changed = true;
-        } else if let Some(meeting) = meeting_type(data_type, types.iter().flatten()) {
+        if let Some(meeting) = meeting_type(data_type, types.iter().flatten()) {
             let expr = std::mem::take(*part);
             **part = cast(expr, meeting);
             changed = true;
@@ -216,34 +220,99 @@ fn meeting_type<'a>(
     }
 }
 
-/// A quoted number as the decimal that it says: with the scale of what it meets, it would be rounded to that.
-fn decimal_of(part: &Expr) -> Option<Expr> {
+/// Aligns what is compared.
+fn align_compared(parts: &mut [&mut Expr], mut types: Vec<Option<DataType>>) -> bool {
+    let of_decimals = exact_decimals(parts, &mut types);
+    align_known(parts, &types) || of_decimals
+}
+
+/// Lets decimals be compared without losing a digit: quoted numbers are what they say, whatever the scale of what they
+/// meet, and where 38 digits do not hold all of both, 76 do.
+fn exact_decimals(parts: &mut [&mut Expr], types: &mut [Option<DataType>]) -> bool {
+    let mut known = types.iter().flatten();
+    if !known.clone().any(DataType::is_decimal) || known.any(DataType::is_floating) {
+        return false;
+    }
+    let mut changed = false;
+    for (part, data_type) in parts.iter_mut().zip(types.iter_mut()) {
+        if let Some(decimal) = quoted_decimal(part) {
+            *data_type = decimal.get_type(&DFSchema::empty()).ok();
+            **part = decimal;
+            changed = true;
+        }
+    }
+    let (mut before, mut after) = (0, 0);
+    for data_type in types.iter().flatten().filter(|found| !found.is_null()) {
+        let Some((precision, scale)) = digits(data_type) else {
+            return changed;
+        };
+        before = before.max(precision - scale);
+        after = after.max(scale);
+    }
+    if before + after <= DECIMAL128_MAX_PRECISION as i8 {
+        return changed;
+    }
+    let widest = DECIMAL256_MAX_PRECISION as i8;
+    let wide = DataType::Decimal256(DECIMAL256_MAX_PRECISION, after.min(widest - before));
+    for (part, data_type) in parts.iter_mut().zip(types) {
+        if data_type.as_ref().is_some_and(|found| !found.is_null()) {
+            **part = cast(std::mem::take(*part), wide.clone());
+            *data_type = Some(wide.clone());
+        }
+    }
+    true
+}
+
+/// How many digits a number of this type has, and how many of them after the point.
+fn digits(data_type: &DataType) -> Option<(i8, i8)> {
+    match data_type {
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+            Some((*precision as i8, *scale))
+        }
+        DataType::Int8 | DataType::UInt8 => Some((3, 0)),
+        DataType::Int16 | DataType::UInt16 => Some((5, 0)),
+        DataType::Int32 | DataType::UInt32 => Some((10, 0)),
+        DataType::Int64 | DataType::UInt64 => Some((20, 0)),
+        _ => None,
+    }
+}
+
+/// A quoted number as the decimal that it says; with the type of what it meets it would be rounded to that.
+fn quoted_decimal(part: &Expr) -> Option<Expr> {
     let Expr::Literal(ScalarValue::Utf8(Some(text)), metadata) = part else {
         return None;
     };
     let text = text.trim();
     let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (sign, number) = match number.split_at_checked(1)? {
+        (sign @ ("-" | "+"), number) => (sign, number),
+        _ => ("", number),
+    };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let mut digits = format!("{whole}{fraction}");
-    let mut scale = i32::try_from(fraction.len()).ok()? - exponent.parse::<i32>().ok()?;
-    let most = i32::from(DECIMAL128_MAX_PRECISION);
-    if !(-most..=most).contains(&scale) || fraction.starts_with(['-', '+']) {
+    let are_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let fraction = i32::try_from(fraction.len()).ok()?;
+    let mut scale = fraction.checked_sub(exponent.parse().ok()?)?;
+    let most = i32::from(DECIMAL256_MAX_PRECISION);
+    if !are_digits || !(-most..=most).contains(&scale) {
         return None;
     }
     while scale < 0 {
         digits.push('0');
         scale += 1;
     }
-    let value = digits.parse::<i128>().ok()?;
-    let count = value
-        .unsigned_abs()
-        .checked_ilog10()
-        .map_or(1, |log| log + 1);
-    let precision = u8::try_from(count.max(scale.unsigned_abs())).ok()?;
-    if precision > DECIMAL128_MAX_PRECISION {
-        return None;
-    }
-    let value = ScalarValue::Decimal128(Some(value), precision, scale as i8);
+    let count = digits.trim_start_matches('0').len().max(1);
+    let precision = u8::try_from(count.max(scale.unsigned_abs() as usize)).ok()?;
+    let value = format!("{sign}{digits}");
+    let value = match precision {
+        ..=DECIMAL128_MAX_PRECISION => {
+            ScalarValue::Decimal128(Some(value.parse().ok()?), precision, scale as i8)
+        }
+        ..=DECIMAL256_MAX_PRECISION => {
+            ScalarValue::Decimal256(Some(i256::from_string(&value)?), precision, scale as i8)
+        }
+        _ => return None,
+    };
     Some(Expr::Literal(value, metadata.clone()))
 }
 

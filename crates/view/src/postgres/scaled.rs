@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::{
     array::{ArrayRef, AsArray, IntervalMonthDayNanoArray},
     datatypes::{
-        DataType, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+        DataType, Field, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
     },
 };
 use datafusion::{
@@ -63,7 +63,7 @@ impl ExprPlanner for Scaling {
             operator,
             interval_first,
         };
-        let operands = vec![expr.left, expr.right];
+        let operands = vec![as_number(expr.left), as_number(expr.right)];
         Ok(PlannerResult::Planned(function::call(scaled, operands)))
     }
 }
@@ -86,6 +86,18 @@ fn gives_interval(expr: &Expr, schema: &DFSchema) -> bool {
 fn gives_number(expr: &Expr, schema: &DFSchema) -> bool {
     expr.get_type(schema)
         .is_ok_and(|data_type| data_type.is_numeric() || data_type.is_null())
+}
+
+/// A parameter without a type is a double precision here, as in Postgres.
+fn as_number(expr: Expr) -> Expr {
+    match expr {
+        Expr::Placeholder(mut placeholder) if placeholder.field.is_none() => {
+            let field = Field::new("", DataType::Float64, true);
+            placeholder.field = Some(Arc::new(field));
+            Expr::Placeholder(placeholder)
+        }
+        other => other,
+    }
 }
 
 /// An interval and a number, in the order in which they are written.
