@@ -304,14 +304,12 @@ fn quoted_decimal(part: &Expr) -> Option<Expr> {
     let count = digits.trim_start_matches('0').len().max(1);
     let precision = u8::try_from(count.max(scale.unsigned_abs() as usize)).ok()?;
     let value = format!("{sign}{digits}");
-    let value = match precision {
-        ..=DECIMAL128_MAX_PRECISION => {
-            ScalarValue::Decimal128(Some(value.parse().ok()?), precision, scale as i8)
-        }
-        ..=DECIMAL256_MAX_PRECISION => {
-            ScalarValue::Decimal256(Some(i256::from_string(&value)?), precision, scale as i8)
-        }
-        _ => return None,
+    let value = if precision <= DECIMAL128_MAX_PRECISION {
+        ScalarValue::Decimal128(Some(value.parse().ok()?), precision, scale as i8)
+    } else if precision <= DECIMAL256_MAX_PRECISION {
+        ScalarValue::Decimal256(Some(i256::from_string(&value)?), precision, scale as i8)
+    } else {
+        return None;
     };
     Some(Expr::Literal(value, metadata.clone()))
 }
