@@ -55,3 +55,4 @@ pub use retention::Retention;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};
 pub use statement::{Piece, split, tokens};
 pub use transaction::{Isolation, Modes, Transaction, TransactionLimits};
+pub use lambic_view::postgres::Types as SqlTypes;

@@ -11,22 +11,24 @@ use std::{
 
 use arrow::{
     array::{ArrayRef, AsArray, Int32Array, StringArray, new_empty_array},
-    datatypes::DataType,
+    datatypes::{DataType, FieldRef},
 };
 use async_trait::async_trait;
 use datafusion::{
     catalog::{SchemaProvider, TableProvider, streaming::StreamingTable},
     error::{DataFusionError, Result},
+    execution::SessionStateBuilder,
     logical_expr::{
         ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
-        Volatility,
+        Volatility, planner::TypePlanner,
     },
     physical_plan::streaming::PartitionStream,
     scalar::ScalarValue,
+    sql::sqlparser::ast::DataType as SqlType,
 };
 use datafusion_pg_catalog::pg_catalog::{
     PgCatalogSchemaProvider, PgCatalogStaticTables, PgCatalogTable, context::EmptyContextProvider,
-    setup_pg_catalog,
+    oid_type_planner::PgOidTypePlanner, setup_pg_catalog,
 };
 use lambic_query::Database;
 
@@ -40,10 +42,27 @@ use super::{
 pub const PG_CATALOG: &str = "pg_catalog";
 const INFORMATION_SCHEMA: &str = "information_schema";
 
+/// The types of SQL and those of the catalog, such as `regclass`.
+#[derive(Debug)]
+struct Types;
+
+impl TypePlanner for Types {
+    fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        match PgOidTypePlanner.plan_type_field(sql_type)? {
+            Some(of_catalog) => Ok(Some(of_catalog)),
+            None => lambic_query::SqlTypes.plan_type_field(sql_type),
+        }
+    }
+}
+
 /// Adds `pg_catalog`, `information_schema` and Postgres's functions to the database's context.
 pub fn install(database: &Database) -> Result<()> {
     let context = database.context();
     setup_pg_catalog(context, super::DATABASE, EmptyContextProvider).map_err(|error| *error)?;
+    // It has put its own planner of types in the place of ours.
+    let state = context.state();
+    let state = SessionStateBuilder::new_from_existing(state).with_type_planner(Arc::new(Types));
+    *context.state_ref().write() = state.build();
     context
         .state_ref()
         .write()

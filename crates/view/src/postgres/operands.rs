@@ -57,11 +57,11 @@ fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Join(mut join) => {
             let mut changed = false;
             for (left, right) in &mut join.on {
-                let types = [
+                let types = vec![
                     left.get_type(join.left.schema()).ok(),
                     right.get_type(join.right.schema()).ok(),
                 ];
-                changed |= align_known(&mut [left, right], &types);
+                changed |= align_compared(&mut [left, right], types);
             }
             Transformed::new_transformed(LogicalPlan::Join(join), changed)
         }
@@ -77,7 +77,7 @@ fn rewritten(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::BinaryExpr(mut binary) => {
-            let types = [
+            let mut types = [
                 binary.left.get_type(schema).ok(),
                 binary.right.get_type(schema).ok(),
             ];
@@ -104,9 +104,12 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
             let of_times = arithmetic && types.iter().flatten().all(is_temporal);
             let mut operands = [left.as_mut(), right.as_mut()];
-            let changed = match compares(*op) {
-                true => align_compared(&mut operands, types.into()),
-                false => of_times && align_known(&mut operands, &types),
+            let changed = if compares(*op) {
+                align_compared(&mut operands, types.into())
+            } else if of_times {
+                align_known(&mut operands, &types)
+            } else {
+                op.is_numerical_operators() && doubles(&mut operands, &mut types)
             };
             Transformed::new_transformed(Expr::BinaryExpr(binary), changed)
         }
@@ -201,29 +204,64 @@ fn align_known(parts: &mut [&mut Expr], types: &[Option<DataType>]) -> bool {
 /// The type to cast to, if a value of type `own` meets the others in another than DataFusion thinks.
 fn meeting_type<'a>(
     own: &DataType,
-    mut others: impl Iterator<Item = &'a DataType>,
+    mut others: impl Iterator<Item = &'a DataType> + Clone,
 ) -> Option<DataType> {
     match own {
         data_type if data_type.is_decimal() => others
             .any(DataType::is_floating)
             .then_some(DataType::Float64),
-        DataType::Utf8 | DataType::Date32 | DataType::Timestamp(TimeUnit::Nanosecond, _) => others
-            .find(|other| match (own, other) {
+        DataType::Utf8 | DataType::Date32 | DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            let found = others.clone().find(|other| match (own, other) {
                 (_, DataType::Timestamp(TimeUnit::Nanosecond, _)) => false,
                 (DataType::Timestamp(_, own), DataType::Timestamp(_, other)) => {
                     own.is_some() == other.is_some()
                 }
                 (_, other) => matches!(other, DataType::Timestamp(..)),
-            })
-            .cloned(),
+            });
+            found.cloned().or_else(|| beyond_nanoseconds(own, others))
+        }
         _ => None,
     }
+}
+
+/// A date and a moment in nanoseconds, such as `now()`, meet in microseconds: dates reach further than nanoseconds.
+fn beyond_nanoseconds<'a>(
+    own: &DataType,
+    mut others: impl Iterator<Item = &'a DataType>,
+) -> Option<DataType> {
+    let zone = match own {
+        DataType::Date32 => others.find_map(|other| match other {
+            DataType::Timestamp(TimeUnit::Nanosecond, zone) => Some(zone),
+            _ => None,
+        })?,
+        DataType::Timestamp(_, zone) if others.any(|other| *other == DataType::Date32) => zone,
+        _ => return None,
+    };
+    Some(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))
 }
 
 /// Aligns what is compared.
 fn align_compared(parts: &mut [&mut Expr], mut types: Vec<Option<DataType>>) -> bool {
     let of_decimals = exact_decimals(parts, &mut types);
-    align_known(parts, &types) || of_decimals
+    let of_reals = doubles(parts, &mut types);
+    align_known(parts, &types) || of_decimals || of_reals
+}
+
+/// A real and an integer meet as doubles: 24 bits do not hold every integer.
+fn doubles(parts: &mut [&mut Expr], types: &mut [Option<DataType>]) -> bool {
+    let has = |is: fn(&DataType) -> bool| types.iter().flatten().any(is);
+    if !(has(|found| *found == DataType::Float32) && has(DataType::is_integer)) {
+        return false;
+    }
+    for (part, data_type) in parts.iter_mut().zip(types) {
+        if let Some(found) = data_type
+            && (*found == DataType::Float32 || found.is_integer())
+        {
+            *found = DataType::Float64;
+            **part = cast(std::mem::take(*part), DataType::Float64);
+        }
+    }
+    true
 }
 
 /// Lets decimals be compared without losing a digit: quoted numbers are what they say, whatever the scale of what they
@@ -241,19 +279,9 @@ fn exact_decimals(parts: &mut [&mut Expr], types: &mut [Option<DataType>]) -> bo
             changed = true;
         }
     }
-    let (mut before, mut after) = (0, 0);
-    for data_type in types.iter().flatten().filter(|found| !found.is_null()) {
-        let Some((precision, scale)) = digits(data_type) else {
-            return changed;
-        };
-        before = before.max(precision - scale);
-        after = after.max(scale);
-    }
-    if before + after <= DECIMAL128_MAX_PRECISION as i8 {
+    let Some(wide) = wide_decimal(types.iter().flatten()) else {
         return changed;
-    }
-    let widest = DECIMAL256_MAX_PRECISION as i8;
-    let wide = DataType::Decimal256(DECIMAL256_MAX_PRECISION, after.min(widest - before));
+    };
     for (part, data_type) in parts.iter_mut().zip(types) {
         if data_type.as_ref().is_some_and(|found| !found.is_null()) {
             **part = cast(std::mem::take(*part), wide.clone());
@@ -263,7 +291,20 @@ fn exact_decimals(parts: &mut [&mut Expr], types: &mut [Option<DataType>]) -> bo
     true
 }
 
-/// How many digits a number of this type has, and how many of them after the point.
+/// The decimal that holds every value of these types, if it takes more than 38 digits.
+fn wide_decimal<'a>(types: impl Iterator<Item = &'a DataType>) -> Option<DataType> {
+    let (mut before, mut after) = (0, 0);
+    for data_type in types.filter(|found| !found.is_null()) {
+        let (precision, scale) = digits(data_type)?;
+        before = before.max(precision - scale);
+        after = after.max(scale);
+    }
+    let widest = DECIMAL256_MAX_PRECISION as i8;
+    (before + after > DECIMAL128_MAX_PRECISION as i8)
+        .then(|| DataType::Decimal256(DECIMAL256_MAX_PRECISION, after.min(widest - before)))
+}
+
+/// How many digits a number of this type has, and how many of them after the point; a text may have any.
 fn digits(data_type: &DataType) -> Option<(i8, i8)> {
     match data_type {
         DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
@@ -273,6 +314,10 @@ fn digits(data_type: &DataType) -> Option<(i8, i8)> {
         DataType::Int16 | DataType::UInt16 => Some((5, 0)),
         DataType::Int32 | DataType::UInt32 => Some((10, 0)),
         DataType::Int64 | DataType::UInt64 => Some((20, 0)),
+        text if text.is_string() => {
+            let widest = DECIMAL256_MAX_PRECISION as i8;
+            Some((widest, widest / 2))
+        }
         _ => None,
     }
 }
@@ -330,6 +375,14 @@ fn align_subquery(within: &mut InSubquery, schema: &DFSchema) -> Result<bool> {
         return Ok(false);
     };
     let other = field.data_type().clone();
+    if own.is_decimal() != other.is_decimal()
+        && let Some(wide) = wide_decimal([&own, &other].into_iter())
+    {
+        *within.expr = cast(std::mem::take(within.expr.as_mut()), wide.clone());
+        let plan = with_types(&within.subquery.subquery, &[Some(wide)])?;
+        within.subquery.subquery = Arc::new(plan);
+        return Ok(true);
+    }
     if let Some(meeting) = meeting_type(&own, [&other].into_iter()) {
         let expr = std::mem::take(within.expr.as_mut());
         *within.expr = cast(expr, meeting);

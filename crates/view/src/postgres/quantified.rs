@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::{
     ast::{
         BinaryOperator, Expr, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Statement,
-        TableAlias, TableAliasColumnDef, TableFactor, VisitMut, VisitorMut, visit_expressions,
+        TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut, VisitorMut,
+        visit_expressions,
     },
     parser::Parser,
 };
@@ -20,7 +21,8 @@ const ROWS: &str = "compared";
 const VALUE: &str = "v";
 const OPERAND: &str = "operand";
 
-/// Says `= ANY (SELECT …)` and `<> ALL (SELECT …)` with `IN`, which nobody takes for a question about an array.
+/// Says `= ANY (SELECT …)` and `<> ALL (SELECT …)` with `IN`, which nobody takes for a question about an array, and those
+/// over an array that is written out, whose elements are then compared as others are.
 pub fn memberships(statement: &mut Statement) {
     struct Memberships;
     impl VisitorMut for Memberships {
@@ -35,6 +37,8 @@ pub fn memberships(statement: &mut Statement) {
             }) = Compared::of(expr)
                 && let Some(membership) = membership(left, op, query, all)
             {
+                *expr = membership;
+            } else if let Some(membership) = listed(expr) {
                 *expr = membership;
             }
             ControlFlow::Continue(())
@@ -126,6 +130,55 @@ impl<'a> Compared<'a> {
             _ => None,
         }
     }
+}
+
+fn listed(expr: &Expr) -> Option<Expr> {
+    let (left, right, negated) = match expr {
+        Expr::AnyOp {
+            left,
+            compare_op: BinaryOperator::Eq,
+            right,
+            ..
+        } => (left, right, false),
+        Expr::AllOp {
+            left,
+            compare_op: BinaryOperator::NotEq,
+            right,
+        } => (left, right, true),
+        _ => return None,
+    };
+    let mut right = right.as_ref();
+    while let Expr::Nested(inner) = right {
+        right = inner;
+    }
+    let list = match right {
+        Expr::Array(array) => array.elem.clone(),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => elements(text)?,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let is_flat = !list.is_empty() && !list.iter().any(|item| matches!(item, Expr::Array(_)));
+    is_flat.then(|| Expr::InList {
+        expr: left.clone(),
+        list,
+        negated,
+    })
+}
+
+/// Of an array that is written as text, such as `{1,2,NULL}`, without quotes or further arrays in it.
+fn elements(text: &str) -> Option<Vec<Expr>> {
+    let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    if inner.trim().is_empty() || inner.contains(['"', '\\', '{', '}']) {
+        return None;
+    }
+    let each = inner.split(',').map(str::trim);
+    let each = each.map(|element| match element.eq_ignore_ascii_case("null") {
+        true => Expr::value(Value::Null),
+        false => Expr::value(Value::SingleQuotedString(element.to_owned())),
+    });
+    Some(each.collect())
 }
 
 fn membership(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Option<Expr> {
