@@ -19,7 +19,7 @@ use lambic_model::{Frontiers, Stream, StreamId, StreamName};
 use lambic_view::{Exactness, Planned, Run, ViewPlan, aggregate::FloatSums, audit, session};
 use proptest::prelude::*;
 
-const VIEWS: [&str; 45] = [
+const VIEWS: [&str; 46] = [
     "SELECT k, stddev(f), avg(f), sum(f) FILTER (WHERE v > 10), avg(v), sum(v), var_pop(v), avg(f) FILTER (WHERE v > 10) FROM s GROUP BY k",
     "SELECT k, approx_percentile_cont(f, 0.5) AS p, approx_percentile_cont(f, 0.9) AS q, regr_slope(f, v), corr(f, v), regr_count(f, v) FROM s GROUP BY k",
     "SELECT avg(v * 1.25), sum(v * 1.25), stddev(v), sum(v), approx_percentile_cont(v, 0.1), approx_percentile_cont(v, 0.5) FROM s",
@@ -60,6 +60,7 @@ const VIEWS: [&str; 45] = [
     "SELECT k, hll_sketch_build(v) AS h, theta_sketch_build(f) AS t FROM s GROUP BY k",
     "SELECT theta_sketch_get_estimate(theta_sketch_build(t)) AS n, hll_sketch_build(k) AS h, theta_sketch_build(k) AS t FROM s",
     "SELECT k, median(v), percentile_cont(0.25) WITHIN GROUP (ORDER BY f) AS p FROM s GROUP BY k",
+    "SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY f DESC) AS p, percentile_cont(0) WITHIN GROUP (ORDER BY f::real) AS q FROM s",
     "SELECT k, kll_double_sketch_build(f) AS q, count(*) AS n FROM s GROUP BY k",
     "SELECT window_start, theta_sketch_build(k) AS visitors FROM TUMBLE(s, t, INTERVAL '10 seconds') GROUP BY window_start",
     "SELECT coalesce(k, '') AS k, sum(coalesce(v, 0)) AS s, count(DISTINCT nvl(v, 1)) AS d FROM s GROUP BY coalesce(k, '')",

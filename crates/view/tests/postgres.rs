@@ -31,6 +31,63 @@ async fn extremes_of_doubles_are_values_that_are_there() {
 }
 
 #[tokio::test]
+async fn percentiles_lie_between_values_to_the_last_digit() {
+    let billions = "(SELECT i * 1000000000 FROM generate_series(0, 6) t(i)) t(x)";
+    let of = |share: &str, order: &str, rows: &str| {
+        format!("SELECT percentile_cont({share}) WITHIN GROUP (ORDER BY x {order}) FROM {rows}")
+    };
+    let two = "(VALUES (0::float8), (1e12)) t(x)";
+    let odd = "(VALUES ('NaN'::float8), (1), ('-Infinity'), (3), (NULL)) t(x)";
+    let groups = "(VALUES ('a', 0), ('a', 1000000000), ('b', 7), ('c', NULL), ('a', NULL)) t(k, x)";
+    check(&[
+        // 0.95 * 6 is a little less than 5.7.
+        (&of("0.95", "", billions), "5699999999.999999"),
+        (&of("0.95", "DESC", billions), "300000000.0000007"),
+        (&of("0.9", "", billions), "5400000000.0"),
+        (&of("0.5", "", billions), "3000000000.0"),
+        (&of("0.3333333333", "", two), "333333333300.0"),
+        (&of("0.3333333333", "DESC", two), "666666666700.0"),
+        (&of("0.25", "", "(VALUES (1.5), (2.5)) t(x)"), "1.75"),
+        (&of("0.25", "", "(VALUES (1::real), (2)) t(x)"), "1.25"),
+        (&of("0.7", "", "(VALUES (4)) t(x)"), "4.0"),
+        (&of("0.7", "", "(VALUES (4)) t(x) WHERE x > 4"), "NULL"),
+        (&of("0.7", "", "(VALUES (NULL::float8), (NULL)) t(x)"), "NULL"),
+        (&of("0", "", odd), "-inf"),
+        (&of("1", "", odd), "NaN"),
+        (&of("0", "DESC", odd), "NaN"),
+        (&of("0.5", "", odd), "2.0"),
+        (&of("0.5", "", "(SELECT -x FROM (VALUES ('NaN'::float8), (1), (2)) t(x)) t(x)"), "-1.0"),
+        (
+            &format!(
+                "SELECT percentile_cont(0.25) WITHIN GROUP (ORDER BY x), percentile_cont(0.25) WITHIN GROUP (ORDER BY x DESC) FROM {two}"
+            ),
+            "250000000000.0, 750000000000.0",
+        ),
+        (
+            &format!("SELECT k, percentile_cont(0.3333333333) WITHIN GROUP (ORDER BY x) FROM {groups} GROUP BY k ORDER BY k"),
+            "a, 333333333.29999995; b, 7.0; c, NULL",
+        ),
+        (
+            &format!("SELECT k, quantile_cont(x, 0.3333333333) FROM {groups} GROUP BY k ORDER BY k"),
+            "a, 333333333.29999995; b, 7.0; c, NULL",
+        ),
+        (
+            &format!("SELECT percentile_cont(x, 0.3333333333) OVER () FROM {two}"),
+            "333333333300.0; 333333333300.0",
+        ),
+        (
+            "SELECT percentile_cont(x, 0.25) OVER (ORDER BY x ROWS 1 PRECEDING) FROM (VALUES (1), (2), (4)) t(x)",
+            "1.0; 1.25; 2.5",
+        ),
+        (
+            "SELECT percentile_cont(x, 0.25) OVER (ORDER BY x) FROM (VALUES (1), (2), (4)) t(x)",
+            "1.0; 1.25; 1.5",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn sums_of_numerics_do_not_wrap() {
     let nines = "99999999999999999999999999999999999999";
     let out =

@@ -163,6 +163,16 @@ fn average_scale(precision: u8, scale: i8) -> i8 {
 }
 
 fn percentile_argument(args: &AccumulatorArgs) -> Result<f64> {
+    let share = share_argument(args)?;
+    Ok(if is_descending(args) {
+        1.0 - share
+    } else {
+        share
+    })
+}
+
+/// The share that a percentile is of, from 0 to 1.
+pub fn share_argument(args: &AccumulatorArgs) -> Result<f64> {
     let nothing = RecordBatch::new_empty(Arc::new(Schema::empty()));
     // A literal, perhaps in a cast: it is the same without any row.
     let literal = args
@@ -179,11 +189,14 @@ fn percentile_argument(args: &AccumulatorArgs) -> Result<f64> {
     if !(0.0..=1.0).contains(&share) {
         return exec_err!("the percentile must be from 0 to 1, not {share}");
     }
-    let descending = args
-        .order_bys
+    Ok(share)
+}
+
+/// Whether the values of a percentile are counted from the greatest.
+pub fn is_descending(args: &AccumulatorArgs) -> bool {
+    args.order_bys
         .first()
-        .is_some_and(|order| order.options.descending);
-    Ok(if descending { 1.0 - share } else { share })
+        .is_some_and(|order| order.options.descending)
 }
 
 impl AggregateUDFImpl for Exact {

@@ -4,7 +4,8 @@
 //! internal to one version of it. Both would break the merge law: what was merged from batch and speed
 //! must equal what is recomputed from scratch, bit for bit, and states must stay readable. Its sums of
 //! decimals wrap around, and its grouped `min` and `max` of doubles invent values where there are infinities
-//! and NaN. All other aggregates (count, `min` and `max` of other types, …) are DataFusion's.
+//! and NaN; its `percentile_cont` rounds. All other aggregates (count, `min` and `max` of other types, …) are
+//! DataFusion's.
 
 mod accumulate;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod integers;
 pub mod kind;
 mod limbs;
 pub mod pairs;
+mod percentile;
 mod rows;
 pub mod sketch;
 mod sketching;
@@ -39,6 +41,7 @@ use datafusion::{
         correlation::corr_udaf,
         covariance::{covar_pop_udaf, covar_samp_udaf},
         min_max::{max_udaf, min_udaf},
+        percentile_cont::percentile_cont_udaf,
         regr,
         stddev::{stddev_pop_udaf, stddev_udaf},
         sum::sum_udaf,
@@ -53,6 +56,7 @@ pub use sketching::{NAMES as SKETCHES, is_random};
 use exact::{Exact, Which};
 use extreme::Extreme;
 use pairs::Statistic;
+use percentile::Percentile;
 
 /// The states written by these aggregates; raise it when their bytes change, so that views recompute.
 pub const STATE_ENCODING: u32 = 4;
@@ -81,9 +85,13 @@ pub fn all(float_sums: FloatSums) -> Vec<AggregateUDF> {
         })
     });
     let extremes = [Extreme::least(min_udaf()), Extreme::greatest(max_udaf())];
+    let percentile = Percentile {
+        stand_in: percentile_cont_udaf(),
+    };
     of_numbers
         .into_iter()
         .chain(extremes.map(AggregateUDF::from))
+        .chain([AggregateUDF::from(percentile)])
         .chain(sketching::functions())
         .collect()
 }
