@@ -45,7 +45,7 @@ pub use changes::{Change, Feed, Follow, Followed, Message};
 pub use database::{AuditResult, Database, Parts, PlanCounts, value_of_text};
 pub use depth::STACK_BYTES;
 pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
-pub use lambic_view::postgres::{Postgres, check_size, memberships};
+pub use lambic_view::postgres::{Numeral, Postgres, check_size, memberships};
 pub use lifecycle::{
     AppendsHeld, BackupInfo, BatchInfo, BuiltView, Compacted, Erasing, ErasureInfo, Lifecycle,
     ToErase,

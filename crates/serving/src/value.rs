@@ -10,7 +10,7 @@ use arrow::{
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Float32Type, Float64Type, TimeUnit},
 };
-use lambic_view::postgres::type_name;
+use lambic_view::postgres::{type_name, without_exponent};
 
 use crate::Error;
 
@@ -31,7 +31,10 @@ fn exactly(text: &str, data_type: &DataType) -> Option<ArrayRef> {
         DataType::Decimal32(_, scale)
         | DataType::Decimal64(_, scale)
         | DataType::Decimal128(_, scale)
-        | DataType::Decimal256(_, scale) => cast(within_scale(text, *scale)?, data_type),
+        | DataType::Decimal256(_, scale) => {
+            let text = without_exponent(text);
+            cast(within_scale(&text, *scale)?, data_type)
+        }
         DataType::Timestamp(unit, _) | DataType::Time32(unit) | DataType::Time64(unit)
             if !is_as_coarse(text, *unit) =>
         {
@@ -140,6 +143,10 @@ mod tests {
                 (".5", Some("0.50")),
                 (".000", Some("0.00")),
                 ("+3.1200000000", Some("3.12")),
+                ("3e0", Some("3.00")),
+                ("31200E-4", Some("3.12")),
+                ("1e-3", None),
+                ("1e999999999", None),
                 ("3.001", None),
                 ("3.0049", None),
                 ("2.999", None),

@@ -16,6 +16,7 @@ mod exactness;
 mod guard;
 mod hole;
 pub mod join;
+mod literal;
 mod names;
 mod offset;
 mod order;

@@ -335,6 +335,9 @@ async fn casts_round_and_read_as_postgres() {
         ("SELECT '\\x00ff'::bytea, 'a\\\\b'::bytea", "00ff, 615c62"),
         ("SELECT '\\x00ff'::bytea::text", "\\x00ff"),
         ("SELECT '\\x0'::bytea", "22P02 invalid input syntax for type bytea: an odd number of hexadecimal digits"),
+        ("SELECT '1e3'::numeric(8,2), CAST(' -1.5E-1 ' AS numeric(8,2)), '126e-4'::numeric(8,2)", "1000.00, -0.15, 0.01"),
+        ("SELECT n FROM (VALUES ('1E-7'::numeric), ('2e0'::numeric)) t(n)", "0.0000001000; 2.0000000000"),
+        ("SELECT '1e3'::text", "1e3"),
         ("SELECT 1::integr", "42704 type \"integr\" does not exist"),
     ])
     .await;

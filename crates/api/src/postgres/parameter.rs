@@ -14,7 +14,7 @@ use datafusion::{
         tokenizer::{Token, Tokenizer},
     },
 };
-use lambic_query::Postgres;
+use lambic_query::{Numeral, Postgres};
 use pgwire::{
     api::{Type, portal::Portal},
     error::{PgWireError, PgWireResult},
@@ -212,14 +212,14 @@ fn fit(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, St
     let Some(planned) = planned.filter(|planned| value.data_type() != **planned) else {
         return Ok(value);
     };
-    let is_decimal = matches!(value, ScalarValue::Decimal128(..));
+    let are_decimals = is_of_decimals(&value.data_type()) && is_of_decimals(planned);
     let cast = match value.cast_to(planned) {
         Ok(cast) => cast,
-        Err(_) if is_decimal && matches!(planned, DataType::Decimal128(..)) => return Ok(value),
+        Err(_) if are_decimals => return Ok(value),
         Err(error) => return Err(error.strip_backtrace()),
     };
     // Postgres converts to doubles as well.
-    let may_round = planned.is_floating() || !loses(&value);
+    let may_round = element_or_self(planned).is_floating() || !loses(&value);
     if may_round
         || cast
             .cast_to(&value.data_type())
@@ -227,23 +227,35 @@ fn fit(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, St
     {
         return Ok(cast);
     }
-    match planned {
-        DataType::Decimal128(..) if is_decimal => Ok(value),
-        _ => Err(format!(
+    match are_decimals {
+        true => Ok(value),
+        false => Err(format!(
             "{value} does not fit into {planned}; cast the parameter in the statement"
         )),
     }
 }
 
+/// Of a decimal, or of a list of them.
+fn is_of_decimals(data_type: &DataType) -> bool {
+    matches!(element_or_self(data_type), DataType::Decimal128(..))
+}
+
+fn element_or_self(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::List(element) => element.data_type(),
+        data_type => data_type,
+    }
+}
+
 /// Whether another type may hold less of such a value.
 fn loses(value: &ScalarValue) -> bool {
-    matches!(
-        value,
-        ScalarValue::Decimal128(..)
-            | ScalarValue::Float32(_)
-            | ScalarValue::Float64(_)
-            | ScalarValue::TimestampMicrosecond(..)
-    )
+    is_of_decimals(&value.data_type())
+        || matches!(
+            value,
+            ScalarValue::Float32(_)
+                | ScalarValue::Float64(_)
+                | ScalarValue::TimestampMicrosecond(..)
+        )
 }
 
 fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarValue, String> {
@@ -254,14 +266,12 @@ fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarV
         let values = elements
             .into_iter()
             .map(|value| match value {
+                Some(value) if element == Type::NUMERIC => numeric_scalar(value.trim()),
                 Some(value) => self::text(&element, value.as_bytes(), Some(&data_type)),
                 None => ScalarValue::try_from(&data_type).map_err(|error| error.to_string()),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        return fit_array(
-            ScalarValue::List(ScalarValue::new_list_nullable(&values, &data_type)),
-            planned,
-        );
+        return fit_array(list(&values, &data_type)?, planned);
     }
     let target = planned
         .cloned()
@@ -269,7 +279,7 @@ fn text(wire: &Type, bytes: &[u8], planned: Option<&DataType>) -> Result<ScalarV
         .unwrap_or(DataType::Utf8);
     if let DataType::Decimal128(..) = target
         && let text = text.trim()
-        && is_plain_decimal(text)
+        && Numeral::read(text).is_some()
     {
         return fit(numeric_scalar(text)?, Some(&target));
     }
@@ -418,38 +428,40 @@ fn binary(wire: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
     })
 }
 
-/// Digits with a point among them or none, and a sign or none.
-fn is_plain_decimal(text: &str) -> bool {
-    let digits = text.trim_start_matches(['+', '-']);
-    let is_signed_once = text.len() - digits.len() <= 1;
-    let points = digits.matches('.').count();
-    let is_digits = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
-    is_signed_once && points <= 1 && is_digits && digits.len() > points
-}
-
-/// A decimal just wide enough for the digits of `text`.
+/// A decimal just wide enough for the digits of `text`, rounded where there is no room for all of them: numeric has
+/// more in Postgres.
 fn numeric_scalar(text: &str) -> Result<ScalarValue, String> {
-    const DIGITS: usize = 38;
+    const DIGITS: i64 = DECIMAL128_MAX_PRECISION as i64;
     let out_of_range = || format!("{text} has more than {DIGITS} digits before the point");
-    let mut digits: String = text.chars().filter(char::is_ascii_digit).collect();
-    let mut scale = text
-        .split_once('.')
-        .map_or(0, |(_, fraction)| fraction.len());
-    let count = digits.trim_start_matches('0').len().max(scale);
-    let cut = count.saturating_sub(DIGITS);
-    let mut up = 0;
-    if cut > 0 {
-        // Rounded where there is no room for more: numeric has more in Postgres.
-        scale = scale.checked_sub(cut).ok_or_else(out_of_range)?;
-        let rest = digits.split_off(digits.len() - cut);
-        up = i128::from(rest.as_bytes()[0] >= b'5');
+    let number = Numeral::read(text).ok_or_else(|| format!("\"{text}\""))?;
+    let significant = number.digits.trim_start_matches('0');
+    let count = significant.len() as i64;
+    // Zero is zero, whatever its exponent.
+    let scale = match count {
+        0 => number.scale.max(0),
+        _ => number.scale,
+    };
+    if count.saturating_sub(scale) > DIGITS {
+        return Err(out_of_range());
     }
-    let unscaled: i128 = digits.parse().map_err(|_| out_of_range())?;
-    let unscaled = unscaled + up;
-    let count = unscaled.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let cut = (count.max(scale) - DIGITS).max(0);
+    let (kept, rest) = match usize::try_from(count - cut) {
+        Ok(kept) => significant.split_at(kept),
+        Err(_) => ("", ""),
+    };
+    let zeros = "0".repeat(usize::try_from(-scale).unwrap_or(0));
+    let up = rest.bytes().next().is_some_and(|digit| digit >= b'5');
+    let unscaled: i128 = format!("0{kept}{zeros}")
+        .parse()
+        .map_err(|_| out_of_range())?;
+    let unscaled = unscaled + i128::from(up);
+    let scale = (scale - cut).max(0);
+    let count = unscaled
+        .checked_ilog10()
+        .map_or(1, |log| i64::from(log) + 1);
     let precision = u8::try_from(count.max(scale)).ok();
-    let precision = precision.filter(|precision| usize::from(*precision) <= DIGITS);
-    let unscaled = match text.starts_with('-') {
+    let precision = precision.filter(|precision| *precision <= DECIMAL128_MAX_PRECISION);
+    let unscaled = match number.is_negative {
         true => -unscaled,
         false => unscaled,
     };
@@ -527,6 +539,7 @@ fn element_type(wire: &Type) -> Option<Type> {
         Type::DATE_ARRAY => Type::DATE,
         Type::TIMESTAMP_ARRAY => Type::TIMESTAMP,
         Type::TIMESTAMPTZ_ARRAY => Type::TIMESTAMPTZ,
+        Type::NUMERIC_ARRAY => Type::NUMERIC,
         Type::BYTEA_ARRAY => Type::BYTEA,
         Type::UUID_ARRAY => Type::UUID,
         _ => return None,
@@ -555,14 +568,43 @@ fn binary_array(element: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
                     continue;
                 };
                 let value = bytes.get(at..at + length).ok_or("it is cut short")?;
-                values.push(fit(binary(element, value)?, Some(&data_type))?);
+                values.push(match binary(element, value)? {
+                    value @ ScalarValue::Decimal128(..) => value,
+                    value => fit(value, Some(&data_type))?,
+                });
                 at += length;
             }
         }
         _ => return Err("only arrays of one dimension are taken".to_owned()),
     }
+    list(&values, &data_type)
+}
+
+/// A list of `element`, but of decimals as wide as the values need.
+fn list(values: &[ScalarValue], element: &DataType) -> Result<ScalarValue, String> {
+    let (mut before, mut after): (i8, i8) = (0, 0);
+    for value in values {
+        if let ScalarValue::Decimal128(Some(_), precision, scale) = value {
+            before = before.max(*precision as i8 - scale);
+            after = after.max(*scale);
+        }
+    }
+    let precision = (before + after) as u8;
+    let element = match precision {
+        0 => element.clone(),
+        1..=DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, after),
+        _ => {
+            return Err(format!(
+                "its elements need more than {DECIMAL128_MAX_PRECISION} digits together"
+            ));
+        }
+    };
+    let values = values.iter().map(|value| value.cast_to(&element));
+    let values = values
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| error.strip_backtrace())?;
     Ok(ScalarValue::List(ScalarValue::new_list_nullable(
-        &values, &data_type,
+        &values, &element,
     )))
 }
 
@@ -670,6 +712,61 @@ mod tests {
         let from_binary = binary(&Type::INT4_ARRAY, &wire).unwrap();
         let from_text = text(&Type::INT4_ARRAY, b"{7,NULL}", None).unwrap();
         assert_eq!(from_binary, from_text);
+    }
+
+    #[test]
+    fn numerics_may_have_exponents() {
+        let check = |text_: &str, planned: Option<DataType>, expected: (i128, u8, i8)| {
+            let value = text(&Type::NUMERIC, text_.as_bytes(), planned.as_ref());
+            let (unscaled, precision, scale) = expected;
+            let expected = ScalarValue::Decimal128(Some(unscaled), precision, scale);
+            assert_eq!(value, Ok(expected), "{text_}");
+        };
+        let money = Some(DataType::Decimal128(8, 2));
+        check("1E-7", None, (1_000, 38, 10));
+        check("1E-7", money.clone(), (1, 7, 7));
+        check("1e+3", money.clone(), (100_000, 8, 2));
+        check(" -12.5E1 ", money.clone(), (-12_500, 8, 2));
+        check("300e-2", money.clone(), (300, 8, 2));
+        check("1e37", money.clone(), (10_i128.pow(37), 38, 0));
+        check("6e-39", money.clone(), (1, 38, 38));
+        check("6e-40", money.clone(), (0, 8, 2));
+        check("0e999999999", money.clone(), (0, 8, 2));
+        check("1e-2147483648", money.clone(), (0, 8, 2));
+        check("1e-99999999999999999999", money.clone(), (0, 8, 2));
+        for wrong in ["1e38", "1e999999999", "1e99999999999999999999"] {
+            let error = text(&Type::NUMERIC, wrong.as_bytes(), money.as_ref());
+            let expected = format!("{wrong} has more than 38 digits before the point");
+            assert_eq!(error, Err(expected));
+        }
+        for wrong in ["1e", "e1", "1e1.5", "--1", "1e--1", "."] {
+            let error = text(&Type::NUMERIC, wrong.as_bytes(), money.as_ref());
+            assert_eq!(error, Err(format!("\"{wrong}\"")));
+        }
+    }
+
+    #[test]
+    fn decimals_of_an_array_have_the_digits_of_all() {
+        let list = |text_: &str, planned: Option<&DataType>| {
+            let value = text(&Type::NUMERIC_ARRAY, text_.as_bytes(), planned);
+            value.unwrap_or_else(|error| panic!("{text_}: {error}"))
+        };
+        let decimals = |values: &[Option<i128>], precision, scale| {
+            let values = values.iter();
+            let values = values.map(|value| ScalarValue::Decimal128(*value, precision, scale));
+            let values: Vec<ScalarValue> = values.collect();
+            let element = DataType::Decimal128(precision, scale);
+            ScalarValue::List(ScalarValue::new_list_nullable(&values, &element))
+        };
+        let expected = decimals(&[Some(1), None, Some(20_000_000)], 8, 7);
+        assert_eq!(list("{1E-7,NULL,2}", None), expected);
+        let money = DataType::new_list(DataType::Decimal128(8, 2), true);
+        let expected = decimals(&[Some(300)], 8, 2);
+        assert_eq!(list("{3}", Some(&money)), expected);
+        let expected = decimals(&[Some(3_001)], 4, 3);
+        assert_eq!(list("{3.001}", Some(&money)), expected);
+        assert!(text(&Type::NUMERIC_ARRAY, b"{1e30,1e-30}", None).is_err());
+        assert!(text(&Type::NUMERIC_ARRAY, b"{NaN}", None).is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod growth;
 mod interval;
 mod length;
 mod meaning;
+mod numeral;
 mod operands;
 mod ordinal;
 mod outer;
@@ -51,19 +52,20 @@ use datafusion::{
 pub use dialect::Postgres;
 pub use error::ValueError;
 pub(crate) use expand::expanded;
+pub use numeral::{Numeral, without_exponent};
 pub use quantified::memberships;
 pub use size::check as check_size;
 pub use statement::adapt;
 pub use types::{Types, name as type_name};
 
-use crate::{timestamp::ShortTimestamps, window::Windows};
+use crate::{literal::CastLiterals, window::Windows};
 
 /// Makes a session that understands SQL as Postgres does.
 pub fn builder(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut rules = Analyzer::new().rules;
     rules.insert(0, Arc::new(subquery::PostgresSubqueries));
     rules.insert(1, Arc::new(operands::PostgresOperands));
-    rules.push(Arc::new(ShortTimestamps));
+    rules.push(Arc::new(CastLiterals));
     rules.push(Arc::new(meaning::PostgresMeaning));
     rules.push(Arc::new(growth::Bounded));
     builder

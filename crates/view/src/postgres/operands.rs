@@ -27,6 +27,7 @@ use super::{
     arithmetic::DecimalDivide,
     function,
     meaning::{compares, schema_of_inputs},
+    numeral::Numeral,
     round::Round,
 };
 
@@ -327,19 +328,13 @@ fn quoted_decimal(part: &Expr) -> Option<Expr> {
     let Expr::Literal(ScalarValue::Utf8(Some(text)), metadata) = part else {
         return None;
     };
-    let text = text.trim();
-    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (sign, number) = match number.split_at_checked(1)? {
-        (sign @ ("-" | "+"), number) => (sign, number),
-        _ => ("", number),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let mut digits = format!("{whole}{fraction}");
-    let are_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let fraction = i32::try_from(fraction.len()).ok()?;
-    let mut scale = fraction.checked_sub(exponent.parse().ok()?)?;
-    let most = i32::from(DECIMAL256_MAX_PRECISION);
-    if !are_digits || !(-most..=most).contains(&scale) {
+    let Numeral {
+        is_negative,
+        mut digits,
+        mut scale,
+    } = Numeral::read(text)?;
+    let most = i64::from(DECIMAL256_MAX_PRECISION);
+    if !(-most..=most).contains(&scale) {
         return None;
     }
     while scale < 0 {
@@ -348,6 +343,7 @@ fn quoted_decimal(part: &Expr) -> Option<Expr> {
     }
     let count = digits.trim_start_matches('0').len().max(1);
     let precision = u8::try_from(count.max(scale.unsigned_abs() as usize)).ok()?;
+    let sign = if is_negative { "-" } else { "" };
     let value = format!("{sign}{digits}");
     let value = if precision <= DECIMAL128_MAX_PRECISION {
         ScalarValue::Decimal128(Some(value.parse().ok()?), precision, scale as i8)
