@@ -224,7 +224,11 @@ pub fn of_plan(message: &str, sql: &str) -> Error {
         return Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message)
             .with_position(find_word(sql, first));
     }
+    if message.contains("Inconsistent data length") && !message.contains(" in row 0 ") {
+        return of_ragged_values();
+    }
     if message.contains("Inserting query must have the same schema length")
+        || message.contains("Column count doesn't match insert query")
         || message.contains("Inconsistent data length")
     {
         return Error::new(
@@ -233,6 +237,14 @@ pub fn of_plan(message: &str, sql: &str) -> Error {
         );
     }
     Error::new(sqlstate::SYNTAX_ERROR, plain(message))
+}
+
+/// Of `VALUES` with rows of several lengths.
+pub fn of_ragged_values() -> Error {
+    Error::new(
+        sqlstate::SYNTAX_ERROR,
+        "VALUES lists must all be the same length",
+    )
 }
 
 fn not_in_list(clause: &str, position: &str, sql: &str) -> Error {

@@ -13,6 +13,7 @@ mod alter;
 mod changes;
 mod drops;
 mod evolve;
+mod insert;
 mod join;
 mod law;
 mod plans;

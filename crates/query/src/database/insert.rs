@@ -7,9 +7,16 @@ use arrow::{
     record_batch::{RecordBatch, RecordBatchOptions},
 };
 use datafusion::{
+    execution::SessionState,
     logical_expr::{LogicalPlan, WriteOp},
     scalar::ScalarValue,
-    sql::sqlparser::ast::{self, Ident},
+    sql::{
+        parser::Statement as PlannerStatement,
+        sqlparser::{
+            ast::{self, Ident, Spanned},
+            tokenizer::Location,
+        },
+    },
 };
 use futures::TryStreamExt;
 use lambic_model::{AppendError, Named, Stream};
@@ -18,8 +25,9 @@ use super::{Database, done};
 use crate::{
     Catalog, Error, Modes, Outcome, Session, Transaction,
     create::folded,
-    error::{find_word, undefined_table},
+    error::{find_word, position_of, undefined_table},
     kept::Slot,
+    message,
     provider::PinnedStream,
     sqlstate,
     statement::{Plain, name_of},
@@ -50,6 +58,26 @@ impl Database {
             self.commit(alone).await?;
         }
         Ok(done(&format!("INSERT 0 {rows}")))
+    }
+
+    /// How many columns an `INSERT` has values for; `None` of other statements, and where rows are of several lengths.
+    pub(super) async fn insert_width(
+        &self,
+        state: &SessionState,
+        statement: &ast::Statement,
+    ) -> Option<usize> {
+        let ast::Statement::Insert(insert) = statement else {
+            return None;
+        };
+        let source = insert.source.as_ref()?;
+        let told = width(source);
+        if told.is_some() || matches!(source.body.as_ref(), ast::SetExpr::Values(_)) {
+            return told;
+        }
+        // `SELECT *`: only the plan tells.
+        let query = PlannerStatement::Statement(Box::new(ast::Statement::Query(source.clone())));
+        let plan = state.statement_to_plan(query).await.ok()?;
+        Some(plan.schema().fields().len())
     }
 
     async fn insert_in(
@@ -115,24 +143,24 @@ impl Database {
     }
 }
 
-/// An `INSERT` as the stream takes it by now: whoever appends may name a column as it was called before, and need not
-/// know those that were added at the end.
+/// An `INSERT` as the stream takes it by now, with values for `width` columns: whoever appends may name a column as it
+/// was called before, and without names need not know the columns at the end. Refused if there are values for more
+/// columns, or for fewer than are named.
 pub(super) fn in_present_columns(
     statement: &mut ast::Statement,
+    width: Option<usize>,
+    sql: &str,
     stream: &dyn Fn(&str) -> Option<Arc<Stream>>,
-) {
+) -> Result<(), Error> {
     let ast::Statement::Insert(insert) = statement else {
-        return;
+        return Ok(());
     };
     let ast::TableObject::TableName(name) = &insert.table else {
-        return;
+        return Ok(());
     };
     let Some(stream) = name_of(name).ok().and_then(|name| stream(&name)) else {
-        return;
+        return Ok(());
     };
-    if stream.evolution.versions().is_none() {
-        return;
-    }
     let quoted = |index: usize| Ident::with_quote('"', stream.schema.field(index).name());
     for column in &mut insert.columns {
         let [part] = column.0.as_slice() else {
@@ -148,14 +176,65 @@ pub(super) fn in_present_columns(
             *column = vec![quoted(index)].into();
         }
     }
-    let width = insert.source.as_ref().and_then(|source| width(source));
-    if insert.columns.is_empty()
-        && let Some(width) = width
-        && width < stream.schema.fields().len()
-    {
+    let Some(width) = width else {
+        return match insert.source.as_deref().map(|source| source.body.as_ref()) {
+            Some(ast::SetExpr::Values(_)) => Err(message::of_ragged_values()),
+            _ => Ok(()),
+        };
+    };
+    check_width(insert, width, &stream, sql)?;
+    if insert.columns.is_empty() && width < stream.schema.fields().len() {
         let columns = (0..width).map(|index| vec![quoted(index)].into());
         insert.columns = columns.collect();
     }
+    Ok(())
+}
+
+/// Whether each value has its column, and each column that is named its value.
+fn check_width(
+    insert: &ast::Insert,
+    width: usize,
+    stream: &Stream,
+    sql: &str,
+) -> Result<(), Error> {
+    let all = stream.schema.fields().len();
+    let named = insert.columns.len();
+    let (targets, whose) = match named {
+        0 => (all, "the stream has"),
+        named => (named, "the statement names"),
+    };
+    let (message, place) = if width > targets {
+        let source = insert.source.as_deref();
+        let place = source.and_then(|source| place_of(source, targets));
+        ("INSERT has more expressions than target columns", place)
+    } else if width < named {
+        let place = insert.columns[width].span().start;
+        (
+            "INSERT has more target columns than expressions",
+            Some(place),
+        )
+    } else {
+        return Ok(());
+    };
+    let place = place.filter(|place| place.line > 0);
+    let position = place.map(|place| position_of(sql, place.line, place.column));
+    let hint = format!(
+        "stream \"{}\": {whose} {targets} columns, and there are values for {width}",
+        stream.name
+    );
+    Err(Error::new(sqlstate::SYNTAX_ERROR, message)
+        .with_position(position)
+        .with_hint(hint))
+}
+
+/// Where the value for the column `index` stands in the text.
+fn place_of(source: &ast::Query, index: usize) -> Option<Location> {
+    let span = match source.body.as_ref() {
+        ast::SetExpr::Values(values) => values.rows.first()?.get(index)?.span(),
+        ast::SetExpr::Select(select) => select.projection.get(index)?.span(),
+        _ => return None,
+    };
+    Some(span.start)
 }
 
 /// How many columns the rows have, where the text tells.

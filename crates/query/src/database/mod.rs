@@ -538,7 +538,8 @@ impl Database {
                 self.stream(name).map(|stream| stream.column_names())
             });
         }
-        insert::in_present_columns(&mut ast, &|name| self.stream(name));
+        let width = self.insert_width(state, &ast).await;
+        insert::in_present_columns(&mut ast, width, sql, &|name| self.stream(name))?;
         let statement = PlannerStatement::Statement(Box::new(ast));
         let plan = state.statement_to_plan(statement).await;
         plan.map_err(|error| Error::from_datafusion(error, sql, &self.names()))
