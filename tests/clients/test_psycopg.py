@@ -637,3 +637,36 @@ def test_parameters_keep_the_values_that_they_have(connection):
     assert connection.execute("SELECT count(*) FROM kept").fetchone() == (2,)
     done = connection.execute("ERASE FROM kept WHERE d = %s", [decimal.Decimal("3.000")])
     assert done.statusmessage == "ERASE 1"
+
+
+def test_types_mean_what_they_mean_in_postgres(connection, name):
+    connection.execute(f"CREATE STREAM {name} (valid_to date, d numeric(8,2), i integer, r real)")
+    connection.execute(
+        f"INSERT INTO {name} VALUES ('2024-06-30', 3.00, 16777217, 16777216), ('9999-12-31', 4.50, 5, 5)"
+    )
+    far = datetime.datetime(9999, 12, 31)
+    for sql, expected in [
+        ("SELECT '0.1'::float = 0.1::double precision", True),
+        ("SELECT '9999-12-31'::timestamp", far),
+        ("SELECT timestamp '2999-01-01' < timestamp '9999-12-31'", True),
+        (f"SELECT max(valid_to::timestamp) FROM {name}", far),
+        (f"SELECT count(*) FROM {name} WHERE valid_to > now()", 1),
+        (f"SELECT count(*) FROM {name} WHERE valid_to > timestamp '2024-07-01'", 1),
+        (f"SELECT count(*) FROM {name} WHERE i = r", 1),
+        (f"SELECT sum(i + r) FROM {name}", 33554443.0),
+        (f"SELECT count(*) FROM (SELECT d FROM {name} EXCEPT SELECT '3.004') x", 2),
+        (f"SELECT count(*) FROM (SELECT d FROM {name} INTERSECT SELECT '3.004') x", 0),
+        (f"SELECT count(*) FROM {name} WHERE d = ANY('{{3.001, 4.5}}')", 1),
+        (f"SELECT count(*) FROM {name} WHERE d <> ALL('{{3.001}}')", 2),
+        (f"SELECT count(*) FROM {name} WHERE d = ANY(ARRAY[3.001, 3])", 1),
+        (f"SELECT count(*) FROM {name} WHERE d = '3.001'::text", 0),
+        (f"SELECT count(*) FROM {name} WHERE d = '3.000'::text", 1),
+        (f"SELECT count(*) FROM {name} WHERE d IN (SELECT '3.001' FROM {name})", 0),
+        (f"SELECT count(*) FROM {name} a JOIN (VALUES ('3.001'), ('3.0')) b(s) ON a.d = b.s", 1),
+        ("SELECT oid::regclass IS NOT NULL FROM pg_class LIMIT 1", True),
+    ]:
+        assert connection.execute(sql).fetchone()[0] == expected, sql
+    connection.execute(
+        f"CREATE MATERIALIZED VIEW {name}_v AS SELECT valid_to::timestamp AS t, '1'::float AS f FROM {name}"
+    )
+    assert connection.execute(f"SELECT max(t), max(f) FROM {name}_v").fetchone() == (far, 1.0)

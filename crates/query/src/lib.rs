@@ -45,6 +45,7 @@ pub use changes::{Change, Feed, Follow, Followed, Message};
 pub use database::{AuditResult, Database, Parts, PlanCounts, value_of_text};
 pub use depth::STACK_BYTES;
 pub use error::{Error, PLAN_CHANGED, closest, sqlstate};
+pub use lambic_view::postgres::Types as SqlTypes;
 pub use lambic_view::postgres::{Numeral, Postgres, check_size, memberships};
 pub use lifecycle::{
     AppendsHeld, BackupInfo, BatchInfo, BuiltView, Compacted, Erasing, ErasureInfo, Lifecycle,
@@ -55,4 +56,3 @@ pub use retention::Retention;
 pub use session::{Lookup, Outcome, Prepared, Session, SqlParser, ViewInfo};
 pub use statement::{Piece, split, tokens};
 pub use transaction::{Isolation, Modes, Transaction, TransactionLimits};
-pub use lambic_view::postgres::Types as SqlTypes;

@@ -475,7 +475,7 @@ mod tests {
             ),
             (
                 "select * from (select 1 as n, 2 as n) t",
-                "42701 at Some(30): column \"n\" specified more than once",
+                "42701 at Some(28): column \"n\" specified more than once",
             ),
             (
                 "select sum('a'::text)",

@@ -307,11 +307,11 @@ async fn quoted_numbers_are_compared_as_what_they_say() {
         rows("CASE WHEN d = 3 THEN '007' ELSE 'n/a' END = '007'", "3.00"),
         rows(
             "d = '3.-1'",
-            "error Arrow error: Cast error: Cannot cast string '3.-1' to value of Decimal128(38, 10) type",
+            "error Arrow error: Cast error: Cannot cast string '3.-1' to value of Decimal256(76, 10) type",
         ),
         rows(
             "d = '1e-2147483648'",
-            "error Arrow error: Cast error: Cannot cast string '1e-2147483648' to value of Decimal128(38, 10) type",
+            "error Arrow error: Cast error: Cannot cast string '1e-2147483648' to value of Decimal256(76, 10) type",
         ),
     ];
     let cases: Vec<(&str, &str)> = cases
@@ -336,7 +336,7 @@ async fn casts_round_and_read_as_postgres() {
         ("SELECT '\\x00ff'::bytea::text", "\\x00ff"),
         ("SELECT '\\x0'::bytea", "22P02 invalid input syntax for type bytea: an odd number of hexadecimal digits"),
         ("SELECT '1e3'::numeric(8,2), CAST(' -1.5E-1 ' AS numeric(8,2)), '126e-4'::numeric(8,2)", "1000.00, -0.15, 0.01"),
-        ("SELECT n FROM (VALUES ('1E-7'::numeric), ('2e0'::numeric)) t(n)", "0.0000001000; 2.0000000000"),
+        ("SELECT n FROM (VALUES ('1E-7'::numeric), ('2e0'::numeric)) t(n)", "0.0000001; 2.0000000"),
         ("SELECT '1e3'::text", "1e3"),
         ("SELECT 1::integr", "42704 type \"integr\" does not exist"),
     ])

@@ -127,6 +127,22 @@ impl QueryParser for Handler {
     }
 }
 
+/// The library makes room for as many rows as a client asks for before there is one.
+const ROWS_AT_ONCE_MAX: i32 = 1 << 20;
+
+/// How many rows an `Execute` asks for; 0 are all, and so is the largest number there is.
+fn rows_at_once(asked: i32) -> PgWireResult<i32> {
+    if asked <= 0 || asked == i32::MAX {
+        return Ok(0);
+    }
+    if asked <= ROWS_AT_ONCE_MAX {
+        return Ok(asked);
+    }
+    let message = format!("{asked} rows cannot be fetched at once");
+    let hint = format!("fetch up to {ROWS_AT_ONCE_MAX} at a time, or all of them with 0");
+    Err(error::with_hint("54000", message, &hint))
+}
+
 #[async_trait]
 impl ExtendedQueryHandler for Handler {
     type Statement = Statement;
@@ -136,13 +152,14 @@ impl ExtendedQueryHandler for Handler {
         Arc::new(self.clone())
     }
 
-    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    async fn on_execute<C>(&self, client: &mut C, mut message: Execute) -> PgWireResult<()>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore<Statement = Statement>,
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        message.max_rows = rows_at_once(message.max_rows)?;
         match self.flowing(client, &message) {
             Some(portal) => self.execute_flowing(client, &portal).await?,
             None => self._on_execute(client, message).await?,

@@ -126,3 +126,22 @@ async fn rows_that_fail_late_keep_nothing() {
     assert_eq!(wire.simple("ROLLBACK").await, "ROLLBACK I");
     assert_eq!(wire.simple(COUNT).await, "0 SELECT 1 I");
 }
+
+#[tokio::test]
+async fn nobody_gets_room_for_more_rows_than_can_be() {
+    let served = served(Options::default()).await;
+    let mut wire = Wire::connect(&served).await;
+    for (rows, expected) in [
+        (1, "1 I"),
+        (-5, "1 SELECT 1 I"),
+        (i32::MAX, "1 SELECT 1 I"),
+        (i32::MAX - 1, "54000 I"),
+    ] {
+        wire.send(b'P', b"\0SELECT 1\0\0\0").await;
+        wire.send(b'B', b"\0\0\0\0\0\0\0\0").await;
+        let asked = [&[0][..], &rows.to_be_bytes()].concat();
+        wire.send(b'E', &asked).await;
+        wire.send(b'S', b"").await;
+        assert_eq!(wire.told().await, expected, "{rows}");
+    }
+}
