@@ -155,6 +155,10 @@ fn rewritten_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         {
             Transformed::yes(Round::of(call.args))
         }
+        Expr::ScalarFunction(mut call) if call.func.name() == "array_has" => {
+            let changed = align_membership(&mut call.args, schema);
+            Transformed::new_transformed(Expr::ScalarFunction(call), changed)
+        }
         Expr::ScalarFunction(mut call)
             if matches!(
                 call.func.name(),
@@ -294,15 +298,44 @@ fn exact_decimals(parts: &mut [&mut Expr], types: &mut [Option<DataType>]) -> bo
 
 /// The decimal that holds every value of these types, if it takes more than 38 digits.
 fn wide_decimal<'a>(types: impl Iterator<Item = &'a DataType>) -> Option<DataType> {
+    holding(types).filter(|found| matches!(found, DataType::Decimal256(..)))
+}
+
+/// The decimal that holds every value of these types.
+fn holding<'a>(types: impl Iterator<Item = &'a DataType>) -> Option<DataType> {
     let (mut before, mut after) = (0, 0);
     for data_type in types.filter(|found| !found.is_null()) {
         let (precision, scale) = digits(data_type)?;
         before = before.max(precision - scale);
         after = after.max(scale);
     }
-    let widest = DECIMAL256_MAX_PRECISION as i8;
-    (before + after > DECIMAL128_MAX_PRECISION as i8)
-        .then(|| DataType::Decimal256(DECIMAL256_MAX_PRECISION, after.min(widest - before)))
+    let (all, widest) = (before + after, DECIMAL256_MAX_PRECISION as i8);
+    Some(match all <= DECIMAL128_MAX_PRECISION as i8 {
+        true => DataType::Decimal128(all as u8, after),
+        false => DataType::Decimal256(DECIMAL256_MAX_PRECISION, after.min(widest - before)),
+    })
+}
+
+/// `x = ANY (list)` of decimals with other places than `x` has.
+fn align_membership(arguments: &mut [Expr], schema: &DFSchema) -> bool {
+    let [list, element] = arguments else {
+        return false;
+    };
+    let (Ok(DataType::List(field)), Ok(own)) = (list.get_type(schema), element.get_type(schema))
+    else {
+        return false;
+    };
+    let other = field.data_type();
+    if *other == own || !(other.is_decimal() || own.is_decimal()) {
+        return false;
+    }
+    let Some(meeting) = holding([other, &own].into_iter()) else {
+        return false;
+    };
+    let of_list = DataType::new_list(meeting.clone(), true);
+    *list = cast(std::mem::take(list), of_list);
+    *element = cast(std::mem::take(element), meeting);
+    true
 }
 
 /// How many digits a number of this type has, and how many of them after the point; a text may have any.
