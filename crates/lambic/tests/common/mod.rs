@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -289,6 +289,9 @@ pub fn root() -> PathBuf {
 /// The interpreter of a virtual environment with the packages that `requirements` names; it is kept in the target
 /// folder, so that only the first run installs anything.
 pub fn python_with(requirements: &Path) -> PathBuf {
+    // Tests of one binary run at the same time.
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _turn = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = std::fs::read_to_string(requirements).expect("the requirements are there");
     let name = requirements.parent().and_then(Path::file_name);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name.expect("it has a folder"));
