@@ -120,7 +120,8 @@ struct Open {
 impl Open {
     fn new(connections: &Arc<AtomicUsize>) -> Open {
         let count = connections.fetch_add(1, Ordering::AcqRel) + 1;
-        gauge!("lambic_http_connections").set(count as f64);
+        // Not set to the count: of two at a time, the one that counted first may come last.
+        gauge!("lambic_http_connections").increment(1.0);
         Open {
             connections: Arc::clone(connections),
             count,
@@ -130,8 +131,8 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let before = self.connections.fetch_sub(1, Ordering::AcqRel);
-        gauge!("lambic_http_connections").set((before - 1) as f64);
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+        gauge!("lambic_http_connections").decrement(1.0);
     }
 }
 

@@ -192,7 +192,8 @@ struct Open {
 impl Open {
     fn new(shared: &Arc<Shared>) -> Open {
         let count = shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
-        gauge!("lambic_postgres_connections").set(count as f64);
+        // Not set to the count: of two at a time, the one that counted first may come last.
+        gauge!("lambic_postgres_connections").increment(1.0);
         Open {
             shared: Arc::clone(shared),
             count,
@@ -202,8 +203,8 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let before = self.shared.connections.fetch_sub(1, Ordering::AcqRel);
-        gauge!("lambic_postgres_connections").set((before - 1) as f64);
+        self.shared.connections.fetch_sub(1, Ordering::AcqRel);
+        gauge!("lambic_postgres_connections").decrement(1.0);
         let mut cancellable = self
             .shared
             .cancellable
