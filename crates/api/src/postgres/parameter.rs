@@ -1,5 +1,8 @@
 //! Bound parameters: bytes of the wire, text or binary, to the values that a plan takes.
 
+mod array;
+mod numeric;
+
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{
@@ -19,6 +22,11 @@ use pgwire::{
     api::{Type, portal::Portal},
     error::{PgWireError, PgWireResult},
 };
+
+use array::{array_elements, binary_array, element_type, fit_array};
+use numeric::{list, numeric_scalar};
+
+pub use numeric::numeric_text;
 
 /// Postgres counts days and microseconds from 2000-01-01, Arrow from 1970-01-01.
 pub const DAYS_1970_TO_2000: i32 = 10_957;
@@ -426,254 +434,6 @@ fn binary(wire: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
         | Type::UNKNOWN => ScalarValue::Utf8(Some(utf8(bytes)?)),
         _ => return Err("this type has no binary form here; send it as text".to_owned()),
     })
-}
-
-/// A decimal just wide enough for the digits of `text`, rounded where there is no room for all of them: numeric has
-/// more in Postgres.
-fn numeric_scalar(text: &str) -> Result<ScalarValue, String> {
-    const DIGITS: i64 = DECIMAL128_MAX_PRECISION as i64;
-    let out_of_range = || format!("{text} has more than {DIGITS} digits before the point");
-    let number = Numeral::read(text).ok_or_else(|| format!("\"{text}\""))?;
-    let significant = number.digits.trim_start_matches('0');
-    let count = significant.len() as i64;
-    // Zero is zero, whatever its exponent.
-    let scale = match count {
-        0 => number.scale.max(0),
-        _ => number.scale,
-    };
-    if count.saturating_sub(scale) > DIGITS {
-        return Err(out_of_range());
-    }
-    let cut = (count.max(scale) - DIGITS).max(0);
-    let (kept, rest) = match usize::try_from(count - cut) {
-        Ok(kept) => significant.split_at(kept),
-        Err(_) => ("", ""),
-    };
-    let zeros = "0".repeat(usize::try_from(-scale).unwrap_or(0));
-    let up = rest.bytes().next().is_some_and(|digit| digit >= b'5');
-    let unscaled: i128 = format!("0{kept}{zeros}")
-        .parse()
-        .map_err(|_| out_of_range())?;
-    let unscaled = unscaled + i128::from(up);
-    let scale = (scale - cut).max(0);
-    let count = unscaled
-        .checked_ilog10()
-        .map_or(1, |log| i64::from(log) + 1);
-    let precision = u8::try_from(count.max(scale)).ok();
-    let precision = precision.filter(|precision| *precision <= DECIMAL128_MAX_PRECISION);
-    let unscaled = match number.is_negative {
-        true => -unscaled,
-        false => unscaled,
-    };
-    Ok(ScalarValue::Decimal128(
-        Some(unscaled),
-        precision.ok_or_else(out_of_range)?,
-        scale as i8,
-    ))
-}
-
-/// Postgres's binary numeric as decimal digits.
-pub fn numeric_text(bytes: &[u8]) -> Result<String, String> {
-    let word = |at: usize| -> Result<u16, String> {
-        let pair = bytes.get(at * 2..at * 2 + 2).ok_or("it is cut short")?;
-        Ok(u16::from_be_bytes([pair[0], pair[1]]))
-    };
-    let groups = usize::from(word(0)?);
-    let weight = i32::from(word(1)? as i16);
-    let sign = match word(2)? {
-        0 => "",
-        0x4000 => "-",
-        0xC000 => return Ok("NaN".to_owned()),
-        0xD000 => return Ok("Infinity".to_owned()),
-        0xF000 => return Ok("-Infinity".to_owned()),
-        _ => return Err("its sign is unknown".to_owned()),
-    };
-    let scale = usize::from(word(3)?);
-    if weight.unsigned_abs() > 64 || scale > 128 {
-        return Err("it has more digits than can be kept".to_owned());
-    }
-    let group = |index: i32| -> Result<u16, String> {
-        match usize::try_from(index) {
-            Ok(index) if index < groups => word(4 + index),
-            _ => Ok(0),
-        }
-    };
-    let mut whole = String::new();
-    for index in 0..=weight {
-        whole.push_str(&format!("{:04}", group(index)?));
-    }
-    let whole = whole.trim_start_matches('0');
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let mut fraction = String::new();
-    let mut index = weight + 1;
-    while fraction.len() < scale {
-        fraction.push_str(&format!("{:04}", if index < 0 { 0 } else { group(index)? }));
-        index += 1;
-    }
-    // A negative weight means that the first groups of the fraction are zero and not sent.
-    fraction.truncate(scale);
-    let sign = if whole == "0" && fraction.chars().all(|c| c == '0') {
-        ""
-    } else {
-        sign
-    };
-    Ok(if scale == 0 {
-        format!("{sign}{whole}")
-    } else {
-        format!("{sign}{whole}.{fraction}")
-    })
-}
-
-fn element_type(wire: &Type) -> Option<Type> {
-    Some(match *wire {
-        Type::BOOL_ARRAY => Type::BOOL,
-        Type::INT2_ARRAY => Type::INT2,
-        Type::INT4_ARRAY => Type::INT4,
-        Type::INT8_ARRAY => Type::INT8,
-        Type::OID_ARRAY => Type::OID,
-        Type::FLOAT4_ARRAY => Type::FLOAT4,
-        Type::FLOAT8_ARRAY => Type::FLOAT8,
-        Type::TEXT_ARRAY | Type::VARCHAR_ARRAY | Type::NAME_ARRAY | Type::BPCHAR_ARRAY => {
-            Type::TEXT
-        }
-        Type::DATE_ARRAY => Type::DATE,
-        Type::TIMESTAMP_ARRAY => Type::TIMESTAMP,
-        Type::TIMESTAMPTZ_ARRAY => Type::TIMESTAMPTZ,
-        Type::NUMERIC_ARRAY => Type::NUMERIC,
-        Type::BYTEA_ARRAY => Type::BYTEA,
-        Type::UUID_ARRAY => Type::UUID,
-        _ => return None,
-    })
-}
-
-fn binary_array(element: &Type, bytes: &[u8]) -> Result<ScalarValue, String> {
-    let word = |at: usize| -> Result<i32, String> {
-        let four = bytes.get(at..at + 4).ok_or("it is cut short")?;
-        Ok(i32::from_be_bytes([four[0], four[1], four[2], four[3]]))
-    };
-    let data_type = arrow_type(element).unwrap_or(DataType::Utf8);
-    let mut values = Vec::new();
-    match word(0)? {
-        0 => {}
-        1 => {
-            let count = word(12)?;
-            let mut at = 20;
-            for _ in 0..count {
-                let length = word(at)?;
-                at += 4;
-                let Ok(length) = usize::try_from(length) else {
-                    values.push(
-                        ScalarValue::try_from(&data_type).map_err(|error| error.to_string())?,
-                    );
-                    continue;
-                };
-                let value = bytes.get(at..at + length).ok_or("it is cut short")?;
-                values.push(match binary(element, value)? {
-                    value @ ScalarValue::Decimal128(..) => value,
-                    value => fit(value, Some(&data_type))?,
-                });
-                at += length;
-            }
-        }
-        _ => return Err("only arrays of one dimension are taken".to_owned()),
-    }
-    list(&values, &data_type)
-}
-
-/// A list of `element`, but of decimals as wide as the values need.
-fn list(values: &[ScalarValue], element: &DataType) -> Result<ScalarValue, String> {
-    let (mut before, mut after): (i8, i8) = (0, 0);
-    for value in values {
-        if let ScalarValue::Decimal128(Some(_), precision, scale) = value {
-            before = before.max(*precision as i8 - scale);
-            after = after.max(*scale);
-        }
-    }
-    let precision = (before + after) as u8;
-    let element = match precision {
-        0 => element.clone(),
-        1..=DECIMAL128_MAX_PRECISION => DataType::Decimal128(precision, after),
-        _ => {
-            return Err(format!(
-                "its elements need more than {DECIMAL128_MAX_PRECISION} digits together"
-            ));
-        }
-    };
-    let values = values.iter().map(|value| value.cast_to(&element));
-    let values = values
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| error.strip_backtrace())?;
-    Ok(ScalarValue::List(ScalarValue::new_list_nullable(
-        &values, &element,
-    )))
-}
-
-/// The plan may know an array only by its elements (`c = ANY($1)`): then the array stays what it is.
-fn fit_array(value: ScalarValue, planned: Option<&DataType>) -> Result<ScalarValue, String> {
-    let element = |data_type: &DataType| match data_type {
-        DataType::List(field) => Some(field.data_type().clone()),
-        _ => None,
-    };
-    match planned {
-        Some(planned) if planned.is_list() && element(planned) != element(&value.data_type()) => {
-            fit(value, Some(planned))
-        }
-        _ => Ok(value),
-    }
-}
-
-/// `{1,NULL,"a \"b\""}`
-fn array_elements(text: &str) -> Result<Vec<Option<String>>, String> {
-    let wrong = || format!("\"{text}\"");
-    let inner = text
-        .trim()
-        .strip_prefix('{')
-        .and_then(|text| text.strip_suffix('}'))
-        .ok_or_else(wrong)?;
-    let mut elements = Vec::new();
-    if inner.trim().is_empty() {
-        return Ok(elements);
-    }
-    let mut chars = inner.chars().peekable();
-    loop {
-        let mut value = String::new();
-        let mut was_quoted = false;
-        while let Some(c) = chars.peek().copied() {
-            match c {
-                ',' => break,
-                '{' | '}' => return Err("only arrays of one dimension are taken".to_owned()),
-                '"' => {
-                    was_quoted = true;
-                    chars.next();
-                    loop {
-                        match chars.next().ok_or_else(wrong)? {
-                            '"' => break,
-                            '\\' => value.push(chars.next().ok_or_else(wrong)?),
-                            c => value.push(c),
-                        }
-                    }
-                }
-                '\\' => {
-                    chars.next();
-                    value.push(chars.next().ok_or_else(wrong)?);
-                }
-                c => {
-                    value.push(c);
-                    chars.next();
-                }
-            }
-        }
-        let value = if was_quoted {
-            value
-        } else {
-            value.trim().to_owned()
-        };
-        let is_null = !was_quoted && value.eq_ignore_ascii_case("null");
-        elements.push((!is_null).then_some(value));
-        if chars.next().is_none() {
-            return Ok(elements);
-        }
-    }
 }
 
 #[cfg(test)]
