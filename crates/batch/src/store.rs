@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{error::ArrowError, record_batch::RecordBatch};
-use bytes::Bytes;
 use lambic_dataset::{ManifestStore, parquet_file};
 use lambic_model::{Erasures, Frontiers};
 use lambic_view::{Class, Definition, Run, ViewPlan};
@@ -194,31 +193,13 @@ fn is_manifest(path: &Path) -> bool {
     name.is_some_and(|name| lambic_dataset::manifest_number(name).is_some())
 }
 
-/// Deletes manifests before the files that they name, the newest last, also where the power goes off meanwhile: none is
-/// left whose file is gone.
+/// Deletes manifests before the files that they name, the newest last: a crash leaves none whose file is gone.
 async fn remove(store: &Arc<dyn ObjectStore>, mut paths: Vec<Path>) -> Result<(), Error> {
-    paths.sort_by_cached_key(|path| (folder_of(path), !is_manifest(path), path.clone()));
-    for in_folder in paths.chunk_by(|a, b| folder_of(a) == folder_of(b)) {
-        let (manifests, files) = in_folder.split_at(in_folder.partition_point(is_manifest));
-        let (older, newest) = manifests.split_at(manifests.len().saturating_sub(1));
-        let steps = [older, newest, files].into_iter();
-        for (place, step) in steps.filter(|step| !step.is_empty()).enumerate() {
-            if place > 0 || manifests.is_empty() {
-                settle(store, &folder_of(&step[0])).await?;
-            }
-            for path in step {
-                remove_if_there(store, path).await?;
-            }
-        }
+    paths.sort_by_cached_key(|path| (!is_manifest(path), path.clone()));
+    for path in &paths {
+        remove_if_there(store, path).await?;
     }
     Ok(())
-}
-
-/// A disk may forget a deletion until something is put into the same folder.
-async fn settle(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<(), Error> {
-    let barrier = folder.clone().join("removed");
-    store.put(&barrier, Bytes::new().into()).await?;
-    remove_if_there(store, &barrier).await
 }
 
 fn folder_of(path: &Path) -> Path {

@@ -23,6 +23,8 @@ use object_store::{
     PutResult, Result, UploadPart, local::LocalFileSystem, path::Path,
 };
 
+use crate::manifest::manifest_number;
+
 /// The store of a local data folder.
 #[derive(Debug)]
 pub struct LocalStore {
@@ -233,7 +235,14 @@ impl Files {
 
     fn remove(&self, location: &Path) -> Result<()> {
         let path = self.path_of(location);
-        let removed = self.disk.remove(&path);
+        let removed = self.disk.remove(&path).and_then(|()| {
+            // Its files go next: it must not outlive them where the power goes off.
+            let is_manifest = location.filename().and_then(manifest_number).is_some();
+            match is_manifest {
+                true => self.disk.sync_dir(parent_of(&path)),
+                false => Ok(()),
+            }
+        });
         removed.map_err(|source| failed(&path, source))
     }
 }
