@@ -132,6 +132,7 @@ impl<'a> Compared<'a> {
     }
 }
 
+/// The same comparison as an `IN`, if `expr` compares with the elements of an array that is written out.
 fn listed(expr: &Expr) -> Option<Expr> {
     let (left, right, negated) = match expr {
         Expr::AnyOp {
@@ -174,6 +175,10 @@ fn elements(text: &str) -> Option<Vec<Expr>> {
         return None;
     }
     let each = inner.split(',').map(str::trim);
+    // Refused as such an array is.
+    if each.clone().any(str::is_empty) {
+        return None;
+    }
     let each = each.map(|element| match element.eq_ignore_ascii_case("null") {
         true => Expr::value(Value::Null),
         false => Expr::value(Value::SingleQuotedString(element.to_owned())),
