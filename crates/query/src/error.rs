@@ -147,7 +147,8 @@ impl Error {
             DataFusionError::SQL(parser, _) => Error::from_parser(parser, sql),
             DataFusionError::SchemaError(schema, _) => {
                 use datafusion::common::SchemaError::{
-                    AmbiguousReference, DuplicateQualifiedField, FieldNotFound,
+                    AmbiguousReference, DuplicateQualifiedField, DuplicateUnqualifiedField,
+                    FieldNotFound,
                 };
                 match schema.as_ref() {
                     FieldNotFound { field, valid_fields }
@@ -182,7 +183,15 @@ impl Error {
                             .with_hint(format!("give one of them another name: {qualifier} AS other"))
                             .with_position(position)
                     }
-                    other => Error::new(sqlstate::DATATYPE_MISMATCH, other.to_string()).with_position(position),
+                    // Names of expressions leave casts out.
+                    DuplicateUnqualifiedField { name } => {
+                        let message = format!(
+                            "two expressions are both \"{name}\": those that differ only in a cast cannot stand beside one another"
+                        );
+                        Error::new(sqlstate::FEATURE_NOT_SUPPORTED, message)
+                            .with_hint("compute one of them in FROM (SELECT …) and give it a name there")
+                            .with_position(position)
+                    }
                 }
             }
             DataFusionError::External(inner) => {

@@ -478,6 +478,10 @@ mod tests {
                 "42701 at Some(28): column \"n\" specified more than once",
             ),
             (
+                "select sum(x) AS a, sum(x::bigint) AS b from (values (1::int)) a(x)",
+                "0A000 at None: two expressions are both \"sum(a.x)\": those that differ only in a cast cannot stand beside one another (compute one of them in FROM (SELECT …) and give it a name there)",
+            ),
+            (
                 "select sum('a'::text)",
                 "42883 at Some(8): sum takes numbers, not text; cast it first",
             ),

@@ -227,7 +227,7 @@ impl World {
                 self.told.push(roll_back);
             }
             // What it read may have other columns now.
-            Err(error) if former.contains("FROM v") => {
+            Err(error) if former.contains("FROM v") && error.contains("does not exist") => {
                 self.told.push(format!("{roll_back}: {error}"));
             }
             Err(error) => panic!("{roll_back}: {error}, after {:#?}", self.told),
