@@ -143,6 +143,30 @@ fn windows_take_late_records() {
     server.ok(&["batch", "run"]);
     check_all(&server);
     refusals(&server);
+    sessions_may_begin_with_a_tie(&server);
+}
+
+/// What no other column tells apart belongs to one session, as in the same `SELECT` that no view is made of.
+fn sessions_may_begin_with_a_tie(server: &Server) {
+    server.ok(&["query", "CREATE STREAM ties (ts timestamp, u text)"]);
+    server.ok(&[
+        "query",
+        "INSERT INTO ties VALUES ('2026-01-01 10:00', 'b'), ('2026-01-02 10:00', 'b'), ('2026-01-02 10:00', 'b')",
+    ]);
+    let select = "SELECT u, window_start, window_end, count(*) AS n
+                  FROM SESSION(ties, u, ts, INTERVAL '30 minutes') GROUP BY 1, 2, 3";
+    let view = format!("CREATE MATERIALIZED VIEW tied AS {select}");
+    server.ok(&["query", &view]);
+    let plain = format!("({select}) AS plain");
+    for from in ["tied", &plain] {
+        check(
+            server,
+            &format!(
+                "SELECT to_char(window_start, 'DD HH24:MI') AS a, to_char(window_end, 'DD HH24:MI') AS b, n FROM {from} ORDER BY 1"
+            ),
+            json!([["01 10:00", "01 10:30", 1], ["02 10:00", "02 10:30", 2]]),
+        );
+    }
 }
 
 fn refusals(server: &Server) {

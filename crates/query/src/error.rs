@@ -229,6 +229,10 @@ impl Error {
         if message.contains(DISK_QUOTA) {
             return Error::over_disk_quota(message);
         }
+        // What follows lists who else holds memory, by DataFusion's own names.
+        let (message, _) = message
+            .split_once(" with top memory consumers")
+            .unwrap_or((message, ""));
         Error::new(sqlstate::OUT_OF_MEMORY, message)
             .with_hint("statements together may hold memory.query_bytes_max: select less, or raise it in the settings")
     }
@@ -277,6 +281,7 @@ impl Error {
             }
             match error.downcast_ref::<DataFusionError>() {
                 Some(DataFusionError::Execution(text)) => return message::of_value(text),
+                Some(DataFusionError::ResourcesExhausted(text)) => return Error::exhausted(text),
                 Some(DataFusionError::External(inner)) => next = Some(inner.as_ref()),
                 _ => next = error.source(),
             }
@@ -401,6 +406,14 @@ fn from_plan(message: &str, sql: &str, names: &[String]) -> Error {
 }
 
 pub fn undefined_table(name: &str, sql: &str, names: &[String]) -> Error {
+    if crate::system::SystemTable::NAMES.contains(&name) {
+        let message = format!("\"{name}\" cannot be read here");
+        return Error::new(sqlstate::UNDEFINED_TABLE, message)
+            .with_position(find_table(sql, name))
+            .with_hint(
+                "it is a table of the system: queries read it, views select from streams and other views",
+            );
+    }
     let found = Error::new(
         sqlstate::UNDEFINED_TABLE,
         format!("there is no stream or view \"{name}\""),

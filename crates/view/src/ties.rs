@@ -4,19 +4,26 @@
 //! them either way. A view has to give the same rows whenever and wherever it is run, so the other columns decide. What
 //! is added to an order changes no order that the user gave, and functions that know about ties (`rank`, sums over
 //! `RANGE` frames) keep theirs.
+//!
+//! Windows over windows go by one order, as where one sort serves both: a session's sum of beginnings would count a row
+//! before the one that begins the session. So the lower one numbers its rows, and among ties the upper one goes by that.
 
 use std::sync::Arc;
 
 use datafusion::{
     common::{
-        DFSchemaRef, Result,
+        Column, DFSchemaRef, Result,
         tree_node::{Transformed, TreeNode},
     },
+    functions_window::row_number::row_number,
     logical_expr::{
-        Distinct, DistinctOn, Expr, LogicalPlan, Sort, SortExpr, Window, WindowFrameUnits,
-        expr::WindowFunction,
+        Distinct, DistinctOn, Expr, ExprFunctionExt, Filter, LogicalPlan, Projection, Sort,
+        SortExpr, SubqueryAlias, Window, WindowFrameUnits, expr::WindowFunction,
     },
 };
+
+/// The column of numbers that a lower window gives its rows; a level of nesting has one of its own.
+const NUMBER: &str = "__lambic_row_number";
 
 /// The plan with every order that decides about rows made a total one.
 pub fn settled(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -91,18 +98,25 @@ fn distinct_on(on: DistinctOn) -> Result<LogicalPlan> {
 /// Windows whose functions ask for one row after the other; all of one node have the same order, so they get a node of
 /// their own.
 fn windows(window: Window) -> Result<Transformed<LogicalPlan>> {
-    let schema = Arc::clone(window.input.schema());
     let (by_row, others): (Vec<Expr>, Vec<Expr>) =
         window.window_expr.iter().cloned().partition(counts_rows);
     if by_row.is_empty() {
         return Ok(Transformed::no(LogicalPlan::Window(window)));
     }
+    let columns = output(&window.schema);
+    let (input, number) = match numbered(&window.input)? {
+        Some((input, number)) => (Arc::new(input), Some(number)),
+        None => (window.input, None),
+    };
+    let schema = Arc::clone(input.schema());
     let by_row = by_row.into_iter().map(|expr| {
         // The order is part of the name by which other nodes know it.
         let name = expr.schema_name().to_string();
         let settled = expr.transform_down(|part| match part {
             Expr::WindowFunction(mut function) => {
-                extend(&mut function.params.order_by, &schema);
+                let order = &mut function.params.order_by;
+                order.extend(number.iter().map(|number| by(number.clone())));
+                extend(order, &schema);
                 Ok(Transformed::yes(Expr::WindowFunction(function)))
             }
             other => Ok(Transformed::no(other)),
@@ -111,11 +125,91 @@ fn windows(window: Window) -> Result<Transformed<LogicalPlan>> {
     });
     let by_row = by_row.collect::<Result<Vec<_>>>()?;
     let input = match others.is_empty() {
-        true => window.input,
-        false => Arc::new(LogicalPlan::Window(Window::try_new(others, window.input)?)),
+        true => input,
+        false => Arc::new(LogicalPlan::Window(Window::try_new(others, input)?)),
     };
-    let window = Window::try_new(by_row, input)?;
-    Ok(Transformed::yes(LogicalPlan::Window(window)))
+    let settled = LogicalPlan::Window(Window::try_new(by_row, input)?);
+    if number.is_none() {
+        return Ok(Transformed::yes(settled));
+    }
+    // Nobody above knows of the numbers.
+    let settled = Projection::try_new(columns, Arc::new(settled))?;
+    Ok(Transformed::yes(LogicalPlan::Projection(settled)))
+}
+
+fn output(schema: &DFSchemaRef) -> Vec<Expr> {
+    schema
+        .iter()
+        .map(|(qualifier, field)| Expr::Column((qualifier, field).into()))
+        .collect()
+}
+
+fn by(column: Column) -> SortExpr {
+    Expr::Column(column).sort(true, false)
+}
+
+/// The same rows with their numbers in the order of the window below that they come from, if they come from one as
+/// they are. Its order is a total one already.
+fn numbered(plan: &LogicalPlan) -> Result<Option<(LogicalPlan, Column)>> {
+    Ok(match plan {
+        LogicalPlan::Projection(projection) => {
+            let Some((input, number)) = numbered(&projection.input)? else {
+                return Ok(None);
+            };
+            let mut columns = projection.expr.clone();
+            columns.push(Expr::Column(number.clone()));
+            let projection = Projection::try_new(columns, Arc::new(input))?;
+            Some((LogicalPlan::Projection(projection), number))
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let Some((input, number)) = numbered(&alias.input)? else {
+                return Ok(None);
+            };
+            let number = Column::new(Some(alias.alias.clone()), number.name);
+            let alias = SubqueryAlias::try_new(Arc::new(input), alias.alias.clone())?;
+            Some((LogicalPlan::SubqueryAlias(alias), number))
+        }
+        LogicalPlan::Filter(filter) => {
+            let Some((input, number)) = numbered(&filter.input)? else {
+                return Ok(None);
+            };
+            let filter = Filter::try_new(filter.predicate.clone(), Arc::new(input))?;
+            Some((LogicalPlan::Filter(filter), number))
+        }
+        LogicalPlan::Window(window) => {
+            let Some(lower) = window.window_expr.iter().find(|expr| counts_rows(expr)) else {
+                return match numbered(&window.input)? {
+                    Some((input, number)) => {
+                        let window = Window::try_new(window.window_expr.clone(), Arc::new(input))?;
+                        Ok(Some((LogicalPlan::Window(window), number)))
+                    }
+                    None => Ok(None),
+                };
+            };
+            let Expr::WindowFunction(function) = lower.clone().unalias() else {
+                return Ok(None);
+            };
+            let number = Column::from_name(free_name(&window.schema));
+            let row_number = row_number()
+                .partition_by(function.params.partition_by)
+                .order_by(function.params.order_by)
+                .build()?
+                .alias(&number.name);
+            let mut functions = window.window_expr.clone();
+            functions.push(row_number);
+            let window = Window::try_new(functions, Arc::clone(&window.input))?;
+            Some((LogicalPlan::Window(window), number))
+        }
+        _ => None,
+    })
+}
+
+fn free_name(schema: &DFSchemaRef) -> String {
+    let is_taken = |name: &String| schema.fields().iter().any(|field| field.name() == name);
+    let mut names = (0..).map(|level| format!("{NUMBER}_{level}"));
+    names
+        .find(|name| !is_taken(name))
+        .expect("a schema has fewer fields than there are numbers")
 }
 
 fn counts_rows(expr: &Expr) -> bool {
@@ -189,6 +283,54 @@ mod tests {
             let straight = answer(&rows, sql).await;
             assert_eq!(straight, answer(&turned, sql).await, "{sql}");
         }
+    }
+
+    /// `begins` is made by one window and summed by another; rows that tie, or are alike in everything, must not be summed
+    /// in another order than they were compared in.
+    #[tokio::test]
+    async fn windows_over_windows_go_by_one_order() {
+        let rows = [
+            "(1, 1, 'x')",
+            "(9, 1, 'x')",
+            "(9, 1, 'x')",
+            "(9, 2, 'x')",
+            "(9, 0, 'w')",
+        ];
+        let mut turned = rows;
+        turned.reverse();
+        let begins = "CASE WHEN lag(a) OVER (PARTITION BY {by} ORDER BY a) >= a - 2 THEN 0 ELSE 1 END AS begins";
+        for by in ["true", "c"] {
+            let begins = begins.replace("{by}", by);
+            let sessions = format!(
+                "SELECT c, a, sum(begins) OVER (PARTITION BY {by} ORDER BY a ROWS UNBOUNDED PRECEDING) AS s \
+                 FROM (SELECT c, a, {begins} FROM t) q WHERE a > 0"
+            );
+            let sql = format!(
+                "SELECT min(a) AS first, max(a) AS last, count(*) AS n FROM ({sessions}) q GROUP BY s{}",
+                if by == "c" { ", c" } else { "" }
+            );
+            let nested = format!(
+                "SELECT first, last, n FROM ({sql}) q \
+                 WHERE n IN (SELECT count(*) OVER (ORDER BY a ROWS UNBOUNDED PRECEDING) FROM t)"
+            );
+            for sql in [sql, nested] {
+                let straight = answer(&rows, &sql).await;
+                assert!(
+                    straight.contains("| 1     | 1    | 1 |"),
+                    "{sql}: {straight}"
+                );
+                let n = if by == "c" { 3 } else { 4 };
+                assert!(
+                    straight.contains(&format!("| 9     | 9    | {n} |")),
+                    "{sql}: {straight}"
+                );
+                assert_eq!(straight, answer(&turned, &sql).await, "{sql}");
+            }
+        }
+        let thrice = "SELECT n, count(*) AS rows FROM (SELECT sum(m) OVER (ORDER BY a ROWS UNBOUNDED PRECEDING) AS n FROM \
+                      (SELECT a, sum(e) OVER (ORDER BY a ROWS UNBOUNDED PRECEDING) - row_number() OVER (ORDER BY a) AS m FROM \
+                      (SELECT a, lag(1, 1, 0) OVER (ORDER BY a) AS e FROM t) q) q) q GROUP BY n";
+        assert_eq!(answer(&rows, thrice).await, answer(&turned, thrice).await);
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
-//! `information_schema` with Postgres's names of types in `columns`; all else is DataFusion's.
+//! `information_schema` with Postgres's names of types and numbers of columns in `columns`; all else is DataFusion's.
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{AsArray, RecordBatch, StringArray},
-    datatypes::{DataType, SchemaRef},
+    array::{ArrayRef, AsArray, Int32Array, RecordBatch, StringArray},
+    compute::{cast, kernels::numeric::add},
+    datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
@@ -49,10 +50,26 @@ impl SchemaProvider for InformationSchema {
 #[derive(Debug)]
 struct Columns(Arc<dyn TableProvider>);
 
+impl Columns {
+    /// Numbers are integers, as Postgres has them.
+    fn schema(&self) -> SchemaRef {
+        let schema = self.0.schema();
+        let fields =
+            schema
+                .fields()
+                .iter()
+                .map(|field| match field.data_type().is_unsigned_integer() {
+                    true => Field::clone(field).with_data_type(DataType::Int32),
+                    false => Field::clone(field),
+                });
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+}
+
 #[async_trait]
 impl TableProvider for Columns {
     fn schema(&self) -> SchemaRef {
-        self.0.schema()
+        Columns::schema(self)
     }
 
     fn table_type(&self) -> TableType {
@@ -70,7 +87,7 @@ impl TableProvider for Columns {
         let batches = collect(plan, state.task_ctx()).await?;
         let batches = batches
             .iter()
-            .map(with_sql_types)
+            .map(|batch| as_postgres(batch, &Columns::schema(self)))
             .collect::<Result<Vec<_>>>()?;
         Ok(MemorySourceConfig::try_new_exec(
             &[batches],
@@ -80,14 +97,26 @@ impl TableProvider for Columns {
     }
 }
 
-fn with_sql_types(batch: &RecordBatch) -> Result<RecordBatch> {
-    let schema = batch.schema();
-    let at = schema.index_of("data_type")?;
-    let names = batch.column(at).as_string::<i32>();
-    let names: StringArray = names.iter().map(|name| name.map(sql_type)).collect();
-    let mut columns = batch.columns().to_vec();
-    columns[at] = Arc::new(names);
-    Ok(RecordBatch::try_new(schema, columns)?)
+fn as_postgres(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().zip(batch.columns());
+    let columns = columns.map(|(field, column)| -> Result<ArrayRef> {
+        let column = cast(column, field.data_type())?;
+        Ok(match field.name().as_str() {
+            "data_type" => {
+                let names = column.as_string::<i32>().iter();
+                Arc::new(
+                    names
+                        .map(|name| name.map(sql_type))
+                        .collect::<StringArray>(),
+                )
+            }
+            // DataFusion counts from 0.
+            "ordinal_position" => add(&column, &Int32Array::new_scalar(1))?,
+            _ => column,
+        })
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
 /// The name of a type that DataFusion tells in Arrow's words.

@@ -16,6 +16,7 @@ use crate::{
     BuiltView, Error, Outcome, create,
     error::{find_word, undefined_table},
     sqlstate,
+    types::sql_name,
 };
 
 const CREATED: &str = "CREATE MATERIALIZED VIEW";
@@ -318,11 +319,16 @@ impl Database {
         }
         let first = old.iter().zip(new).find(|(a, b)| !same(a, b));
         let what = match first {
-            Some((a, b)) => format!(
-                "column \"{}\" would become \"{}\" {}",
+            Some((a, b)) if a.name() == b.name() => format!(
+                "column \"{}\" would become {} (it is {})",
                 a.name(),
+                sql_name(b.data_type()),
+                sql_name(a.data_type())
+            ),
+            Some((a, b)) => format!(
+                "\"{}\" would stand where column \"{}\" is",
                 b.name(),
-                b.data_type()
+                a.name()
             ),
             None => format!(
                 "it would have {} columns instead of {}",

@@ -588,7 +588,7 @@ impl Database {
             Statement::RefreshView { name, full } => {
                 self.served(name, sql)?;
                 self.lifecycle()?.refresh_view(name, *full).await?;
-                self.renew_view(name).await?;
+                self.renew_view_now(name).await?;
                 Ok(done("REFRESH MATERIALIZED VIEW"))
             }
             Statement::RollbackView { name, version } => {

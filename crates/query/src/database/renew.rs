@@ -11,6 +11,16 @@ use crate::{Error, pinned::Pinned, provider::recomputed_rows};
 impl Database {
     /// Does nothing for other views, and where nothing was appended since.
     pub async fn renew_view(&self, name: &str) -> Result<(), Error> {
+        self.renewed(name, false).await
+    }
+
+    /// The same, but rows that nobody made yet are made although nothing was appended: whoever asks for a batch is
+    /// told whether it can be made.
+    pub async fn renew_view_now(&self, name: &str) -> Result<(), Error> {
+        self.renewed(name, true).await
+    }
+
+    async fn renewed(&self, name: &str, is_wanted: bool) -> Result<(), Error> {
         let _turn = self.0.renewing.lock().await;
         let pinned = Pinned::take(&self.0.sources);
         let Some(Served::Recomputed(view)) = pinned.views.get(name).cloned() else {
@@ -19,11 +29,12 @@ impl Database {
         let Some(standing) = pinned.standing(&view) else {
             return Ok(());
         };
+        let is_made = !is_wanted || view.rows_at(&standing).is_some();
         let frontier = standing.frontier;
-        if view
-            .batch_frontier()
-            .is_none_or(|served| *served == frontier)
-        {
+        let Some(served) = view.batch_frontier() else {
+            return Ok(());
+        };
+        if *served == frontier && is_made {
             return Ok(());
         }
         let pinned = Arc::new(pinned.back_to(frontier));

@@ -282,7 +282,7 @@ async fn views(dataset: &Dataset, catalog: &Catalog, checks: &mut Vec<Check>) {
             checks.push(Check::trouble(
                 "view",
                 definition.directory(),
-                format_args!("{error}; {DERIVED}"),
+                format_args!("{}; {DERIVED}", without_advice(&error.to_string())),
             ));
         }
     }
@@ -290,6 +290,14 @@ async fn views(dataset: &Dataset, catalog: &Catalog, checks: &mut Vec<Check>) {
         "views",
         format!("{} checked", counted(files, "file")),
     ));
+}
+
+/// What is derived needs no backup.
+fn without_advice(error: &str) -> &str {
+    error
+        .split("; restore it from a backup")
+        .next()
+        .unwrap_or(error)
 }
 
 async fn view(
