@@ -2,13 +2,18 @@
 //!
 //! Pure: code is looked at elsewhere, by reading and starting it.
 
-use lambic_model::{Stream, StreamName};
+use lambic_model::{FunctionName, Stream, StreamName};
 
 use crate::{Deployment, Error, FunctionInfo, StreamLookup, Trigger};
 
 /// Names that begin so belong to the house.
 const SYSTEM_PREFIX: &str = "lambic_";
 const MEMORY_MB_MAX: u32 = 10_240;
+/// AWS's, of `/tmp`.
+const TMP_MB_MIN: u32 = 512;
+const TMP_MB_MAX: u32 = 10_240;
+/// AWS's.
+const LAYERS_MAX: usize = 5;
 const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
 /// AWS's: 15 minutes.
 const TIMEOUT_MS_MAX: u64 = 900_000;
@@ -38,11 +43,12 @@ pub fn check(
             TIMEOUT_MS_MAX / 1_000
         ));
     }
+    // None at all is a way to stop a function, set beside its deployment.
     if let Some(concurrency) = deployment.concurrency
-        && !(1..=CONCURRENCY_MAX).contains(&concurrency)
+        && concurrency > CONCURRENCY_MAX
     {
         return refuse(format!(
-            "its concurrency must be 1 to {CONCURRENCY_MAX}, not {concurrency}"
+            "its concurrency must be 0 to {CONCURRENCY_MAX}, not {concurrency}"
         ));
     }
     if deployment.retries > RETRIES_MAX {
@@ -53,6 +59,15 @@ pub fn check(
     }
     if !(1..=MEMORY_MB_MAX).contains(&deployment.memory_mb) {
         return refuse(format!("its memory must be 1 to {MEMORY_MB_MAX} MB"));
+    }
+    if !(TMP_MB_MIN..=TMP_MB_MAX).contains(&deployment.settings.tmp_mb) {
+        return refuse(format!(
+            "its /tmp must be {TMP_MB_MIN} to {TMP_MB_MAX} MB, not {}",
+            deployment.settings.tmp_mb
+        ));
+    }
+    if deployment.settings.layers.len() > LAYERS_MAX {
+        return refuse(format!("it has more than {LAYERS_MAX} layers"));
     }
     let environment_bytes: usize = deployment
         .environment
@@ -76,43 +91,14 @@ pub fn check(
             stream: stream.to_string(),
         })
     };
-    let looped = |stream: &StreamName, reason| {
-        Err(Error::TriggerLoop {
-            name: name.clone(),
-            stream: stream.to_string(),
-            reason,
-        })
-    };
     for (index, trigger) in deployment.triggers.iter().enumerate() {
-        if trigger.stream.as_str().starts_with(SYSTEM_PREFIX) {
-            return looped(
-                &trigger.stream,
-                "its own invocations are recorded there, so it would trigger itself for ever",
-            );
-        }
-        if deployment.output.as_ref() == Some(&trigger.stream) {
-            return looped(
-                &trigger.stream,
-                "that is its output too, so it would trigger itself for ever",
-            );
-        }
         if deployment.triggers[..index]
             .iter()
             .any(|other| other.stream == trigger.stream)
         {
             return refuse(format!("stream `{}` triggers it twice", trigger.stream));
         }
-        if !(1..=Trigger::BATCH_SIZE_MAX).contains(&trigger.batch_size) {
-            return refuse(format!(
-                "the batch size of its trigger must be 1 to {}",
-                Trigger::BATCH_SIZE_MAX
-            ));
-        }
-        if trigger.window_ms > WINDOW_MS_MAX {
-            return refuse(format!(
-                "the window of its trigger must be 0 to {WINDOW_MS_MAX} ms"
-            ));
-        }
+        check_trigger_of(&deployment.name, deployment.output.as_ref(), trigger)?;
         find(&trigger.stream)?;
     }
     if let Some(output) = &deployment.output {
@@ -133,16 +119,80 @@ pub fn check(
     Ok(())
 }
 
+/// Whether a stream may trigger a function that is deployed.
+pub fn check_trigger(info: &FunctionInfo, trigger: &Trigger) -> Result<(), Error> {
+    check_trigger_of(&info.name, info.output.as_ref(), trigger)
+}
+
+fn check_trigger_of(
+    name: &FunctionName,
+    output: Option<&StreamName>,
+    trigger: &Trigger,
+) -> Result<(), Error> {
+    let looped = |reason| {
+        Err(Error::TriggerLoop {
+            name: name.to_string(),
+            stream: trigger.stream.to_string(),
+            reason,
+        })
+    };
+    let refuse = |reason| {
+        Err(Error::BadDeployment {
+            name: name.to_string(),
+            reason,
+        })
+    };
+    if trigger.stream.as_str().starts_with(SYSTEM_PREFIX) {
+        return looped(
+            "its own invocations are recorded there, so it would trigger itself for ever",
+        );
+    }
+    if output == Some(&trigger.stream) {
+        return looped("that is its output too, so it would trigger itself for ever");
+    }
+    if !(1..=Trigger::BATCH_SIZE_MAX).contains(&trigger.batch_size) {
+        return refuse(format!(
+            "the batch size of its trigger must be 1 to {}",
+            Trigger::BATCH_SIZE_MAX
+        ));
+    }
+    if trigger.window_ms > WINDOW_MS_MAX {
+        return refuse(format!(
+            "the window of its trigger must be 0 to {WINDOW_MS_MAX} ms"
+        ));
+    }
+    Ok(())
+}
+
 /// Brings what an older server took without these bounds within them, so that it runs.
 pub fn clamp(info: &mut FunctionInfo) {
+    if info.revision.is_empty() {
+        info.revision = derived_revision(&info.digest, info.deployment);
+    }
     info.timeout_ms = info.timeout_ms.clamp(1, TIMEOUT_MS_MAX);
     info.memory_mb = info.memory_mb.clamp(1, MEMORY_MB_MAX);
     info.retries = info.retries.min(RETRIES_MAX);
     info.concurrency = info
         .concurrency
-        .map(|concurrency| concurrency.clamp(1, CONCURRENCY_MAX));
+        .map(|concurrency| concurrency.min(CONCURRENCY_MAX));
     for trigger in &mut info.triggers {
         trigger.batch_size = trigger.batch_size.clamp(1, Trigger::BATCH_SIZE_MAX);
         trigger.window_ms = trigger.window_ms.min(WINDOW_MS_MAX);
     }
+}
+
+/// Of a deployment that was kept without one: always the same, and a UUID as AWS's.
+fn derived_revision(digest: &str, deployment: u64) -> String {
+    let hex = format!(
+        "{:0<20}{deployment:012x}",
+        digest.chars().take(20).collect::<String>()
+    );
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }

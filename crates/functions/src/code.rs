@@ -8,11 +8,11 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::{Code, Deployment, Error, Runtime};
+use crate::{Code, Deployment, Error, Runtime, unzip};
 
 /// AWS's bound of unzipped code.
-const CODE_BYTES_MAX: u64 = 262_144_000;
-const FILES_MAX: usize = 20_000;
+pub(crate) const CODE_BYTES_MAX: u64 = 262_144_000;
+pub(crate) const FILES_MAX: usize = 20_000;
 /// The file that a component is kept in.
 const COMPONENT: &str = "function.wasm";
 
@@ -27,118 +27,215 @@ pub struct CodeFiles {
 
 /// Reads the code of a deployment and finds its handler.
 pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
-    let refuse = |reason: String| Error::BadDeployment {
-        name: deployment.name.to_string(),
-        reason,
-    };
     match deployment.runtime {
-        Runtime::Wasm => {
-            let (file, bytes) = match &deployment.code {
-                Code::Bytes(bytes) => (COMPONENT.to_owned(), bytes.clone()),
-                Code::Folder(folder) => {
-                    let file = match &deployment.handler {
-                        Some(file) if is_within(Path::new(file)) => file.clone(),
-                        Some(file) => {
-                            return Err(refuse(format!(
-                                "its handler `{file}` is not the name of a file in its folder"
-                            )));
-                        }
-                        None => only_component(folder).map_err(refuse)?,
-                    };
-                    let path = folder.join(&file);
-                    if !path.is_file() {
-                        return Err(refuse(format!("`{}` does not exist", path.display())));
-                    }
-                    (
-                        file,
-                        std::fs::read(&path).map_err(Error::io("read", &path))?,
-                    )
-                }
-            };
-            let digest = hex(&Sha256::digest(&bytes));
-            Ok(CodeFiles {
-                runtime: deployment.runtime,
-                bytes: bytes.len() as u64,
-                files: [(PathBuf::from(COMPONENT), bytes)].into(),
-                digest,
-                handler: file,
-            })
-        }
-        Runtime::Python => {
-            let handler = deployment
-                .handler
-                .clone()
-                .unwrap_or_else(|| "handler.handler".to_owned());
-            let Some((module, _)) = handler
-                .rsplit_once('.')
-                .filter(|(module, function)| !module.is_empty() && !function.is_empty())
-            else {
-                return Err(refuse(format!(
-                    "`{handler}` is not a handler; write `file.function`, as in `handler.handler`"
-                )));
-            };
-            let module = PathBuf::from(module.replace('.', "/"));
-            if !is_within(&module) {
-                return Err(refuse(format!(
-                    "its handler `{handler}` is not the name of a file in its folder"
-                )));
-            }
-            let files = match &deployment.code {
-                Code::Bytes(bytes) => [(module.with_extension("py"), bytes.clone())].into(),
-                Code::Folder(folder) => read_folder(folder).map_err(|error| match error {
-                    FolderError::TooLarge(reason) => refuse(reason),
-                    FolderError::Io(error) => error,
-                })?,
-            };
-            let is_there = files.contains_key(&module.with_extension("py"))
-                || files.contains_key(&module.join("__init__.py"));
-            if !is_there {
-                return Err(refuse(format!(
-                    "its handler `{handler}` needs the file `{}`, which is not in the code",
-                    module.with_extension("py").display()
-                )));
-            }
-            let mut sum = FilesSum::default();
-            let mut bytes = 0;
-            for (path, content) in &files {
-                sum.add(path, content);
-                bytes += content.len() as u64;
-            }
-            Ok(CodeFiles {
-                runtime: deployment.runtime,
-                digest: sum.digest(),
-                files,
-                handler,
-                bytes,
-            })
-        }
+        Runtime::Wasm => read_wasm(deployment),
+        Runtime::Python | Runtime::Node | Runtime::Bootstrap => read_program(deployment),
     }
 }
 
+fn refused(deployment: &Deployment, reason: String) -> Error {
+    Error::BadDeployment {
+        name: deployment.name.to_string(),
+        reason,
+    }
+}
+
+fn read_wasm(deployment: &Deployment) -> Result<CodeFiles, Error> {
+    let refuse = |reason| refused(deployment, reason);
+    let (file, bytes) = match &deployment.code {
+        Code::Bytes(bytes) => (COMPONENT.to_owned(), bytes.clone()),
+        Code::Folder(folder) => {
+            let named = named_component(deployment)?;
+            let file = match named {
+                Some(file) => file,
+                None => only_component(
+                    &names(folder).map_err(refuse)?,
+                    &folder.display().to_string(),
+                )
+                .map_err(refuse)?,
+            };
+            let path = folder.join(&file);
+            if !path.is_file() {
+                return Err(refuse(format!("`{}` does not exist", path.display())));
+            }
+            (
+                file,
+                std::fs::read(&path).map_err(Error::io("read", &path))?,
+            )
+        }
+        Code::Zip(zip) => {
+            let mut files = unzipped(deployment, zip)?;
+            let named =
+                named_component(deployment)?.filter(|file| files.contains_key(Path::new(file)));
+            let file = match named {
+                Some(file) => file,
+                None => {
+                    let names: Vec<String> = files
+                        .keys()
+                        .map(|path| path.to_string_lossy().into_owned())
+                        .collect();
+                    only_component(&names, "the zip").map_err(refuse)?
+                }
+            };
+            let bytes = files.remove(Path::new(&file)).unwrap_or_default();
+            (file, bytes)
+        }
+    };
+    let digest = hex(&Sha256::digest(&bytes));
+    Ok(CodeFiles {
+        runtime: deployment.runtime,
+        bytes: bytes.len() as u64,
+        files: [(PathBuf::from(COMPONENT), bytes)].into(),
+        digest,
+        handler: file,
+    })
+}
+
+/// The component that `handler` names.
+fn named_component(deployment: &Deployment) -> Result<Option<String>, Error> {
+    match &deployment.handler {
+        Some(file) if !is_within(Path::new(file)) => Err(refused(
+            deployment,
+            format!("its handler `{file}` is not the name of a file in its folder"),
+        )),
+        handler => Ok(handler.clone()),
+    }
+}
+
+fn read_program(deployment: &Deployment) -> Result<CodeFiles, Error> {
+    let refuse = |reason| Err(refused(deployment, reason));
+    let runtime = deployment.runtime;
+    let handler = match (&deployment.handler, runtime) {
+        (Some(handler), _) => handler.clone(),
+        (None, Runtime::Node) => "index.handler".to_owned(),
+        (None, Runtime::Bootstrap) => "bootstrap".to_owned(),
+        (None, _) => "handler.handler".to_owned(),
+    };
+    let candidates = candidates(runtime, &handler);
+    // What AWS takes, and says at each invocation, is refused only if it was to be tried.
+    let is_strict = deployment.trial || matches!(deployment.code, Code::Bytes(_));
+    let is_inside = |files: &Vec<PathBuf>| files.iter().all(|file| is_within(file));
+    let candidates = match candidates {
+        Some(candidates) if is_inside(&candidates) => candidates,
+        _ if !is_strict => {
+            let files = files(deployment, Path::new(""))?;
+            return Ok(with_digest(runtime, files, handler));
+        }
+        Some(_) => {
+            return refuse(format!(
+                "its handler `{handler}` is not the name of a file in its folder"
+            ));
+        }
+        None => {
+            return refuse(format!(
+                "`{handler}` is not a handler; write `file.function`, as in `handler.handler`"
+            ));
+        }
+    };
+    let files = files(deployment, &candidates[0])?;
+    if is_strict && !candidates.iter().any(|file| files.contains_key(file)) {
+        return refuse(format!(
+            "its handler `{handler}` needs the file `{}`, which is not in the code",
+            candidates[0].display()
+        ));
+    }
+    Ok(with_digest(runtime, files, handler))
+}
+
+/// The files that may hold a handler, the usual one first; `None` if it does not name one.
+fn candidates(runtime: Runtime, handler: &str) -> Option<Vec<PathBuf>> {
+    if runtime == Runtime::Bootstrap {
+        return Some(vec![PathBuf::from("bootstrap")]);
+    }
+    let (module, _) = handler
+        .rsplit_once('.')
+        .filter(|(module, function)| !module.is_empty() && !function.is_empty())?;
+    Some(match runtime {
+        Runtime::Node => ["js", "mjs", "cjs"]
+            .iter()
+            .map(|extension| PathBuf::from(format!("{module}.{extension}")))
+            .collect(),
+        _ => {
+            let module = PathBuf::from(module.replace('.', "/"));
+            vec![module.with_extension("py"), module.join("__init__.py")]
+        }
+    })
+}
+
+fn files(deployment: &Deployment, single: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
+    match &deployment.code {
+        Code::Bytes(bytes) => Ok([(single.to_owned(), bytes.clone())].into()),
+        Code::Zip(zip) => unzipped(deployment, zip),
+        Code::Folder(folder) => read_folder(folder).map_err(|error| match error {
+            FolderError::TooLarge(reason) => refused(deployment, reason),
+            FolderError::Io(error) => error,
+        }),
+    }
+}
+
+fn unzipped(deployment: &Deployment, zip: &[u8]) -> Result<BTreeMap<PathBuf, Vec<u8>>, Error> {
+    unzip::read(zip).map_err(|reason| Error::BadZip {
+        name: deployment.name.to_string(),
+        reason,
+    })
+}
+
+fn with_digest(runtime: Runtime, files: BTreeMap<PathBuf, Vec<u8>>, handler: String) -> CodeFiles {
+    let mut sum = FilesSum::default();
+    let mut bytes = 0;
+    for (path, content) in &files {
+        sum.add(path, content);
+        bytes += content.len() as u64;
+    }
+    CodeFiles {
+        runtime,
+        digest: sum.digest(),
+        files,
+        handler,
+        bytes,
+    }
+}
+
+/// The files of a layer.
+pub fn read_layer(name: &str, zip: &[u8]) -> Result<CodeFiles, Error> {
+    let files = unzip::read(zip).map_err(|reason| Error::BadZip {
+        name: name.to_owned(),
+        reason,
+    })?;
+    // Kept and checked as any folder of files.
+    Ok(with_digest(Runtime::Bootstrap, files, String::new()))
+}
+
 /// True if the path stays in the folder that it is joined to.
-fn is_within(path: &Path) -> bool {
+pub(crate) fn is_within(path: &Path) -> bool {
     path.components()
         .all(|component| matches!(component, std::path::Component::Normal(_)))
 }
 
-fn only_component(folder: &Path) -> Result<String, String> {
+fn names(folder: &Path) -> Result<Vec<String>, String> {
     let entries = std::fs::read_dir(folder)
         .map_err(|error| format!("cannot read `{}`: {error}", folder.display()))?;
-    let mut found: Vec<String> = entries
+    Ok(entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect())
+}
+
+/// The one component of `names`, which stand in `place`.
+fn only_component(names: &[String], place: &str) -> Result<String, String> {
+    let mut found: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
         .filter(|name| name.ends_with(".wasm"))
         .collect();
     found.sort_unstable();
     match found.as_slice() {
-        [one] => Ok(one.clone()),
+        [one] => Ok((*one).to_owned()),
         [] => Err(format!(
-            "`{}` has no `.wasm` file; build the component first",
-            folder.display()
+            "`{place}` has no `.wasm` file; build the component first"
         )),
         several => Err(format!(
-            "`{}` has several components ({}); name one as `handler`",
-            folder.display(),
+            "`{place}` has several components ({}); name one as `handler`",
             several.join(", ")
         )),
     }
@@ -201,7 +298,7 @@ fn list(folder: &Path, is_left_out: fn(&OsStr) -> bool) -> Result<BTreeSet<PathB
 pub fn verify(dir: &Path, runtime: Runtime, digest: &str) -> Result<(), Error> {
     match runtime {
         Runtime::Wasm => read_component(dir, digest).map(drop),
-        Runtime::Python => {
+        Runtime::Python | Runtime::Node | Runtime::Bootstrap => {
             let found = folder_digest(dir).map_err(|error| match error {
                 FolderError::TooLarge(reason) => damaged(dir, &reason),
                 FolderError::Io(error) => missing(dir, error),

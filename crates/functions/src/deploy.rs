@@ -1,20 +1,19 @@
 //! A deployment from the request to the moment when it serves, and the end of one.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lambic_model::FunctionName;
 use lambic_sandbox::{
-    process::{Environment, Isolation, Spec},
+    process::{Environment, Isolation, Network, Spec},
     wasm,
 };
+use serde_json::Value;
 use tracing::Instrument;
 
 use crate::{
-    Deployment, Error, FunctionInfo, Functions, Inner, Runtime, blocking, check, code,
-    entry::{Entry, Program},
-    records,
-    registry::Stored,
-    wasm_limits,
+    Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion, Functions, Inner,
+    REGION, Runtime, blocking, check, check_description, check_revision, check_tags, code,
+    entry::Program, function_arn, interpreters::runtime_name, new_revision, records, wasm_limits,
 };
 
 impl Functions {
@@ -22,7 +21,99 @@ impl Functions {
     /// It runs to its end also if the caller goes away: what is on disk and what serves are the same.
     pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
         let inner = self.0.clone();
-        to_the_end(async move { inner.deploy(deployment).await }).await
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            let former = inner.existing(&deployment.name).ok();
+            inner.deploy(deployment, former).await
+        })
+        .await
+    }
+
+    /// The same, of a name that nothing is deployed under.
+    pub async fn create(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
+        let inner = self.0.clone();
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            if inner.existing(&deployment.name).is_ok() {
+                return Err(Error::Conflict {
+                    reason: format!("Function already exist: {}", deployment.name),
+                });
+            }
+            inner.deploy(deployment, None).await
+        })
+        .await
+    }
+
+    /// New code for `$LATEST`; all else stays. `revision`: what the caller saw last.
+    pub async fn update_code(
+        &self,
+        name: &FunctionName,
+        code: Code,
+        revision: Option<String>,
+    ) -> Result<FunctionInfo, Error> {
+        let (inner, name) = (self.0.clone(), name.clone());
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            let former = inner.existing(&name)?;
+            check_revision(&former.info.revision, revision.as_deref())?;
+            let deployment = deployment_of(&former.info, code);
+            inner.deploy(deployment, Some(former)).await
+        })
+        .await
+    }
+
+    /// New settings for `$LATEST`, which keeps its code.
+    pub async fn update_settings(
+        &self,
+        name: &FunctionName,
+        changes: Changes,
+    ) -> Result<FunctionInfo, Error> {
+        let (inner, name) = (self.0.clone(), name.clone());
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            let former = inner.existing(&name)?;
+            check_revision(&former.info.revision, changes.revision.as_deref())?;
+            // Its code is not read.
+            let mut deployment = deployment_of(&former.info, Code::Bytes(Vec::new()));
+            changes.apply(&mut deployment);
+            inner.check(&deployment)?;
+            let now_us = inner.options.clock.now_us();
+            let info = FunctionInfo {
+                code_bytes: former.info.code_bytes,
+                upload: former.info.upload.clone(),
+                ..info(&deployment, &former.info.digest, Some(&former), now_us)
+            };
+            inner
+                .install(info, false, Some(former), BTreeMap::new())
+                .await
+        })
+        .await
+    }
+
+    /// Changes what is kept of a function beside its code and settings: aliases, tags, policies and so on. Durable,
+    /// and all of it or nothing.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        name: &FunctionName,
+        change: impl FnOnce(&mut Function) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (inner, name) = (self.0.clone(), name.clone());
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            inner.check_open()?;
+            let former = inner.existing(&name)?;
+            let mut function = Function::clone(&former);
+            let done = change(&mut function)?;
+            if function == *former {
+                return Ok(done);
+            }
+            let (registry, kept) = (inner.registry.clone(), function.clone());
+            blocking(move || registry.save(&kept)).await?;
+            let mut slots = inner.slots.write().expect("held shortly");
+            slots.change(Arc::new(function), &inner.options);
+            Ok(done)
+        })
+        .await
     }
 
     /// As with a deployment, it runs to its end.
@@ -32,7 +123,8 @@ impl Functions {
     }
 }
 
-async fn to_the_end<T: Send + 'static>(
+/// Work that is not left half done if the caller goes away.
+pub async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::spawn(work.in_current_span())
@@ -40,42 +132,153 @@ async fn to_the_end<T: Send + 'static>(
         .unwrap_or(Err(Error::Closed))
 }
 
+/// What AWS's clients look for before they talk to a service. The keys open nothing.
+fn environment_reserved() -> Vec<(String, String)> {
+    [
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "lambic"),
+        ("AWS_SECRET_ACCESS_KEY", "lambic"),
+        ("AWS_SESSION_TOKEN", "lambic"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// What would deploy a function as it is, with other code.
+fn deployment_of(info: &FunctionInfo, code: Code) -> Deployment {
+    Deployment {
+        handler: Some(info.handler.clone()),
+        timeout: Duration::from_millis(info.timeout_ms),
+        memory_mb: info.memory_mb,
+        environment: info.environment.clone(),
+        triggers: info.triggers.clone(),
+        output: info.output.clone(),
+        retries: info.retries,
+        dead_letter: info.dead_letter.clone(),
+        concurrency: info.concurrency,
+        trial: false,
+        settings: info.settings.clone(),
+        ..Deployment::new(info.name.clone(), info.runtime, code)
+    }
+}
+
+/// What will be known of a deployment, before its code was looked at.
+pub fn info(
+    deployment: &Deployment,
+    digest: &str,
+    former: Option<&Function>,
+    now_us: i64,
+) -> FunctionInfo {
+    FunctionInfo {
+        name: deployment.name.clone(),
+        runtime: deployment.runtime,
+        handler: deployment.handler.clone().unwrap_or_default(),
+        timeout_ms: deployment.timeout.as_millis() as u64,
+        memory_mb: deployment.memory_mb,
+        environment: deployment.environment.clone(),
+        triggers: deployment.triggers.clone(),
+        output: deployment.output.clone(),
+        retries: deployment.retries,
+        dead_letter: deployment.dead_letter.clone(),
+        concurrency: deployment.concurrency,
+        digest: digest.to_owned(),
+        code_bytes: 0,
+        deployment: former.map_or(1, |former| former.info.deployment + 1),
+        deployed_at_us: now_us,
+        invocable: true,
+        scalars: Vec::new(),
+        version: FunctionVersion::Latest,
+        settings: deployment.settings.clone(),
+        upload: None,
+        revision: new_revision(),
+    }
+}
+
+impl Changes {
+    fn apply(self, deployment: &mut Deployment) {
+        fn set<T>(place: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        if self.handler.is_some() {
+            deployment.handler = self.handler;
+        }
+        set(&mut deployment.timeout, self.timeout);
+        set(&mut deployment.memory_mb, self.memory_mb);
+        set(&mut deployment.environment, self.environment);
+        let settings = &mut deployment.settings;
+        set(&mut settings.description, self.description);
+        set(&mut settings.role, self.role);
+        set(&mut settings.layers, self.layers);
+        set(&mut settings.tmp_mb, self.tmp_mb);
+        if let Some((runtime, name)) = self.runtime {
+            deployment.runtime = runtime;
+            settings.runtime_name = name;
+        }
+        for (member, value) in self.kept {
+            match value {
+                Value::Null => settings.kept.remove(&member),
+                value => settings.kept.insert(member, value),
+            };
+        }
+    }
+}
+
 impl Inner {
-    async fn deploy(self: &Arc<Self>, deployment: Deployment) -> Result<FunctionInfo, Error> {
-        let _one = self.deploying.lock().await;
+    fn check(&self, deployment: &Deployment) -> Result<(), Error> {
         self.check_open()?;
+        check_description(&deployment.settings.description)?;
+        check_tags(&deployment.tags)?;
         check::check(
-            &deployment,
+            deployment,
             &self.options.lookup,
             &self.options.streams.dead_letters,
-        )?;
-        let former = self.entry(deployment.name.as_str());
-        let (deployment, code) = blocking(move || {
+        )
+    }
+
+    async fn deploy(
+        self: &Arc<Self>,
+        deployment: Deployment,
+        former: Option<Arc<Function>>,
+    ) -> Result<FunctionInfo, Error> {
+        self.check(&deployment)?;
+        let registry = self.registry.clone();
+        let (deployment, code, upload) = blocking(move || {
             let code = code::read_code(&deployment)?;
-            Ok((deployment, code))
+            let upload = match &deployment.code {
+                Code::Zip(zip) => Some(registry.keep_zip(zip)?),
+                _ => None,
+            };
+            Ok((deployment, code, upload))
         })
         .await?;
-        let mut info = FunctionInfo {
-            name: deployment.name.clone(),
-            runtime: deployment.runtime,
+        let info = FunctionInfo {
             handler: code.handler.clone(),
-            timeout_ms: deployment.timeout.as_millis() as u64,
-            memory_mb: deployment.memory_mb,
-            environment: deployment.environment.clone(),
-            triggers: deployment.triggers.clone(),
-            output: deployment.output.clone(),
-            retries: deployment.retries,
-            dead_letter: deployment.dead_letter.clone(),
-            concurrency: deployment.concurrency,
-            digest: code.digest.clone(),
             code_bytes: code.bytes,
-            deployment: former.as_ref().map_or(1, |entry| entry.info.deployment + 1),
-            deployed_at_us: self.options.clock.now_us(),
-            invocable: true,
-            scalars: Vec::new(),
+            upload,
+            ..info(
+                &deployment,
+                &code.digest,
+                former.as_deref(),
+                self.options.clock.now_us(),
+            )
         };
         let registry = self.registry.clone();
         blocking(move || registry.store_code(&code)).await?;
+        self.install(info, deployment.trial, former, deployment.tags)
+            .await
+    }
+
+    /// Makes stored code ready, tries it if that is wanted, and lets it take over.
+    async fn install(
+        self: &Arc<Self>,
+        mut info: FunctionInfo,
+        trial: bool,
+        former: Option<Arc<Function>>,
+        tags: BTreeMap<String, String>,
+    ) -> Result<FunctionInfo, Error> {
         let program = self.program(&info).await.map_err(|error| match error {
             Error::Sandbox(
                 error @ (lambic_sandbox::Error::NotAComponent { .. }
@@ -97,25 +300,26 @@ impl Inner {
                 });
             }
         }
-        let warm = self.trial(&info, &program, deployment.trial).await?;
+        let warm = self.trial(&info, &program, trial).await?;
         let (mappings, _held) = self.mappings(&info, former.as_deref()).await?;
-        let stored = Stored {
-            info: info.clone(),
-            mappings: mappings.clone(),
+        let mut function = match former.as_deref() {
+            Some(former) => Function {
+                info: info.clone(),
+                mappings: mappings.clone(),
+                ..former.clone()
+            },
+            None => Function::new(info.clone(), mappings.clone()),
         };
-        let registry = self.registry.clone();
+        function.tags.extend(tags);
+        let (registry, kept) = (self.registry.clone(), function.clone());
         blocking(move || {
-            registry.keep_limits(&stored.info)?;
-            registry.save(&stored)
+            registry.keep_limits(&kept.info)?;
+            registry.save(&kept)
         })
         .await?;
-        let entry = Arc::new(Entry::new(info.clone(), mappings, program, &self.options));
-        if let Some(environment) = warm {
-            entry.keep_warm(environment);
-        }
-        self.put(entry.clone()).await;
+        self.put(function, program, warm).await;
         if let Some(former) = former {
-            self.drop_cursors(&former.mappings, &entry.mappings).await;
+            self.drop_cursors(&former.mappings, &mappings).await;
         }
         Ok(info)
     }
@@ -123,24 +327,25 @@ impl Inner {
     async fn remove(&self, name: &FunctionName) -> Result<(), Error> {
         let _one = self.deploying.lock().await;
         self.check_open()?;
-        let entry = self.existing(name)?;
+        let function = self.existing(name)?;
         let registry = self.registry.clone();
         let removed = name.clone();
         blocking(move || registry.remove(&removed)).await?;
         self.stop_triggers(name).await;
-        self.entries.write().expect("held shortly").remove(name);
-        self.drop_cursors(&entry.mappings, &[]).await;
+        self.slots.write().expect("held shortly").remove(name);
+        let mappings: Vec<_> = function.all_mappings().cloned().collect();
+        self.drop_cursors(&mappings, &[]).await;
         Ok(())
     }
 
     /// SQL has one function of a name.
     fn check_scalars(&self, info: &FunctionInfo, module: &wasm::Module) -> Result<(), Error> {
-        let entries = self.entries.read().expect("held shortly");
-        for other in entries
-            .values()
+        let slots = self.slots.read().expect("held shortly");
+        for other in slots
+            .all_latest()
             .filter(|other| other.info.name != info.name)
         {
-            let Program::Wasm { module: theirs, .. } = &other.program else {
+            let Some(Program::Wasm { module: theirs, .. }) = other.program() else {
                 continue;
             };
             for scalar in module.scalars() {
@@ -157,6 +362,20 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Makes stored code ready to run. What is wrong with the code itself is said at each invocation, so that a
+    /// server with one broken function starts.
+    pub(crate) async fn program_or_broken(&self, info: &FunctionInfo) -> Result<Program, Error> {
+        match self.program(info).await {
+            Err(Error::Closed) => Err(Error::Closed),
+            Err(error) => {
+                tracing::error!(function = %info.name, version = %info.version, %error,
+                    "a deployed function does not load");
+                Ok(Program::Broken(error.to_string()))
+            }
+            made => made,
+        }
     }
 
     /// Makes stored code ready to run.
@@ -180,21 +399,53 @@ impl Inner {
                     environment,
                 })
             }
-            Runtime::Python => {
-                let (dir, digest) = (code_dir.clone(), info.digest.clone());
-                blocking(move || code::verify(&dir, Runtime::Python, &digest)).await?;
+            runtime @ (Runtime::Python | Runtime::Node | Runtime::Bootstrap) => {
+                let digests: Vec<String> = info
+                    .layer_digests()
+                    .chain([info.digest.as_str()])
+                    .map(str::to_owned)
+                    .collect();
+                let registry = self.registry.clone();
+                blocking(move || {
+                    let mut digests = digests.iter();
+                    digests.try_for_each(|digest| {
+                        code::verify(&registry.code_dir(digest), runtime, digest)
+                    })
+                })
+                .await?;
                 let isolation = self
                     .isolation
-                    .get_or_try_init(|| Isolation::probe(&self.options.python, &self.options.dir))
+                    .get_or_try_init(|| Isolation::probe(&self.options.dir))
                     .await?
                     .clone();
+                let mut lacks = isolation.lacks().iter();
+                if !self.options.weak_isolation
+                    && let Some(lack) = lacks.find(|lack| lack.of.is_boundary())
+                {
+                    return Err(Error::NotShutIn {
+                        name: info.name.to_string(),
+                        reason: lack.reason.clone(),
+                    });
+                }
+                let asked_for = &info.settings.runtime_name;
+                let launch = self.interpreters.launch(runtime, asked_for).await?;
                 Ok(Program::Process(Arc::new(Spec {
                     function: info.name.to_string(),
-                    qualifier: info.deployment.to_string(),
+                    function_arn: function_arn(info.name.as_str()),
+                    qualifier: info.version.to_string(),
+                    runtime: runtime_name(&launch, asked_for),
+                    launch,
                     handler: info.handler.clone(),
+                    layers: info
+                        .layer_digests()
+                        .map(|digest| self.registry.code_dir(digest))
+                        .collect(),
                     code_dir,
                     environment,
+                    environment_reserved: environment_reserved(),
                     memory_mb: info.memory_mb,
+                    tmp_mb: info.settings.tmp_mb,
+                    network: Network::Open,
                     log_bytes_max,
                     init_timeout: self.options.init_timeout,
                     isolation,

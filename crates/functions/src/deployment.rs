@@ -4,16 +4,39 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duratio
 
 use lambic_model::{FunctionName, StreamName};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::Error;
+use crate::{Error, FunctionVersion, function::is_default};
+
+/// AWS's, of `/tmp`.
+pub const TMP_MB_DEFAULT: u32 = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
     /// A WASI 0.2 component: `lambic:function/handler`, or plain functions for SQL.
     Wasm,
-    /// `def handler(event, context)` on the machine's `python3`.
+    /// `def handler(event, context)` on a Python of the machine.
     Python,
+    /// `exports.handler = async (event, context) => …` on the machine's Node.
+    Node,
+    /// A program named `bootstrap` that asks AWS's Runtime API for events: AWS's `provided` runtimes.
+    Bootstrap,
+}
+
+impl Runtime {
+    /// The kind of runtime that AWS's name means, such as `python3.11`, `nodejs20.x`, `provided.al2023`.
+    pub fn of_aws(name: &str) -> Option<Runtime> {
+        let is_python =
+            |minor: &str| !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit());
+        match name {
+            "wasm" | "provided.wasm" => Some(Runtime::Wasm),
+            "provided" | "provided.al2" | "provided.al2023" => Some(Runtime::Bootstrap),
+            _ if name.strip_prefix("python3.").is_some_and(is_python) => Some(Runtime::Python),
+            _ if name.starts_with("nodejs") && name.ends_with(".x") => Some(Runtime::Node),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for Runtime {
@@ -23,6 +46,8 @@ impl FromStr for Runtime {
         match runtime {
             "wasm" => Ok(Runtime::Wasm),
             "python" | "python3" => Ok(Runtime::Python),
+            "node" | "nodejs" => Ok(Runtime::Node),
+            "bootstrap" | "provided" => Ok(Runtime::Bootstrap),
             _ => Err(Error::UnknownRuntime {
                 runtime: runtime.to_owned(),
             }),
@@ -35,6 +60,8 @@ impl fmt::Display for Runtime {
         f.write_str(match self {
             Runtime::Wasm => "wasm",
             Runtime::Python => "python",
+            Runtime::Node => "node",
+            Runtime::Bootstrap => "bootstrap",
         })
     }
 }
@@ -44,8 +71,11 @@ impl fmt::Display for Runtime {
 pub enum Code {
     /// Python: all files of the folder. Wasm: the one `.wasm` file in it, or the one `handler` names.
     Folder(PathBuf),
-    /// Wasm: the component. Python: one source file, stored as the handler's module.
+    /// Wasm: the component. Python and Node: one source file, stored as the handler's module. Otherwise the
+    /// `bootstrap`.
     Bytes(Vec<u8>),
+    /// A zip as AWS takes it.
+    Zip(Vec<u8>),
 }
 
 /// Where a new trigger starts to read.
@@ -111,8 +141,97 @@ pub struct Deployment {
     pub dead_letter: Option<StreamName>,
     /// Invocations at one time, 1 to 1,000; `None`: the server's default.
     pub concurrency: Option<usize>,
-    /// Start the code once before it takes over, so that code that cannot start is refused.
+    /// Start the code once before it takes over, so that code that cannot start is refused. Without, it is refused
+    /// only if it is no code at all, and each invocation says what is wrong, as in AWS.
     pub trial: bool,
+    pub settings: Settings,
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What AWS's API sets beside the above.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub description: String,
+    /// The ARN of a role, kept and given back: functions here need none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub role: String,
+    /// AWS's name of the runtime, such as `python3.11`; empty: what the machine has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub runtime_name: String,
+    /// What stands in `/opt`, the later over the former; at most 5.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub layers: Vec<LayerUse>,
+    /// The size of `/tmp`.
+    #[serde(
+        default = "Settings::default_tmp_mb",
+        skip_serializing_if = "Settings::is_default_tmp_mb"
+    )]
+    pub tmp_mb: u32,
+    /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
+    /// `VpcConfig` and so on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kept: BTreeMap<String, Value>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            description: String::new(),
+            role: String::new(),
+            runtime_name: String::new(),
+            layers: Vec::new(),
+            tmp_mb: TMP_MB_DEFAULT,
+            kept: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    fn default_tmp_mb() -> u32 {
+        TMP_MB_DEFAULT
+    }
+
+    fn is_default_tmp_mb(tmp_mb: &u32) -> bool {
+        *tmp_mb == TMP_MB_DEFAULT
+    }
+}
+
+/// A version of a layer that a function uses. It stays usable after that version was deleted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerUse {
+    pub name: String,
+    pub number: u64,
+    /// Of its files, hex.
+    pub digest: String,
+    /// Of its zip.
+    pub bytes: u64,
+}
+
+/// A zip that was uploaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Upload {
+    /// SHA-256, hex.
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// New values of a deployed function's settings; `None` leaves one as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    pub handler: Option<String>,
+    pub timeout: Option<Duration>,
+    pub memory_mb: Option<u32>,
+    pub environment: Option<BTreeMap<String, String>>,
+    pub description: Option<String>,
+    pub role: Option<String>,
+    pub runtime: Option<(Runtime, String)>,
+    pub layers: Option<Vec<LayerUse>>,
+    pub tmp_mb: Option<u32>,
+    /// These members only; a `null` takes one away.
+    pub kept: BTreeMap<String, Value>,
+    /// What the caller saw last: if it has changed, so has the function.
+    pub revision: Option<String>,
 }
 
 impl Deployment {
@@ -131,6 +250,8 @@ impl Deployment {
             dead_letter: None,
             concurrency: None,
             trial: true,
+            settings: Settings::default(),
+            tags: BTreeMap::new(),
         }
     }
 }
@@ -161,4 +282,42 @@ pub struct FunctionInfo {
     pub invocable: bool,
     /// The SQL functions that it exports: `geohash(double precision, double precision, integer) -> text`.
     pub scalars: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub version: FunctionVersion,
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// `None`: the code did not come as a zip.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub upload: Option<Upload>,
+    /// Changes with every change; empty if an older server deployed it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub revision: String,
+}
+
+impl FunctionInfo {
+    /// Whether publishing would give what `other` is already.
+    pub fn is_same_code_and_settings(&self, other: &FunctionInfo) -> bool {
+        let plain = |info: &FunctionInfo| FunctionInfo {
+            version: FunctionVersion::Latest,
+            revision: String::new(),
+            deployment: 0,
+            deployed_at_us: 0,
+            triggers: Vec::new(),
+            concurrency: None,
+            settings: Settings {
+                description: String::new(),
+                ..info.settings.clone()
+            },
+            ..info.clone()
+        };
+        plain(self) == plain(other)
+    }
+
+    /// The layers' digests, in their order.
+    pub fn layer_digests(&self) -> impl Iterator<Item = &str> {
+        self.settings
+            .layers
+            .iter()
+            .map(|layer| layer.digest.as_str())
+    }
 }

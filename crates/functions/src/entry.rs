@@ -1,4 +1,4 @@
-//! One deployment of a function, ready to run: its code, its turns and its warm environments.
+//! One version of a function, ready to run: its code, its turns and its warm environments.
 
 use std::{
     sync::{
@@ -8,20 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, LogSource, failure,
-    process::{Environment, Spec},
+    process::{Environment, Invocation, Spec},
     wasm,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{sync::OnceCell, task::JoinSet};
 
 use crate::{
-    Error, FunctionInfo, InvokeResult, Options,
-    check::CONCURRENCY_MAX,
-    recorder::Recorder,
+    Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
     records::{InvocationRow, error_message},
-    registry::Mapping,
+    turns::{Permit, Turns},
 };
 
 const LOG_TAIL_BYTES: usize = 4 << 10;
@@ -39,10 +38,9 @@ pub enum Program {
 
 pub struct Entry {
     pub info: FunctionInfo,
-    pub mappings: Vec<Mapping>,
-    pub program: Program,
-    turns: Arc<Semaphore>,
-    concurrency: usize,
+    /// Published versions are made ready when they are invoked first.
+    program: OnceCell<Program>,
+    turns: Arc<Turns>,
     waiting: AtomicUsize,
     waiting_max: usize,
     idle: Mutex<Vec<Idle>>,
@@ -60,6 +58,32 @@ pub struct Call<'a> {
     pub kind: InvocationKind,
     /// From 1.
     pub attempt: u32,
+    /// The version or alias that was asked for.
+    pub qualifier: Option<&'a Qualifier>,
+    pub client_context: Option<&'a str>,
+    pub trace_id: Option<&'a str>,
+}
+
+impl<'a> Call<'a> {
+    /// One that nobody waits for.
+    pub fn new(request_id: &'a str, kind: InvocationKind, attempt: u32) -> Call<'a> {
+        Call {
+            request_id,
+            kind,
+            attempt,
+            qualifier: None,
+            client_context: None,
+            trace_id: None,
+        }
+    }
+
+    /// As it was asked for.
+    fn function_arn(&self, info: &FunctionInfo) -> String {
+        match self.qualifier {
+            Some(qualifier) => function_arn(&format!("{}:{qualifier}", info.name)),
+            None => function_arn(info.name.as_str()),
+        }
+    }
 }
 
 pub fn kind_name(kind: InvocationKind) -> &'static str {
@@ -71,24 +95,26 @@ pub fn kind_name(kind: InvocationKind) -> &'static str {
 }
 
 impl Entry {
+    /// `program`: made ready already.
     pub fn new(
         info: FunctionInfo,
-        mappings: Vec<Mapping>,
-        program: Program,
+        program: Option<Program>,
+        turns: Arc<Turns>,
         options: &Options,
     ) -> Entry {
-        let concurrency = info.concurrency.unwrap_or(options.concurrency);
-        let concurrency = concurrency.clamp(1, CONCURRENCY_MAX);
         Entry {
             info,
-            mappings,
-            program,
-            turns: Arc::new(Semaphore::new(concurrency)),
-            concurrency,
+            program: OnceCell::new_with(program),
+            turns,
             waiting: AtomicUsize::new(0),
             waiting_max: options.waiting_max,
             idle: Mutex::default(),
         }
+    }
+
+    /// `None`: nobody needed it yet.
+    pub fn program(&self) -> Option<&Program> {
+        self.program.get()
     }
 
     pub fn keep_warm(&self, environment: Environment) {
@@ -101,15 +127,19 @@ impl Entry {
             });
     }
 
-    /// Ends environments that nobody used for `idle`.
-    pub fn reap(&self, idle: Duration) {
+    /// Ends environments that nobody used for `idle`, in peace.
+    pub async fn reap(&self, idle: Duration) {
         let ended: Vec<Idle> = self
             .idle
             .lock()
             .expect("no panic while idle environments are held")
             .extract_if(.., |kept| kept.since.elapsed() >= idle)
             .collect();
-        drop(ended);
+        let mut ends = JoinSet::new();
+        for mut kept in ended {
+            ends.spawn(async move { kept.environment.end().await });
+        }
+        ends.join_all().await;
     }
 
     fn warm(&self) -> Option<Environment> {
@@ -131,46 +161,48 @@ impl Entry {
     pub async fn turn(self: &Arc<Self>, kind: InvocationKind) -> Result<Turn, Error> {
         let waiting = Waiting::enter(&self.waiting);
         if kind == InvocationKind::Sync
-            && waiting.before >= self.waiting_max
-            && self.turns.available_permits() == 0
+            && !self.turns.is_free()
+            && (waiting.before >= self.waiting_max || self.turns.limit() == 0)
         {
             return Err(Error::Throttled {
                 name: self.info.name.to_string(),
-                concurrency: self.concurrency,
+                concurrency: self.turns.limit(),
                 waiting: waiting.before,
             });
         }
-        let turn = self.turns.clone().acquire_owned().await;
         Ok(Turn {
             entry: self.clone(),
-            _turn: turn.map_err(|_| Error::Closed)?,
+            _turn: self.turns.next().await.ok_or(Error::Closed)?,
         })
     }
 
     /// A turn if one is free.
     pub fn turn_now(self: &Arc<Self>) -> Option<Turn> {
-        let turn = self.turns.clone().try_acquire_owned().ok()?;
         Some(Turn {
             entry: self.clone(),
-            _turn: turn,
+            _turn: self.turns.now()?,
         })
     }
 
     /// The execution, and how long the start took if one was needed.
     async fn execute(
         &self,
-        request_id: &str,
+        call: Call<'_>,
         payload: &[u8],
+        inner: &Inner,
     ) -> Result<(Execution, Option<Duration>), Error> {
         let timeout = Duration::from_millis(self.info.timeout_ms);
-        match &self.program {
+        let program = self
+            .program
+            .get_or_try_init(|| inner.program_or_broken(&self.info));
+        match program.await? {
             Program::Wasm {
                 module,
                 limits,
                 environment,
             } => Ok((
                 module
-                    .invoke(request_id, payload, environment, *limits)
+                    .invoke(call.request_id, payload, environment, *limits)
                     .await,
                 None,
             )),
@@ -206,7 +238,17 @@ impl Entry {
                         }
                     },
                 };
-                let execution = environment.invoke(request_id, payload, timeout).await;
+                let execution = environment
+                    .invoke(Invocation {
+                        request_id: call.request_id.to_owned(),
+                        payload: payload.to_vec().into(),
+                        timeout,
+                        function_arn: call.function_arn(&self.info),
+                        trace_id: call.trace_id.map_or_else(new_trace_id, str::to_owned),
+                        client_context: call.client_context.unwrap_or_default().to_owned(),
+                        cognito_identity: String::new(),
+                    })
+                    .await;
                 if execution.reusable {
                     self.keep_warm(environment);
                 }
@@ -219,7 +261,7 @@ impl Entry {
 /// The right to run one event.
 pub struct Turn {
     pub entry: Arc<Entry>,
-    _turn: OwnedSemaphorePermit,
+    _turn: Permit,
 }
 
 impl Turn {
@@ -227,17 +269,18 @@ impl Turn {
         self,
         call: Call<'_>,
         payload: &[u8],
-        recorder: &Recorder,
+        inner: &Inner,
     ) -> Result<InvokeResult, Error> {
         let info = &self.entry.info;
         let mut platform = vec![LogLine::now(
             LogSource::Platform,
             format!(
                 "START RequestId: {} Version: {}",
-                call.request_id, info.deployment
+                call.request_id, info.version
             ),
         )];
-        let (execution, init) = self.entry.execute(call.request_id, payload).await?;
+        let execution = self.entry.execute(call, payload, inner);
+        let (execution, init) = execution.await?;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
         let billed_ms = duration_ms.ceil() as u64;
         let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
@@ -258,13 +301,12 @@ impl Turn {
         if let Some(init_ms) = init_ms {
             report.push_str(&format!("\tInit Duration: {init_ms:.2} ms"));
         }
+        // As AWS's ends.
+        report.push('\t');
         if let Some((error_type, message)) = &error
-            && (error_type.starts_with("Runtime.") || error_type.starts_with("Sandbox."))
+            && let Some(line) = platform_line(error_type, message, call.request_id, info.timeout_ms)
         {
-            platform.push(LogLine::now(
-                LogSource::Platform,
-                format!("{error_type}: {message}"),
-            ));
+            platform.push(LogLine::now(LogSource::Platform, line));
         }
         for line in [format!("END RequestId: {}", call.request_id), report] {
             platform.push(LogLine::now(LogSource::Platform, line));
@@ -284,10 +326,11 @@ impl Turn {
             cold: init.is_some(),
             attempt: call.attempt as i32,
         };
-        recorder.record(row, platform).await;
+        inner.recorder.record(row, platform).await;
         Ok(InvokeResult {
             request_id: call.request_id.to_owned(),
             outcome: execution.outcome,
+            version: info.version,
             digest: info.digest.clone(),
             duration_ms,
             billed_ms,
@@ -297,6 +340,33 @@ impl Turn {
             log_tail,
         })
     }
+}
+
+/// X-Ray's form: a time and 24 digits that nobody else has.
+fn new_trace_id() -> String {
+    let seconds = SystemClock.now_us() / 1_000_000;
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])
+}
+
+/// What the platform says of a failure that is not the function's own word.
+fn platform_line(
+    error_type: &str,
+    message: &str,
+    request_id: &str,
+    timeout_ms: u64,
+) -> Option<String> {
+    if error_type == "Sandbox.Timedout" {
+        let at = SystemClock.now_us();
+        let at = arrow::temporal_conversions::timestamp_us_to_datetime(at)?;
+        let at = at.format("%Y-%m-%dT%H:%M:%S%.3fZ");
+        let seconds = timeout_ms as f64 / 1e3;
+        return Some(format!(
+            "{at} {request_id} Task timed out after {seconds:.2} seconds"
+        ));
+    }
+    let is_ours = error_type.starts_with("Runtime.") || error_type.starts_with("Sandbox.");
+    is_ours.then(|| format!("{error_type}: {message}"))
 }
 
 /// Counts those who wait, also when their caller gives up.

@@ -21,7 +21,7 @@ pub enum Error {
     #[error("the event is not JSON: {reason}")]
     PayloadNotJson { reason: String },
     #[error(
-        "`{runtime}` is not a runtime; use `wasm` (a WASI component) or `python` (a handler `file.function`)"
+        "`{runtime}` is not a runtime; use `wasm` (a WASI component), `python` or `node` (a handler `file.function`), or `bootstrap` (a program that asks AWS's Runtime API)"
     )]
     UnknownRuntime { runtime: String },
     #[error("function `{name}` was not deployed: {reason}")]
@@ -36,6 +36,26 @@ pub enum Error {
         "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` as `lambic.wit` declares it"
     )]
     NotInvocable { name: String, exports: String },
+    #[error(
+        "function `{name}` is not run: this machine does not allow to shut it in ({reason}); run the server where that is allowed, or set `functions.weak_isolation = true` if you trust all code that is deployed here (docs/security.md says what it gives up)"
+    )]
+    NotShutIn { name: String, reason: String },
+    #[error("`{name}` does not exist")]
+    Missing { name: String },
+    #[error("there is no statement `{sid}` in the policy")]
+    NoStatement { sid: String },
+    #[error("{reason}")]
+    Conflict { reason: String },
+    #[error(
+        "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
+    )]
+    WrongRevision,
+    #[error("{reason}")]
+    BadValue { reason: String },
+    #[error("the code of function `{name}` is not a zip that can be used: {reason}")]
+    BadZip { name: String, reason: String },
+    #[error("the policy has {bytes} bytes, over the limit of {limit}; remove statements")]
+    PolicyTooLong { bytes: usize, limit: usize },
     #[error("stream `{stream}` does not exist; create it before function `{name}` uses it")]
     UnknownStream { name: String, stream: String },
     #[error("function `{name}` cannot be triggered by `{stream}`: {reason}")]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Error, code, registry::Registry};
+use crate::{Error, Runtime, code, registry::Registry};
 
 /// A function on disk.
 #[derive(Debug)]
@@ -16,9 +16,15 @@ pub struct Inspected {
 pub fn inspect(dir: &Path) -> Result<Vec<Inspected>, Error> {
     let registry = Registry::look(dir);
     let each = registry.each()?.into_iter().map(|(path, stored)| {
-        let whole = stored.and_then(|stored| {
-            let info = stored.info;
-            code::verify(&registry.code_dir(&info.digest), info.runtime, &info.digest)
+        let whole = stored.and_then(|function| {
+            let mut infos = function.versions.values().chain([&function.info]);
+            infos.try_for_each(|info| {
+                code::verify(&registry.code_dir(&info.digest), info.runtime, &info.digest)?;
+                let mut layers = info.layer_digests();
+                layers.try_for_each(|digest| {
+                    code::verify(&registry.code_dir(digest), Runtime::Bootstrap, digest)
+                })
+            })
         });
         Inspected {
             path,

@@ -2,10 +2,25 @@
 
 use lambic_model::Outcome;
 
+use crate::FunctionVersion;
+
+/// What comes in.
+#[derive(Debug, Clone, Default)]
+pub struct Event {
+    /// JSON; nothing counts as `{}`.
+    pub payload: Vec<u8>,
+    /// JSON about the calling client, of AWS's mobile SDKs.
+    pub client_context: Option<String>,
+    /// AWS's `X-Amzn-Trace-Id`.
+    pub trace_id: Option<String>,
+}
+
 #[derive(Debug, Clone)]
 pub struct InvokeResult {
     pub request_id: String,
     pub outcome: Outcome,
+    /// That ran.
+    pub version: FunctionVersion,
     pub digest: String,
     pub duration_ms: f64,
     /// The duration rounded up to whole milliseconds.

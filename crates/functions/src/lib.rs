@@ -5,25 +5,35 @@
 //! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
 mod append;
+mod arn;
 mod check;
 mod code;
 mod deploy;
 mod deployment;
+mod destination;
 mod entry;
 mod error;
 mod events;
+mod function;
 mod inspect;
+mod interpreters;
 mod invoke;
+mod layers;
 mod mapping;
 mod options;
 mod queue;
 mod recorder;
 mod records;
 mod registry;
+mod slots;
+mod sources;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod triggers;
+mod turns;
+mod unzip;
+mod version;
 
 use std::{
     collections::BTreeMap,
@@ -34,10 +44,19 @@ use std::{
     time::Duration,
 };
 
-pub use deployment::{Code, Deployment, FunctionInfo, Runtime, Start, Trigger};
+pub use arn::{ACCOUNT, REGION, function_arn};
+pub use deployment::{
+    Changes, Code, Deployment, FunctionInfo, LayerUse, Runtime, Settings, Start, TMP_MB_DEFAULT,
+    Trigger, Upload,
+};
+pub use destination::Destination;
 pub use error::Error;
+pub use function::{
+    Alias, AsyncSettings, Function, Policy, Provisioned, Url, check_description, check_revision,
+    check_tags, new_revision,
+};
 pub use inspect::{Inspected, inspect};
-pub use invoke::InvokeResult;
+pub use invoke::{Event, InvokeResult};
 use lambic_base::supervised;
 use lambic_model::{
     Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
@@ -46,14 +65,19 @@ use lambic_sandbox::{
     process::{self, Isolation},
     wasm,
 };
+pub use layers::{Layer, LayerSettings, LayerVersion};
 pub use options::{Decode, Options, StreamLookup};
+pub use sources::{EventSource, NewSource};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
+pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
     entry::{Call, Entry, Program},
+    interpreters::Interpreters,
     recorder::Recorder,
-    registry::{Registry, Stored},
+    registry::Registry,
+    slots::Slots,
     triggers::{Starting, Triggers},
 };
 
@@ -66,9 +90,13 @@ pub(crate) struct Inner {
     registry: Registry,
     wasm: wasm::Wasm,
     isolation: OnceCell<Isolation>,
-    entries: RwLock<BTreeMap<FunctionName, Arc<Entry>>>,
+    interpreters: Interpreters,
+    slots: RwLock<Slots>,
+    layers: RwLock<BTreeMap<String, Arc<Layer>>>,
     triggers: Triggers,
     starting: Starting,
+    /// How the last batch of each event source mapping went, by its cursor.
+    processed: Mutex<BTreeMap<String, &'static str>>,
     recorder: Recorder,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
@@ -85,14 +113,19 @@ impl Functions {
         process::remove_left_behind(&registry.codes());
         let wasm = wasm::Wasm::new(registry.compiled_dir())?;
         let stored = registry.load()?;
+        let layers = registry.load_layers()?.into_iter();
+        let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
         let inner = Arc::new(Inner {
             registry: registry.clone(),
             wasm,
             isolation: OnceCell::new(),
-            entries: RwLock::default(),
+            interpreters: Interpreters::new(&options),
+            slots: RwLock::default(),
+            layers: RwLock::new(layers.collect()),
             triggers: Triggers::default(),
             starting: Starting::default(),
+            processed: Mutex::default(),
             recorder,
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
@@ -100,21 +133,16 @@ impl Functions {
             queue_ended: AtomicU64::new(0),
             options,
         });
-        for Stored { mut info, mappings } in stored {
-            check::clamp(&mut info);
-            // Servers before this one did not.
-            if !registry.has_limits(&info.digest) {
-                registry.keep_limits(&info)?;
-            }
-            let program = match inner.program(&info).await {
-                Ok(program) => program,
-                Err(error) => {
-                    tracing::error!(function = %info.name, %error, "a deployed function does not load");
-                    Program::Broken(error.to_string())
+        for mut function in stored {
+            for info in function.versions.values_mut().chain([&mut function.info]) {
+                check::clamp(info);
+                // Servers before this one did not.
+                if !registry.has_limits(&info.digest) {
+                    registry.keep_limits(info)?;
                 }
-            };
-            let entry = Arc::new(Entry::new(info, mappings, program, &inner.options));
-            inner.put(entry).await;
+            }
+            let program = inner.program_or_broken(&function.info).await?;
+            inner.put(function, program, None).await;
         }
         let tasks = [
             supervised_with("the queue of invocations", &inner, queue::run),
@@ -124,35 +152,84 @@ impl Functions {
         Ok(Functions(inner))
     }
 
-    /// By name.
+    /// What is deployed now, by name.
     pub fn list(&self) -> Vec<FunctionInfo> {
-        let entries = self.0.entries.read().expect("held shortly");
-        entries.values().map(|entry| entry.info.clone()).collect()
+        let slots = self.0.slots.read().expect("held shortly");
+        let functions = slots.functions();
+        functions.map(|function| function.info.clone()).collect()
     }
 
     pub fn get(&self, name: &str) -> Option<FunctionInfo> {
-        self.0.entry(name).map(|entry| entry.info.clone())
+        Some(self.function(name).ok()?.info.clone())
     }
 
-    /// Runs the function on one event, JSON (nothing counts as `{}`), and waits. The function's own failure is an
+    /// By name, with everything that is kept of them.
+    pub fn functions(&self) -> Vec<Arc<Function>> {
+        let slots = self.0.slots.read().expect("held shortly");
+        slots.functions().cloned().collect()
+    }
+
+    pub fn function(&self, name: &str) -> Result<Arc<Function>, Error> {
+        let slots = self.0.slots.read().expect("held shortly");
+        slots.function(name).ok_or_else(|| Error::NotFound {
+            name: name.to_owned(),
+        })
+    }
+
+    /// Why the code of a version cannot be run, if that was found out.
+    pub fn state(&self, info: &FunctionInfo) -> Result<(), String> {
+        let slots = self.0.slots.read().expect("held shortly");
+        let broken = slots
+            .entries()
+            .filter(|entry| entry.info.name == info.name && entry.info.version == info.version)
+            .find_map(|entry| match entry.program() {
+                Some(Program::Broken(reason)) => Some(reason.clone()),
+                _ => None,
+            });
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// A zip that was uploaded, by its SHA-256, hex.
+    pub fn zip(&self, sha256: &str) -> Option<std::path::PathBuf> {
+        self.0.registry.zip(sha256)
+    }
+
+    /// Runs `$LATEST` on one event, JSON (nothing counts as `{}`), and waits. The function's own failure is an
     /// `Ok` with a failed outcome. It runs to its end also if the caller goes away.
     pub async fn invoke(
         &self,
         name: &FunctionName,
         payload: Vec<u8>,
     ) -> Result<InvokeResult, Error> {
+        let event = Event {
+            payload,
+            ..Event::default()
+        };
+        self.invoke_at(name, None, event).await
+    }
+
+    /// The same, of a version or alias.
+    pub async fn invoke_at(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<Qualifier>,
+        event: Event,
+    ) -> Result<InvokeResult, Error> {
         let inner = self.0.clone();
-        let entry = inner.invocable(name)?;
-        let payload = check_payload(payload, inner.options.payload_bytes_max)?;
+        let entry = inner.invocable(name, qualifier.as_ref())?;
+        let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
         let run = tokio::spawn(async move {
             let request_id = uuid::Uuid::new_v4().to_string();
             let call = Call {
                 request_id: &request_id,
                 kind: InvocationKind::Sync,
                 attempt: 1,
+                qualifier: qualifier.as_ref(),
+                client_context: event.client_context.as_deref(),
+                trace_id: event.trace_id.as_deref(),
             };
             let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload.as_bytes(), &inner.recorder).await
+            turn.run(call, payload.as_bytes(), &inner).await
         });
         run.await.unwrap_or(Err(Error::Closed))
     }
@@ -164,9 +241,32 @@ impl Functions {
         name: &FunctionName,
         payload: Vec<u8>,
     ) -> Result<String, Error> {
-        self.0.invocable(name)?;
+        self.invoke_async_at(name, None, payload).await
+    }
+
+    /// The same, of a version or alias; what an alias points to is looked up at each attempt.
+    pub async fn invoke_async_at(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<Qualifier>,
+        payload: Vec<u8>,
+    ) -> Result<String, Error> {
+        self.0.invocable(name, qualifier.as_ref())?;
         let payload = check_payload(payload, self.0.options.payload_async_bytes_max)?;
-        queue::enqueue(&self.0, name, payload).await
+        let target = match qualifier {
+            None | Some(Qualifier::LATEST) => name.to_string(),
+            Some(qualifier) => format!("{name}:{qualifier}"),
+        };
+        queue::enqueue(&self.0, target, payload).await
+    }
+
+    /// Whether an invocation would be taken.
+    pub fn check_invocable(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<&Qualifier>,
+    ) -> Result<(), Error> {
+        self.0.invocable(name, qualifier).map(drop)
     }
 
     /// The SQL function `name` of the code with this digest, whether it is deployed now or was before.
@@ -182,11 +282,11 @@ impl Functions {
 
     /// All SQL functions that are deployed now.
     pub fn scalars(&self) -> Vec<Arc<dyn ScalarFunction>> {
-        let entries = self.0.entries.read().expect("held shortly");
-        entries
-            .values()
-            .filter_map(|entry| match &entry.program {
-                Program::Wasm { module, .. } => Some(module.scalars()),
+        let slots = self.0.slots.read().expect("held shortly");
+        slots
+            .all_latest()
+            .filter_map(|entry| match entry.program() {
+                Some(Program::Wasm { module, .. }) => Some(module.scalars()),
                 _ => None,
             })
             .flatten()
@@ -239,13 +339,16 @@ impl Functions {
         for stream in self.0.starting.streams() {
             keep(stream, log.snapshot().start(stream));
         }
-        let entries = self.0.entries.read().expect("held shortly");
-        for mapping in entries.values().flat_map(|entry| &entry.mappings) {
+        let slots = self.0.slots.read().expect("held shortly");
+        for mapping in slots
+            .functions()
+            .flat_map(|function| function.all_mappings())
+        {
             if let Some(cursor) = log.cursor(&mapping.cursor) {
                 keep(cursor.stream, cursor.frontier);
             }
         }
-        drop(entries);
+        drop(slots);
         kept
     }
 
@@ -261,12 +364,8 @@ impl Functions {
         inner.stop.send_replace(true);
         // A deployment that is under way ends before; the next one is refused.
         let _none = inner.deploying.lock().await;
-        let names: Vec<FunctionName> = {
-            let entries = inner.entries.read().expect("held shortly");
-            entries.keys().cloned().collect()
-        };
-        for name in names {
-            inner.stop_triggers(&name).await;
+        for function in self.functions() {
+            inner.stop_triggers(&function.info.name).await;
         }
         let tasks: Vec<_> = inner
             .tasks
@@ -278,29 +377,51 @@ impl Functions {
             let _ = task.await;
         }
         inner.recorder.flush().await;
-        let entries: Vec<Arc<Entry>> = {
-            let entries = inner.entries.read().expect("held shortly");
-            entries.values().cloned().collect()
-        };
-        for entry in entries {
-            entry.reap(Duration::ZERO);
+        for entry in inner.entries() {
+            entry.reap(Duration::ZERO).await;
         }
     }
 }
 
 impl Inner {
+    /// The latest deployment.
     pub(crate) fn entry(&self, name: &str) -> Option<Arc<Entry>> {
-        self.entries
-            .read()
-            .expect("held shortly")
-            .get(name)
-            .cloned()
+        self.slots.read().expect("held shortly").latest(name)
     }
 
-    fn existing(&self, name: &FunctionName) -> Result<Arc<Entry>, Error> {
-        self.entry(name.as_str()).ok_or_else(|| Error::NotFound {
-            name: name.to_string(),
-        })
+    /// Everything that may have environments.
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        let slots = self.slots.read().expect("held shortly");
+        slots.entries().cloned().collect()
+    }
+
+    /// False if another deployment took over.
+    pub(crate) fn serves(&self, entry: &Arc<Entry>) -> bool {
+        let slots = self.slots.read().expect("held shortly");
+        slots.entries().any(|present| Arc::ptr_eq(present, entry))
+    }
+
+    /// How queued events for `name` or `name:qualifier` are tried, if that was set.
+    pub(crate) fn async_settings(&self, name: &str) -> Option<AsyncSettings> {
+        let (name, qualifier) = version::split(name);
+        let slots = self.slots.read().expect("held shortly");
+        let function = slots.function(name)?;
+        function.async_settings(qualifier.as_ref()).cloned()
+    }
+
+    /// What a queued event for `name` or `name:qualifier` runs this time.
+    pub(crate) fn chosen(&self, name: &str) -> Result<Arc<Entry>, Error> {
+        let mut slots = self.slots.write().expect("held shortly");
+        slots.chosen(name, rand::random(), &self.options)
+    }
+
+    fn existing(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
+        let slots = self.slots.read().expect("held shortly");
+        slots
+            .function(name.as_str())
+            .ok_or_else(|| Error::NotFound {
+                name: name.to_string(),
+            })
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -310,8 +431,15 @@ impl Inner {
         Ok(())
     }
 
-    fn invocable(&self, name: &FunctionName) -> Result<Arc<Entry>, Error> {
-        let entry = self.existing(name)?;
+    fn invocable(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<&Qualifier>,
+    ) -> Result<Arc<Entry>, Error> {
+        let entry = {
+            let mut slots = self.slots.write().expect("held shortly");
+            slots.chosen_of(name.as_str(), qualifier, rand::random(), &self.options)?
+        };
         self.check_open()?;
         if !entry.info.invocable {
             return Err(Error::NotInvocable {
@@ -325,7 +453,7 @@ impl Inner {
     /// Where dead letters of a function go: its own stream if that exists and fits, or the house's.
     pub(crate) fn dead_letter_stream(&self, function: &str) -> Arc<Stream> {
         let house = &self.options.streams.dead_letters;
-        self.entry(function)
+        self.entry(version::split(function).0)
             .and_then(|entry| (self.options.lookup)(entry.info.dead_letter.as_ref()?.as_str()))
             .filter(|stream| stream.schema.fields() == house.schema.fields())
             .unwrap_or_else(|| house.clone())
@@ -354,12 +482,8 @@ async fn reap(inner: Arc<Inner>) {
             _ = stop.wait_for(|&stopped| stopped) => return,
             _ = turns.tick() => {}
         }
-        let entries: Vec<Arc<Entry>> = {
-            let entries = inner.entries.read().expect("held shortly");
-            entries.values().cloned().collect()
-        };
-        for entry in entries {
-            entry.reap(idle);
+        for entry in inner.entries() {
+            entry.reap(idle).await;
         }
     }
 }

@@ -35,6 +35,10 @@ use crate::{
 pub struct Worker {
     pub inner: Arc<Inner>,
     pub function: FunctionName,
+    /// What runs: the function, or a version or alias of it (`f:live`).
+    pub target: String,
+    /// How often a batch that fails is tried again.
+    pub retries: u32,
     pub trigger: Trigger,
     pub mapping: Mapping,
     pub stream: Arc<Stream>,
@@ -171,16 +175,17 @@ impl Worker {
                 let _ = self.commit(Vec::new(), part, part.end, position).await?;
                 continue;
             }
-            let entry = self.inner.entry(self.function.as_str()).ok_or(Stopped)?;
+            let entry = self.inner.chosen(&self.target).map_err(|_| Stopped)?;
             let attempts_max = if retry || part.records() == 1 {
-                entry.info.retries.saturating_add(1)
+                self.retries.saturating_add(1)
             } else {
                 1
             };
-            match self
+            let delivery = self
                 .deliver(&entry, part, of(part), position, attempts_max)
-                .await?
-            {
+                .await?;
+            self.set_processed(&delivery);
+            match delivery {
                 Delivery::Done => {}
                 Delivery::Until(failed) => work.push((
                     OffsetRange {
@@ -249,6 +254,16 @@ impl Worker {
         Ok(())
     }
 
+    /// For those who ask how it goes.
+    fn set_processed(&self, delivery: &Delivery) {
+        let result = match delivery {
+            Delivery::Failed { .. } => "PROBLEM: Function call failed",
+            _ => "OK",
+        };
+        let mut processed = self.inner.processed.lock().expect("held shortly");
+        processed.insert(self.mapping.cursor.clone(), result);
+    }
+
     /// Appends the dead letter and moves the cursor behind its record.
     pub(crate) async fn keep_dead_letter(
         &self,
@@ -307,15 +322,11 @@ impl Worker {
         loop {
             attempts += 1;
             let request_id = uuid::Uuid::new_v4().to_string();
-            let call = Call {
-                request_id: &request_id,
-                kind: InvocationKind::Stream,
-                attempt: attempts,
-            };
+            let call = Call::new(&request_id, InvocationKind::Stream, attempts);
             let result = self
                 .wait(async {
                     let turn = entry.turn(call.kind).await?;
-                    turn.run(call, &payload, &self.inner.recorder).await
+                    turn.run(call, &payload, &self.inner).await
                 })
                 .await?;
             let (error_type, message) = match result {

@@ -42,8 +42,12 @@ pub struct Options {
     /// The wait before the first retry; it doubles up to `retry_wait_max`.
     pub retry_wait: Duration,
     pub retry_wait_max: Duration,
-    /// The interpreter of Python functions.
+    /// Run processes also where the machine does not allow to shut them in on all sides.
+    pub weak_isolation: bool,
+    /// The interpreter of Python functions that name no version, and of those that name its own.
     pub python: PathBuf,
+    /// The same of Node.
+    pub node: PathBuf,
 }
 
 impl Options {
@@ -71,7 +75,9 @@ impl Options {
             init_timeout: Duration::from_secs(10),
             retry_wait: Duration::from_secs(1),
             retry_wait_max: Duration::from_secs(120),
+            weak_isolation: false,
             python: PathBuf::from("python3"),
+            node: PathBuf::from("node"),
         }
     }
 }

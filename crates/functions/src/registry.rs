@@ -1,5 +1,5 @@
 //! What is deployed, on disk: `functions/<name>.json`, their names in `deployed.json`, `code/<digest>/` and its
-//! limits, `code/<digest>.json`.
+//! limits, `code/<digest>.json`; `layers/<name>.json`; the zips as they were uploaded, `zips/<sha256>.zip`.
 //!
 //! Code is addressed by its content and written before the file that names it; the file is swapped atomically.
 //! So a crash or a refused deployment leaves the former one whole.
@@ -15,15 +15,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Error, FunctionInfo,
+    Error, Function, FunctionInfo, Layer, Upload,
     code::{self, CodeFiles},
 };
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Stored {
-    pub info: FunctionInfo,
-    pub mappings: Vec<Mapping>,
-}
 
 /// A trigger's place in the log. The id is new for each new trigger, so that one that is dropped and made again
 /// starts again.
@@ -42,7 +36,7 @@ pub struct Limits {
 }
 
 /// A description's file, and what it says.
-pub type Found = (PathBuf, Result<Stored, Error>);
+pub type Found = (PathBuf, Result<Function, Error>);
 
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -51,7 +45,7 @@ pub struct Registry {
 
 impl Registry {
     pub fn open(dir: &Path) -> Result<Registry, Error> {
-        for folder in ["functions", "code", "compiled"] {
+        for folder in ["functions", "code", "compiled", "layers", "zips"] {
             let path = dir.join(folder);
             std::fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
         }
@@ -114,8 +108,8 @@ impl Registry {
     }
 
     /// Everything that is deployed; what is damaged or missing is an error that names it.
-    pub fn load(&self) -> Result<Vec<Stored>, Error> {
-        self.each()?.into_iter().map(|(_, stored)| stored).collect()
+    pub fn load(&self) -> Result<Vec<Function>, Error> {
+        self.each()?.into_iter().map(|(_, found)| found).collect()
     }
 
     /// The same, each with its file.
@@ -146,7 +140,7 @@ impl Registry {
         Ok(all)
     }
 
-    pub fn save(&self, stored: &Stored) -> Result<(), Error> {
+    pub fn save(&self, stored: &Function) -> Result<(), Error> {
         let name = stored.info.name.as_str();
         keep(&self.path(name), stored)?;
         let mut names = self.names_or_found()?;
@@ -188,6 +182,52 @@ impl Registry {
         Ok(stems.collect())
     }
 
+    pub fn load_layers(&self) -> Result<Vec<Layer>, Error> {
+        let dir = self.dir.join("layers");
+        let mut layers = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+            let path = entry.map_err(Error::io("read", &dir))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                layers.push(read(&path)?);
+            }
+        }
+        Ok(layers)
+    }
+
+    pub fn save_layer(&self, layer: &Layer) -> Result<(), Error> {
+        keep(
+            &self.dir.join("layers").join(format!("{}.json", layer.name)),
+            layer,
+        )
+    }
+
+    fn zip_path(&self, sha256: &str) -> PathBuf {
+        self.dir.join("zips").join(format!("{sha256}.zip"))
+    }
+
+    /// Keeps a zip as it came, for those who ask for it.
+    pub fn keep_zip(&self, zip: &[u8]) -> Result<Upload, Error> {
+        let upload = Upload {
+            sha256: code::hex(&Sha256::digest(zip)),
+            bytes: zip.len() as u64,
+        };
+        let path = self.zip_path(&upload.sha256);
+        if std::fs::metadata(&path).is_ok_and(|kept| kept.len() == upload.bytes) {
+            return Ok(upload);
+        }
+        lambic_base::file::write_atomically(&path, zip).map_err(Error::io("write", &path))?;
+        Ok(upload)
+    }
+
+    pub fn zip(&self, sha256: &str) -> Option<PathBuf> {
+        let is_digest = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        let path = self.zip_path(sha256);
+        (is_digest && path.is_file()).then_some(path)
+    }
+
     /// Keeps the code, durably, under its digest. What stands there already and is not this code is replaced.
     pub fn store_code(&self, code: &CodeFiles) -> Result<(), Error> {
         let target = self.code_dir(&code.digest);
@@ -223,8 +263,15 @@ fn write(dir: &Path, code: &CodeFiles) -> Result<(), Error> {
         let folder = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         lambic_base::file::write_atomically(&path, bytes).map_err(Error::io("write", &path))?;
+        executable(&path).map_err(Error::io("change", &path))?;
     }
     lambic_base::file::sync_dir(dir).map_err(Error::io("sync", dir))
+}
+
+/// Whatever its zip said: a bootstrap must be, and others may.
+fn executable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
 /// What is kept in a file, with the checksum of what it means.

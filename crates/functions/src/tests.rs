@@ -151,6 +151,8 @@ fn worker(functions: &Functions, stream: &Arc<Stream>, stop: watch::Receiver<boo
     Worker {
         inner: functions.0.clone(),
         function: FunctionName::new("f").unwrap(),
+        target: "f".to_owned(),
+        retries: 2,
         trigger: Trigger::new(stream.name.clone()),
         mapping: Mapping {
             stream: stream.name.clone(),

@@ -9,11 +9,12 @@ use std::{
 
 use lambic_base::supervised;
 use lambic_model::{Append, Cursor, FunctionName, StreamId};
+use lambic_sandbox::process::Environment;
 use tokio::sync::watch;
 
 use crate::{
-    Error, FunctionInfo, Inner, Trigger,
-    entry::Entry,
+    Error, Function, FunctionInfo, Inner, Trigger,
+    entry::{Entry, Program},
     mapping::{self, Worker},
     registry::Mapping,
 };
@@ -27,7 +28,7 @@ pub struct Triggers(Mutex<BTreeMap<FunctionName, Vec<Running>>>);
 pub struct Starting(Mutex<Vec<StreamId>>);
 
 impl Starting {
-    fn keep(&self, streams: Vec<StreamId>) -> Held<'_> {
+    pub fn keep(&self, streams: Vec<StreamId>) -> Held<'_> {
         *self.0.lock().expect("held shortly") = streams;
         Held(self)
     }
@@ -57,7 +58,7 @@ impl Inner {
     pub(crate) async fn mappings(
         &self,
         info: &FunctionInfo,
-        former: Option<&Entry>,
+        former: Option<&Function>,
     ) -> Result<(Vec<Mapping>, Held<'_>), Error> {
         let mut mappings = Vec::new();
         let mut cursors = Vec::new();
@@ -112,21 +113,50 @@ impl Inner {
         Ok((mappings, held))
     }
 
-    /// Lets an entry take over and starts its triggers where the former ones stopped.
-    pub(crate) async fn put(self: &Arc<Self>, entry: Arc<Entry>) {
-        let name = entry.info.name.clone();
+    /// Lets a deployment take over and starts its triggers where the former ones stopped.
+    pub(crate) async fn put(
+        self: &Arc<Self>,
+        function: Function,
+        program: Program,
+        warm: Option<Environment>,
+    ) {
+        let name = function.info.name.clone();
         self.stop_triggers(&name).await;
-        self.entries
-            .write()
-            .expect("held shortly")
-            .insert(name.clone(), entry.clone());
+        let function = {
+            let mut slots = self.slots.write().expect("held shortly");
+            let turns = slots.turns(&function, &self.options);
+            let entry = Arc::new(Entry::new(
+                function.info.clone(),
+                Some(program),
+                turns.clone(),
+                &self.options,
+            ));
+            if let Some(environment) = warm {
+                entry.keep_warm(environment);
+            }
+            let function = Arc::new(function);
+            slots.put(function.clone(), entry, turns, &self.options);
+            function
+        };
+        self.start_triggers(&function);
+    }
+
+    /// Of a function whose triggers are stopped.
+    pub(crate) fn start_triggers(self: &Arc<Self>, function: &Function) {
+        let name = &function.info.name;
+        let of_deployment = function.mappings.iter().map(|mapping| {
+            let mut triggers = function.info.triggers.iter();
+            let trigger = triggers.find(|trigger| trigger.stream == mapping.stream);
+            (mapping, trigger, name.to_string(), function.info.retries)
+        });
+        let sources = function.sources.values().filter(|source| source.is_enabled);
+        let of_sources = sources.map(|source| {
+            let target = source.target(name);
+            let retries = source.retries.unwrap_or(u32::MAX);
+            (&source.mapping, Some(&source.trigger), target, retries)
+        });
         let mut running = Vec::new();
-        for mapping in &entry.mappings {
-            let trigger = entry
-                .info
-                .triggers
-                .iter()
-                .find(|trigger| trigger.stream == mapping.stream);
+        for (mapping, trigger, target, retries) in of_deployment.chain(of_sources) {
             let stream = (self.options.lookup)(mapping.stream.as_str())
                 .filter(|stream| stream.id == mapping.stream_id);
             let (Some(trigger), Some(stream)) = (trigger, stream) else {
@@ -138,6 +168,8 @@ impl Inner {
             let worker = Worker {
                 inner: self.clone(),
                 function: name.clone(),
+                target,
+                retries,
                 trigger: trigger.clone(),
                 mapping: mapping.clone(),
                 stream,
@@ -152,7 +184,7 @@ impl Inner {
             .0
             .lock()
             .expect("held shortly")
-            .insert(name, running);
+            .insert(name.clone(), running);
     }
 
     pub(crate) async fn stop_triggers(&self, name: &FunctionName) {

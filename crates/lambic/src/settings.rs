@@ -2,7 +2,11 @@
 //!
 //! A mistake (unknown key, wrong type) is shown with its place and the closest name that exists.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -21,6 +25,7 @@ pub struct Settings {
     pub speed: Speed,
     pub batch: Batch,
     pub memory: Memory,
+    pub functions: Functions,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -70,6 +75,14 @@ pub struct Batch {
     pub nice: u8,
     pub io_bytes_per_s: u64,
     pub renewal_s_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Functions {
+    pub python: PathBuf,
+    pub node: PathBuf,
+    pub weak_isolation: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -1,105 +1,25 @@
 //! Python functions that behave, fail and attack, in real processes.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod common;
 
+use std::{path::Path, sync::Arc};
+
+use common::{LONG, SECOND, answer, assert_gone, code, error, invocation, states, texts};
 use lambic_model::Outcome;
-use lambic_sandbox::{
-    Execution, LogLine,
-    process::{Environment, FailedStart, Isolation, Spec},
-};
-
-const SECOND: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(60);
+use lambic_sandbox::process::{Environment, FailedStart, Isolation, Spare, Spec};
 
 async fn spec(code: &Path, handler: &str) -> Spec {
-    Spec {
-        function: "probe".to_owned(),
-        qualifier: "7".to_owned(),
-        handler: handler.to_owned(),
-        code_dir: code.to_owned(),
-        environment: vec![("COLOUR".to_owned(), "amber".to_owned())],
-        memory_mb: 128,
-        log_bytes_max: 64 << 10,
-        init_timeout: LONG,
-        isolation: Isolation::probe(Path::new("python3"), Path::new("/nowhere"))
-            .await
-            .expect("python3 is installed"),
-    }
-}
-
-fn code(source: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("app.py"), source).unwrap();
-    dir
+    common::python_spec(code, handler).await
 }
 
 async fn start(source: &str) -> Environment {
-    let code = code(source);
-    Environment::start(Arc::new(spec(code.path(), "app.handler").await))
-        .await
-        .unwrap()
-        .unwrap_or_else(|failed| panic!("{failed:?}"))
+    let code = code(&[("app.py", source)]);
+    common::start(spec(code.path(), "app.handler").await).await
 }
 
 async fn failed_start(source: &str, handler: &str) -> FailedStart {
-    let code = code(source);
-    match Environment::start(Arc::new(spec(code.path(), handler).await))
-        .await
-        .unwrap()
-    {
-        Ok(_) => panic!("it started"),
-        Err(failed) => failed,
-    }
-}
-
-fn answer(execution: &Execution) -> serde_json::Value {
-    match &execution.outcome {
-        Outcome::Success(answer) => serde_json::from_slice(answer).unwrap(),
-        Outcome::Failure { payload, .. } => {
-            panic!("{} {:?}", String::from_utf8_lossy(payload), execution.lines)
-        }
-    }
-}
-
-fn error(outcome: &Outcome) -> (String, String) {
-    let Outcome::Failure {
-        error_type,
-        payload,
-    } = outcome
-    else {
-        panic!("it succeeded: {outcome:?}")
-    };
-    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
-    assert_eq!(payload["errorType"], error_type.as_str());
-    (
-        error_type.clone(),
-        payload["errorMessage"].as_str().unwrap().to_owned(),
-    )
-}
-
-fn texts(lines: &[LogLine]) -> Vec<&str> {
-    lines.iter().map(|line| line.line.as_str()).collect()
-}
-
-/// Waits until no process has `mark` in its command line.
-async fn assert_gone(mark: &str) {
-    let start = Instant::now();
-    loop {
-        let alive = std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let status = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(mark) && !status.contains(") Z ")
-        });
-        if !alive {
-            return;
-        }
-        assert!(start.elapsed() < LONG, "a process outlived its environment");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let code = code(&[("app.py", source)]);
+    common::failed_start(spec(code.path(), handler).await).await
 }
 
 #[tokio::test]
@@ -120,10 +40,10 @@ async fn an_event_is_answered_and_the_environment_stays_warm() {
     )
     .await;
     for count in 1..=3 {
-        let execution = environment.invoke("id-1", br#"{"x": 41}"#, LONG).await;
+        let execution = environment.invoke(invocation(br#"{"x": 41}"#, LONG)).await;
         assert_eq!(
             answer(&execution),
-            serde_json::json!({"x": 42, "count": count, "id": "id-1", "name": "probe", "memory": "128",
+            serde_json::json!({"x": 42, "count": count, "id": "id", "name": "probe", "memory": "128",
                 "version": "7", "colour": "amber", "home": "", "left": true, "stream": true,
                 "arn": "arn:aws:lambda:local:000000000000:function:probe"})
         );
@@ -217,16 +137,16 @@ async fn failures_have_the_shape_of_aws() {
         ),
     ] {
         let event = serde_json::to_vec(event).unwrap();
-        let execution = environment.invoke("id", &event, LONG).await;
+        let execution = environment.invoke(invocation(&event, LONG)).await;
         assert_eq!(
             error(&execution.outcome),
             (kind.to_owned(), message.to_owned())
         );
         assert!(execution.reusable);
     }
-    let execution = environment.invoke("id", b"\"fine\"", LONG).await;
+    let execution = environment.invoke(invocation(b"\"fine\"", LONG)).await;
     assert_eq!(answer(&execution), serde_json::Value::Null);
-    let execution = environment.invoke("id", b"\"exit\"", LONG).await;
+    let execution = environment.invoke(invocation(b"\"exit\"", LONG)).await;
     assert_eq!(
         error(&execution.outcome),
         (
@@ -241,7 +161,7 @@ async fn failures_have_the_shape_of_aws() {
 async fn an_exception_names_the_place() {
     let mut environment =
         start("def handler(event, context):\n    raise ValueError('no good')\n").await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     let Outcome::Failure { payload, .. } = &execution.outcome else {
         panic!()
     };
@@ -267,7 +187,7 @@ async fn at_the_deadline_everything_it_started_dies() {
     .await;
     let mark = format!("lambic-mark-{}-deadline", std::process::id());
     let event = serde_json::to_vec(&mark).unwrap();
-    let execution = environment.invoke("id", &event, SECOND).await;
+    let execution = environment.invoke(invocation(&event, SECOND)).await;
     assert_eq!(
         error(&execution.outcome),
         (
@@ -290,22 +210,9 @@ async fn a_dropped_environment_leaves_nothing_behind() {
     .await;
     let mark = format!("lambic-mark-{}-drop", std::process::id());
     let event = serde_json::to_vec(&mark).unwrap();
-    answer(&environment.invoke("id", &event, LONG).await);
+    answer(&environment.invoke(invocation(&event, LONG)).await);
     drop(environment);
     assert_gone(&mark).await;
-}
-
-/// The states of all processes that have `mark` in their command line.
-fn states(mark: &str) -> Vec<char> {
-    let mut states = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&line).contains(mark) {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            states.extend(stat.rsplit(") ").next().unwrap().chars().next());
-        }
-    }
-    states
 }
 
 #[tokio::test]
@@ -329,12 +236,12 @@ async fn what_a_handler_leaves_running_stands_still_until_the_next_event() {
     .await;
     let mark = format!("lambic-mark-{}-still", std::process::id());
     let event = serde_json::to_vec(&mark).unwrap();
-    let execution = environment.invoke("id", &event, LONG).await;
+    let execution = environment.invoke(invocation(&event, LONG)).await;
     assert!(execution.reusable);
     let first = answer(&execution).as_u64().unwrap();
     assert_eq!(states(&mark), ['T']);
     // It goes on with the next event, and stops again.
-    let execution = environment.invoke("id", b"null", LONG).await;
+    let execution = environment.invoke(invocation(b"null", LONG)).await;
     assert!(answer(&execution).as_u64().unwrap() > first);
     assert_eq!(states(&mark), ['T']);
     environment.kill().await;
@@ -353,7 +260,7 @@ async fn an_environment_over_its_limits_is_not_kept() {
          \x20   return 'fine'\n",
     )
     .await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     // Seen during the invocation or after it, by chance.
     assert!(!execution.reusable && !environment.is_alive());
 }
@@ -362,7 +269,7 @@ async fn an_environment_over_its_limits_is_not_kept() {
 async fn memory_has_a_limit_for_one_and_for_all() {
     let mut environment =
         start("def handler(event, context):\n    return len(bytearray(500 << 20))\n").await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     assert_eq!(error(&execution.outcome).0, "MemoryError");
 
     let mut environment = start(
@@ -375,7 +282,7 @@ async fn memory_has_a_limit_for_one_and_for_all() {
          \x20   time.sleep(1000)\n",
     )
     .await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     assert_eq!(
         error(&execution.outcome),
         (
@@ -396,7 +303,7 @@ async fn a_flood_of_processes_is_ended() {
          \x20   time.sleep(1000)\n",
     )
     .await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     let (kind, _) = error(&execution.outcome);
     // Forked interpreters share pages, which resident memory counts for each.
     assert!(
@@ -415,7 +322,7 @@ async fn a_flood_of_output_is_cut_and_does_not_block() {
          \x20   return 'done'\n",
     )
     .await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     assert_eq!(answer(&execution), "done");
     let last = &execution.lines.last().unwrap().line;
     assert!(
@@ -428,9 +335,7 @@ async fn a_flood_of_output_is_cut_and_does_not_block() {
 
 #[tokio::test]
 async fn the_code_cannot_be_changed_by_the_function() {
-    let isolation = Isolation::probe(Path::new("python3"), Path::new("/nowhere"))
-        .await
-        .unwrap();
+    let isolation = Isolation::probe(Path::new("/nowhere")).await.unwrap();
     let mut environment = start(
         "import os, tempfile\n\
          def handler(event, context):\n\
@@ -444,7 +349,7 @@ async fn the_code_cannot_be_changed_by_the_function() {
          \x20       return [own, 'refused', os.getpid()]\n",
     )
     .await;
-    let execution = environment.invoke("id", b"{}", LONG).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
     let answer = answer(&execution);
     assert_eq!(answer[0], true);
     // Root passes by file permissions, where this machine's interpreter does not let us become another user.
@@ -457,37 +362,160 @@ async fn the_code_cannot_be_changed_by_the_function() {
 }
 
 #[tokio::test]
-async fn the_covered_folder_is_empty() {
+async fn the_covered_folder_is_not_there() {
     let covered = tempfile::tempdir().unwrap();
     std::fs::write(covered.path().join("secret"), "x").unwrap();
     // For whichever user: only the cover hides it.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(covered.path(), open).unwrap();
-    let source = format!(
-        "import ctypes, os\n\
+    let code = code(&[(
+        "app.py",
+        "import os\n\
          def handler(event, context):\n\
-         \x20   libc = ctypes.CDLL(None)\n\
-         \x20   # Whoever makes namespaces of its own may do much there, but not take the cover off.\n\
-         \x20   libc.unshare(0x10000000 | 0x20000)\n\
-         \x20   libc.umount2(os.fsencode({0:?}), 2)\n\
-         \x20   found = os.listdir({0:?})\n\
          \x20   try:\n\
-         \x20       open({0:?} + '/mine', 'w').close()\n\
-         \x20   except OSError as e:\n\
-         \x20       found.append(type(e).__name__)\n\
-         \x20   return found\n",
-        covered.path()
-    );
-    let code = code(&source);
+         \x20       return os.listdir(event)\n\
+         \x20   except FileNotFoundError:\n\
+         \x20       return []\n",
+    )]);
     let mut spec = spec(code.path(), "app.handler").await;
-    spec.isolation = Isolation::probe(Path::new("python3"), covered.path())
+    spec.isolation = Isolation::probe(covered.path()).await.unwrap();
+    assert!(spec.isolation.namespaces, "{:?}", spec.isolation.lacks());
+    let mut environment = common::start(spec).await;
+    let event = serde_json::to_vec(covered.path()).unwrap();
+    let execution = environment.invoke(invocation(&event, LONG)).await;
+    assert_eq!(answer(&execution), serde_json::json!([]));
+}
+
+/// A module that is a client of its own, and says what the endpoint answers to what a runtime must not do.
+const STATES: &str = r#"
+import http.client, json, os
+api = "/2018-06-01/runtime"
+seen = []
+def ask(method, path, body=None):
+    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    connection.request(method, api + path, body)
+    response = connection.getresponse()
+    text = response.read()
+    return response, text
+def note(method, path, body=None):
+    response, text = ask(method, path, body)
+    seen.append([response.status, json.loads(text).get("errorType", "")])
+note("POST", "/invocation/none/response", "{}")
+response, _ = ask("GET", "/invocation/next")
+id = response.headers["Lambda-Runtime-Aws-Request-Id"]
+note("GET", "/invocation/next")
+note("POST", "/invocation/other/response", "{}")
+note("POST", "/invocation/other/error", "{}")
+note("POST", "/init/error", "{}")
+note("GET", "/nothing")
+ask("POST", f"/invocation/{id}/response", json.dumps(seen))
+note("POST", f"/invocation/{id}/response", "{}")
+response, _ = ask("GET", "/invocation/next")
+ask("POST", f"/invocation/{id}/error", json.dumps({"errorType": "Mine", "errorMessage": str(seen[-1])}))
+ask("GET", "/invocation/next")
+"#;
+
+#[tokio::test]
+async fn wrong_states_and_ids_are_answered_as_aws_does() {
+    let mut environment = start(STATES).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    assert_eq!(
+        answer(&execution),
+        serde_json::json!([
+            [403, "InvalidStateTransition"],
+            [403, "InvalidStateTransition"],
+            [400, "InvalidRequestID"],
+            [400, "InvalidRequestID"],
+            [403, "InvalidStateTransition"],
+            [404, "NotFound"]
+        ])
+    );
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    assert_eq!(
+        error(&execution.outcome),
+        (
+            "Mine".to_owned(),
+            "[403, 'InvalidStateTransition']".to_owned()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_spare_one_becomes_the_functions() {
+    let code = code(&[
+        (
+            "app.py",
+            "import json, os, sys, time, errno\n\
+             from mine import value\n\
+             print('loaded')\n\
+             def full():\n\
+             \x20   try:\n\
+             \x20       with open('/tmp/a', 'wb') as file:\n\
+             \x20           while True: file.write(bytes(1 << 20))\n\
+             \x20   except OSError as e: return errno.errorcode[e.errno], os.stat('/tmp/a').st_size >> 20\n\
+             def handler(event, context):\n\
+             \x20   return {'value': value, 'task': sorted(os.listdir('/var/task')), 'here': sorted(os.listdir('.')),\n\
+             \x20           'colour': os.environ['COLOUR'], 'spare': os.environ.get('LAMBIC_SPARE'), 'zone': time.tzname[0],\n\
+             \x20           'name': context.function_name, 'memory': context.memory_limit_in_mb, 'full': full(),\n\
+             \x20           'writable': os.access('/var/task/app.py', os.W_OK) or os.access('/opt', os.W_OK),\n\
+             \x20           'path': [p for p in sys.path if p.startswith(('/var/task', '/opt'))]}\n",
+        ),
+        ("lib/data", "x"),
+    ]);
+    let layer = common::code(&[("python/mine.py", "value = 'of a layer'")]);
+    let mut spec = spec(code.path(), "app.handler").await;
+    spec.layers = vec![layer.path().to_owned()];
+    spec.tmp_mb = 32;
+    spec.environment
+        .push(("TZ".to_owned(), "Asia/Tokyo".to_owned()));
+    let spare = Spare::start(spec.launch.clone(), spec.isolation.clone(), code.path())
         .await
-        .unwrap();
-    if !spec.isolation.namespaces {
-        eprintln!("this machine has no namespaces: nothing can be covered");
-        return;
+        .unwrap()
+        .expect("this machine allows it");
+    assert!(spare.fits(&spec));
+    let mut other = spec.clone();
+    other
+        .environment
+        .push(("PYTHONHASHSEED".to_owned(), "0".to_owned()));
+    assert!(!spare.fits(&other));
+    let site = format!("/opt/python/lib/{}/site-packages", spec.runtime);
+    let mut environment = spare.take(Arc::new(spec)).await.unwrap().unwrap();
+    assert!(environment.was_spare());
+    let dir = environment.dir().to_owned();
+    for _ in 0..2 {
+        let execution = environment.invoke(invocation(b"{}", LONG)).await;
+        assert_eq!(
+            answer(&execution),
+            serde_json::json!({"value": "of a layer", "task": ["app.py", "lib"], "here": ["app.py", "lib"],
+                "colour": "amber", "spare": null, "zone": "JST", "name": "probe", "memory": "128",
+                "full": ["ENOSPC", 32], "writable": false, "path": ["/var/task", site, "/opt/python"]})
+        );
+        assert!(execution.reusable);
     }
-    let mut environment = Environment::start(Arc::new(spec)).await.unwrap().unwrap();
-    let execution = environment.invoke("id", b"null", LONG).await;
-    assert_eq!(answer(&execution), serde_json::json!(["OSError"]));
+    environment.kill().await;
+    drop(environment);
+    assert!(!dir.exists());
+}
+
+#[tokio::test]
+async fn a_spare_one_that_was_never_needed_leaves_nothing() {
+    let code = code(&[("app.py", "def handler(event, context): return event['a']\n")]);
+    let spec = spec(code.path(), "app.handler").await;
+    let start = async || {
+        Spare::start(spec.launch.clone(), spec.isolation.clone(), code.path())
+            .await
+            .unwrap()
+            .expect("this machine allows it")
+    };
+    let mut unused = start().await;
+    assert!(unused.is_alive());
+    drop(unused);
+    // What is wrong with a function is its own.
+    let mut broken = spec.clone();
+    broken.handler = "none.handler".to_owned();
+    let failed = start().await.take(Arc::new(broken)).await.unwrap();
+    let Err(failed) = failed else {
+        panic!("it started")
+    };
+    assert_eq!(error(&failed.outcome).0, "Runtime.ImportModuleError");
 }

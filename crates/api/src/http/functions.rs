@@ -124,6 +124,14 @@ fn not_deployed(error: Error) -> Failure {
     let message = error.to_string();
     match error {
         Error::NotFound { .. }
+        | Error::Missing { .. }
+        | Error::NoStatement { .. }
+        | Error::Conflict { .. }
+        | Error::WrongRevision
+        | Error::BadValue { .. }
+        | Error::NotShutIn { .. }
+        | Error::BadZip { .. }
+        | Error::PolicyTooLong { .. }
         | Error::PayloadTooLarge { .. }
         | Error::PayloadNotJson { .. }
         | Error::UnknownRuntime { .. }

@@ -7,14 +7,17 @@ use tracing::warn;
 
 use super::{intake, lines::Queued};
 use crate::{
-    Inner,
+    Destination, FunctionVersion, Inner,
+    destination::Last,
     entry::{Call, Turn},
     records::error_message,
 };
 
 /// How an attempt went.
 pub enum Attempt {
-    Success,
+    Success {
+        follow: Option<Follow>,
+    },
     Failure {
         error_type: String,
         message: String,
@@ -22,9 +25,18 @@ pub enum Attempt {
         payload: String,
         /// How often the function wants a failed event to be tried again.
         retries: u32,
+        /// The event is not tried again when it is older.
+        age_s_max: Option<u32>,
+        follow: Option<Follow>,
     },
     /// There was none: the event could not be read.
     Unread(String),
+}
+
+/// Where the result goes if the event ends with it.
+pub struct Follow {
+    pub to: Destination,
+    pub last: Last,
 }
 
 /// `turn` is of the event's function; `None` if that does not exist any more.
@@ -39,32 +51,56 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
             message: format!("there is no function `{}` any more", event.function),
             payload,
             retries: 0,
+            age_s_max: None,
+            follow: None,
         };
     };
-    let retries = turn.entry.info.retries;
-    let call = Call {
-        request_id: &event.request_id,
-        kind: InvocationKind::Async,
-        attempt: event.attempts + 1,
-    };
-    let (error_type, message) = match turn.run(call, payload.as_bytes(), &inner.recorder).await {
+    let info = &turn.entry.info;
+    let (version, retries) = (info.version, info.retries);
+    let settings = inner.async_settings(&event.function).unwrap_or_default();
+    let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
+    let follow =
+        |to: &Option<String>, is_failure: bool, version: FunctionVersion, response: &[u8]| {
+            Some(Follow {
+                to: Destination::parse(to.as_ref()?)?,
+                last: Last {
+                    version,
+                    is_failure,
+                    request: payload.clone(),
+                    response: response.to_vec(),
+                },
+            })
+        };
+    let (error_type, message, follow) = match turn.run(call, payload.as_bytes(), &inner).await {
         Ok(result) => match result.outcome {
-            Outcome::Success(_) => return Attempt::Success,
+            Outcome::Success(answer) => {
+                return Attempt::Success {
+                    follow: follow(&settings.on_success, false, version, &answer),
+                };
+            }
             Outcome::Failure {
                 error_type,
-                payload,
-            } => (error_type, error_message(&payload)),
+                payload: error,
+            } => (
+                error_type,
+                error_message(&error),
+                follow(&settings.on_failure, true, version, &error),
+            ),
         },
         Err(error) => {
             warn!(function = %event.function, %error, "a queued event could not be run");
-            ("ServiceException".to_owned(), error.to_string())
+            let message = error.to_string();
+            let follow = follow(&settings.on_failure, true, version, message.as_bytes());
+            ("ServiceException".to_owned(), message, follow)
         }
     };
     Attempt::Failure {
         error_type,
         message,
         payload,
-        retries,
+        retries: settings.retries.unwrap_or(retries),
+        age_s_max: settings.age_s_max,
+        follow,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use lambic_model::{Append, Cursor, Frontier, Offset, Producer, Write};
+use lambic_model::{Append, Cursor, Frontier, Offset, Producer, StreamName, Write};
+use serde_json::{Map, Value};
 
 use super::{CURSOR, PARTITION};
 use crate::{
-    Inner,
+    Destination, Inner,
     records::{self, DeadLetter, QueueRow},
 };
 
@@ -17,6 +18,8 @@ pub struct Ended {
     pub offset: u64,
     pub row: QueueRow,
     pub dead_letter: Option<DeadLetter>,
+    /// Where a record of it goes, and the record.
+    pub follow: Option<(Destination, String)>,
     /// Its dead letter goes to the house's stream, since its function's own refused it.
     pub to_house: bool,
 }
@@ -25,7 +28,8 @@ impl Ended {
     /// About what it takes in an append.
     fn bytes(&self) -> usize {
         let letter = self.dead_letter.as_ref();
-        512 + letter.map_or(0, |letter| letter.event.len() + letter.error_message.len())
+        let record = self.follow.as_ref().map_or(0, |(_, record)| record.len());
+        512 + record + letter.map_or(0, |letter| letter.event.len() + letter.error_message.len())
     }
 }
 
@@ -44,7 +48,8 @@ pub fn parts(ended: Vec<Ended>, bytes_max: usize) -> Vec<Vec<Ended>> {
     parts
 }
 
-/// What to try after the log refused `ended`: its halves; or, for one alone, the house's stream of dead letters
+/// What to try after the log refused `ended`: its halves; or, for one alone, without its record for a destination,
+/// then the house's stream of dead letters
 /// instead of the function's own. If that was refused too, the end is given back.
 pub fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Box<Ended>> {
     if ended.len() > 1 {
@@ -52,6 +57,15 @@ pub fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Box<Ended>> {
         return Ok(vec![second, ended]);
     }
     let mut end = ended.pop().expect("no part is empty");
+    if let Some((to, record)) = end.follow.take() {
+        tracing::error!(
+            request_id = end.row.request_id,
+            ?to,
+            bytes = record.len(),
+            "the record for a destination was refused and is left out"
+        );
+        return Ok(vec![vec![end]]);
+    }
     if end.dead_letter.is_none() || end.to_house {
         return Err(Box::new(end));
     }
@@ -79,12 +93,15 @@ pub fn append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer
         }
         rows.push(&end.row);
     }
+    let (events, records) = follow(inner, ended);
+    rows.extend(&events);
     let mut writes = vec![Write {
         stream: queue.id,
         partition: Some(PARTITION),
         batch: records::queue(queue, &rows),
         schema: None,
     }];
+    writes.extend(records);
     writes.extend(letters.into_values().map(|(stream, letters)| Write {
         stream: stream.id,
         partition: None,
@@ -100,6 +117,46 @@ pub fn append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer
             frontier: Frontier(vec![cursor]),
         }],
     }
+}
+
+/// The events for functions and the records for streams that follow on `ended`.
+fn follow(inner: &Inner, ended: &[Ended]) -> (Vec<QueueRow>, Vec<Write>) {
+    let (mut events, mut writes) = (Vec::new(), Vec::new());
+    for end in ended {
+        match &end.follow {
+            None => {}
+            Some((Destination::Function(function), record)) => events.push(QueueRow {
+                at_us: end.row.at_us,
+                request_id: uuid::Uuid::new_v4().to_string(),
+                function: function.clone(),
+                state: "queued".to_owned(),
+                event: Some(record.clone()),
+            }),
+            Some((Destination::Stream(name), record)) => match rows_of(inner, name, record) {
+                Ok(write) => writes.push(write),
+                Err(reason) => {
+                    tracing::error!(request_id = end.row.request_id, stream = %name, reason,
+                    "the record for a destination does not fit into its stream and is left out")
+                }
+            },
+        }
+    }
+    (events, writes)
+}
+
+/// The members of the record that the stream has columns for.
+fn rows_of(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
+    let stream = (inner.options.lookup)(name.as_str()).ok_or("it does not exist")?;
+    let mut members: Map<String, Value> =
+        serde_json::from_str(record).map_err(|error| error.to_string())?;
+    members.retain(|member, _| stream.schema.column_with_name(member).is_some());
+    let json = Value::from(vec![Value::from(members)]).to_string();
+    Ok(Write {
+        stream: stream.id,
+        partition: None,
+        batch: (inner.options.decode)(&stream, json.into_bytes())?,
+        schema: Some(stream.schema_version()),
+    })
 }
 
 #[cfg(test)]
@@ -127,6 +184,7 @@ mod tests {
                 attempts: 1,
                 event: "x".repeat(event_bytes),
             }),
+            follow: None,
             to_house: false,
         }
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use arrow::{
     array::{AsArray, RecordBatch},
-    datatypes::Int64Type,
+    datatypes::{Int64Type, TimestampMicrosecondType},
 };
 use lambic_log::{Error, Snapshot};
 use lambic_model::{Offset, OffsetRange, StreamId, SystemColumn};
@@ -102,6 +102,7 @@ pub fn events(
             if row.is_queued && is_wanted && !ended.has(row.offset) {
                 events.push(Queued {
                     offset: row.offset,
+                    at_us: row.at_us,
                     request_id: row.request_id.to_owned(),
                     function: row.function.to_owned(),
                     attempts: 0,
@@ -134,6 +135,7 @@ fn range(from: u64, to: u64) -> OffsetRange {
 }
 
 /// Columns of `lambic_async`.
+const AT: usize = 0;
 const REQUEST_ID: usize = 1;
 const FUNCTION: usize = 2;
 const STATE: usize = 3;
@@ -142,6 +144,7 @@ const EVENT: usize = 4;
 /// A row without its payload.
 struct Row<'a> {
     offset: u64,
+    at_us: i64,
     request_id: &'a str,
     function: &'a str,
     is_queued: bool,
@@ -150,12 +153,14 @@ struct Row<'a> {
 fn rows(batch: &RecordBatch) -> impl Iterator<Item = Row<'_>> {
     let text = |column: usize| batch.column(column).as_string::<i32>();
     let (request_ids, functions, states) = (text(REQUEST_ID), text(FUNCTION), text(STATE));
+    let times = batch.column(AT).as_primitive::<TimestampMicrosecondType>();
     let offsets = batch
         .column_by_name(SystemColumn::Offset.name())
         .expect("the log gives every record its offset")
         .as_primitive::<Int64Type>();
     (0..offsets.len()).map(move |row| Row {
         offset: offsets.value(row).cast_unsigned(),
+        at_us: times.value(row),
         request_id: request_ids.value(row),
         function: functions.value(row),
         is_queued: states.value(row) == "queued",

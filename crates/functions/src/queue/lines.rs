@@ -16,7 +16,10 @@ const EVENTS_MAX: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
     pub offset: u64,
+    /// When it was queued, microseconds since 1970.
+    pub at_us: i64,
     pub request_id: String,
+    /// With the version or alias, if one was asked for: `f:live`.
     pub function: String,
     /// Of the function, so far.
     pub attempts: u32,
@@ -165,6 +168,7 @@ mod tests {
     fn event(function: &str, offset: u64) -> Queued {
         Queued {
             offset,
+            at_us: 0,
             request_id: String::new(),
             function: function.to_owned(),
             attempts: 0,

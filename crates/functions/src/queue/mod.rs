@@ -22,7 +22,7 @@ use std::{
 };
 
 use lambic_base::retry::Backoff;
-use lambic_model::{Append, FunctionName, InvocationKind, Offset, PartitionId, Producer, Write};
+use lambic_model::{Append, InvocationKind, Offset, PartitionId, Producer, Write};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::Instant,
@@ -38,6 +38,7 @@ use self::{
 use crate::{
     Error, Inner,
     append::{NotKept, append_patiently},
+    destination::{Condition, record},
     entry::{Entry, Turn, kind_name},
     records::{self, DeadLetter, QueueRow},
 };
@@ -48,12 +49,13 @@ const PARTITION: PartitionId = PartitionId(0);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Appends the event durably; returns when it is on disk.
-pub async fn enqueue(inner: &Inner, name: &FunctionName, payload: String) -> Result<String, Error> {
+/// `function`: its name, and the version or alias if one was asked for (`f:live`).
+pub async fn enqueue(inner: &Inner, function: String, payload: String) -> Result<String, Error> {
     let request_id = uuid::Uuid::new_v4().to_string();
     let row = QueueRow {
         at_us: inner.options.clock.now_us(),
         request_id: request_id.clone(),
-        function: name.to_string(),
+        function,
         state: "queued".to_owned(),
         event: Some(payload),
     };
@@ -271,9 +273,9 @@ impl Queue {
     /// Starts attempts as long as there are turns.
     fn try_events(&mut self) {
         while let Some(event) = self.lines.next_event() {
-            let turn = match self.inner.entry(&event.function) {
-                None => None,
-                Some(entry) => {
+            let turn = match self.inner.chosen(&event.function) {
+                Err(_) => None,
+                Ok(entry) => {
                     let turn = self.free.remove(&event.function);
                     let turn = turn.filter(|turn| Arc::ptr_eq(&turn.entry, &entry));
                     let Some(turn) = turn.or_else(|| entry.turn_now()) else {
@@ -420,8 +422,9 @@ impl Queue {
     }
 
     fn take_attempt(&mut self, mut event: Queued, attempt: Attempt) {
-        let failure = match attempt {
-            Attempt::Success => None,
+        let at_us = self.inner.options.clock.now_us();
+        let (failure, condition, follow) = match attempt {
+            Attempt::Success { follow } => (None, Condition::Success, follow),
             Attempt::Unread(reason) => {
                 error!(
                     request_id = event.request_id,
@@ -434,15 +437,28 @@ impl Queue {
                 message,
                 payload,
                 retries,
+                age_s_max,
+                follow,
             } => {
                 event.attempts += 1;
-                if event.attempts <= retries {
+                let is_too_old =
+                    age_s_max.is_some_and(|max| at_us - event.at_us > i64::from(max) * 1_000_000);
+                if event.attempts <= retries && !is_too_old {
                     return self.wait(event);
                 }
-                Some((error_type, message, payload))
+                let condition = match event.attempts <= retries {
+                    true => Condition::EventAgeExceeded,
+                    false => Condition::RetriesExhausted,
+                };
+                (Some((error_type, message, payload)), condition, follow)
             }
         };
-        let at_us = self.inner.options.clock.now_us();
+        let attempts = event.attempts + u32::from(condition == Condition::Success);
+        let follow = follow.map(|follow| {
+            let (id, function) = (&event.request_id, &event.function);
+            let record = record(at_us, id, function, condition, attempts, &follow.last);
+            (follow.to, record)
+        });
         let state = if failure.is_some() { "dead" } else { "done" };
         let dead_letter = failure.map(|(error_type, error_message, payload)| DeadLetter {
             at_us,
@@ -459,6 +475,7 @@ impl Queue {
             offset: event.offset,
             to_house: false,
             dead_letter,
+            follow,
             row: QueueRow {
                 at_us,
                 request_id: event.request_id,
@@ -514,8 +531,7 @@ async fn next_turn(inner: Arc<Inner>, entry: Arc<Entry>) -> Option<Turn> {
         if let Ok(turn) = tokio::time::timeout(LOOK_AGAIN, &mut turn).await {
             return turn.ok();
         }
-        let present = inner.entry(entry.info.name.as_str());
-        if !present.is_some_and(|present| Arc::ptr_eq(&present, &entry)) {
+        if !inner.serves(&entry) {
             return None;
         }
     }

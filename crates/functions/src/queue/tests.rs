@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use lambic_model::FunctionName;
+
 use super::*;
 use crate::{
     Code, Deployment, Functions, Runtime,
@@ -173,6 +175,7 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
     let events = |function: &str, offsets: std::ops::Range<u64>| -> Vec<Queued> {
         let event = |offset| Queued {
             offset,
+            at_us: 0,
             request_id: String::new(),
             function: function.to_owned(),
             attempts: 0,
@@ -185,6 +188,7 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
             offset,
             row: queued(function, ""),
             dead_letter: None,
+            follow: None,
             to_house: false,
         };
         queue.take_kept(vec![end], Ok(()));

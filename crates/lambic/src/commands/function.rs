@@ -195,6 +195,8 @@ fn request(function: &Function, folder: &Path) -> anyhow::Result<Value> {
         "runtime": match function.runtime {
             Runtime::Wasm => "wasm",
             Runtime::Python => "python",
+            Runtime::Node => "node",
+            Runtime::Bootstrap => "bootstrap",
         },
         "handler": function.handler,
         "timeout_s": function.timeout_s,

@@ -154,7 +154,7 @@ impl Engine {
             state: state.clone(),
             transactions: transaction_limits(&settings),
         });
-        let functions = open_functions(&data, &log, system, &database).await?;
+        let functions = open_functions(&data, &log, system, &database, &settings).await?;
         database.set_functions(functions.scalars());
 
         let threads = match settings.batch.threads {
@@ -332,15 +332,19 @@ async fn open_functions(
     log: &Log,
     system: SystemStreams,
     database: &Database,
+    settings: &Settings,
 ) -> anyhow::Result<Functions> {
     let catalog = database.clone();
     let lookup = Arc::new(move |name: &str| catalog.stream(name));
-    let options = lambic_functions::Options::new(
+    let mut options = lambic_functions::Options::new(
         data.join("functions"),
         log.clone(),
         system,
         lookup,
         Arc::new(lambic_connectors::json_list),
     );
+    options.python = settings.functions.python.clone();
+    options.node = settings.functions.node.clone();
+    options.weak_isolation = settings.functions.weak_isolation;
     Ok(Functions::open(options).await?)
 }

@@ -330,6 +330,8 @@ fn deployment(name: &str, function: &Function, folder: &Path) -> anyhow::Result<
     let runtime = match function.runtime {
         Runtime::Wasm => lambic_functions::Runtime::Wasm,
         Runtime::Python => lambic_functions::Runtime::Python,
+        Runtime::Node => lambic_functions::Runtime::Node,
+        Runtime::Bootstrap => lambic_functions::Runtime::Bootstrap,
     };
     let mut deployment = Deployment::new(
         FunctionName::new(name)?,

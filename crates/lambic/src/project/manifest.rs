@@ -76,6 +76,12 @@ pub enum Runtime {
         alias = "python3.14"
     )]
     Python,
+    /// The machine's `node`.
+    #[serde(rename = "node", alias = "nodejs")]
+    Node,
+    /// A program named `bootstrap` that asks AWS's Runtime API.
+    #[serde(rename = "bootstrap", alias = "provided")]
+    Bootstrap,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -129,10 +135,17 @@ impl Manifest {
         for (name, function) in &manifest.functions {
             let about =
                 |message: &str| anyhow::anyhow!("{}: function `{name}`: {message}", path.display());
-            if function.runtime == Runtime::Python && function.handler.is_none() {
-                return Err(about(
-                    "runtime \"python\" needs `handler = \"module.function\"`",
-                ));
+            let named = match function.runtime {
+                Runtime::Python => Some("python"),
+                Runtime::Node => Some("node"),
+                Runtime::Wasm | Runtime::Bootstrap => None,
+            };
+            if let Some(runtime) = named
+                && function.handler.is_none()
+            {
+                return Err(about(&format!(
+                    "runtime \"{runtime}\" needs `handler = \"module.function\"`"
+                )));
             }
             if !(function.timeout_s > 0.0 && function.timeout_s <= TIMEOUT_S_MAX) {
                 return Err(about(&format!(

@@ -8,7 +8,6 @@ use std::{
 
 use tokio::io::unix::AsyncFd;
 
-use super::isolation::set_nonblocking;
 use crate::lines::{Lines, LogSource};
 
 pub struct Capture {
@@ -76,4 +75,13 @@ fn read(pipe: &AsyncFd<OwnedFd>, source: LogSource, lines: &Mutex<Lines>) -> boo
         }
     }
     true
+}
+
+/// Makes reads of `fd` return at once.
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    nix::fcntl::fcntl(
+        fd,
+        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    )?;
+    Ok(())
 }

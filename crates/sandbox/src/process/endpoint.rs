@@ -1,32 +1,45 @@
-//! AWS's Runtime API for one environment, on a loopback port of its own.
+//! AWS's Runtime API for one environment, on a listener of its own.
 //!
 //! The protocol: `GET /invocation/next` waits for an event, then `POST /invocation/{id}/response` or `…/error`
-//! ends it; `POST /init/error` ends the start. Bodies have AWS's bound. The port is chosen by the system and known
-//! to the environment only; another process of this machine could still find it (a network namespace will
-//! close that door).
+//! ends it; `POST /init/error` ends the start. Bodies have AWS's bound. In a network of the environment's own nobody
+//! else can reach it; on the host's loopback, the port is chosen by the system, and another process of this machine
+//! could find it.
+
+mod extension;
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1,
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderMap, HeaderValue},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use lambic_model::Outcome;
+use serde_json::json;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     task::JoinSet,
 };
 
+use super::{Invocation, extensions::Extensions};
+use crate::execution;
+
 /// AWS's cap of a response.
 const RESPONSE_BYTES_MAX: usize = 6_291_556;
+/// AWS's cap of a streamed response.
+const STREAM_BYTES_MAX: usize = 200 << 20;
+const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 /// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
 const CONNECTIONS_MAX: usize = 32;
 /// After a connection could not be taken: mostly the server has no file number left for it.
@@ -35,28 +48,66 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// One event on its way through the environment.
 #[derive(Debug, Clone)]
 pub struct Event {
-    pub request_id: String,
-    pub payload: Bytes,
+    pub invocation: Invocation,
     pub deadline_ms: i64,
-    pub function_arn: String,
+    /// Where a streamed response goes as it comes; without it, it is kept together as any other.
+    pub stream: Option<mpsc::Sender<StreamPart>>,
+}
+
+/// A piece of a streamed response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamPart {
+    /// Comes first. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
+    /// prelude and 8 NUL bytes.
+    ContentType(String),
+    Bytes(Bytes),
 }
 
 /// What the environment said.
 #[derive(Debug)]
 pub enum Said {
+    /// It asked whose it is to be.
+    Spare,
     /// It asked for its first event.
     Ready,
     /// It cannot start.
-    InitError(Bytes),
+    InitError(Reported),
     Response(Bytes),
-    Error(Bytes),
+    /// A streamed response that nobody took as it came.
+    Raw(Bytes),
+    /// All of a streamed response has gone where it was wanted.
+    Streamed,
+    Error(Reported),
+    /// An extension gave up.
+    ExtensionError(Reported),
     /// Its response was over AWS's cap.
     TooLarge,
 }
 
+/// An error as the environment told it.
+#[derive(Debug)]
+pub struct Reported {
+    pub body: Bytes,
+    /// Of the header; not all clients send it.
+    pub kind: Option<String>,
+}
+
+impl Reported {
+    pub fn outcome(self, kind_default: &str) -> Outcome {
+        let kind = self.kind.as_deref().unwrap_or(kind_default);
+        execution::reported(self.body.to_vec(), kind)
+    }
+}
+
 #[derive(Default)]
 struct State {
+    /// What a spare one is told; taken once.
+    assignment: Option<Bytes>,
+    is_assigned: bool,
     is_ready: bool,
+    /// The start has ended: the runtime and all extensions ask for their first event.
+    is_started: bool,
+    extensions: Extensions,
     event: Option<Event>,
     is_delivered: bool,
     said: Option<Said>,
@@ -64,9 +115,14 @@ struct State {
 
 #[derive(Default)]
 struct Shared {
+    about: Mutex<About>,
     state: Mutex<State>,
-    /// Wakes whoever waits for an event: the environment.
+    /// Wakes whoever waits for an event or an assignment: the environment.
     event_set: Notify,
+    /// Wakes extensions that wait for an event.
+    extensions_moved: Notify,
+    /// Wakes the host that waits for them.
+    extensions_idle: Notify,
     /// Wakes whoever waits for a word of the environment: the host.
     word_said: Notify,
 }
@@ -76,14 +132,30 @@ impl Shared {
         self.state.lock().expect("no panic while the state is held")
     }
 
+    /// The start has ended when the runtime is ready and the extensions are.
+    fn say_if_started(&self, state: &mut State) {
+        if state.is_ready && !state.is_started && state.extensions.are_idle() {
+            state.is_started = true;
+            state.said = Some(Said::Ready);
+            self.word_said.notify_one();
+        }
+    }
+
     fn say(&self, said: Said) {
         self.state().said = Some(said);
         self.word_said.notify_one();
     }
 }
 
+/// What extensions are told about the function.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    pub function: String,
+    pub qualifier: String,
+    pub handler: String,
+}
+
 pub struct Endpoint {
-    pub address: SocketAddr,
     shared: Arc<Shared>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -95,25 +167,62 @@ impl Drop for Endpoint {
 }
 
 impl Endpoint {
-    pub async fn open() -> std::io::Result<Endpoint> {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
+    /// Answers who connects to `listener`; the start waits for these extensions.
+    pub fn serve(listener: TcpListener, about: About, extensions: Vec<String>) -> Endpoint {
         let shared = Arc::new(Shared::default());
+        *shared.about.lock().expect("nobody has it yet") = about;
+        shared.state().extensions.expect(extensions);
         let server = tokio::spawn(serve(listener, shared.clone()));
-        Ok(Endpoint {
-            address,
-            shared,
-            server,
-        })
+        Endpoint { shared, server }
+    }
+
+    /// Tells a spare environment what it is from now on: its variables, as JSON.
+    pub fn assign(&self, about: About, variables: Bytes) {
+        *self.shared.about.lock().expect("held shortly") = about;
+        self.shared.state().assignment = Some(variables);
+        self.shared.event_set.notify_one();
     }
 
     pub fn set_event(&self, event: Event) {
         let mut state = self.shared.state();
+        state.extensions.tell_invoke(&json!({
+            "eventType": "INVOKE",
+            "deadlineMs": event.deadline_ms,
+            "requestId": event.invocation.request_id,
+            "invokedFunctionArn": event.invocation.function_arn,
+            "tracing": { "type": "X-Amzn-Trace-Id", "value": event.invocation.trace_id },
+        }));
         state.event = Some(event);
         state.is_delivered = false;
         state.said = None;
         drop(state);
         self.shared.event_set.notify_one();
+        self.shared.extensions_moved.notify_waiters();
+    }
+
+    /// Waits until no extension has anything to do.
+    pub async fn extensions_idle(&self) {
+        while !self.shared.state().extensions.are_idle() {
+            // A permit is stored if the last one asks between the look and the wait.
+            self.shared.extensions_idle.notified().await;
+        }
+    }
+
+    /// Tells the extensions that it is over; false if none wants to know.
+    pub fn tell_shutdown(&self, reason: &str, deadline_ms: i64) -> bool {
+        let event = json!({
+            "eventType": "SHUTDOWN",
+            "shutdownReason": reason,
+            "deadlineMs": deadline_ms,
+        });
+        let is_wanted = self.shared.state().extensions.tell_shutdown(&event);
+        self.shared.extensions_moved.notify_waiters();
+        is_wanted
+    }
+
+    /// What is said about the event from now on comes too late.
+    pub fn forget_event(&self) {
+        self.shared.state().event = None;
     }
 
     /// The next thing that the environment says; waits for ever.
@@ -158,7 +267,24 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+const EXTENSION: &str = "/2020-01-01/extension/";
+const TELEMETRY: [&str; 2] = ["/2022-07-01/telemetry", "/2020-08-15/logs"];
+/// Where our own clients ask whose they are to be.
+const ASSIGNMENT: &str = "/lambic/assignment";
+
 async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() == Method::GET && request.uri().path() == ASSIGNMENT {
+        return assignment(shared).await;
+    }
+    if let Some(path) = request.uri().path().strip_prefix(EXTENSION) {
+        let path = path.to_owned();
+        return extension::answer(shared, request, &path).await;
+    }
+    if TELEMETRY.contains(&request.uri().path()) {
+        // As AWS's emulator says it; extensions go on without.
+        let answer = json!({ "errorType": "Telemetry.NotSupported", "errorMessage": "Telemetry API is not supported" });
+        return json_answer(StatusCode::ACCEPTED, &answer);
+    }
     let path = request
         .uri()
         .path()
@@ -170,13 +296,19 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
         path.split('/').collect::<Vec<_>>().as_slice(),
     ) {
         (Method::GET, ["invocation", "next"]) => next(shared).await,
-        (Method::POST, ["init", "error"]) => match body(request).await {
-            Ok(error) => {
-                shared.say(Said::InitError(error));
-                accepted()
+        (Method::POST, ["init", "error"]) => {
+            if shared.state().is_ready {
+                return wrong_state("the start has ended");
             }
-            Err(status) => refused(status, "InvalidRequest", "the body could not be read"),
-        },
+            let kind = kind_of(request.headers());
+            match body(request).await {
+                Ok(body) => {
+                    shared.say(Said::InitError(Reported { body, kind }));
+                    accepted()
+                }
+                Err(status) => refused(status, "InvalidRequest", "the body could not be read"),
+            }
+        }
         (Method::POST, ["invocation", id, end @ ("response" | "error")]) => {
             finish(shared, request, id, *end == "error").await
         }
@@ -188,31 +320,88 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
     }
 }
 
+async fn assignment(shared: &Shared) -> Response<Full<Bytes>> {
+    {
+        let mut state = shared.state();
+        if state.is_assigned || state.is_ready {
+            return wrong_state("it is assigned already");
+        }
+        state.is_assigned = true;
+    }
+    shared.say(Said::Spare);
+    loop {
+        if let Some(variables) = shared.state().assignment.take() {
+            return Response::new(Full::new(variables));
+        }
+        shared.event_set.notified().await;
+    }
+}
+
 async fn next(shared: &Shared) -> Response<Full<Bytes>> {
     let event = loop {
         {
             let mut state = shared.state();
             if !state.is_ready {
                 state.is_ready = true;
-                state.said = Some(Said::Ready);
-                shared.word_said.notify_one();
+                shared.say_if_started(&mut state);
             }
-            if !state.is_delivered
-                && let Some(event) = state.event.clone()
-            {
-                state.is_delivered = true;
-                break event;
+            match state.event.clone() {
+                Some(_) if state.is_delivered => {
+                    return wrong_state("the running invocation was not answered");
+                }
+                Some(event) => {
+                    state.is_delivered = true;
+                    break event;
+                }
+                None => {}
             }
         }
         shared.event_set.notified().await;
     };
-    Response::builder()
+    let Invocation {
+        request_id,
+        payload,
+        function_arn,
+        trace_id,
+        client_context,
+        cognito_identity,
+        timeout: _,
+    } = event.invocation;
+    let mut response = Response::builder()
         .header(header::CONTENT_TYPE, "application/json")
-        .header("Lambda-Runtime-Aws-Request-Id", &event.request_id)
-        .header("Lambda-Runtime-Deadline-Ms", event.deadline_ms)
-        .header("Lambda-Runtime-Invoked-Function-Arn", &event.function_arn)
-        .body(Full::new(event.payload))
-        .expect("ids and names are valid header values")
+        .header("Lambda-Runtime-Deadline-Ms", event.deadline_ms);
+    for (name, value) in [
+        ("Lambda-Runtime-Aws-Request-Id", request_id),
+        ("Lambda-Runtime-Invoked-Function-Arn", function_arn),
+        ("Lambda-Runtime-Trace-Id", trace_id),
+        ("Lambda-Runtime-Client-Context", client_context),
+        ("Lambda-Runtime-Cognito-Identity", cognito_identity),
+    ] {
+        if !value.is_empty() {
+            response = response.header(name, header_value(&value));
+        }
+    }
+    response
+        .body(Full::new(payload))
+        .expect("names are constant and values were cleaned")
+}
+
+/// Line ends, which JSON may have between its parts, end a header.
+fn header_value(text: &str) -> HeaderValue {
+    let bytes: Vec<u8> = text
+        .bytes()
+        .map(|byte| if byte.is_ascii_control() { b' ' } else { byte })
+        .collect();
+    HeaderValue::from_bytes(&bytes).expect("it has no control characters")
+}
+
+fn kind_of(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get("Lambda-Runtime-Function-Error-Type")?;
+    Some(kind.to_str().ok()?.to_owned()).filter(|kind| !kind.is_empty())
+}
+
+fn wrong_state(message: &str) -> Response<Full<Bytes>> {
+    refused(StatusCode::FORBIDDEN, "InvalidStateTransition", message)
 }
 
 async fn finish(
@@ -224,13 +413,9 @@ async fn finish(
     {
         let state = shared.state();
         let Some(event) = state.event.as_ref().filter(|_| state.is_delivered) else {
-            return refused(
-                StatusCode::FORBIDDEN,
-                "InvalidStateTransition",
-                "no invocation is running",
-            );
+            return wrong_state("no invocation is running");
         };
-        if event.request_id != id {
+        if event.invocation.request_id != id {
             return refused(
                 StatusCode::BAD_REQUEST,
                 "InvalidRequestID",
@@ -238,9 +423,33 @@ async fn finish(
             );
         }
     }
-    let said = match body(request).await {
-        Ok(payload) if is_error => Said::Error(payload),
-        Ok(payload) => Said::Response(payload),
+    let kind = kind_of(request.headers());
+    let is_stream = !is_error
+        && request
+            .headers()
+            .get("Lambda-Runtime-Function-Response-Mode")
+            .is_some_and(|mode| mode == "streaming");
+    let heard = if is_stream {
+        let sink = shared
+            .state()
+            .event
+            .as_ref()
+            .and_then(|event| event.stream.clone());
+        match sink {
+            Some(sink) => streamed(request, &sink).await,
+            None => collected(request).await,
+        }
+    } else {
+        body(request).await.map(|body| {
+            if is_error {
+                Said::Error(Reported { body, kind })
+            } else {
+                Said::Response(body)
+            }
+        })
+    };
+    let said = match heard {
+        Ok(said) => said,
         Err(StatusCode::PAYLOAD_TOO_LARGE) => Said::TooLarge,
         Err(status) => return refused(status, "InvalidRequest", "the body was cut off"),
     };
@@ -251,13 +460,9 @@ async fn finish(
         if state
             .event
             .as_ref()
-            .is_none_or(|event| event.request_id != id)
+            .is_none_or(|event| event.invocation.request_id != id)
         {
-            return refused(
-                StatusCode::FORBIDDEN,
-                "InvalidStateTransition",
-                "the invocation has ended",
-            );
+            return wrong_state("the invocation has ended");
         }
         state.event = None;
         state.said = Some(said);
@@ -273,32 +478,85 @@ async fn finish(
     accepted()
 }
 
+/// A streamed response, kept together.
+async fn collected(request: Request<Incoming>) -> Result<Said, StatusCode> {
+    let collected = Limited::new(request.into_body(), RESPONSE_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| status_of(&*error))?;
+    let failure = collected.trailers().and_then(late_failure);
+    Ok(failure.map_or_else(|| Said::Raw(collected.to_bytes()), Said::Error))
+}
+
+/// Passes a streamed response on; whoever takes it too slowly slows the function down, whoever has gone does not.
+async fn streamed(
+    request: Request<Incoming>,
+    sink: &mpsc::Sender<StreamPart>,
+) -> Result<Said, StatusCode> {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or(CONTENT_TYPE_DEFAULT);
+    let _ = sink
+        .send(StreamPart::ContentType(content_type.to_owned()))
+        .await;
+    let mut body = Limited::new(request.into_body(), STREAM_BYTES_MAX);
+    let mut failure = None;
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|error| status_of(&*error))?.into_data() {
+            Ok(bytes) => {
+                let _ = sink.send(StreamPart::Bytes(bytes)).await;
+            }
+            Err(frame) => failure = frame.trailers_ref().and_then(late_failure),
+        }
+    }
+    Ok(failure.map_or(Said::Streamed, Said::Error))
+}
+
+/// What went wrong after the first bytes had gone out.
+fn late_failure(trailers: &HeaderMap) -> Option<Reported> {
+    let kind = kind_of(trailers);
+    let body = trailers
+        .get("Lambda-Runtime-Function-Error-Body")
+        .and_then(|body| BASE64_STANDARD.decode(body).ok());
+    if kind.is_none() && body.is_none() {
+        return None;
+    }
+    Some(Reported {
+        body: body.unwrap_or_default().into(),
+        kind,
+    })
+}
+
 async fn body(request: Request<Incoming>) -> Result<Bytes, StatusCode> {
     Limited::new(request.into_body(), RESPONSE_BYTES_MAX)
         .collect()
         .await
         .map(|collected| collected.to_bytes())
-        .map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                StatusCode::PAYLOAD_TOO_LARGE
-            } else {
-                StatusCode::BAD_REQUEST
-            }
-        })
+        .map_err(|error| status_of(&*error))
+}
+
+fn status_of(error: &(dyn std::error::Error + Send + Sync + 'static)) -> StatusCode {
+    if error.is::<LengthLimitError>() {
+        StatusCode::PAYLOAD_TOO_LARGE
+    } else {
+        StatusCode::BAD_REQUEST
+    }
 }
 
 fn accepted() -> Response<Full<Bytes>> {
-    json(StatusCode::ACCEPTED, &serde_json::json!({ "status": "OK" }))
+    json_answer(StatusCode::ACCEPTED, &json!({ "status": "OK" }))
 }
 
 fn refused(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {
-    json(
+    json_answer(
         status,
-        &serde_json::json!({ "errorType": kind, "errorMessage": message }),
+        &json!({ "errorType": kind, "errorMessage": message }),
     )
 }
 
-fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+fn json_answer(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     Response::builder()
         .status(status)
         .header(header::CONTENT_TYPE, "application/json")
@@ -317,8 +575,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_environment_has_a_bound_of_connections() {
-        let endpoint = Endpoint::open().await.unwrap();
-        let connect = || TcpStream::connect(endpoint.address);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _endpoint = Endpoint::serve(listener, About::default(), Vec::new());
+        let connect = || TcpStream::connect(address);
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS_MAX {
             open.push(connect().await.unwrap());

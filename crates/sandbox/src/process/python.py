@@ -14,6 +14,30 @@ import traceback
 API = "/2018-06-01/runtime"
 
 
+class Identity:
+    def __init__(self, given):
+        self.cognito_identity_id = given.get("cognitoIdentityId")
+        self.cognito_identity_pool_id = given.get("cognitoIdentityPoolId")
+
+
+class Client:
+    def __init__(self, given):
+        for name in ("installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name"):
+            setattr(self, name, given.get(name))
+
+
+class ClientContext:
+    def __init__(self, given):
+        self.client = Client(given["client"]) if given.get("client") else None
+        self.custom = given.get("custom")
+        self.env = given.get("env")
+
+
+def parsed(header):
+    """The JSON of a header; headers are read as Latin-1, but hold UTF-8."""
+    return json.loads(header.encode("latin-1")) if header else None
+
+
 class Context:
     def __init__(self, headers):
         self.aws_request_id = headers["Lambda-Runtime-Aws-Request-Id"]
@@ -23,8 +47,9 @@ class Context:
         self.memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
         self.log_group_name = os.environ["AWS_LAMBDA_LOG_GROUP_NAME"]
         self.log_stream_name = os.environ["AWS_LAMBDA_LOG_STREAM_NAME"]
-        self.identity = None
-        self.client_context = None
+        self.identity = Identity(parsed(headers["Lambda-Runtime-Cognito-Identity"]) or {})
+        client_context = parsed(headers["Lambda-Runtime-Client-Context"])
+        self.client_context = ClientContext(client_context) if client_context else None
         self._deadline_ms = int(headers["Lambda-Runtime-Deadline-Ms"])
 
     def get_remaining_time_in_millis(self):
@@ -78,6 +103,13 @@ def post(connection, path, body, headers=None):
     connection.getresponse().read()
 
 
+def set_trace(trace_id):
+    if trace_id:
+        os.environ["_X_AMZN_TRACE_ID"] = trace_id
+    else:
+        os.environ.pop("_X_AMZN_TRACE_ID", None)
+
+
 def encode(value):
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
@@ -89,9 +121,48 @@ def show(failure):
         print("".join(failure["stackTrace"]).rstrip("\n"))
 
 
+def set_path():
+    """The code stands before the layers, and the layers before what the interpreter has."""
+    layers = os.environ.pop("LAMBIC_LAYERS", "/opt")
+    site = f"{layers}/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    own = [os.environ["LAMBDA_TASK_ROOT"], site, f"{layers}/python"]
+    # The first one is the folder of this file.
+    sys.path[:] = own + [path for path in sys.path[1:] if path not in own]
+
+
+def take_assignment():
+    """Waits until this process belongs to a function, and takes its variables."""
+    # What many functions import, read while nobody waits for it.
+    for name in (
+        "base64 collections concurrent.futures contextlib dataclasses datetime decimal enum functools hashlib io "
+        "logging pathlib random re socket ssl tempfile threading typing urllib.parse urllib.request uuid"
+    ).split():
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass
+    import resource
+
+    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    connection.request("GET", "/lambic/assignment")
+    variables = json.loads(connection.getresponse().read())
+    connection.close()
+    data_bytes = int(variables.pop("LAMBIC_DATA_BYTES"))
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+    os.environ.clear()
+    os.environ.update(variables)
+    time.tzset()
+    # The folder that was here is covered by the code, and layers are where nothing was.
+    os.chdir(os.environ["LAMBDA_TASK_ROOT"])
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
+
+
 def main():
+    if os.environ.get("LAMBIC_SPARE"):
+        take_assignment()
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]
+    set_path()
     connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
     handler, failure = load(os.environ["_HANDLER"])
     if failure:
@@ -107,7 +178,7 @@ def main():
         if response.status != 200:
             sys.exit(f"the Runtime API answered {response.status}")
         request_id = response.headers["Lambda-Runtime-Aws-Request-Id"]
-        os.environ["_X_AMZN_TRACE_ID"] = response.headers.get("Lambda-Runtime-Trace-Id", "")
+        set_trace(response.headers["Lambda-Runtime-Trace-Id"])
         try:
             answer = handler(json.loads(payload), Context(response.headers))
         except MemoryError as e:

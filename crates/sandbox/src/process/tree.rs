@@ -53,6 +53,14 @@ impl Process {
         self.pid
     }
 
+    /// A descriptor of its own for it, if the system has such and it is still there.
+    pub fn pidfd(&self) -> Option<OwnedFd> {
+        match &self.handle {
+            Handle::Pidfd(pidfd) => pidfd.try_clone().ok(),
+            Handle::Number | Handle::Gone => None,
+        }
+    }
+
     /// Tells that it was waited for: its number may belong to another one now.
     pub fn forget_number(&mut self) {
         if matches!(self.handle, Handle::Number) {
@@ -138,6 +146,19 @@ impl Process {
 
     pub fn go_on(&self) {
         self.signal(Some(Signal::SIGCONT));
+    }
+
+    pub fn terminate(&self) {
+        self.signal(Some(Signal::SIGTERM));
+    }
+
+    /// False for one that has ended, though nobody has waited for it.
+    pub fn is_running(&self) -> bool {
+        let stat = stat(format!("/proc/{}", self.pid).as_ref());
+        !matches!(
+            stat.and_then(|stat| stat.chars().next()),
+            None | Some('Z' | 'X')
+        )
     }
 
     /// Memory in use (or its highest ever, for `VmHWM`), bytes.

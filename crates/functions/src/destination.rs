@@ -1,0 +1,181 @@
+//! Destinations: where the result of an event goes on that nobody waits for, as AWS's record of it.
+//!
+//! The record is appended together with the end of the event: either both are kept or neither. A function gets it as
+//! an event of the same queue, a stream as a row of the columns that it has of the record's members.
+
+use lambic_model::{FunctionName, StreamName};
+use serde_json::{Value, json};
+
+use crate::{FunctionVersion, Qualifier, function_arn};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// `f` or `f:live`.
+    Function(String),
+    Stream(StreamName),
+}
+
+impl Destination {
+    /// From an ARN: `arn:aws:lambda:…:function:f:live`, or a stream's, `arn:aws:lambic:…:stream/name`.
+    pub fn parse(arn: &str) -> Option<Destination> {
+        let parts: Vec<&str> = arn.splitn(6, ':').collect();
+        let ["arn", _, service, _, _, resource] = parts.as_slice() else {
+            return None;
+        };
+        match *service {
+            "lambda" => {
+                let target = resource.strip_prefix("function:")?;
+                let (name, qualifier) = match target.split_once(':') {
+                    Some((name, qualifier)) => (name, Some(qualifier)),
+                    None => (target, None),
+                };
+                FunctionName::new(name).ok()?;
+                if let Some(qualifier) = qualifier {
+                    qualifier.parse::<Qualifier>().ok()?;
+                }
+                Some(Destination::Function(target.to_owned()))
+            }
+            "lambic" => {
+                let name = resource.strip_prefix("stream/")?;
+                Some(Destination::Stream(StreamName::new(name).ok()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How an event ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    Success,
+    RetriesExhausted,
+    EventAgeExceeded,
+}
+
+impl Condition {
+    fn as_str(self) -> &'static str {
+        match self {
+            Condition::Success => "Success",
+            Condition::RetriesExhausted => "RetriesExhausted",
+            Condition::EventAgeExceeded => "EventAgeExceeded",
+        }
+    }
+}
+
+/// What is known of the last attempt.
+#[derive(Debug, Clone)]
+pub struct Last {
+    pub version: FunctionVersion,
+    /// `None`: it succeeded.
+    pub is_failure: bool,
+    /// JSON.
+    pub request: String,
+    pub response: Vec<u8>,
+}
+
+/// The record, JSON.
+pub fn record(
+    at_us: i64,
+    request_id: &str,
+    function: &str,
+    condition: Condition,
+    attempts: u32,
+    last: &Last,
+) -> String {
+    let parsed = |bytes: &[u8]| {
+        serde_json::from_slice(bytes)
+            .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(bytes).into_owned()))
+    };
+    let qualified = match function.contains(':') {
+        true => function_arn(function),
+        false => format!("{}:{}", function_arn(function), FunctionVersion::Latest),
+    };
+    let mut response = json!({
+        "statusCode": 200,
+        "executedVersion": last.version.to_string(),
+    });
+    if last.is_failure {
+        response["functionError"] = Value::from("Unhandled");
+    }
+    json!({
+        "version": "1.0",
+        "timestamp": timestamp(at_us),
+        "requestContext": {
+            "requestId": request_id,
+            "functionArn": qualified,
+            "condition": condition.as_str(),
+            "approximateInvokeCount": attempts,
+        },
+        "requestPayload": parsed(last.request.as_bytes()),
+        "responseContext": response,
+        "responsePayload": parsed(&last.response),
+    })
+    .to_string()
+}
+
+/// As AWS writes it there: `2026-11-23T21:00:00.000Z`.
+fn timestamp(us: i64) -> String {
+    arrow::temporal_conversions::timestamp_us_to_datetime(us)
+        .map(|time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_read_from_arns() {
+        let function = |target: &str| Some(Destination::Function(target.to_owned()));
+        let stream = |name: &str| Some(Destination::Stream(StreamName::new(name).unwrap()));
+        for (arn, expected) in [
+            (
+                "arn:aws:lambda:us-east-1:123456789012:function:f",
+                function("f"),
+            ),
+            (
+                "arn:aws:lambda:us-east-1:123456789012:function:f:live",
+                function("f:live"),
+            ),
+            (
+                "arn:aws:lambic:us-east-1:000000000000:stream/results",
+                stream("results"),
+            ),
+            ("arn:aws:sqs:us-east-1:123456789012:queue", None),
+            ("arn:aws:lambda:us-east-1:123456789012:function:f:a b", None),
+            ("arn:aws:lambda:us-east-1:123456789012:layer:f", None),
+            ("arn:aws:lambic:us-east-1:000000000000:stream/No", None),
+            ("f", None),
+        ] {
+            assert_eq!(Destination::parse(arn), expected, "{arn}");
+        }
+    }
+
+    #[test]
+    fn a_record_says_what_happened() {
+        let last = Last {
+            version: FunctionVersion::Number(3),
+            is_failure: true,
+            request: r#"{"a":1}"#.to_owned(),
+            response: br#"{"errorType":"E"}"#.to_vec(),
+        };
+        let text = record(0, "id", "f:live", Condition::RetriesExhausted, 3, &last);
+        let record: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            record,
+            json!({
+                "version": "1.0",
+                "timestamp": "1970-01-01T00:00:00.000Z",
+                "requestContext": {
+                    "requestId": "id",
+                    "functionArn": "arn:aws:lambda:us-east-1:000000000000:function:f:live",
+                    "condition": "RetriesExhausted",
+                    "approximateInvokeCount": 3,
+                },
+                "requestPayload": { "a": 1 },
+                "responseContext": { "statusCode": 200, "executedVersion": "3", "functionError": "Unhandled" },
+                "responsePayload": { "errorType": "E" },
+            })
+        );
+    }
+}

@@ -1,0 +1,204 @@
+//! Event source mappings that were made one by one, by AWS's API; those of a deployment are its triggers.
+//!
+//! Each has a UUID and a place of its own in the log. It belongs to a function, and may run a version or alias of it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use lambic_model::{Append, Cursor, FunctionName};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Error, Function, Functions, Inner, Qualifier, Trigger, blocking, check::check_trigger,
+    deploy::to_the_end, mapping, registry::Mapping,
+};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventSource {
+    pub trigger: Trigger,
+    pub(crate) mapping: Mapping,
+    pub qualifier: Option<Qualifier>,
+    pub is_enabled: bool,
+    /// How often a failed batch is tried again; `None`: for ever, AWS's default.
+    pub retries: Option<u32>,
+    /// Members of AWS's that are given back and change nothing here.
+    pub kept: BTreeMap<String, Value>,
+    pub changed_at_us: i64,
+}
+
+/// A mapping that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewSource {
+    pub trigger: Trigger,
+    pub qualifier: Option<Qualifier>,
+    pub is_enabled: bool,
+    pub retries: Option<u32>,
+    pub kept: BTreeMap<String, Value>,
+}
+
+impl EventSource {
+    /// What it invokes: `f` or `f:live`.
+    pub(crate) fn target(&self, function: &FunctionName) -> String {
+        match &self.qualifier {
+            Some(qualifier) => format!("{function}:{qualifier}"),
+            None => function.to_string(),
+        }
+    }
+}
+
+impl Functions {
+    /// All of them by function and UUID.
+    pub fn sources(&self) -> Vec<(FunctionName, String, EventSource)> {
+        let of = |function: &Arc<Function>| {
+            let name = function.info.name.clone();
+            let sources = function.sources.clone().into_iter();
+            sources.map(move |(uuid, source)| (name.clone(), uuid, source))
+        };
+        self.functions().iter().flat_map(of).collect()
+    }
+
+    /// How its last batch went since the server started, in AWS's words.
+    pub fn processed(&self, source: &EventSource) -> &'static str {
+        let processed = self.0.processed.lock().expect("held shortly");
+        let last = processed.get(&source.mapping.cursor);
+        last.copied().unwrap_or("No records processed")
+    }
+
+    /// Starts to read where `trigger.start` says, and invokes the function from then on.
+    pub async fn create_source(
+        &self,
+        name: &FunctionName,
+        new: NewSource,
+    ) -> Result<(String, EventSource), Error> {
+        let (inner, name) = (self.0.clone(), name.clone());
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            inner.check_open()?;
+            let former = inner.existing(&name)?;
+            let is_there = former.sources.values().any(|source| {
+                source.trigger.stream == new.trigger.stream && source.qualifier == new.qualifier
+            });
+            if is_there {
+                return Err(Error::Conflict {
+                    reason: format!(
+                        "An event source mapping with stream {} and function {name} already exists. Please update or delete the existing mapping",
+                        new.trigger.stream
+                    ),
+                });
+            }
+            check_trigger(&former.info, &new.trigger)?;
+            former.at(new.qualifier.as_ref())?;
+            let stream = (inner.options.lookup)(new.trigger.stream.as_str()).ok_or_else(|| {
+                Error::UnknownStream {
+                    name: name.to_string(),
+                    stream: new.trigger.stream.to_string(),
+                }
+            })?;
+            let uuid = uuid::Uuid::now_v7().to_string();
+            let _held = inner.starting.keep(vec![stream.id]);
+            let snapshot = inner.options.log.snapshot();
+            let mapping = Mapping {
+                stream: stream.name.clone(),
+                stream_id: stream.id,
+                cursor: format!("functions/{name}/{}/{uuid}", stream.name),
+            };
+            let append = Append {
+                cursors: vec![Cursor {
+                    name: mapping.cursor.clone(),
+                    stream: stream.id,
+                    frontier: mapping::start_of(&snapshot, &stream, new.trigger.start),
+                }],
+                ..Append::default()
+            };
+            inner.options.log.append(append).await?;
+            let source = EventSource {
+                trigger: new.trigger,
+                mapping,
+                qualifier: new.qualifier,
+                is_enabled: new.is_enabled,
+                retries: new.retries,
+                kept: new.kept,
+                changed_at_us: inner.options.clock.now_us(),
+            };
+            let mut function = Function::clone(&former);
+            function.sources.insert(uuid.clone(), source.clone());
+            inner.keep_sources(function).await?;
+            Ok((uuid, source))
+        })
+        .await
+    }
+
+    /// Its stream and its place stay; the rest may change.
+    pub async fn update_source(
+        &self,
+        uuid: &str,
+        change: impl FnOnce(&mut EventSource) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(FunctionName, EventSource), Error> {
+        let (inner, uuid) = (self.0.clone(), uuid.to_owned());
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            inner.check_open()?;
+            let (mut function, former) = inner.with_source(&uuid)?;
+            let mut source = former.clone();
+            change(&mut source)?;
+            source.mapping = former.mapping;
+            source.trigger.stream = former.trigger.stream;
+            source.changed_at_us = inner.options.clock.now_us();
+            check_trigger(&function.info, &source.trigger)?;
+            function.at(source.qualifier.as_ref())?;
+            function.sources.insert(uuid, source.clone());
+            let name = function.info.name.clone();
+            inner.keep_sources(function).await?;
+            Ok((name, source))
+        })
+        .await
+    }
+
+    /// The records that it did not read yet stay unread.
+    pub async fn remove_source(&self, uuid: &str) -> Result<(FunctionName, EventSource), Error> {
+        let (inner, uuid) = (self.0.clone(), uuid.to_owned());
+        to_the_end(async move {
+            let _one = inner.deploying.lock().await;
+            inner.check_open()?;
+            let (mut function, source) = inner.with_source(&uuid)?;
+            function.sources.remove(&uuid);
+            let name = function.info.name.clone();
+            inner.keep_sources(function).await?;
+            {
+                let mut processed = inner.processed.lock().expect("held shortly");
+                processed.remove(&source.mapping.cursor);
+            }
+            let former = std::slice::from_ref(&source.mapping);
+            inner.drop_cursors(former, &[]).await;
+            Ok((name, source))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn with_source(&self, uuid: &str) -> Result<(Function, EventSource), Error> {
+        let slots = self.slots.read().expect("held shortly");
+        let mut functions = slots.functions();
+        let found = functions.find_map(|function| {
+            let source = function.sources.get(uuid)?;
+            Some((Function::clone(function), source.clone()))
+        });
+        found.ok_or_else(|| Error::Missing {
+            name: format!("event source mapping {uuid}"),
+        })
+    }
+
+    async fn keep_sources(self: &Arc<Self>, function: Function) -> Result<(), Error> {
+        let (registry, kept) = (self.registry.clone(), function.clone());
+        blocking(move || registry.save(&kept)).await?;
+        self.stop_triggers(&function.info.name).await;
+        let function = Arc::new(function);
+        {
+            let mut slots = self.slots.write().expect("held shortly");
+            slots.change(function.clone(), &self.options);
+        }
+        self.start_triggers(&function);
+        Ok(())
+    }
+}

@@ -1,0 +1,598 @@
+//! One environment from its start to its end.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    path::Path,
+    process::ExitStatus,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use lambic_base::{Clock, SystemClock};
+use lambic_model::Outcome;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, process::Child, sync::mpsc};
+
+use super::{
+    Invocation, Launch, Network, Spec,
+    capture::Capture,
+    cgroup::{Controller, Group},
+    egress::Egress,
+    endpoint::{About, Endpoint, Event, Said, StreamPart},
+    layout::Layout,
+    network,
+    place::{self, Kind, Place},
+    spawn::{Program, Spawned},
+    tree::Process,
+    variables::{self, Facts},
+};
+use crate::{
+    Error, Execution, LogLine, execution, failure,
+    lines::{Lines, LogSource},
+};
+
+/// How often memory and processes of a running invocation are counted.
+const WATCH: Duration = Duration::from_millis(20);
+/// AWS's, for extensions.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
+/// AWS's, for a runtime.
+const TERMINATE_TIME_MAX: Duration = Duration::from_millis(300);
+/// The kernel takes a killed namespace down in milliseconds.
+const KILL_TIME_MAX: Duration = Duration::from_secs(2);
+/// Processes of one environment, the first included.
+const PROCESSES_MAX: usize = 64;
+
+pub struct Environment {
+    pub(super) spec: Arc<Spec>,
+    child: Child,
+    /// The program itself; `child` may be a parent in between.
+    pub(super) process: Process,
+    /// What stands still below it until the next event.
+    pub(super) stopped: Vec<Process>,
+    pub(super) endpoint: Endpoint,
+    /// Until it is known where the function may connect to.
+    way_out: Option<TcpListener>,
+    egress: Option<Egress>,
+    captures: [Capture; 2],
+    pub(super) lines: Arc<Mutex<Lines>>,
+    init: Duration,
+    was_spare: bool,
+    has_ended: bool,
+    /// Ends after the process, before the folder.
+    pub(super) group: Option<Group>,
+    dir: TempDir,
+}
+
+/// An environment that did not come up.
+#[derive(Debug)]
+pub struct FailedStart {
+    pub outcome: Outcome,
+    pub lines: Vec<LogLine>,
+    pub init: Duration,
+}
+
+impl Environment {
+    /// Starts the process and waits until it asks for its first event. The inner error is the function's own.
+    pub async fn start(spec: Arc<Spec>) -> Result<Result<Environment, FailedStart>, Error> {
+        let start = Instant::now();
+        match Environment::begin(spec, Kind::Whole).await? {
+            Ok(environment) => Ok(environment.ready(start).await),
+            Err(failed) => Ok(Err(failed)),
+        }
+    }
+
+    pub(super) async fn begin(
+        spec: Arc<Spec>,
+        kind: Kind,
+    ) -> Result<Result<Environment, FailedStart>, Error> {
+        let start = Instant::now();
+        let failed = |outcome| FailedStart {
+            outcome,
+            lines: Vec::new(),
+            init: start.elapsed(),
+        };
+        let place = tokio::task::spawn_blocking({
+            let spec = spec.clone();
+            move || Place::make(&spec, kind)
+        })
+        .await
+        .map_err(|error| Error::Engine {
+            reason: error.to_string(),
+        })??;
+        let (program, arguments) = match place::program(&spec, &place.layout) {
+            Ok(found) => found,
+            Err(outcome) => return Ok(Err(failed(outcome))),
+        };
+        let spawn_error = |source| Error::Spawn {
+            program: program.display().to_string(),
+            source,
+        };
+        // On the host's loopback, where environments have no network of their own.
+        let listener = if spec.isolation.own_network {
+            None
+        } else {
+            Some(
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                    .await
+                    .map_err(spawn_error)?,
+            )
+        };
+        let runtime_api = match &listener {
+            None => network::RUNTIME_API.into(),
+            Some(listener) => listener.local_addr().map_err(spawn_error)?,
+        };
+        let variables = variables_of(&spec, &place.layout, &program, runtime_api);
+        let extensions = spec.extensions();
+        let (command, arguments) =
+            place::with_extensions(&program, arguments, &extensions, &place.layout);
+        let mut command = std::process::Command::new(command);
+        command.args(arguments).env_clear().envs(variables);
+        if kind == Kind::Spare {
+            command.env("LAMBIC_SPARE", "1");
+        }
+        let (stdout_in, stdout_out) = std::io::pipe().map_err(spawn_error)?;
+        let (stderr_in, stderr_out) = std::io::pipe().map_err(spawn_error)?;
+        command.stdout(stdout_out).stderr(stderr_out);
+        let landlock = place
+            .landlock(&spec, runtime_api.port())
+            .map_err(spawn_error)?;
+        let spawned = spec
+            .isolation
+            .spawn(Program {
+                command,
+                folder: place.layout.task.clone(),
+                root: place.root,
+                data_bytes: place::data_bytes(&spec, kind),
+                file_bytes: place::file_bytes(&spec, kind),
+                groups: place.group_entries,
+                has_own_process_limit: place.has_own_process_limit,
+                landlock,
+            })
+            .await;
+        let Spawned {
+            child,
+            process,
+            sockets,
+        } = match spawned {
+            Ok(spawned) => spawned,
+            // The user's own program, which is not one.
+            Err(error) if spec.launch == Launch::Bootstrap && place::is_no_program(&error) => {
+                return Ok(Err(failed(place::not_executable(&program, &error))));
+            }
+            Err(error) => return Err(spawn_error(error)),
+        };
+        let mut sockets = sockets.into_iter().map(place::listening);
+        let runtime_listener = match listener {
+            Some(listener) => Ok(listener),
+            None => sockets
+                .next()
+                .unwrap_or_else(|| Err(std::io::Error::other("its network was not handed over"))),
+        };
+        let endpoint = Endpoint::serve(
+            runtime_listener.map_err(spawn_error)?,
+            about(&spec),
+            extensions,
+        );
+        let way_out = sockets.next().transpose().map_err(spawn_error)?;
+        let lines = Arc::new(Mutex::new(Lines::new(spec.log_bytes_max)));
+        let capture = |pipe: std::io::PipeReader, source| {
+            Capture::start(OwnedFd::from(pipe), source, lines.clone()).map_err(spawn_error)
+        };
+        let captures = [
+            capture(stdout_in, LogSource::Stdout)?,
+            capture(stderr_in, LogSource::Stderr)?,
+        ];
+        Ok(Ok(Environment {
+            spec: spec.clone(),
+            child,
+            process,
+            stopped: Vec::new(),
+            endpoint,
+            way_out,
+            egress: None,
+            group: place.group,
+            captures,
+            lines,
+            init: Duration::ZERO,
+            was_spare: kind == Kind::Spare,
+            has_ended: false,
+            dir: place.dir,
+        }))
+    }
+
+    /// Waits until it asks for its first event, with all that its function may have from then on.
+    pub(super) async fn ready(mut self, start: Instant) -> Result<Environment, FailedStart> {
+        if self.spec.isolation.own_network
+            && self.spec.network != Network::None
+            && let Some(listener) = self.way_out.take()
+        {
+            self.egress = Some(Egress::start(listener, self.spec.network.clone()));
+        }
+        self.way_out = None;
+        let outcome = match self.next_word("init", self.spec.init_timeout).await {
+            Word::Said(Said::Ready) => {
+                self.init = start.elapsed();
+                match self.stand_still("init").await {
+                    Ok(()) => match self.slow_down() {
+                        Ok(()) => return Ok(self),
+                        Err(outcome) => outcome,
+                    },
+                    Err(outcome) => outcome,
+                }
+            }
+            Word::Said(Said::InitError(error)) => error.outcome("Runtime.InitError"),
+            Word::Said(Said::ExtensionError(error)) => error.outcome("Extension.InitError"),
+            Word::Said(_) => failure("Runtime.Unknown", "the runtime broke the protocol"),
+            Word::Failed(outcome) => outcome,
+        };
+        self.kill().await;
+        Err(FailedStart {
+            outcome,
+            lines: self.take_lines(),
+            init: start.elapsed(),
+        })
+    }
+
+    /// Processors in proportion to memory from here on: as in AWS, the start has what it can get.
+    fn slow_down(&self) -> Result<(), Outcome> {
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        group
+            .set(Controller::Cpu, place::bounds(&self.spec))
+            .map_err(|error| failure("Runtime.Unknown", &format!("its control group: {error}")))
+    }
+
+    /// True if it was a spare one.
+    pub fn was_spare(&self) -> bool {
+        self.was_spare
+    }
+
+    /// How long the start took.
+    pub fn init(&self) -> Duration {
+        self.init
+    }
+
+    /// False if the process ended on its own while nobody looked.
+    pub fn is_alive(&mut self) -> bool {
+        if !self.has_ended && !matches!(self.child.try_wait(), Ok(None)) {
+            self.set_ended();
+        }
+        !self.has_ended
+    }
+
+    /// Where the environment lives; gone when it ends.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What was said since the last time it was asked; an [`Execution`] has what was said until its end.
+    pub fn lines(&self) -> Vec<LogLine> {
+        self.take_lines()
+    }
+
+    pub async fn invoke(&mut self, invocation: Invocation) -> Execution {
+        self.run(invocation, None).await
+    }
+
+    /// As [`Environment::invoke`], but a response that the function streams goes into `stream` as it comes, and the
+    /// outcome of that is empty. A function that does not stream puts nothing there.
+    pub async fn invoke_streamed(
+        &mut self,
+        invocation: Invocation,
+        stream: mpsc::Sender<StreamPart>,
+    ) -> Execution {
+        self.run(invocation, Some(stream)).await
+    }
+
+    async fn run(
+        &mut self,
+        invocation: Invocation,
+        stream: Option<mpsc::Sender<StreamPart>>,
+    ) -> Execution {
+        let start = Instant::now();
+        let (request_id, timeout) = (invocation.request_id.clone(), invocation.timeout);
+        let request_id = request_id.as_str();
+        self.endpoint.set_event(Event {
+            stream,
+            deadline_ms: SystemClock.now_us() / 1_000 + timeout.as_millis() as i64,
+            invocation: Invocation {
+                function_arn: Some(invocation.function_arn)
+                    .filter(|arn| !arn.is_empty())
+                    .unwrap_or_else(|| self.spec.function_arn.clone()),
+                ..invocation
+            },
+        });
+        self.go_on();
+        let (outcome, answered) = match self.next_word(request_id, timeout).await {
+            Word::Said(Said::Response(answer)) => (answer_of(&answer), true),
+            Word::Said(Said::Raw(answer)) => (Outcome::Success(answer.to_vec()), true),
+            Word::Said(Said::Streamed) => (Outcome::Success(Vec::new()), true),
+            Word::Said(Said::Error(error)) => (error.outcome("Runtime.Error"), true),
+            Word::Said(Said::TooLarge) => (
+                failure(
+                    "Function.ResponseSizeTooLarge",
+                    "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+                ),
+                true,
+            ),
+            Word::Said(Said::ExtensionError(error)) => {
+                (error.outcome("Extension.ExitError"), false)
+            }
+            Word::Said(Said::Spare | Said::Ready | Said::InitError(_)) => (
+                failure("Runtime.Unknown", "the runtime broke the protocol"),
+                false,
+            ),
+            Word::Failed(outcome) => (outcome, false),
+        };
+        self.endpoint.forget_event();
+        let duration = start.elapsed();
+        let memory_peak_bytes = self.process.memory_bytes("VmHWM");
+        // An answer that was given stands, whatever is found in the environment afterwards. Extensions may finish
+        // what they do with the event, as long as the function might have taken.
+        let left = timeout.saturating_sub(duration);
+        let reusable = answered
+            && tokio::time::timeout(left, self.endpoint.extensions_idle())
+                .await
+                .is_ok()
+            && self.stand_still(request_id).await.is_ok();
+        if !reusable {
+            self.kill().await;
+        }
+        Execution {
+            outcome,
+            duration,
+            memory_peak_bytes,
+            lines: self.take_lines(),
+            reusable,
+        }
+    }
+
+    /// Ends it in peace: extensions that want to know have a moment to say the rest, and the runtime is asked to end.
+    /// Then it is killed.
+    pub async fn end(&mut self) {
+        let deadline_ms = SystemClock.now_us() / 1_000 + SHUTDOWN_TIME_MAX.as_millis() as i64;
+        if self.is_alive() && self.endpoint.tell_shutdown("spindown", deadline_ms) {
+            self.go_on();
+            let start = Instant::now();
+            while start.elapsed() < SHUTDOWN_TIME_MAX
+                && self.is_alive()
+                && self.process.below().iter().any(Process::is_running)
+            {
+                tokio::time::sleep(WATCH).await;
+            }
+            // Last, because everything else ends with it.
+            self.process.terminate();
+            if tokio::time::timeout(TERMINATE_TIME_MAX, self.child.wait())
+                .await
+                .is_ok()
+            {
+                self.set_ended();
+            }
+        }
+        self.kill().await;
+    }
+
+    pub(super) fn go_on(&mut self) {
+        for process in self.stopped.drain(..) {
+            process.go_on();
+        }
+        self.process.go_on();
+    }
+
+    /// Kills the process and everything that it started, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        self.has_ended = true;
+        self.process.kill_all();
+        // The parent in between ends by itself when its namespace is empty: then nothing is left that could hold a
+        // mount or a group.
+        if tokio::time::timeout(KILL_TIME_MAX, self.child.wait())
+            .await
+            .is_err()
+        {
+            let _ = self.child.start_kill();
+            let _ = self.child.wait().await;
+        }
+        self.process.forget_number();
+    }
+
+    /// The child was waited for.
+    fn set_ended(&mut self) {
+        self.has_ended = true;
+        self.process.forget_number();
+        // Only what a pidfd still holds.
+        self.process.kill_all();
+    }
+
+    /// Stops everything until the next event, so that the limits hold in between; the error says which of them does
+    /// not hold.
+    pub(super) async fn stand_still(&mut self, request_id: &str) -> Result<(), Outcome> {
+        self.stopped = self
+            .process
+            .stop_all(PROCESSES_MAX)
+            .await
+            .map_err(|reason| {
+                failure(
+                    "Runtime.ExitError",
+                    &format!(
+                        "RequestId: {request_id} Error: Runtime does not stand still: {reason}"
+                    ),
+                )
+            })?;
+        self.over_limit(&self.stopped, request_id)
+            .map_or(Ok(()), Err)
+    }
+
+    /// What the environment says next, or how it failed to.
+    pub(super) async fn next_word(&mut self, request_id: &str, timeout: Duration) -> Word {
+        let deadline = tokio::time::sleep(timeout);
+        tokio::pin!(deadline);
+        let mut watch = tokio::time::interval(WATCH);
+        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                said = self.endpoint.said() => return Word::Said(said),
+                () = &mut deadline => {
+                    return Word::Failed(execution::timed_out(request_id, timeout));
+                }
+                status = self.child.wait() => {
+                    self.set_ended();
+                    return Word::Failed(self.exited(request_id, status));
+                }
+                _ = watch.tick() => {
+                    if let Some(outcome) = self.over_limit(&self.process.below(), request_id) {
+                        return Word::Failed(outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The limits that hold for all processes of an environment together.
+    fn over_limit(&self, below: &[Process], request_id: &str) -> Option<Outcome> {
+        if below.len() >= PROCESSES_MAX {
+            return Some(failure(
+                "Runtime.TooManyProcesses",
+                &format!("RequestId: {request_id} Error: More than {PROCESSES_MAX} processes"),
+            ));
+        }
+        let counted = self.group.as_ref().and_then(Group::memory_bytes);
+        let used = counted.unwrap_or_else(|| {
+            let all = below.iter().chain([&self.process]);
+            all.map(|process| process.memory_bytes("VmRSS")).sum()
+        });
+        (used > u64::from(self.spec.memory_mb) << 20 || self.out_of_memory_kills() > 0)
+            .then(|| execution::out_of_memory(request_id, self.spec.memory_mb))
+    }
+
+    fn out_of_memory_kills(&self) -> u64 {
+        self.group.as_ref().map_or(0, Group::out_of_memory_kills)
+    }
+
+    fn exited(&self, request_id: &str, status: std::io::Result<ExitStatus>) -> Outcome {
+        if self.out_of_memory_kills() > 0 {
+            return execution::out_of_memory(request_id, self.spec.memory_mb);
+        }
+        exited(request_id, status)
+    }
+
+    pub(super) fn take_lines(&self) -> Vec<LogLine> {
+        for capture in &self.captures {
+            capture.drain();
+        }
+        self.lines
+            .lock()
+            .expect("no panic while lines are held")
+            .take()
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // The child itself is killed and reaped by `kill_on_drop`.
+            self.process.kill_all();
+        }
+    }
+}
+
+pub(super) enum Word {
+    Said(Said),
+    Failed(Outcome),
+}
+
+pub(super) fn about(spec: &Spec) -> About {
+    About {
+        function: spec.function.clone(),
+        qualifier: spec.qualifier.clone(),
+        handler: spec.handler.clone(),
+    }
+}
+
+/// What its program finds in its environment.
+pub(super) fn variables_of(
+    spec: &Spec,
+    layout: &Layout,
+    program: &Path,
+    runtime_api: SocketAddr,
+) -> BTreeMap<String, String> {
+    let has_egress = spec.isolation.own_network && spec.network != Network::None;
+    let facts = Facts {
+        layout,
+        program,
+        runtime_api: &runtime_api.to_string(),
+        egress: has_egress.then_some(network::EGRESS),
+        log_stream: &variables::log_stream(
+            SystemClock.now_us(),
+            &spec.qualifier,
+            uuid::Uuid::new_v4().as_u128(),
+        ),
+    };
+    variables::variables(spec, &facts)
+}
+
+fn answer_of(answer: &[u8]) -> Outcome {
+    if answer.is_empty() {
+        return Outcome::Success(b"null".to_vec());
+    }
+    // As text, because bytes that nobody looks at are not checked to be UTF-8.
+    let problem = match std::str::from_utf8(answer) {
+        Ok(text) => serde_json::from_str::<serde::de::IgnoredAny>(text)
+            .err()
+            .map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    match problem {
+        None => Outcome::Success(answer.to_vec()),
+        Some(problem) => failure(
+            "Runtime.MarshalError",
+            &format!("the answer is not JSON: {problem}"),
+        ),
+    }
+}
+
+fn exited(request_id: &str, status: std::io::Result<ExitStatus>) -> Outcome {
+    use std::os::unix::process::ExitStatusExt;
+    let how = match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(0), _) => "Runtime exited without providing a reason".to_owned(),
+            (Some(code), _) => format!("Runtime exited with error: exit status {code}"),
+            (_, Some(9)) => "Runtime exited with error: signal: killed".to_owned(),
+            (_, signal) => {
+                format!("Runtime exited with error: signal {}", signal.unwrap_or(0))
+            }
+        },
+        Err(error) => format!("Runtime was lost: {error}"),
+    };
+    failure(
+        "Runtime.ExitError",
+        &format!("RequestId: {request_id} Error: {how}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn an_answer_is_json_in_utf_8() {
+        for (answer, is_success) in [
+            (&b""[..], true),
+            ("{\"a\": \"ä\"}".as_bytes(), true),
+            (b"{\"a\": \"\xff\"}", false),
+            (b"{", false),
+        ] {
+            let outcome = answer_of(answer);
+            assert_eq!(
+                matches!(outcome, Outcome::Success(_)),
+                is_success,
+                "{outcome:?}"
+            );
+        }
+    }
+}

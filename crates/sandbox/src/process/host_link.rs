@@ -1,0 +1,179 @@
+//! What the child between fork and exec tells the host: its number, the sockets that it opened in its network, and at
+//! which step it failed.
+//!
+//! A pair of datagram sockets: messages keep their bounds, and file numbers travel with them (`SCM_RIGHTS`). The
+//! child's side makes system calls only.
+
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixDatagram,
+    },
+};
+
+use nix::libc;
+
+/// Sockets of one message.
+pub const SOCKETS_MAX: usize = 2;
+const MESSAGE_BYTES: usize = 8;
+/// Room for the control message, aligned as its header is.
+const CONTROL_WORDS: usize = 8;
+
+/// What the host hears.
+#[derive(Debug)]
+pub enum Word {
+    Started {
+        pid: i32,
+        sockets: Vec<OwnedFd>,
+    },
+    /// Stage and number within it: what the child was at when a call failed.
+    Failed {
+        stage: u8,
+        number: u16,
+    },
+}
+
+pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
+    UnixDatagram::pair()
+}
+
+pub fn say_started(link: &UnixDatagram, pid: i32, sockets: &[RawFd]) -> io::Result<()> {
+    let mut message = [0; MESSAGE_BYTES];
+    message[0] = b'S';
+    message[1..5].copy_from_slice(&pid.to_ne_bytes());
+    send(link, &mut message, sockets)
+}
+
+pub fn say_failed(link: &UnixDatagram, stage: u8, number: u16) -> io::Result<()> {
+    let mut message = [0; MESSAGE_BYTES];
+    message[0] = b'F';
+    message[1] = stage;
+    message[2..4].copy_from_slice(&number.to_ne_bytes());
+    send(link, &mut message, &[])
+}
+
+/// What was said so far; does not wait. The child says everything before it is another program.
+pub fn heard(link: &UnixDatagram) -> io::Result<Option<Word>> {
+    let mut message = [0u8; MESSAGE_BYTES];
+    let mut sockets = Vec::new();
+    match receive(link, &mut message, &mut sockets) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        result => result?,
+    }
+    let [kind, a, b, c, d, ..] = message;
+    match kind {
+        b'S' => Ok(Some(Word::Started {
+            pid: i32::from_ne_bytes([a, b, c, d]),
+            sockets,
+        })),
+        b'F' => Ok(Some(Word::Failed {
+            stage: a,
+            number: u16::from_ne_bytes([b, c]),
+        })),
+        _ => Ok(None),
+    }
+}
+
+#[allow(unsafe_code)]
+fn send(link: &UnixDatagram, message: &mut [u8], sockets: &[RawFd]) -> io::Result<()> {
+    let mut part = libc::iovec {
+        iov_base: message.as_mut_ptr().cast(),
+        iov_len: message.len(),
+    };
+    let mut control = [0usize; CONTROL_WORDS];
+    let bytes = size_of_val(sockets);
+    // SAFETY: all-zero bytes are a valid header. The pointers are to locals that live through the call. The control
+    // buffer is aligned and larger than `CMSG_SPACE` of `SOCKETS_MAX` file numbers, so the header that the macros
+    // find in it and the numbers behind that lie within. The standard library's ancillary messages are unstable, and
+    // nix's allocate, which is not allowed between fork and exec.
+    let result = unsafe {
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        if !sockets.is_empty() && sockets.len() <= SOCKETS_MAX {
+            header.msg_control = control.as_mut_ptr().cast();
+            header.msg_controllen = libc::CMSG_SPACE(bytes as u32) as _;
+            let first = libc::CMSG_FIRSTHDR(&raw const header);
+            (*first).cmsg_level = libc::SOL_SOCKET;
+            (*first).cmsg_type = libc::SCM_RIGHTS;
+            (*first).cmsg_len = libc::CMSG_LEN(bytes as u32) as _;
+            std::ptr::copy_nonoverlapping(
+                sockets.as_ptr().cast::<u8>(),
+                libc::CMSG_DATA(first),
+                bytes,
+            );
+        }
+        libc::sendmsg(link.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn receive(link: &UnixDatagram, message: &mut [u8], sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
+    let mut part = libc::iovec {
+        iov_base: message.as_mut_ptr().cast(),
+        iov_len: message.len(),
+    };
+    let mut control = [0usize; CONTROL_WORDS];
+    // SAFETY: as above. What arrives in a control message of this kind are new file numbers of this process, which
+    // nobody else owns; their count is what the length says, and the kernel wrote no more than the buffer holds.
+    unsafe {
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control) as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        if libc::recvmsg(link.as_raw_fd(), &raw mut header, flags) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let first = libc::CMSG_FIRSTHDR(&raw const header);
+        if !first.is_null() && (*first).cmsg_type == libc::SCM_RIGHTS {
+            let bytes = (*first).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+            let data = libc::CMSG_DATA(first).cast::<RawFd>();
+            for number in 0..bytes / size_of::<RawFd>() {
+                sockets.push(OwnedFd::from_raw_fd(data.add(number).read_unaligned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_sockets_and_failures_arrive() {
+        let (host, child) = pair().unwrap();
+        assert!(heard(&host).unwrap().is_none());
+        let (one, mut two) = io::pipe().unwrap();
+        say_started(&child, 77, &[one.as_raw_fd(), two.as_raw_fd()]).unwrap();
+        say_failed(&child, 3, 500).unwrap();
+        drop(one);
+        let Some(Word::Started { pid: 77, sockets }) = heard(&host).unwrap() else {
+            panic!()
+        };
+        io::Write::write_all(&mut two, b"x").unwrap();
+        let [read_end, _] = sockets.try_into().unwrap();
+        let mut read = [0];
+        io::Read::read_exact(&mut std::fs::File::from(read_end), &mut read).unwrap();
+        assert_eq!(&read, b"x");
+        assert!(matches!(
+            heard(&host).unwrap(),
+            Some(Word::Failed {
+                stage: 3,
+                number: 500
+            })
+        ));
+        say_started(&child, 78, &[]).unwrap();
+        let Some(Word::Started { pid: 78, sockets }) = heard(&host).unwrap() else {
+            panic!()
+        };
+        assert!(sockets.is_empty());
+    }
+}

@@ -1,0 +1,422 @@
+// Lambic's runtime client for Node: asks AWS's Runtime API for events and calls the handler.
+//
+// It needs nothing but Node itself. Handlers, context, errors and log lines are those of AWS's own client.
+
+import fs from "node:fs";
+import http from "node:http";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { Writable } from "node:stream";
+import { pathToFileURL } from "node:url";
+import util from "node:util";
+
+const API = "/2018-06-01/runtime";
+const [HOST, PORT] = process.env.AWS_LAMBDA_RUNTIME_API.split(":");
+const TASK_ROOT = process.env.LAMBDA_TASK_ROOT;
+// Its idle connection does not count as something that a handler waits for.
+const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+
+let requestId;
+let isBetweenEvents = true;
+// What ends the running event when nothing is left to wait for.
+let whenEmpty;
+
+class RuntimeError extends Error {
+  constructor(name, message) {
+    super(message);
+    this.name = name;
+  }
+}
+
+function call(method, where, body, headers = {}) {
+  return new Promise((resolve, reject) => {
+    const length = body === undefined ? {} : { "Content-Length": Buffer.byteLength(body) };
+    const options = { host: HOST, port: PORT, method, path: where, agent, headers: { ...headers, ...length } };
+    const request = http.request(options, (response) => {
+      const parts = [];
+      response.on("data", (part) => parts.push(part));
+      response.on("error", reject);
+      response.on("end", () =>
+        resolve({ status: response.statusCode, headers: response.headers, body: Buffer.concat(parts) }),
+      );
+    });
+    request.on("error", reject);
+    request.end(body);
+  });
+}
+
+function shape(error) {
+  if (util.types.isNativeError(error) || (error && error.name && error.message !== undefined && error.stack)) {
+    return {
+      errorType: String(error.name),
+      errorMessage: String(error.message),
+      trace: String(error.stack).split("\n"),
+    };
+  }
+  return { errorType: typeof error, errorMessage: text(error), trace: [] };
+}
+
+function text(value) {
+  try {
+    return String(value);
+  } catch {
+    return "an error that has no text";
+  }
+}
+
+function show(title, error) {
+  const shaped = shape(error);
+  const { trace, ...rest } = shaped;
+  console.error(title, JSON.stringify({ ...rest, stack: trace }));
+  return shaped;
+}
+
+function json(shaped) {
+  return { body: JSON.stringify(shaped), headers: { "Lambda-Runtime-Function-Error-Type": shaped.errorType } };
+}
+
+async function postInvocationError(id, title, error) {
+  const { body, headers } = json(show(title, error));
+  await call("POST", `${API}/invocation/${id}/error`, body, headers);
+}
+
+// The last word of a process that cannot go on.
+async function giveUp(title, error, status) {
+  try {
+    if (requestId !== undefined) {
+      await postInvocationError(requestId, title, error);
+    } else if (isBetweenEvents === false) {
+      const { body, headers } = json(show(title, error));
+      await call("POST", `${API}/init/error`, body, headers);
+    } else {
+      show(title, error);
+    }
+  } finally {
+    process.exit(status);
+  }
+}
+
+// Console: one entry is one line, with time, request and level before it, as in AWS's logs.
+function patchConsole() {
+  const levels = { log: "INFO", info: "INFO", warn: "WARN", error: "ERROR", debug: "DEBUG", trace: "TRACE" };
+  for (const [name, level] of Object.entries(levels)) {
+    console[name] = (...values) => {
+      const entry = util.format(...values).replaceAll("\n", "\r");
+      const line = `${new Date().toISOString()}\t${requestId ?? "undefined"}\t${level}\t${entry}\n`;
+      try {
+        fs.writeSync(1, line);
+      } catch {
+        process.stdout.write(line);
+      }
+    };
+  }
+}
+
+// The response of a handler that streams: opened with its first bytes, so that what fails before is an error as any.
+class ResponseStream extends Writable {
+  #id;
+  #request;
+  #contentType = "application/octet-stream";
+
+  constructor(id) {
+    super();
+    this.#id = id;
+    this.answered = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    // Whoever waits for it hears of it; nobody may.
+    this.answered.catch(() => {});
+  }
+
+  get isOpen() {
+    return this.#request !== undefined;
+  }
+
+  setContentType(contentType) {
+    this.#contentType = contentType;
+  }
+
+  #open() {
+    if (this.#request) return this.#request;
+    const headers = {
+      "Content-Type": this.#contentType,
+      "Lambda-Runtime-Function-Response-Mode": "streaming",
+      "Transfer-Encoding": "chunked",
+      Trailer: "Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body",
+    };
+    const where = `${API}/invocation/${this.#id}/response`;
+    this.#request = http.request({ host: HOST, port: PORT, method: "POST", path: where, agent, headers }, (response) => {
+      response.on("error", this.reject);
+      response.on("end", this.resolve);
+      response.resume();
+    });
+    this.#request.on("error", this.reject);
+    return this.#request;
+  }
+
+  _write(chunk, encoding, done) {
+    this.#open().write(chunk, encoding, done);
+  }
+
+  _final(done) {
+    this.#open().end(done);
+  }
+
+  // Tells of a failure after the first bytes.
+  fail(shaped) {
+    this.#request.addTrailers({
+      "Lambda-Runtime-Function-Error-Type": shaped.errorType,
+      "Lambda-Runtime-Function-Error-Body": Buffer.from(JSON.stringify(shaped)).toString("base64"),
+    });
+    this.#request.end();
+  }
+}
+
+const STREAMS = Symbol.for("aws.lambda.runtime.handler.streaming");
+
+globalThis.awslambda = {
+  streamifyResponse(handler, options) {
+    handler[STREAMS] = "response";
+    if (options?.highWaterMark !== undefined) handler.highWaterMark = options.highWaterMark;
+    return handler;
+  },
+  HttpResponseStream: {
+    from(stream, metadata) {
+      stream.setContentType("application/vnd.awslambda.http-integration-response");
+      stream.write(JSON.stringify(metadata));
+      stream.write(Buffer.alloc(8));
+      return stream;
+    },
+  },
+};
+
+async function runStreaming(handler, event, context, id) {
+  const stream = new ResponseStream(id);
+  try {
+    await handler(event, stream, context);
+    if (!stream.writableEnded) stream.end();
+  } catch (error) {
+    if (!stream.isOpen) throw error;
+    const shaped = show("Invoke Error", error);
+    if (!stream.writableFinished) stream.fail(shaped);
+  }
+  await stream.answered;
+}
+
+function isModuleScope(file) {
+  for (let folder = path.dirname(file); ; folder = path.dirname(folder)) {
+    try {
+      return JSON.parse(fs.readFileSync(path.join(folder, "package.json"), "utf8")).type === "module";
+    } catch (error) {
+      if (error instanceof SyntaxError) return false;
+    }
+    if (folder === TASK_ROOT || folder === path.dirname(folder)) return false;
+  }
+}
+
+function isFile(file) {
+  try {
+    return fs.statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
+async function loadModule(root, name) {
+  const require = createRequire(path.join(TASK_ROOT, "index.js"));
+  const stem = path.resolve(TASK_ROOT, root, name);
+  const importFile = (file) => import(pathToFileURL(file).href);
+  if (isFile(stem)) return require(stem);
+  if (isFile(`${stem}.js`)) {
+    return isModuleScope(`${stem}.js`) ? importFile(`${stem}.js`) : require(`${stem}.js`);
+  }
+  if (isFile(`${stem}.mjs`)) return importFile(`${stem}.mjs`);
+  if (isFile(`${stem}.cjs`)) return require(`${stem}.cjs`);
+  // A module of node_modules, or a folder with an index.
+  return require(require.resolve(path.join(root, name), { paths: [TASK_ROOT, path.join(TASK_ROOT, root)] }));
+}
+
+async function load(handler) {
+  const base = path.basename(handler);
+  const root = handler.slice(0, handler.length - base.length);
+  const parts = /^([^.]+)\.(.+)$/.exec(base);
+  if (!parts || handler.includes("..")) {
+    throw new RuntimeError("Runtime.MalformedHandlerName", `Bad handler '${handler}': write file.function`);
+  }
+  const [, name, exported] = parts;
+  let module;
+  try {
+    module = await loadModule(root, name);
+  } catch (error) {
+    if (error instanceof SyntaxError) {
+      const syntax = new RuntimeError("Runtime.UserCodeSyntaxError", String(error));
+      syntax.stack = error.stack;
+      throw syntax;
+    }
+    if (error && (error.code === "MODULE_NOT_FOUND" || error.code === "ERR_MODULE_NOT_FOUND")) {
+      const missing = new RuntimeError("Runtime.ImportModuleError", String(error));
+      missing.stack = error.stack;
+      throw missing;
+    }
+    throw error;
+  }
+  const find = (from) => exported.split(".").reduce((value, key) => value?.[key], from);
+  // A CommonJS module that was imported has its exports below `default`.
+  const found = find(module) ?? find(module?.default);
+  if (found === undefined || found === null) {
+    throw new RuntimeError("Runtime.HandlerNotFound", `${handler} is undefined or not exported`);
+  }
+  if (typeof found !== "function") {
+    throw new RuntimeError("Runtime.HandlerNotFound", `${handler} is not a function`);
+  }
+  return found;
+}
+
+function parsed(header) {
+  return header === undefined ? undefined : JSON.parse(Buffer.from(header, "latin1").toString("utf8"));
+}
+
+function makeContext(headers) {
+  const deadline = Number(headers["lambda-runtime-deadline-ms"]);
+  return {
+    callbackWaitsForEmptyEventLoop: true,
+    awsRequestId: headers["lambda-runtime-aws-request-id"],
+    invokedFunctionArn: headers["lambda-runtime-invoked-function-arn"],
+    functionName: process.env.AWS_LAMBDA_FUNCTION_NAME,
+    functionVersion: process.env.AWS_LAMBDA_FUNCTION_VERSION,
+    memoryLimitInMB: process.env.AWS_LAMBDA_FUNCTION_MEMORY_SIZE,
+    logGroupName: process.env.AWS_LAMBDA_LOG_GROUP_NAME,
+    logStreamName: process.env.AWS_LAMBDA_LOG_STREAM_NAME,
+    clientContext: parsed(headers["lambda-runtime-client-context"]),
+    identity: parsed(headers["lambda-runtime-cognito-identity"]),
+    getRemainingTimeInMillis: () => Math.max(0, deadline - Date.now()),
+  };
+}
+
+function encode(answer) {
+  // Functions and symbols have no JSON.
+  return JSON.stringify(answer === undefined ? null : answer) ?? "null";
+}
+
+// The handler's answer, by whichever way it gives one.
+function run(handler, event, context) {
+  return new Promise((resolve, reject) => {
+    let isDone = false;
+    const settle = (way, value) => {
+      if (isDone) return;
+      isDone = true;
+      const end = () => {
+        whenEmpty = undefined;
+        way(value);
+      };
+      if (context.callbackWaitsForEmptyEventLoop) {
+        whenEmpty = end;
+      } else {
+        // After what the handler has still to do in this turn.
+        setImmediate(end);
+      }
+    };
+    const callback = (error, answer) =>
+      error === undefined || error === null ? settle(resolve, answer) : settle(reject, error);
+    context.done = callback;
+    context.succeed = (answer) => settle(resolve, answer);
+    context.fail = (error) => settle(reject, error ?? new Error("handled"));
+    // Neither called back nor anything left that could: the answer is null.
+    whenEmpty = () => {
+      isDone = true;
+      whenEmpty = undefined;
+      resolve(null);
+    };
+    const returned = handler(event, context, callback);
+    if (returned !== null && typeof returned === "object" && typeof returned.then === "function") {
+      whenEmpty = () => {
+        const message =
+          "The event loop is empty, but the handler's promise is not settled: nothing is left that could settle it.";
+        giveUp("Invoke Error", new RuntimeError("Runtime.NodeJsExit", message), 1);
+      };
+      returned.then(
+        (answer) => {
+          isDone = true;
+          whenEmpty = undefined;
+          resolve(answer);
+        },
+        (error) => {
+          isDone = true;
+          whenEmpty = undefined;
+          reject(error);
+        },
+      );
+    }
+  });
+}
+
+// Waits until this process belongs to a function, and takes its variables.
+async function takeAssignment() {
+  // What many functions import, read while nobody waits for it.
+  await Promise.all(["node:crypto", "node:https", "node:url", "node:zlib"].map((name) => import(name)));
+  const { body } = await call("GET", "/lambic/assignment");
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, JSON.parse(body.toString("utf8")));
+  // Node cannot limit itself; its control group does.
+  delete process.env.LAMBIC_DATA_BYTES;
+  // The folder that was here is covered by the code.
+  process.chdir(TASK_ROOT);
+}
+
+async function main() {
+  if (process.env.LAMBIC_SPARE) await takeAssignment();
+  patchConsole();
+  isBetweenEvents = false;
+  // In a turn of its own: what it starts keeps the process alive.
+  process.on("beforeExit", () => whenEmpty && setImmediate(() => whenEmpty?.()));
+  process.on("uncaughtException", (error) => giveUp("Uncaught Exception", error, 129));
+  process.on("unhandledRejection", (reason) => {
+    const error = new RuntimeError("Runtime.UnhandledPromiseRejection", text(reason));
+    if (reason?.stack) error.stack = reason.stack;
+    error.reason = reason;
+    giveUp("Unhandled Promise Rejection", error, 128);
+  });
+  let handler;
+  try {
+    handler = await load(process.env._HANDLER);
+  } catch (error) {
+    return giveUp("Init Error", error, 1);
+  }
+  isBetweenEvents = true;
+  for (;;) {
+    const { status, headers, body } = await call("GET", `${API}/invocation/next`);
+    if (status !== 200) {
+      console.error(`the Runtime API answered ${status}`);
+      process.exit(1);
+    }
+    const id = headers["lambda-runtime-aws-request-id"];
+    requestId = id;
+    const trace = headers["lambda-runtime-trace-id"];
+    if (trace) process.env._X_AMZN_TRACE_ID = trace;
+    else delete process.env._X_AMZN_TRACE_ID;
+    try {
+      const context = makeContext(headers);
+      if (handler[STREAMS]) {
+        await runStreaming(handler, JSON.parse(body.toString("utf8")), context, id);
+        requestId = undefined;
+        continue;
+      }
+      const answer = await run(handler, JSON.parse(body.toString("utf8")), context);
+      let encoded;
+      try {
+        encoded = encode(answer);
+      } catch (error) {
+        throw new RuntimeError("Runtime.MarshalError", `Unable to marshal response: ${error.message}`);
+      }
+      requestId = undefined;
+      await call("POST", `${API}/invocation/${id}/response`, encoded, { "Content-Type": "application/json" });
+    } catch (error) {
+      if (requestId === undefined) throw error;
+      await postInvocationError(id, "Invoke Error", error);
+      requestId = undefined;
+    }
+  }
+}
+
+main();

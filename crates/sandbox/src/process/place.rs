@@ -1,0 +1,250 @@
+//! What an environment has on the host before its program starts: a folder, a list of mounts, control groups, and the
+//! program itself.
+
+use std::{
+    ffi::OsString,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use lambic_model::Outcome;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use super::{
+    Interpreter, Launch, Network, Spec,
+    cgroup::{Bounds, Controller, Group},
+    landlock::{self, Reach},
+    layout::{self, Layout},
+    root::{Own, Step},
+    spec::BootstrapOf,
+};
+use crate::{Error, failure};
+
+/// AWS's.
+const TMP_MB_MAX: u32 = 10_240;
+const SHELL: &str = "/bin/sh";
+
+/// Whether a function is there from the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Whole,
+    Spare,
+}
+
+/// What an environment has on the host before its program starts.
+pub struct Place {
+    pub dir: TempDir,
+    pub layout: Layout,
+    pub root: Option<(PathBuf, Vec<Step>)>,
+    pub group: Option<Group>,
+    pub group_entries: Vec<OwnedFd>,
+    pub has_own_process_limit: bool,
+}
+
+impl Place {
+    pub fn make(spec: &Spec, kind: Kind) -> Result<Place, Error> {
+        let dir = layout::make_dir(spec)?;
+        let isolation = &spec.isolation;
+        let mut place = Place {
+            layout: Layout::within(dir.path()),
+            dir,
+            root: None,
+            group: None,
+            group_entries: Vec::new(),
+            has_own_process_limit: false,
+        };
+        if isolation.has_own_root() {
+            place.make_root(spec, kind)?;
+        } else {
+            layout::copy_parts(spec, place.dir.path())?;
+        }
+        if let (Some(parents), Some(name)) = (isolation.groups(), place.dir.path().file_name()) {
+            let (group, entries) = parents
+                .make(&name.to_string_lossy(), bounds(spec))
+                .map_err(Error::io("make the control groups of", place.dir.path()))?;
+            place.group = Some(group);
+            place.group_entries = entries;
+            place.has_own_process_limit = parents.has(Controller::Pids);
+        }
+        Ok(place)
+    }
+
+    fn make_root(&mut self, spec: &Spec, kind: Kind) -> Result<(), Error> {
+        let isolation = &spec.isolation;
+        let staging = self.dir.path().join("root");
+        std::fs::create_dir(&staging).map_err(Error::io("create", &staging))?;
+        if kind == Kind::Whole {
+            let_read(spec)?;
+        }
+        let merged = self.dir.path().join("opt");
+        let must_merge = isolation.must_merge(spec.layers.len());
+        if must_merge {
+            layout::copy_layers(&spec.layers, &merged)?;
+        }
+        let own = Own {
+            code: (kind == Kind::Whole).then_some(spec.code_dir.as_path()),
+            layers: &spec.layers,
+            interpreter: spec.launch.interpreter().map_or(&[], |found| &found.needs),
+            tmp_mb: spec.tmp_mb,
+            user: isolation.user,
+        };
+        let steps = isolation.root_steps(&own, must_merge.then_some(merged.as_path()));
+        self.root = steps.map(|steps| (staging, steps));
+        self.layout = Layout::own_root();
+        Ok(())
+    }
+
+    /// Where it has no root of its own: what it may reach of the host's.
+    pub fn landlock(&self, spec: &Spec, port: u16) -> std::io::Result<Option<OwnedFd>> {
+        if !spec.isolation.landlock {
+            return Ok(None);
+        }
+        let system = [
+            "/usr",
+            "/bin",
+            "/sbin",
+            "/lib",
+            "/lib32",
+            "/lib64",
+            "/nix/store",
+            "/etc",
+            "/proc",
+            "/dev/zero",
+            "/dev/full",
+            "/dev/random",
+            "/dev/urandom",
+        ];
+        let Layout {
+            task, opt, runtime, ..
+        } = &self.layout;
+        let mut read: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
+        read.extend([task.clone(), opt.clone(), runtime.clone()]);
+        read.extend(
+            spec.launch
+                .interpreter()
+                .into_iter()
+                .flat_map(|found| found.needs.clone()),
+        );
+        let reach = Reach {
+            read,
+            write: vec![self.layout.tmp.clone(), "/dev/null".into()],
+            ports: (spec.network == Network::None && !spec.isolation.own_network)
+                .then(|| vec![port]),
+        };
+        landlock::ruleset(&reach).map(Some)
+    }
+}
+
+/// The user of environments may not be the one that keeps the code.
+pub fn let_read(spec: &Spec) -> Result<(), Error> {
+    if spec.isolation.user.is_none() {
+        return Ok(());
+    }
+    layout::let_read(&spec.code_dir)?;
+    spec.layers
+        .iter()
+        .try_for_each(|layer| layout::let_read(layer))
+}
+
+pub fn bounds(spec: &Spec) -> Bounds {
+    Bounds {
+        memory_mb: spec.memory_mb,
+        tmp_mb: spec.tmp_mb,
+    }
+}
+
+/// How long one file may be: `/tmp` is full before.
+pub fn file_bytes(spec: &Spec, kind: Kind) -> u64 {
+    let tmp_mb = match kind {
+        Kind::Whole => spec.tmp_mb,
+        Kind::Spare => TMP_MB_MAX,
+    };
+    u64::from(tmp_mb + 1) << 20
+}
+
+pub fn listening(socket: OwnedFd) -> std::io::Result<TcpListener> {
+    TcpListener::from_std(std::net::TcpListener::from(socket))
+}
+
+/// The program and its arguments, as they are found from inside; the error is the function's own.
+pub fn program(spec: &Spec, layout: &Layout) -> Result<(PathBuf, Vec<OsString>), Outcome> {
+    let placed = |found: &Interpreter| spec.isolation.place(&found.needs, &found.program);
+    match &spec.launch {
+        Launch::Python(python) => Ok((
+            placed(python),
+            vec!["-B".into(), layout.python_client().into()],
+        )),
+        Launch::Node(node) => Ok((placed(node), vec![layout.node_client().into()])),
+        Launch::Bootstrap => match spec.bootstrap() {
+            Some((BootstrapOf::Code, _)) => Ok((layout.task.join("bootstrap"), Vec::new())),
+            Some((BootstrapOf::Layers, _)) => Ok((layout.opt.join("bootstrap"), Vec::new())),
+            None => Err(failure(
+                "Runtime.InvalidEntrypoint",
+                "RequestId: init Error: Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]",
+            )),
+        },
+    }
+}
+
+/// Starts its other arguments in the background, as many as the first one says, and becomes the rest.
+const WITH_EXTENSIONS: &str = r#"left=$1; shift
+while [ "$left" -gt 0 ]; do "$1" & shift; left=$((left - 1)); done
+exec "$@""#;
+
+/// The program and its arguments if extensions run beside it: a shell that starts them and becomes the program.
+pub fn with_extensions(
+    program: &Path,
+    arguments: Vec<OsString>,
+    extensions: &[String],
+    layout: &Layout,
+) -> (PathBuf, Vec<OsString>) {
+    if extensions.is_empty() {
+        return (program.to_owned(), arguments);
+    }
+    let mut all: Vec<OsString> = vec![
+        "-c".into(),
+        WITH_EXTENSIONS.into(),
+        "sh".into(),
+        extensions.len().to_string().into(),
+    ];
+    let folder = layout.opt.join("extensions");
+    all.extend(extensions.iter().map(|name| folder.join(name).into()));
+    all.push(program.into());
+    all.extend(arguments);
+    (SHELL.into(), all)
+}
+
+/// True if the file is there and is not what this machine can run.
+pub fn is_no_program(error: &std::io::Error) -> bool {
+    use nix::libc::{EACCES, EISDIR, ENOENT, ENOEXEC};
+    // Not found: its interpreter.
+    matches!(
+        error.raw_os_error(),
+        Some(EACCES | EISDIR | ENOENT | ENOEXEC)
+    )
+}
+
+pub fn not_executable(program: &Path, error: &std::io::Error) -> Outcome {
+    failure(
+        "Runtime.InvalidEntrypoint",
+        &format!(
+            "RequestId: init Error: fork/exec {}: {error}; is it executable, and built for this machine?",
+            program.display()
+        ),
+    )
+}
+
+/// How much of its own data one process may have.
+pub fn data_bytes(spec: &Spec, kind: Kind) -> u64 {
+    // Whose it will be, and how much that may have, is not known; the control group holds.
+    if kind == Kind::Spare {
+        return nix::libc::RLIM_INFINITY;
+    }
+    let extra_mb = match spec.launch {
+        Launch::Python(_) => 32,
+        // V8 sets space aside for code and for each of its threads, and uses little of it.
+        Launch::Node(_) | Launch::Bootstrap => 512,
+    };
+    (u64::from(spec.memory_mb) + extra_mb) << 20
+}

@@ -1,0 +1,143 @@
+//! What an environment is made of, and what it is given to do.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{Interpreter, Isolation, Network, extensions::EXTENSIONS_MAX};
+
+/// What an environment is made of.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub function: String,
+    /// Stands for the invoked ARN where an invocation names none.
+    pub function_arn: String,
+    /// AWS's text of the version: `$LATEST` or a number.
+    pub qualifier: String,
+    /// AWS's name of the runtime: `python3.11`, `nodejs20.x`, `provided.al2023`.
+    pub runtime: String,
+    pub launch: Launch,
+    /// As its runtime understands it: `file.function`, or whatever a bootstrap makes of it.
+    pub handler: String,
+    /// Mounted where the machine allows it, else copied: it must stay, and stay as it is, as long as an environment
+    /// of it lives.
+    pub code_dir: PathBuf,
+    /// Folders of unpacked layers, for which the same holds; files of later ones hide those of earlier ones.
+    pub layers: Vec<PathBuf>,
+    /// The user's variables. They do not override what AWS reserves.
+    pub environment: Vec<(String, String)>,
+    /// What the caller answers for: region, credentials. Stands above the user's.
+    pub environment_reserved: Vec<(String, String)>,
+    pub memory_mb: u32,
+    pub tmp_mb: u32,
+    /// Where it may connect to. Holds where environments have a network of their own.
+    pub network: Network,
+    pub log_bytes_max: usize,
+    pub init_timeout: Duration,
+    pub isolation: Isolation,
+}
+
+/// The program of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launch {
+    /// Our client for Python.
+    Python(Interpreter),
+    /// Our client for Node.
+    Node(Interpreter),
+    /// `bootstrap` of the code or else of the layers, as in AWS's `provided` runtimes.
+    Bootstrap,
+}
+
+impl Launch {
+    pub fn interpreter(&self) -> Option<&Interpreter> {
+        match self {
+            Launch::Python(interpreter) | Launch::Node(interpreter) => Some(interpreter),
+            Launch::Bootstrap => None,
+        }
+    }
+}
+
+impl Spec {
+    /// Names of the programs below `extensions` of the layers, which run beside the runtime.
+    pub(super) fn extensions(&self) -> Vec<String> {
+        let mut names = std::collections::BTreeSet::new();
+        for layer in &self.layers {
+            for entry in std::fs::read_dir(layer.join("extensions"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                if entry.path().is_file()
+                    && let Ok(name) = entry.file_name().into_string()
+                {
+                    names.insert(name);
+                }
+            }
+        }
+        names.into_iter().take(EXTENSIONS_MAX).collect()
+    }
+
+    /// The bootstrap as the host sees it: of the code, else of the last layer that has one.
+    pub(super) fn bootstrap(&self) -> Option<(BootstrapOf, PathBuf)> {
+        let of = |dir: &Path| Some(dir.join("bootstrap")).filter(|path| path.is_file());
+        if let Some(path) = of(&self.code_dir) {
+            return Some((BootstrapOf::Code, path));
+        }
+        let path = self.layers.iter().rev().find_map(|layer| of(layer))?;
+        Some((BootstrapOf::Layers, path))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BootstrapOf {
+    Code,
+    Layers,
+}
+
+/// One event and what AWS says beside it. What is empty is not said.
+#[derive(Debug, Clone, Default)]
+pub struct Invocation {
+    pub request_id: String,
+    pub payload: Bytes,
+    pub timeout: Duration,
+    /// With the qualifier that was asked for.
+    pub function_arn: String,
+    /// X-Ray's `Root=…;Parent=…;Sampled=…`.
+    pub trace_id: String,
+    /// JSON of a mobile client.
+    pub client_context: String,
+    /// JSON: `{"cognitoIdentityId", "cognitoIdentityPoolId"}`.
+    pub cognito_identity: String,
+}
+
+#[cfg(test)]
+impl Spec {
+    /// A Python function of little of everything.
+    pub(super) fn example() -> Spec {
+        Spec {
+            function: "probe".to_owned(),
+            function_arn: "arn:aws:lambda:local:000000000000:function:probe".to_owned(),
+            qualifier: "7".to_owned(),
+            runtime: "python3.11".to_owned(),
+            launch: Launch::Python(Interpreter {
+                program: "/x/bin/python3".into(),
+                version: "3.11".to_owned(),
+                needs: vec!["/x".into()],
+            }),
+            handler: "app.handler".to_owned(),
+            code_dir: "/codes/code".into(),
+            layers: Vec::new(),
+            environment: Vec::new(),
+            environment_reserved: Vec::new(),
+            memory_mb: 128,
+            tmp_mb: 512,
+            network: Network::None,
+            log_bytes_max: 64 << 10,
+            init_timeout: Duration::from_secs(10),
+            isolation: Isolation::none("/nowhere".into()),
+        }
+    }
+}

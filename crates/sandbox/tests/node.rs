@@ -1,0 +1,380 @@
+//! Node functions that behave and fail, in real processes.
+
+mod common;
+
+use bytes::Bytes;
+use common::{LONG, answer, code, error, failed_start, invocation, node_spec, start, texts};
+use lambic_model::Outcome;
+use lambic_sandbox::process::{Invocation, Spare, StreamPart};
+
+#[tokio::test]
+async fn handlers_of_all_kinds_answer() {
+    let files = [
+        (
+            "index.js",
+            "exports.handler = async (event, context) => ({ x: event.x + 1, id: context.awsRequestId });",
+        ),
+        (
+            "esm.mjs",
+            "const one = await Promise.resolve(1); export const handler = async (event) => event.x + one;",
+        ),
+        ("common.cjs", "exports.handler = async (event) => event.x;"),
+        (
+            "src/app.js",
+            "exports.deep = { handler: (event, context, callback) => setTimeout(() => callback(null, event.x), 5) };",
+        ),
+        ("module/package.json", "{\"type\": \"module\"}"),
+        (
+            "module/app.js",
+            "import path from 'node:path'; export function handler() { return Promise.resolve(path.basename('/a/b')); }",
+        ),
+        (
+            "early.js",
+            "exports.handler = (event, context, callback) => {\n\
+             context.callbackWaitsForEmptyEventLoop = false;\n\
+             setTimeout(() => {}, 1e9);\n\
+             callback(null, 'early'); };",
+        ),
+        (
+            "waits.js",
+            "exports.handler = (event, context, callback) => {\n\
+             const answer = { ticks: 0 };\n\
+             setTimeout(() => { answer.ticks = 1; }, 20);\n\
+             callback(null, answer); };",
+        ),
+        ("silent.js", "exports.handler = () => 7;"),
+        (
+            "legacy.js",
+            "exports.handler = (event, context) => context.succeed('done');",
+        ),
+        (
+            "node_modules/dep/index.js",
+            "module.exports = { handler: async () => 'dependency' };",
+        ),
+        ("uses.js", "exports.handler = require('dep').handler;"),
+    ];
+    let code = code(&files);
+    for (handler, expected) in [
+        ("index.handler", serde_json::json!({"x": 42, "id": "id"})),
+        ("esm.handler", 42.into()),
+        ("common.handler", 41.into()),
+        ("src/app.deep.handler", 41.into()),
+        ("module/app.handler", "b".into()),
+        ("early.handler", "early".into()),
+        ("waits.handler", serde_json::json!({"ticks": 1})),
+        ("silent.handler", serde_json::Value::Null),
+        ("legacy.handler", "done".into()),
+        ("uses.handler", "dependency".into()),
+    ] {
+        let mut environment = start(node_spec(code.path(), handler).await).await;
+        for _ in 0..2 {
+            let execution = environment.invoke(invocation(br#"{"x": 41}"#, LONG)).await;
+            assert_eq!(answer(&execution), expected, "{handler}");
+            assert!(execution.reusable, "{handler}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_context_and_the_environment_are_those_of_aws() {
+    let code = code(&[(
+        "index.js",
+        "let count = 0;\n\
+         exports.handler = async (event, context) => {\n\
+         \x20 count += 1;\n\
+         \x20 const left = context.getRemainingTimeInMillis();\n\
+         \x20 const { getRemainingTimeInMillis, logStreamName, ...rest } = context;\n\
+         \x20 for (const legacy of ['done', 'succeed', 'fail']) delete rest[legacy];\n\
+         \x20 return { count, left: left > 0 && left <= 60000, stream: /^\\d{4}\\/\\d\\d\\/\\d\\d\\/\\[7\\][0-9a-f]{32}$/.test(logStreamName),\n\
+         \x20   rest, engine: process.env.AWS_EXECUTION_ENV, colour: process.env.COLOUR, region: process.env.AWS_REGION,\n\
+         \x20   trace: process.env._X_AMZN_TRACE_ID ?? null };\n\
+         };",
+    )]);
+    let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+    for count in 1..=2 {
+        let said = count == 1;
+        let text = |text: &str| if said { text.to_owned() } else { String::new() };
+        let execution = environment
+            .invoke(Invocation {
+                function_arn: text("arn:aws:lambda:local:000000000000:function:probe:live"),
+                trace_id: text("Root=1-2-3;Sampled=1"),
+                client_context: text("{\"custom\":\n{\"grüße\": 1}}"),
+                cognito_identity: text("{\"cognitoIdentityId\": \"me\"}"),
+                payload: Bytes::from_static(b"{}"),
+                ..invocation(b"", LONG)
+            })
+            .await;
+        let mut rest = serde_json::json!({"callbackWaitsForEmptyEventLoop": true, "awsRequestId": "id",
+            "invokedFunctionArn": "arn:aws:lambda:local:000000000000:function:probe", "functionName": "probe",
+            "functionVersion": "7", "memoryLimitInMB": "128", "logGroupName": "/aws/lambda/probe"});
+        if said {
+            rest["invokedFunctionArn"] =
+                "arn:aws:lambda:local:000000000000:function:probe:live".into();
+            rest["clientContext"] = serde_json::json!({"custom": {"grüße": 1}});
+            rest["identity"] = serde_json::json!({"cognitoIdentityId": "me"});
+        }
+        let mut found = answer(&execution);
+        let engine = found["engine"].take();
+        assert!(
+            engine.as_str().unwrap().starts_with("AWS_Lambda_nodejs"),
+            "{engine}"
+        );
+        assert_eq!(
+            found,
+            serde_json::json!({"count": count, "left": true, "stream": true, "rest": rest, "engine": null,
+                "colour": "amber", "region": "eu-north-1",
+                "trace": if said { "Root=1-2-3;Sampled=1".into() } else { serde_json::Value::Null }})
+        );
+    }
+}
+
+#[tokio::test]
+async fn failed_starts_have_the_shape_of_aws() {
+    for (source, handler, kind, message) in [
+        (
+            "",
+            "index",
+            "Runtime.MalformedHandlerName",
+            "Bad handler 'index': write file.function",
+        ),
+        (
+            "",
+            "none.handler",
+            "Runtime.ImportModuleError",
+            "Error: Cannot find module 'none'",
+        ),
+        (
+            "require('left-out');",
+            "index.handler",
+            "Runtime.ImportModuleError",
+            "Error: Cannot find module 'left-out'",
+        ),
+        (
+            "",
+            "index.handler",
+            "Runtime.HandlerNotFound",
+            "index.handler is undefined or not exported",
+        ),
+        (
+            "exports.handler = 1;",
+            "index.handler",
+            "Runtime.HandlerNotFound",
+            "index.handler is not a function",
+        ),
+        (
+            "exports.handler = (",
+            "index.handler",
+            "Runtime.UserCodeSyntaxError",
+            "SyntaxError: ",
+        ),
+        (
+            "throw new TypeError('no good');",
+            "index.handler",
+            "TypeError",
+            "no good",
+        ),
+        (
+            "process.exit(3);",
+            "index.handler",
+            "Runtime.ExitError",
+            "RequestId: init Error: Runtime exited with error: exit status 3",
+        ),
+    ] {
+        let code = code(&[("index.js", source)]);
+        let failed = failed_start(node_spec(code.path(), handler).await).await;
+        let (found, said) = error(&failed.outcome);
+        assert_eq!(found, kind, "{said}");
+        assert!(said.starts_with(message), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn failed_invocations_have_the_shape_of_aws() {
+    let code = code(&[(
+        "index.js",
+        "exports.handler = (event, context, callback) => {\n\
+         \x20 switch (event) {\n\
+         \x20   case 'throw': throw new RangeError('no good');\n\
+         \x20   case 'reject': return Promise.reject(new RangeError('no good'));\n\
+         \x20   case 'text': return Promise.reject('a text');\n\
+         \x20   case 'callback': return void callback(new RangeError('no good'));\n\
+         \x20   case 'cycle': { const a = {}; a.a = a; return Promise.resolve(a); }\n\
+         \x20   case 'large': return Promise.resolve('x'.repeat(6_300_000));\n\
+         \x20   case 'fine': return Promise.resolve();\n\
+         \x20   case 'unhandled': Promise.reject(new Error('forgotten')); return new Promise(() => {});\n\
+         \x20   case 'uncaught': setTimeout(() => { throw new RangeError('late'); }, 1); return new Promise(() => {});\n\
+         \x20   case 'unsettled': return new Promise(() => {});\n\
+         \x20 }\n\
+         };",
+    )]);
+    let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+    for (event, kind, message) in [
+        ("throw", "RangeError", "no good"),
+        ("reject", "RangeError", "no good"),
+        ("text", "string", "a text"),
+        ("callback", "RangeError", "no good"),
+        (
+            "cycle",
+            "Runtime.MarshalError",
+            "Unable to marshal response: Converting circular structure to JSON",
+        ),
+        (
+            "large",
+            "Function.ResponseSizeTooLarge",
+            "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+        ),
+    ] {
+        let payload = serde_json::to_vec(event).unwrap();
+        let execution = environment.invoke(invocation(&payload, LONG)).await;
+        let (found, said) = error(&execution.outcome);
+        assert_eq!(found, kind, "{said}");
+        assert!(said.starts_with(message), "{said}");
+        assert!(execution.reusable, "{event}");
+    }
+    let execution = environment.invoke(invocation(b"\"fine\"", LONG)).await;
+    assert_eq!(answer(&execution), serde_json::Value::Null);
+    for (event, kind, message) in [
+        (
+            "unhandled",
+            "Runtime.UnhandledPromiseRejection",
+            "Error: forgotten",
+        ),
+        ("uncaught", "RangeError", "late"),
+        (
+            "unsettled",
+            "Runtime.NodeJsExit",
+            "The event loop is empty, but the handler's promise is not settled",
+        ),
+    ] {
+        let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+        let payload = serde_json::to_vec(event).unwrap();
+        let execution = environment.invoke(invocation(&payload, LONG)).await;
+        let (found, said) = error(&execution.outcome);
+        assert_eq!(found, kind, "{said}");
+        assert!(said.starts_with(message), "{said}");
+        let Outcome::Failure { payload, .. } = &execution.outcome else {
+            unreachable!()
+        };
+        let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
+        assert!(payload["trace"].is_array(), "{payload}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_entry_is_a_line_with_its_request() {
+    let code = code(&[(
+        "index.js",
+        "console.log('at start');\n\
+         exports.handler = async (event) => { console.warn('two\\nlines %d', 5); process.stdout.write('raw\\n'); };",
+    )]);
+    let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    answer(&execution);
+    let lines = texts(&execution.lines);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let (_, rest) = lines[0].split_once('\t').unwrap();
+    assert_eq!(rest, "undefined\tINFO\tat start");
+    let (_, rest) = lines[1].split_once('\t').unwrap();
+    assert_eq!(rest, "id\tWARN\ttwo\rlines 5");
+    assert_eq!(lines[2], "raw");
+}
+
+#[tokio::test]
+async fn a_response_is_streamed_as_it_comes() {
+    let code = code(&[(
+        "index.js",
+        "exports.handler = awslambda.streamifyResponse(async (event, stream) => {\n\
+         \x20 if (event === 'early') throw new RangeError('early');\n\
+         \x20 if (event === 'http') stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201 });\n\
+         \x20 stream.write('one ');\n\
+         \x20 await new Promise((resolve) => setTimeout(resolve, 20));\n\
+         \x20 if (event === 'late') throw new RangeError('late');\n\
+         \x20 stream.write('two');\n\
+         \x20 stream.end();\n\
+         });",
+    )]);
+    let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+    for (event, content_type, bytes, kind) in [
+        ("plain", Some("application/octet-stream"), "one two", None),
+        (
+            "http",
+            Some("application/vnd.awslambda.http-integration-response"),
+            "{\"statusCode\":201}\0\0\0\0\0\0\0\0one two",
+            None,
+        ),
+        ("early", None, "", Some("RangeError")),
+        (
+            "late",
+            Some("application/octet-stream"),
+            "one ",
+            Some("RangeError"),
+        ),
+    ] {
+        let payload = serde_json::to_vec(event).unwrap();
+        let (sink, mut stream) = tokio::sync::mpsc::channel(100);
+        let execution = environment
+            .invoke_streamed(invocation(&payload, LONG), sink)
+            .await;
+        let (mut found_type, mut found) = (None, Vec::new());
+        while let Some(part) = stream.recv().await {
+            match part {
+                StreamPart::ContentType(content_type) => found_type = Some(content_type),
+                StreamPart::Bytes(part) => found.extend(part),
+            }
+        }
+        assert_eq!(found_type.as_deref(), content_type, "{event}");
+        assert_eq!(String::from_utf8(found).unwrap(), bytes, "{event}");
+        match kind {
+            None => {
+                assert!(matches!(&execution.outcome, Outcome::Success(empty) if empty.is_empty()))
+            }
+            Some(kind) => assert_eq!(error(&execution.outcome).0, kind),
+        }
+        assert!(execution.reusable, "{event}");
+    }
+    // Whoever does not want it streamed has it in one piece.
+    let execution = environment.invoke(invocation(b"1", LONG)).await;
+    let Outcome::Success(whole) = &execution.outcome else {
+        panic!("{execution:?}")
+    };
+    assert_eq!(whole, b"one two");
+}
+
+#[tokio::test]
+async fn a_spare_one_becomes_the_functions() {
+    let code = code(&[
+        (
+            "index.js",
+            "const fs = require('fs');\n\
+             const mine = require('mine');\n\
+             exports.handler = async (event, context) => ({ mine, task: fs.readdirSync('.').sort(), cwd: process.cwd(),\n\
+             \x20 colour: process.env.COLOUR, spare: process.env.LAMBIC_SPARE ?? null, name: context.functionName });",
+        ),
+        ("data", "x"),
+    ]);
+    let layer = common::code(&[(
+        "nodejs/node_modules/mine/index.js",
+        "module.exports = 'of a layer';",
+    )]);
+    let mut spec = node_spec(code.path(), "index.handler").await;
+    spec.layers = vec![layer.path().to_owned()];
+    let spare = Spare::start(spec.launch.clone(), spec.isolation.clone(), code.path())
+        .await
+        .unwrap()
+        .expect("this machine allows it");
+    assert!(spare.fits(&spec));
+    let mut environment = spare
+        .take(std::sync::Arc::new(spec))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(environment.was_spare());
+    for _ in 0..2 {
+        let execution = environment.invoke(invocation(b"{}", LONG)).await;
+        assert_eq!(
+            answer(&execution),
+            serde_json::json!({"mine": "of a layer", "task": ["data", "index.js"], "cwd": "/var/task",
+                "colour": "amber", "spare": null, "name": "probe"})
+        );
+    }
+}
