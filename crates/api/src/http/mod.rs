@@ -9,7 +9,8 @@
 //! | `POST /v1/sql` | any SQL |
 //! | `GET /v1/views`, `/v1/views/{name}`, `/v1/views/{name}/changes` | views: list, lookup by key, follow |
 //! | `PUT /v1/functions/{name}` | deploy a function from its files |
-//! | `/2015-03-31/functions/…` | AWS Lambda's API |
+//! | `/2015-03-31/functions/…` and other dates | AWS Lambda's API |
+//! | `/lambda-url/{id}/…`, `GET /v1/code/{sha256}.zip` | functions' own URLs; code that was uploaded |
 //! | `GET /` | the console |
 
 mod answer;
@@ -30,7 +31,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     middleware::{Next, from_fn},
     response::{Html, IntoResponse, Response},
     routing::{get, post, put},
@@ -100,20 +101,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/views/{name}", get(views::lookup))
         .route("/v1/views/{name}/changes", get(changes::follow))
         .route("/v1/functions/{name}", put(functions::deploy))
-        .route("/2015-03-31/functions", get(lambda::list))
-        .route("/2015-03-31/functions/", get(lambda::list))
-        .route(
-            "/2015-03-31/functions/{name}",
-            get(lambda::get).delete(lambda::delete),
-        )
-        .route(
-            "/2015-03-31/functions/{name}/configuration",
-            get(lambda::configuration),
-        )
-        .route(
-            "/2015-03-31/functions/{name}/invocations",
-            post(lambda::invoke),
-        )
+        .merge(lambda::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())
@@ -146,7 +134,7 @@ async fn unknown(uri: Uri) -> Response {
         return lambda::unknown(path);
     }
     Failure::not_found(format!("there is nothing at {path}"))
-        .with_hint("POST /v1/streams/{name}/records; POST /v1/append; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
+        .with_hint("POST /v1/streams/{name}/records; POST /v1/append; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; AWS Lambda's API, such as POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
         .into_response()
 }
 
@@ -166,12 +154,19 @@ async fn wrong_method(uri: Uri) -> Response {
 /// A page of another site that is open in the user's browser must not reach a server that takes
 /// anybody on loopback: neither from that site's origin, nor under a name that it made point here.
 async fn guard(request: Request, next: Next) -> Response {
-    if let Some(refused) = foreign(request.headers()) {
+    // A function's own URL is made for pages of other sites, and its bodies are the function's business.
+    let is_own = lambda::is_function_url(request.uri().path());
+    let headers = request.headers();
+    let refused = match is_own {
+        true => foreign_host(headers),
+        false => foreign(headers),
+    };
+    if let Some(refused) = refused {
         return Failure::new(StatusCode::FORBIDDEN, "forbidden", refused)
             .with_hint("use http://127.0.0.1 or http://localhost")
             .into_response();
     }
-    if let Some(refused) = encoded(request.headers()) {
+    if !is_own && let Some(refused) = encoded(headers) {
         return refused.into_response();
     }
     next.run(request).await
@@ -200,23 +195,21 @@ fn encoded(headers: &HeaderMap) -> Option<Response> {
 }
 
 fn foreign(headers: &HeaderMap) -> Option<String> {
-    let text = |name| {
-        headers
-            .get(name)
-            .map(|value: &HeaderValue| value.to_str().unwrap_or("?"))
-    };
-    if let Some(host) = text(header::HOST)
-        && !is_loopback(host)
-    {
-        return Some(format!("this server does not answer as {host}"));
+    if let Some(refused) = foreign_host(headers) {
+        return Some(refused);
     }
-    if let Some(origin) = text(header::ORIGIN) {
-        let host = origin.split_once("://").map_or(origin, |(_, host)| host);
-        if !is_loopback(host) {
-            return Some(format!("pages of {origin} may not use this server"));
-        }
-    }
-    None
+    let origin = header_text(headers, &header::ORIGIN)?;
+    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+    (!is_loopback(host)).then(|| format!("pages of {origin} may not use this server"))
+}
+
+fn foreign_host(headers: &HeaderMap) -> Option<String> {
+    let host = header_text(headers, &header::HOST)?;
+    (!is_loopback(host)).then(|| format!("this server does not answer as {host}"))
+}
+
+fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
 fn is_loopback(authority: &str) -> bool {
@@ -326,5 +319,14 @@ mod tests {
             HeaderValue::from_static("http://localhost:7070"),
         );
         assert_eq!(foreign(&headers), None);
+    }
+
+    #[test]
+    fn no_other_host_is_answered() {
+        let host = [(header::HOST, HeaderValue::from_static("evil.example"))];
+        let headers: HeaderMap = host.into_iter().collect();
+        assert!(foreign_host(&headers).is_some());
+        assert!(foreign(&headers).is_some());
+        assert_eq!(foreign_host(&HeaderMap::new()), None);
     }
 }

@@ -1,0 +1,214 @@
+//! CreateFunction.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use lambic_functions::{Code, Deployment, Functions, Runtime, Settings, TMP_MB_DEFAULT};
+use serde_json::Value;
+use tracing::{Instrument, info_span};
+
+use super::{
+    super::Shared,
+    answer::{self, Answer, to_the_end},
+    check::Violations,
+    configuration::{self, Phase},
+    error::AwsError,
+    names::{self, Place},
+    request::{self, CODE_REQUEST_BYTES_MAX},
+    runtimes,
+    settings::{CodeMembers, Members},
+};
+
+/// AWS's, of a zip that is sent along.
+const ZIP_BYTES_MAX: usize = 52_428_800;
+
+pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: Body) -> Answer {
+    let bytes_max = CODE_REQUEST_BYTES_MAX;
+    let members: Members = request::read(&app, &headers, body, bytes_max, "CreateFunction").await?;
+    let is_published = members.publish.unwrap_or(false);
+    let deployment = deployment(members, &place, &app.services.functions)?;
+    let span = info_span!("create", function = %deployment.name);
+    let refusing = place.clone();
+    let services = app.services.clone();
+    let work = async move {
+        let name = deployment.name.clone();
+        let functions = &services.functions;
+        let created = functions.create(deployment).await;
+        let created = created.map_err(|error| refusing.refuse(error))?;
+        services.database.set_functions(functions.scalars());
+        if !is_published {
+            return Ok(created);
+        }
+        let published = functions
+            .change(&name, |function| function.publish(None))
+            .await;
+        published.map_err(|error| refusing.refuse(error))
+    };
+    let info = to_the_end(work.instrument(span)).await?;
+    // AWS names the function here, although the answer is about a version.
+    let body = configuration::of(&app, &place, &info, None, Phase::Created);
+    Ok(answer::json(StatusCode::CREATED, &body))
+}
+
+/// What is to be deployed, if AWS would take it and this server can run it.
+fn deployment(
+    members: Members,
+    place: &Place,
+    functions: &Functions,
+) -> Result<Deployment, AwsError> {
+    let mut violations = Violations::default();
+    violations.required("functionName", &members.function_name);
+    violations.required("role", &members.role);
+    violations.required("code", &members.code);
+    members.check(&mut violations);
+    violations.end()?;
+    let name = members.function_name.as_deref().unwrap_or_default();
+    check_length(name)?;
+    let target = names::target(place.clone(), name, None)?;
+    target.unqualified()?;
+    members.check_available()?;
+    let (Some(runtime_name), Some(handler)) = (&members.runtime, &members.handler) else {
+        return Err(AwsError::invalid(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+        ));
+    };
+    let runtime = runtimes::resolve(runtime_name)?;
+    check_architecture(runtime, members.architectures.as_deref())?;
+    let mut kept = members.kept();
+    kept.retain(|_, value| *value != Value::Null);
+    let settings = Settings {
+        description: members.description.clone().unwrap_or_default(),
+        role: members.role.clone().unwrap_or_default(),
+        runtime_name: runtime_name.clone(),
+        layers: members.layers(functions)?.unwrap_or_default(),
+        tmp_mb: tmp_mb(&members).unwrap_or(TMP_MB_DEFAULT),
+        kept,
+    };
+    let environment = members.variables()?.unwrap_or_default();
+    let handler = handler.clone();
+    let (timeout, memory_mb) = (timeout(&members), memory_mb(&members));
+    let tags = members.tags.unwrap_or_default();
+    let zip = zip(members.code.unwrap_or_default())?;
+    let default = Deployment::new(target.name, runtime, Code::Zip(zip));
+    Ok(Deployment {
+        handler: Some(handler),
+        timeout: timeout.unwrap_or(default.timeout),
+        memory_mb: memory_mb.unwrap_or(default.memory_mb),
+        environment,
+        trial: false,
+        settings,
+        tags,
+        ..default
+    })
+}
+
+/// Here AWS's bounds are others than where a function is looked up, and so is one of its errors.
+fn check_length(name: &str) -> Result<(), AwsError> {
+    let max = match name.starts_with("arn:") {
+        true => 140,
+        false => 64,
+    };
+    let mut violations = Violations::default();
+    violations.length("functionName", Some(name), 1, max);
+    violations.end().map_err(|error| match max {
+        64 => AwsError::invalid(error.message),
+        _ => error,
+    })
+}
+
+pub fn timeout(members: &Members) -> Option<Duration> {
+    let seconds = u64::try_from(members.timeout?).ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+pub fn memory_mb(members: &Members) -> Option<u32> {
+    u32::try_from(members.memory_size?).ok()
+}
+
+pub fn tmp_mb(members: &Members) -> Option<u32> {
+    let storage = members.ephemeral_storage.as_ref()?;
+    u32::try_from(storage.size?).ok()
+}
+
+/// The code, which must come along: there is no S3 here.
+pub fn zip(code: CodeMembers) -> Result<Vec<u8>, AwsError> {
+    if code.image_uri.is_some() {
+        return Err(AwsError::invalid(
+            "Container images are not available on this server yet; send the code as ZipFile",
+        ));
+    }
+    if code.s3_bucket.is_some() || code.s3_key.is_some() {
+        return Err(AwsError::invalid(
+            "This server has no S3 to read code from; send it as ZipFile",
+        ));
+    }
+    let Some(zip) = code.zip_file else {
+        return Err(AwsError::invalid(
+            "Please provide a source for function code.",
+        ));
+    };
+    match zip.0.len() {
+        0 => Err(AwsError::invalid("Uploaded file must be a non-empty zip")),
+        bytes if bytes > ZIP_BYTES_MAX => Err(AwsError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestEntityTooLargeException",
+            format!("Zipped size must be smaller than {ZIP_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(zip.0),
+    }
+}
+
+/// Programs are compiled for one machine; what is interpreted runs on both.
+pub fn check_architecture(
+    runtime: Runtime,
+    architectures: Option<&[String]>,
+) -> Result<(), AwsError> {
+    let ours = runtimes::architecture();
+    let other = architectures
+        .unwrap_or_default()
+        .iter()
+        .find(|name| *name != ours);
+    match (runtime, other) {
+        (Runtime::Bootstrap, Some(other)) => Err(AwsError::invalid(format!(
+            "This server is {ours} and cannot run a bootstrap for {other}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn code_must_come_along_as_a_zip() {
+        let read = |value| zip(serde_json::from_value(value).unwrap());
+        assert_eq!(read(json!({ "ZipFile": "UEs=" })).unwrap(), b"PK");
+        for (value, part) in [
+            (json!({}), "provide a source"),
+            (json!({ "ZipFile": "" }), "non-empty"),
+            (json!({ "S3Bucket": "b", "S3Key": "k" }), "no S3"),
+            (json!({ "ImageUri": "i" }), "images"),
+        ] {
+            let message = read(value).unwrap_err().message;
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn programs_of_other_machines_are_refused() {
+        let other = match runtimes::architecture() {
+            "arm64" => ["x86_64".to_owned()],
+            _ => ["arm64".to_owned()],
+        };
+        assert!(check_architecture(Runtime::Bootstrap, Some(&other)).is_err());
+        assert!(check_architecture(Runtime::Python, Some(&other)).is_ok());
+        assert!(check_architecture(Runtime::Bootstrap, None).is_ok());
+    }
+}

@@ -1,0 +1,238 @@
+//! Invoke and InvokeAsync.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, StatusCode},
+    response::{IntoResponse, Response},
+};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use lambic_functions::{Error, Event, InvokeResult};
+use tracing::{Instrument, info_span};
+
+use super::{
+    super::{App, Shared},
+    answer::{self, Answer, REQUEST_ID, TRACE_ID, put},
+    check::Violations,
+    error::AwsError,
+    names::Target,
+};
+
+/// The functions' own limits are tighter for events and exact; this one bounds what is read at all.
+pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// AWS's, in base64.
+const CLIENT_CONTEXT_BYTES_MAX: usize = 3_583;
+const LOG_TAIL_BYTES: usize = 4 << 10;
+
+const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
+const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
+
+/// What the headers of an invocation ask for.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    kind: Kind,
+    with_log: bool,
+    /// JSON.
+    client_context: Option<String>,
+    trace_id: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Sync,
+    Queued,
+    Dry,
+}
+
+impl Asked {
+    fn of(headers: &HeaderMap) -> Result<Asked, AwsError> {
+        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let kind = text("x-amz-invocation-type");
+        let log = text("x-amz-log-type");
+        let mut violations = Violations::default();
+        let kinds = ["Event", "RequestResponse", "DryRun"];
+        violations.one_of("invocationType", kind, &kinds);
+        violations.one_of("logType", log, &["None", "Tail"]);
+        violations.end()?;
+        Ok(Asked {
+            kind: match kind {
+                Some("Event") => Kind::Queued,
+                Some("DryRun") => Kind::Dry,
+                _ => Kind::Sync,
+            },
+            with_log: log == Some("Tail"),
+            client_context: text("x-amz-client-context")
+                .map(client_context)
+                .transpose()?
+                .flatten(),
+            trace_id: text(TRACE_ID.as_str()).map(str::to_owned),
+        })
+    }
+}
+
+fn client_context(base64: &str) -> Result<Option<String>, AwsError> {
+    if base64.is_empty() {
+        return Ok(None);
+    }
+    if base64.len() > CLIENT_CONTEXT_BYTES_MAX {
+        return Err(AwsError::bad_content(format!(
+            "Client context must be no more than {CLIENT_CONTEXT_BYTES_MAX} bytes when base64-encoded."
+        )));
+    }
+    let decoded = BASE64_STANDARD.decode(base64).ok();
+    let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+    let json = text.filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok());
+    json.map(Some).ok_or_else(|| {
+        AwsError::bad_content("Client context must be a valid Base64-encoded JSON object.")
+    })
+}
+
+pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body: Body) -> Answer {
+    let asked = Asked::of(&headers)?;
+    let payload = payload(&app, &headers, body).await?;
+    let functions = &app.services.functions;
+    let refuse = |error| target.place.refuse(error);
+    let Target {
+        name, qualifier, ..
+    } = &target;
+    let span = info_span!("invoke", function = %name, kind = ?asked.kind);
+    match asked.kind {
+        Kind::Sync => {
+            let trace_id = asked.trace_id.clone();
+            let event = Event {
+                payload,
+                client_context: asked.client_context,
+                trace_id: asked.trace_id,
+            };
+            let invoked = functions
+                .invoke_at(name, qualifier.clone(), event)
+                .instrument(span);
+            let result = invoked.await.map_err(refuse)?;
+            let mut response = invoked_answer(&result, asked.with_log);
+            if let Some(trace_id) = trace_id {
+                put(&mut response, TRACE_ID, &trace_id);
+            }
+            Ok(response)
+        }
+        Kind::Queued => {
+            let queued = functions.invoke_async_at(name, qualifier.clone(), payload);
+            let queued = queued.instrument(span).await;
+            let id = queued.map_err(|error| not_queued(&target, error))?;
+            let mut response = answer::empty(StatusCode::ACCEPTED);
+            put(&mut response, REQUEST_ID, &id);
+            Ok(response)
+        }
+        Kind::Dry => {
+            functions
+                .check_invocable(name, qualifier.as_ref())
+                .map_err(refuse)?;
+            let function = target.function(&app)?;
+            let version = target.info(&function)?.version;
+            let mut response = answer::empty(StatusCode::NO_CONTENT);
+            put(&mut response, EXECUTED_VERSION, &version.to_string());
+            Ok(response)
+        }
+    }
+}
+
+/// The older way to queue an event.
+pub async fn invoke_async(
+    State(app): Shared,
+    target: Target,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let payload = payload(&app, &headers, body).await?;
+    let span = info_span!("invoke", function = %target.name, kind = ?Kind::Queued);
+    let functions = &app.services.functions;
+    let queued = functions.invoke_async_at(&target.name, target.qualifier.clone(), payload);
+    let id = queued.instrument(span).await;
+    let id = id.map_err(|error| not_queued(&target, error))?;
+    let mut response = answer::empty(StatusCode::ACCEPTED);
+    put(&mut response, REQUEST_ID, &id);
+    Ok(response)
+}
+
+fn not_queued(target: &Target, error: Error) -> AwsError {
+    match error {
+        Error::PayloadTooLarge { bytes, limit } => {
+            AwsError::payload_too_large(bytes, limit, "Event")
+        }
+        error => target.place.refuse(error),
+    }
+}
+
+/// AWS takes an empty body for an empty event.
+async fn payload(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, AwsError> {
+    let body = app.bounds.read(body, headers, PAYLOAD_BYTES_MAX).await;
+    let body = body.map_err(|unread| {
+        AwsError::unread(unread, || {
+            AwsError::too_large(
+                "RequestTooLargeException",
+                PAYLOAD_BYTES_MAX,
+                "InvokeFunction",
+            )
+        })
+    })?;
+    Ok(match body.bytes.is_empty() {
+        true => b"{}".to_vec(),
+        false => body.bytes.to_vec(),
+    })
+}
+
+fn invoked_answer(result: &InvokeResult, with_log: bool) -> Response {
+    let mut response = (
+        StatusCode::OK,
+        [("content-type", "application/json")],
+        result.payload().to_vec(),
+    )
+        .into_response();
+    put(&mut response, REQUEST_ID, &result.request_id);
+    put(&mut response, EXECUTED_VERSION, &result.version.to_string());
+    if !result.is_success() {
+        put(&mut response, FUNCTION_ERROR, "Unhandled");
+    }
+    if with_log {
+        let tail = result.log_tail.as_bytes();
+        let tail = &tail[tail.len().saturating_sub(LOG_TAIL_BYTES)..];
+        put(&mut response, LOG_RESULT, &BASE64_STANDARD.encode(tail));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn asked(headers: &[(&'static str, &str)]) -> Result<Asked, AwsError> {
+        let headers = headers.iter().map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_str(value).unwrap(),
+            )
+        });
+        Asked::of(&headers.collect())
+    }
+
+    #[test]
+    fn headers_say_how_to_invoke() {
+        let plain = asked(&[]).unwrap();
+        assert_eq!((plain.kind, plain.with_log), (Kind::Sync, false));
+        let tail = asked(&[("x-amz-log-type", "Tail"), ("x-amz-client-context", "e30=")]).unwrap();
+        assert!(tail.with_log);
+        assert_eq!(tail.client_context.as_deref(), Some("{}"));
+        let kind = |kind| asked(&[("x-amz-invocation-type", kind)]).map(|asked| asked.kind);
+        assert_eq!(kind("Event"), Ok(Kind::Queued));
+        assert_eq!(kind("DryRun"), Ok(Kind::Dry));
+        assert_eq!(kind("Never").unwrap_err().kind, "ValidationException");
+        for context in ["?", "e30", "bm8="] {
+            let error = asked(&[("x-amz-client-context", context)]).unwrap_err();
+            assert_eq!(error.kind, "InvalidRequestContentException", "{context}");
+        }
+        let long = asked(&[("x-amz-client-context", &"A".repeat(3_584))]).unwrap_err();
+        assert!(long.message.contains("3583"), "{}", long.message);
+    }
+}

@@ -1,0 +1,201 @@
+//! Provisioned concurrency: environments that are kept ready for a version or alias.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use lambic_functions::{Error, Function, FunctionVersion, Provisioned, Qualifier};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    super::Shared,
+    answer::{self, Answer, modified, now_us},
+    check::Violations,
+    error::AwsError,
+    names::Target,
+    page::Asked,
+    request::{self, Questions, REQUEST_BYTES_MAX},
+};
+
+/// What an account has.
+const UNRESERVED: i64 = 1_000;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Members {
+    provisioned_concurrent_executions: Option<i64>,
+}
+
+pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: Body) -> Answer {
+    let operation = "PutProvisionedConcurrencyConfig";
+    let members: Members =
+        request::read(&app, &headers, body, REQUEST_BYTES_MAX, operation).await?;
+    let wanted = members.provisioned_concurrent_executions;
+    let mut violations = Violations::default();
+    violations.required("qualifier", &target.qualifier);
+    violations.required("provisionedConcurrentExecutions", &wanted);
+    violations.range(
+        "provisionedConcurrentExecutions",
+        wanted,
+        1,
+        i64::from(i32::MAX),
+    );
+    violations.end()?;
+    let key = target.key();
+    if key == Qualifier::LATEST {
+        return Err(AwsError::invalid(
+            "Provisioned Concurrency Configs cannot be applied to unpublished function versions.",
+        ));
+    }
+    target.alias_of(&*target.function(&app)?)?;
+    if wanted.is_some_and(|wanted| wanted > UNRESERVED) {
+        return Err(AwsError::invalid(format!(
+            "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency [{UNRESERVED}]."
+        )));
+    }
+    let provisioned = Provisioned {
+        environments: usize::try_from(wanted.unwrap_or_default()).unwrap_or(usize::MAX),
+        changed_at_us: now_us(),
+    };
+    let setting = provisioned.clone();
+    let changed = app
+        .services
+        .functions
+        .change(&target.name, move |function| {
+            check(function, &key, setting.environments)?;
+            function.provisioned.insert(key, setting);
+            Ok(())
+        })
+        .await;
+    changed.map_err(|error| target.place.refuse(error))?;
+    Ok(answer::json(StatusCode::ACCEPTED, &describe(&provisioned)))
+}
+
+/// AWS's rules: within what is reserved, and not for a version and for an alias of it.
+fn check(function: &Function, key: &Qualifier, environments: usize) -> Result<(), Error> {
+    let version = function.at(Some(key))?.version;
+    if let Some(reserved) = function.info.concurrency
+        && environments > reserved
+    {
+        return Err(Error::BadValue {
+            reason: "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function".to_owned(),
+        });
+    }
+    let others = function.provisioned.keys().filter(|other| *other != key);
+    for other in others {
+        if function
+            .at(Some(other))
+            .is_ok_and(|info| info.version == version)
+        {
+            let reason = match key {
+                Qualifier::Alias(_) => {
+                    "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version"
+                }
+                Qualifier::Version(_) => "Version is pointed to by a Provisioned Concurrency alias",
+            };
+            return Err(Error::Conflict {
+                reason: reason.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Also ListProvisionedConcurrencyConfigs, which is the same path with `?List=ALL`.
+pub async fn get(State(app): Shared, target: Target, questions: Questions) -> Answer {
+    let function = target.function(&app)?;
+    if questions.get("List") == Some("ALL") {
+        return list(&target, &function, &questions);
+    }
+    let mut violations = Violations::default();
+    violations.required("qualifier", &target.qualifier);
+    violations.end()?;
+    if target.key() == Qualifier::LATEST {
+        return Err(AwsError::invalid(
+            "The function resource provided must be an alias or a published version.",
+        ));
+    }
+    target.info(&function)?;
+    let provisioned = function.provisioned.get(&target.key()).ok_or_else(|| {
+        AwsError::new(
+            StatusCode::NOT_FOUND,
+            "ProvisionedConcurrencyConfigNotFoundException",
+            "No Provisioned Concurrency Config found for this function",
+        )
+    })?;
+    Ok(answer::json(StatusCode::OK, &describe(provisioned)))
+}
+
+fn list(target: &Target, function: &Function, questions: &Questions) -> Answer {
+    let asked = Asked::of(questions, 50)?;
+    let items = function.provisioned.iter().map(|(qualifier, provisioned)| {
+        let arn = target.place.qualified(&target.name, qualifier);
+        (key(qualifier), (arn, provisioned))
+    });
+    let page = asked.page(items).map(|(arn, provisioned)| {
+        let mut body = describe(provisioned);
+        body["FunctionArn"] = Value::from(arn);
+        body
+    });
+    Ok(page.answer("ProvisionedConcurrencyConfigs"))
+}
+
+/// In the order in which a map has qualifiers: versions by number, then aliases by name.
+pub fn key(qualifier: &Qualifier) -> String {
+    match qualifier {
+        Qualifier::Version(FunctionVersion::Latest) => "0".to_owned(),
+        Qualifier::Version(FunctionVersion::Number(number)) => format!("1{number:020}"),
+        Qualifier::Alias(name) => format!("2{name}"),
+    }
+}
+
+pub async fn remove(State(app): Shared, target: Target) -> Answer {
+    let mut violations = Violations::default();
+    violations.required("qualifier", &target.qualifier);
+    violations.end()?;
+    let key = target.key();
+    let changed = app
+        .services
+        .functions
+        .change(&target.name, move |function| {
+            function.provisioned.remove(&key);
+            Ok(())
+        })
+        .await;
+    changed.map_err(|error| target.place.refuse(error))?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Ready at once: environments start faster here than a client asks again.
+fn describe(provisioned: &Provisioned) -> Value {
+    json!({
+        "RequestedProvisionedConcurrentExecutions": provisioned.environments,
+        "AvailableProvisionedConcurrentExecutions": provisioned.environments,
+        "AllocatedProvisionedConcurrentExecutions": provisioned.environments,
+        "Status": "READY",
+        "LastModified": modified(provisioned.changed_at_us),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_the_order_of_the_map() {
+        let number = |number| Qualifier::Version(FunctionVersion::Number(number));
+        let alias = |name: &str| Qualifier::Alias(name.to_owned());
+        let mut qualifiers = [
+            alias("b"),
+            number(10),
+            alias("a"),
+            Qualifier::LATEST,
+            number(9),
+        ];
+        qualifiers.sort();
+        let keys: Vec<String> = qualifiers.iter().map(key).collect();
+        assert!(keys.is_sorted(), "{keys:?}");
+    }
+}

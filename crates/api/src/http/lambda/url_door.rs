@@ -1,0 +1,238 @@
+//! `/lambda-url/{id}/…`: the HTTP endpoint of a function.
+//!
+//! On AWS the id is a part of the host's name; here it is a part of the path, which works without DNS. Pages of other
+//! sites may call it as far as the function's CORS settings say.
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use lambic_functions::{Error, Event, Function, Qualifier, Url};
+use lambic_model::FunctionName;
+use serde_json::json;
+use tracing::{Instrument, info_span};
+use uuid::Uuid;
+
+use super::{
+    super::{App, Shared},
+    answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put},
+    cors::Cors,
+    invoke::PAYLOAD_BYTES_MAX,
+    policy,
+    url_answer::reply,
+    url_event::{Circumstances, event},
+    urls::PATH,
+};
+
+/// Whether a path is one of these: they have their own rules for pages of other sites.
+pub fn is_function_url(path: &str) -> bool {
+    let rest = path.strip_prefix(PATH);
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The id, and the path behind it with its slash.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix(PATH)?.strip_prefix('/')?;
+    Some(match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    })
+}
+
+/// What is found under an id.
+struct Endpoint {
+    name: FunctionName,
+    qualifier: Qualifier,
+    url: Url,
+    is_public: bool,
+}
+
+pub async fn call(State(app): Shared, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let Some((id, path)) = split(head.uri.path()) else {
+        return refused(
+            StatusCode::NOT_FOUND,
+            "ResourceNotFoundException",
+            "Not Found",
+        );
+    };
+    let functions = app.services.functions.functions();
+    let Some(endpoint) = functions.iter().find_map(|function| endpoint(function, id)) else {
+        return refused(
+            StatusCode::NOT_FOUND,
+            "ResourceNotFoundException",
+            "Not Found",
+        );
+    };
+    let cors = Cors::of_value(endpoint.url.cors.as_ref());
+    let preflight = cors
+        .as_ref()
+        .and_then(|cors| cors.preflight(&head.method, &head.headers));
+    if let Some(headers) = preflight {
+        return (StatusCode::OK, headers).into_response();
+    }
+    let mut response = match endpoint.is_public {
+        true => answer(&app, &endpoint, path, &head, body).await,
+        false => refused(StatusCode::FORBIDDEN, "AccessDeniedException", "Forbidden"),
+    };
+    if let Some(cors) = cors {
+        for (name, value) in cors.headers(&head.headers) {
+            if let Some(name) = name {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+    response
+}
+
+fn endpoint(function: &std::sync::Arc<Function>, id: &str) -> Option<Endpoint> {
+    let (qualifier, url) = function.urls.iter().find(|(_, url)| url.id == id)?;
+    let policy = function.policies.get(qualifier);
+    Some(Endpoint {
+        name: function.info.name.clone(),
+        qualifier: qualifier.clone(),
+        url: url.clone(),
+        // Those that want a signature get none verified yet, so nobody may call them.
+        is_public: url.is_public && policy::is_public(policy),
+    })
+}
+
+async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: Body) -> Response {
+    let body = match app
+        .bounds
+        .read(body, &head.headers, PAYLOAD_BYTES_MAX)
+        .await
+    {
+        Ok(body) => body,
+        Err(unread) => {
+            let failure = unread.into_failure(too_large);
+            return refused(failure.status, "RequestTooLargeException", &failure.message);
+        }
+    };
+    let request_id = Uuid::new_v4().to_string();
+    let trace_id = trace_id(&head.headers);
+    let around = Circumstances {
+        url_id: &endpoint.url.id,
+        request_id: &request_id,
+        trace_id: &trace_id,
+        now_us: now_us(),
+    };
+    let payload = event(
+        &head.method,
+        &head.uri,
+        path,
+        &head.headers,
+        &body.bytes,
+        &around,
+    );
+    let event = Event {
+        payload: payload.to_string().into_bytes(),
+        client_context: None,
+        trace_id: Some(trace_id.clone()),
+    };
+    drop(body);
+    let span = info_span!("invoke", function = %endpoint.name, kind = "url");
+    let functions = &app.services.functions;
+    let invoked = functions.invoke_at(&endpoint.name, Some(endpoint.qualifier.clone()), event);
+    let mut response = match invoked.instrument(span).await {
+        Ok(result) if result.is_success() => match reply(result.payload()) {
+            Some(reply) => {
+                let mut response = (reply.status, Body::from(reply.body)).into_response();
+                *response.headers_mut() = reply.headers;
+                response
+            }
+            None => internal(),
+        },
+        // The caller is not told what went wrong inside.
+        Ok(_failed) => internal(),
+        Err(error) => not_invoked(&error),
+    };
+    put(&mut response, REQUEST_ID, &request_id);
+    put(&mut response, TRACE_ID, &trace_id);
+    response
+}
+
+fn too_large() -> super::super::error::Failure {
+    super::super::error::Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        "Request Entity Too Large",
+    )
+}
+
+fn not_invoked(error: &Error) -> Response {
+    match error {
+        Error::Throttled { .. } => refused(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TooManyRequestsException",
+            "Rate Exceeded.",
+        ),
+        Error::PayloadTooLarge { .. } => refused(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestTooLargeException",
+            "Request Entity Too Large",
+        ),
+        Error::NotFound { .. } | Error::Missing { .. } => refused(
+            StatusCode::NOT_FOUND,
+            "ResourceNotFoundException",
+            "Not Found",
+        ),
+        error => {
+            tracing::warn!(%error, "a function's URL was called in vain");
+            internal()
+        }
+    }
+}
+
+/// AWS's answer when a function fails or gives back what is no response.
+fn internal() -> Response {
+    let json = [("content-type", "application/json")];
+    (StatusCode::BAD_GATEWAY, json, "Internal Server Error").into_response()
+}
+
+fn refused(status: StatusCode, kind: &'static str, message: &str) -> Response {
+    let mut response = (status, axum::Json(json!({ "Message": message }))).into_response();
+    response
+        .headers_mut()
+        .insert(ERROR_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// The caller's, or a new one.
+fn trace_id(headers: &HeaderMap) -> String {
+    let given = headers.get(TRACE_ID).and_then(|given| given.to_str().ok());
+    given.map_or_else(
+        || {
+            let id = Uuid::new_v4().simple().to_string();
+            let seconds = now_us() / 1_000_000;
+            format!("Root=1-{seconds:08x}-{}", &id[..24])
+        },
+        str::to_owned,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_split_behind_the_id() {
+        assert_eq!(split("/lambda-url/id"), Some(("id", "/")));
+        assert_eq!(split("/lambda-url/id/"), Some(("id", "/")));
+        assert_eq!(split("/lambda-url/id/a/b%20c"), Some(("id", "/a/b%20c")));
+        assert_eq!(split("/lambda-urls/id"), None);
+        assert!(is_function_url("/lambda-url/id"));
+        assert!(!is_function_url("/lambda-urls/id"));
+        assert!(!is_function_url("/v1/sql"));
+    }
+
+    #[test]
+    fn traces_look_like_those_of_aws() {
+        let made = trace_id(&HeaderMap::new());
+        assert_eq!(made.len(), "Root=1-5759e988-bd862e3fe1be46a994272793".len());
+        let given = [(TRACE_ID, HeaderValue::from_static("Root=1-a-b"))];
+        assert_eq!(trace_id(&given.into_iter().collect()), "Root=1-a-b");
+    }
+}
