@@ -1,0 +1,79 @@
+//! AWS's own clients from PyPI (boto3, the AWS CLI), unmodified, against a real server: `tests/aws`.
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use common::Server;
+
+#[test]
+fn the_model_catches_wrong_answers() {
+    let status = python("shapes.py").status().expect("python runs");
+    assert!(status.success(), "shapes.py does not hold itself");
+}
+
+#[test]
+fn boto3_lives_the_life_of_a_function() {
+    passes(python("life.py"));
+}
+
+#[test]
+fn every_error_is_as_aws_has_it() {
+    passes(python("errors.py"));
+}
+
+#[test]
+fn unmodified_zips_run() {
+    passes(python("runtimes.py"));
+}
+
+#[test]
+fn the_aws_cli_lives_the_life_of_a_function() {
+    let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
+    let mut run = Command::new("bash");
+    run.arg(folder().join("cli.sh"))
+        .env("AWS", interpreter.with_file_name("aws"))
+        .env("PYTHON", &interpreter);
+    passes(run);
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws")
+}
+
+/// A script of the folder, ready but for the server's URL.
+fn python(script: &str) -> Command {
+    let interpreter = common::python_with(&folder().join("requirements.txt"));
+    let mut run = Command::new(interpreter);
+    run.arg(folder().join(script))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    run
+}
+
+/// Runs it against a server of its own, which must end well afterwards.
+fn passes(mut run: Command) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start(&folder.path().join("data"));
+    // Neither a key nor a proxy of whoever runs the tests.
+    for name in [
+        "AWS_PROFILE",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_LAMBDA",
+        "AWS_SESSION_TOKEN",
+    ] {
+        run.env_remove(name);
+    }
+    let status = run
+        .arg(&server.url)
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("NO_PROXY", "127.0.0.1,localhost")
+        .status()
+        .expect("it runs");
+    assert!(status.success(), "the server said:\n{}", server.said());
+    assert!(server.terminate().success(), "{}", server.said());
+}
