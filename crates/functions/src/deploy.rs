@@ -244,6 +244,14 @@ impl Inner {
         former: Option<Arc<Function>>,
     ) -> Result<FunctionInfo, Error> {
         self.check(&deployment)?;
+        // A function that was stopped stays so until that is taken back.
+        let stopped = former.as_ref().and_then(|former| former.info.concurrency);
+        let deployment = Deployment {
+            concurrency: deployment
+                .concurrency
+                .or(stopped.filter(|&limit| limit == 0)),
+            ..deployment
+        };
         let registry = self.registry.clone();
         let (deployment, code, upload) = blocking(move || {
             let code = code::read_code(&deployment)?;
@@ -299,6 +307,9 @@ impl Inner {
                     reason: "it has triggers but exports no `handle`".to_owned(),
                 });
             }
+        }
+        for source in former.iter().flat_map(|former| former.sources.values()) {
+            check::check_trigger(&info, &source.trigger)?;
         }
         let warm = self.trial(&info, &program, trial).await?;
         let (mappings, _held) = self.mappings(&info, former.as_deref()).await?;
@@ -374,6 +385,14 @@ impl Inner {
                     "a deployed function does not load");
                 Ok(Program::Broken(error.to_string()))
             }
+            made => made,
+        }
+    }
+
+    /// The same, where only what does not mend by itself is remembered.
+    pub(crate) async fn program_or_damaged(&self, info: &FunctionInfo) -> Result<Program, Error> {
+        match self.program(info).await {
+            Err(error @ Error::Damaged { .. }) => Ok(Program::Broken(error.to_string())),
             made => made,
         }
     }

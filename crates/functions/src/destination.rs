@@ -73,7 +73,19 @@ pub struct Last {
     pub response: Vec<u8>,
 }
 
-/// The record, JSON.
+/// AWS's: so often an event goes on from one function to the next before it is taken for a loop.
+const HOPS_MAX: usize = 16;
+
+/// How many records of destinations stand in one another.
+fn hops(record: &Value) -> usize {
+    fn within<'a>(record: &&'a Value) -> Option<&'a Value> {
+        let payload = record.get("requestPayload")?;
+        payload.get("requestContext").map(|_| payload)
+    }
+    std::iter::successors(Some(record), within).count()
+}
+
+/// The record, JSON; `None` if the event has come by too many functions already.
 pub fn record(
     at_us: i64,
     request_id: &str,
@@ -81,7 +93,7 @@ pub fn record(
     condition: Condition,
     attempts: u32,
     last: &Last,
-) -> String {
+) -> Option<String> {
     let parsed = |bytes: &[u8]| {
         serde_json::from_slice(bytes)
             .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(bytes).into_owned()))
@@ -97,7 +109,7 @@ pub fn record(
     if last.is_failure {
         response["functionError"] = Value::from("Unhandled");
     }
-    json!({
+    let record = json!({
         "version": "1.0",
         "timestamp": timestamp(at_us),
         "requestContext": {
@@ -109,8 +121,8 @@ pub fn record(
         "requestPayload": parsed(last.request.as_bytes()),
         "responseContext": response,
         "responsePayload": parsed(&last.response),
-    })
-    .to_string()
+    });
+    (hops(&record) <= HOPS_MAX).then(|| record.to_string())
 }
 
 /// As AWS writes it there: `2026-11-23T21:00:00.000Z`.
@@ -152,6 +164,21 @@ mod tests {
     }
 
     #[test]
+    fn a_circle_ends() {
+        let next = |request: &str| {
+            let last = Last {
+                version: FunctionVersion::Latest,
+                is_failure: false,
+                request: request.to_owned(),
+                response: b"null".to_vec(),
+            };
+            record(0, "id", "f", Condition::Success, 1, &last)
+        };
+        let records = std::iter::successors(next("{}"), |record| next(record));
+        assert_eq!(records.take(HOPS_MAX + 1).count(), HOPS_MAX);
+    }
+
+    #[test]
     fn a_record_says_what_happened() {
         let last = Last {
             version: FunctionVersion::Number(3),
@@ -159,7 +186,7 @@ mod tests {
             request: r#"{"a":1}"#.to_owned(),
             response: br#"{"errorType":"E"}"#.to_vec(),
         };
-        let text = record(0, "id", "f:live", Condition::RetriesExhausted, 3, &last);
+        let text = record(0, "id", "f:live", Condition::RetriesExhausted, 3, &last).unwrap();
         let record: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             record,

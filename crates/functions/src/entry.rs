@@ -194,7 +194,7 @@ impl Entry {
         let timeout = Duration::from_millis(self.info.timeout_ms);
         let program = self
             .program
-            .get_or_try_init(|| inner.program_or_broken(&self.info));
+            .get_or_try_init(|| inner.program_or_damaged(&self.info));
         match program.await? {
             Program::Wasm {
                 module,

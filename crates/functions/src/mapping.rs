@@ -46,6 +46,9 @@ pub struct Worker {
     pub stop: watch::Receiver<bool>,
 }
 
+/// How often it is looked whether an alias that is gone is there again.
+const NOTHING_TO_RUN: Duration = Duration::from_secs(5);
+
 /// Of a worker that was asked to stop.
 pub(crate) struct Stopped;
 
@@ -175,7 +178,19 @@ impl Worker {
                 let _ = self.commit(Vec::new(), part, part.end, position).await?;
                 continue;
             }
-            let entry = self.inner.chosen(&self.target).map_err(|_| Stopped)?;
+            let entry = match self.inner.chosen(&self.target) {
+                Ok(entry) => entry,
+                // Its alias or version was removed, and may come back.
+                Err(error) => {
+                    warn!(function = %self.function, stream = %self.stream.name, %error,
+                        "a trigger has nothing to run; it tries again");
+                    self.set_result("PROBLEM: the function, version or alias does not exist");
+                    let pause = self.inner.options.retry_wait_max.min(NOTHING_TO_RUN);
+                    self.wait(tokio::time::sleep(pause)).await?;
+                    work.push((part, retry));
+                    continue;
+                }
+            };
             let attempts_max = if retry || part.records() == 1 {
                 self.retries.saturating_add(1)
             } else {
@@ -256,10 +271,13 @@ impl Worker {
 
     /// For those who ask how it goes.
     fn set_processed(&self, delivery: &Delivery) {
-        let result = match delivery {
+        self.set_result(match delivery {
             Delivery::Failed { .. } => "PROBLEM: Function call failed",
             _ => "OK",
-        };
+        });
+    }
+
+    fn set_result(&self, result: &'static str) {
         let mut processed = self.inner.processed.lock().expect("held shortly");
         processed.insert(self.mapping.cursor.clone(), result);
     }
@@ -323,6 +341,9 @@ impl Worker {
             attempts += 1;
             let request_id = uuid::Uuid::new_v4().to_string();
             let call = Call::new(&request_id, InvocationKind::Stream, attempts);
+            // An alias may point elsewhere by now.
+            let chosen = self.inner.chosen(&self.target).ok();
+            let entry = chosen.as_ref().unwrap_or(entry);
             let result = self
                 .wait(async {
                     let turn = entry.turn(call.kind).await?;

@@ -47,7 +47,7 @@ impl Registry {
     pub fn open(dir: &Path) -> Result<Registry, Error> {
         for folder in ["functions", "code", "compiled", "layers", "zips"] {
             let path = dir.join(folder);
-            std::fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+            lambic_base::file::create_dirs(&path).map_err(Error::io("create", &path))?;
         }
         Ok(Registry {
             dir: dir.to_owned(),
@@ -215,7 +215,7 @@ impl Registry {
             bytes: zip.len() as u64,
         };
         let path = self.zip_path(&upload.sha256);
-        if std::fs::metadata(&path).is_ok_and(|kept| kept.len() == upload.bytes) {
+        if std::fs::read(&path).is_ok_and(|kept| kept == zip) {
             return Ok(upload);
         }
         lambic_base::file::write_atomically(&path, zip).map_err(Error::io("write", &path))?;
@@ -261,7 +261,7 @@ fn write(dir: &Path, code: &CodeFiles) -> Result<(), Error> {
     for (name, bytes) in &code.files {
         let path = dir.join(name);
         let folder = path.parent().unwrap_or(dir);
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        lambic_base::file::create_dirs(folder).map_err(Error::io("create", folder))?;
         lambic_base::file::write_atomically(&path, bytes).map_err(Error::io("write", &path))?;
         executable(&path).map_err(Error::io("change", &path))?;
     }
@@ -287,23 +287,36 @@ fn checksum<T: Serialize>(content: &T) -> String {
     code::hex(&Sha256::digest(bytes))
 }
 
-fn keep<T: Serialize>(path: &Path, content: &T) -> Result<(), Error> {
+fn keep<T: Serialize + DeserializeOwned>(path: &Path, content: &T) -> Result<(), Error> {
     let checked = Checked {
         sha256: checksum(content),
         content,
     };
     let bytes = serde_json::to_vec_pretty(&checked).expect("plain data serialises");
+    // Users' values may be nested too deeply to be read, or have numbers that come back as others: such a file would be
+    // taken for damaged.
+    if let Err(error) = parse::<T>(path, &bytes) {
+        return Err(Error::BadValue {
+            reason: format!(
+                "it cannot be kept, since it would not be read as it was written: {error}"
+            ),
+        });
+    }
     lambic_base::file::write_atomically(path, &bytes).map_err(Error::io("write", path))
 }
 
 /// Files of servers before this one have no checksum.
 fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    parse(path, &bytes)
+}
+
+fn parse<T: Serialize + DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
     let damaged = |reason: String| Error::Damaged {
         path: path.to_owned(),
         reason,
     };
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
     if value.get("sha256").is_none() {
         return serde_json::from_value(value).map_err(|error| damaged(error.to_string()));
     }
@@ -344,6 +357,20 @@ mod tests {
                 Err(other) => panic!("bit {bit}: {other}"),
             }
         }
+    }
+
+    #[test]
+    fn what_would_not_be_read_again_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("value.json");
+        let mut nested = Value::Null;
+        for _ in 0..130 {
+            nested = Value::from(vec![nested]);
+        }
+        assert!(matches!(keep(&path, &nested), Err(Error::BadValue { .. })));
+        assert!(!path.exists());
+        keep(&path, &Value::from(0.25)).unwrap();
+        assert_eq!(read::<Value>(&path).unwrap(), 0.25);
     }
 
     #[test]

@@ -46,6 +46,27 @@ impl EventSource {
     }
 }
 
+/// `f:$LATEST` is `f`.
+fn is_no_latest(qualifier: &Qualifier) -> bool {
+    *qualifier != Qualifier::LATEST
+}
+
+/// Whether the stream invokes that version or alias already, by another mapping than `uuid` or by a deployment's trigger.
+fn is_fed(
+    function: &Function,
+    uuid: Option<&str>,
+    trigger: &Trigger,
+    qualifier: Option<&Qualifier>,
+) -> bool {
+    let mut sources = function.sources.iter();
+    let mut triggers = function.info.triggers.iter();
+    sources.any(|(id, source)| {
+        Some(id.as_str()) != uuid
+            && source.trigger.stream == trigger.stream
+            && source.qualifier.as_ref() == qualifier
+    }) || qualifier.is_none() && triggers.any(|other| other.stream == trigger.stream)
+}
+
 impl Functions {
     /// All of them by function and UUID.
     pub fn sources(&self) -> Vec<(FunctionName, String, EventSource)> {
@@ -75,10 +96,11 @@ impl Functions {
             let _one = inner.deploying.lock().await;
             inner.check_open()?;
             let former = inner.existing(&name)?;
-            let is_there = former.sources.values().any(|source| {
-                source.trigger.stream == new.trigger.stream && source.qualifier == new.qualifier
-            });
-            if is_there {
+            let new = NewSource {
+                qualifier: new.qualifier.filter(is_no_latest),
+                ..new
+            };
+            if is_fed(&former, None, &new.trigger, new.qualifier.as_ref()) {
                 return Err(Error::Conflict {
                     reason: format!(
                         "An event source mapping with stream {} and function {name} already exists. Please update or delete the existing mapping",
@@ -86,8 +108,7 @@ impl Functions {
                     ),
                 });
             }
-            check_trigger(&former.info, &new.trigger)?;
-            former.at(new.qualifier.as_ref())?;
+            check_trigger(former.at(new.qualifier.as_ref())?, &new.trigger)?;
             let stream = (inner.options.lookup)(new.trigger.stream.as_str()).ok_or_else(|| {
                 Error::UnknownStream {
                     name: name.to_string(),
@@ -144,8 +165,20 @@ impl Functions {
             source.mapping = former.mapping;
             source.trigger.stream = former.trigger.stream;
             source.changed_at_us = inner.options.clock.now_us();
+            if source.qualifier != former.qualifier {
+                source.qualifier = source.qualifier.filter(is_no_latest);
+                check_trigger(function.at(source.qualifier.as_ref())?, &source.trigger)?;
+                let qualifier = source.qualifier.as_ref();
+                if is_fed(&function, Some(&uuid), &source.trigger, qualifier) {
+                    return Err(Error::Conflict {
+                        reason: format!(
+                            "stream {} invokes that version or alias already",
+                            source.trigger.stream
+                        ),
+                    });
+                }
+            }
             check_trigger(&function.info, &source.trigger)?;
-            function.at(source.qualifier.as_ref())?;
             function.sources.insert(uuid, source.clone());
             let name = function.info.name.clone();
             inner.keep_sources(function).await?;

@@ -13,6 +13,9 @@ use zip::{ZipArchive, read::ZipFile};
 
 use crate::code::{CODE_BYTES_MAX, FILES_MAX, is_within};
 
+/// AWS's file system takes no longer ones either.
+const NAME_BYTES_MAX: usize = 1_024;
+const FOLDERS_MAX: usize = 64;
 /// A link's target.
 const LINK_BYTES_MAX: u64 = 4_096;
 /// Links that lead to links.
@@ -35,6 +38,11 @@ pub fn read(bytes: &[u8]) -> Result<BTreeMap<PathBuf, Vec<u8>>, String> {
     for index in 0..archive.len() {
         let mut file = archive.by_index(index).map_err(|error| error.to_string())?;
         let name = name(&file)?;
+        if name.len() > NAME_BYTES_MAX || name.split('/').count() > FOLDERS_MAX {
+            return Err(format!(
+                "the name of a file has more than {NAME_BYTES_MAX} bytes or {FOLDERS_MAX} folders"
+            ));
+        }
         let path = inside(Path::new(&name)).ok_or_else(|| format!("`{name}` leads out of it"))?;
         if file.is_dir() || path.as_os_str().is_empty() {
             continue;
@@ -249,6 +257,18 @@ mod tests {
                 "{target}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn long_names_are_refused() {
+        for name in ["a/".repeat(64) + "b", "n".repeat(1_025)] {
+            assert!(
+                read(&one(&name, b"x"))
+                    .unwrap_err()
+                    .contains("the name of a file")
+            );
+        }
+        assert!(read(&one(&("a/".repeat(63) + "b"), b"x")).is_ok());
     }
 
     #[test]

@@ -257,6 +257,8 @@ async fn failed_invocations_have_the_shape_of_aws() {
         };
         let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
         assert!(payload["trace"].is_array(), "{payload}");
+        // It is about to exit: another event would end with it.
+        assert!(!execution.reusable, "{event}");
     }
 }
 

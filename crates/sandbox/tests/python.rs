@@ -67,7 +67,7 @@ async fn failures_have_the_shape_of_aws() {
             source,
             "app",
             "Runtime.MalformedHandlerName",
-            "Bad handler 'app': write file.function",
+            "Bad handler 'app': not enough values to unpack (expected 2, got 1)",
         ),
         (
             source,

@@ -58,24 +58,34 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
     let info = &turn.entry.info;
     let (version, retries) = (info.version, info.retries);
     let settings = inner.async_settings(&event.function).unwrap_or_default();
-    let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
-    let follow =
-        |to: &Option<String>, is_failure: bool, version: FunctionVersion, response: &[u8]| {
-            Some(Follow {
-                to: Destination::parse(to.as_ref()?)?,
-                last: Last {
-                    version,
-                    is_failure,
-                    request: payload.clone(),
-                    response: response.to_vec(),
-                },
-            })
+    let age_us = inner.options.clock.now_us() - event.at_us;
+    if settings
+        .age_s_max
+        .is_some_and(|max| age_us > i64::from(max) * 1_000_000)
+    {
+        let message = "the event is older than MaximumEventAgeInSeconds".to_owned();
+        return Attempt::Failure {
+            follow: follow(
+                &payload,
+                &settings.on_failure,
+                true,
+                version,
+                message.as_bytes(),
+            ),
+            error_type: "EventAgeExceeded".to_owned(),
+            message,
+            payload,
+            // It ends for its age, however often it may be tried.
+            retries: u32::MAX,
+            age_s_max: settings.age_s_max,
         };
+    }
+    let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
     let (error_type, message, follow) = match turn.run(call, payload.as_bytes(), &inner).await {
         Ok(result) => match result.outcome {
             Outcome::Success(answer) => {
                 return Attempt::Success {
-                    follow: follow(&settings.on_success, false, version, &answer),
+                    follow: follow(&payload, &settings.on_success, false, version, &answer),
                 };
             }
             Outcome::Failure {
@@ -84,13 +94,19 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
             } => (
                 error_type,
                 error_message(&error),
-                follow(&settings.on_failure, true, version, &error),
+                follow(&payload, &settings.on_failure, true, version, &error),
             ),
         },
         Err(error) => {
             warn!(function = %event.function, %error, "a queued event could not be run");
             let message = error.to_string();
-            let follow = follow(&settings.on_failure, true, version, message.as_bytes());
+            let follow = follow(
+                &payload,
+                &settings.on_failure,
+                true,
+                version,
+                message.as_bytes(),
+            );
             ("ServiceException".to_owned(), message, follow)
         }
     };
@@ -102,6 +118,24 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
         age_s_max: settings.age_s_max,
         follow,
     }
+}
+
+fn follow(
+    payload: &str,
+    to: &Option<String>,
+    is_failure: bool,
+    version: FunctionVersion,
+    response: &[u8],
+) -> Option<Follow> {
+    Some(Follow {
+        to: Destination::parse(to.as_ref()?)?,
+        last: Last {
+            version,
+            is_failure,
+            request: payload.to_owned(),
+            response: response.to_vec(),
+        },
+    })
 }
 
 async fn read(inner: &Inner, offset: u64) -> Result<String, String> {

@@ -454,10 +454,13 @@ impl Queue {
             }
         };
         let attempts = event.attempts + u32::from(condition == Condition::Success);
-        let follow = follow.map(|follow| {
+        let follow = follow.and_then(|follow| {
             let (id, function) = (&event.request_id, &event.function);
             let record = record(at_us, id, function, condition, attempts, &follow.last);
-            (follow.to, record)
+            if record.is_none() {
+                error!(%function, request_id = id, "destinations lead in a circle; the event ends here");
+            }
+            Some((follow.to, record?))
         });
         let state = if failure.is_some() { "dead" } else { "done" };
         let dead_letter = failure.map(|(error_type, error_message, payload)| DeadLetter {

@@ -111,6 +111,8 @@ struct State {
     event: Option<Event>,
     is_delivered: bool,
     said: Option<Said>,
+    /// The runtime said with its last word that it ends.
+    is_ending: bool,
 }
 
 #[derive(Default)]
@@ -181,6 +183,11 @@ impl Endpoint {
         *self.shared.about.lock().expect("held shortly") = about;
         self.shared.state().assignment = Some(variables);
         self.shared.event_set.notify_one();
+    }
+
+    /// True if the runtime is about to end: it must not get another event.
+    pub fn is_ending(&self) -> bool {
+        self.shared.state().is_ending
     }
 
     pub fn set_event(&self, event: Event) {
@@ -404,6 +411,9 @@ fn wrong_state(message: &str) -> Response<Full<Bytes>> {
     refused(StatusCode::FORBIDDEN, "InvalidStateTransition", message)
 }
 
+/// Our own clients say so of a process that an exception has left in no state to go on.
+const ENDS: &str = "Lambic-Runtime-Ends";
+
 async fn finish(
     shared: &Shared,
     request: Request<Incoming>,
@@ -424,6 +434,7 @@ async fn finish(
         }
     }
     let kind = kind_of(request.headers());
+    let is_ending = request.headers().contains_key(ENDS);
     let is_stream = !is_error
         && request
             .headers()
@@ -466,6 +477,7 @@ async fn finish(
         }
         state.event = None;
         state.said = Some(said);
+        state.is_ending |= is_ending;
     }
     shared.word_said.notify_one();
     if too_large {

@@ -334,6 +334,7 @@ impl Environment {
         // what they do with the event, as long as the function might have taken.
         let left = timeout.saturating_sub(duration);
         let reusable = answered
+            && !self.endpoint.is_ending()
             && tokio::time::timeout(left, self.endpoint.extensions_idle())
                 .await
                 .is_ok()

@@ -75,16 +75,16 @@ function json(shaped) {
   return { body: JSON.stringify(shaped), headers: { "Lambda-Runtime-Function-Error-Type": shaped.errorType } };
 }
 
-async function postInvocationError(id, title, error) {
+async function postInvocationError(id, title, error, more = {}) {
   const { body, headers } = json(show(title, error));
-  await call("POST", `${API}/invocation/${id}/error`, body, headers);
+  await call("POST", `${API}/invocation/${id}/error`, body, { ...headers, ...more });
 }
 
 // The last word of a process that cannot go on.
 async function giveUp(title, error, status) {
   try {
     if (requestId !== undefined) {
-      await postInvocationError(requestId, title, error);
+      await postInvocationError(requestId, title, error, { "Lambic-Runtime-Ends": "1" });
     } else if (isBetweenEvents === false) {
       const { body, headers } = json(show(title, error));
       await call("POST", `${API}/init/error`, body, headers);

@@ -67,7 +67,7 @@ def load(handler):
     """The handler, or the error that says why there is none."""
     module_name, dot, function_name = handler.rpartition(".")
     if not dot or not module_name or not function_name:
-        return None, error("Runtime.MalformedHandlerName", f"Bad handler '{handler}': write file.function")
+        return None, error("Runtime.MalformedHandlerName", f"Bad handler '{handler}': not enough values to unpack (expected 2, got 1)")
     try:
         module = importlib.import_module(module_name.replace("/", "."))
     except ImportError as e:

@@ -151,7 +151,21 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
     };
     put(&mut response, REQUEST_ID, &request_id);
     put(&mut response, TRACE_ID, &trace_id);
+    shut_out(&mut response);
     response
+}
+
+/// What a function answers stands at the same host and port as the console and the API. A browser is told to take its
+/// pages for those of nobody, which the API refuses, and its scripts for no service workers.
+fn shut_out(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.remove("service-worker-allowed");
+    headers.append(
+        "content-security-policy",
+        HeaderValue::from_static(
+            "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts",
+        ),
+    );
 }
 
 fn too_large() -> super::super::error::Failure {
