@@ -1,7 +1,7 @@
 //! Machines that allow less, played by this program run with fewer rights.
 //!
-//! The tests start this very program again: as another user, or as root without the right to make namespaces. What it
-//! runs there are the tests that are ignored here.
+//! Each test starts this very program again, for itself alone: as another user, or as root without the right to make
+//! namespaces. What it looks at is looked at there.
 
 mod common;
 
@@ -10,8 +10,17 @@ use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 use common::{LONG, answer, code, invocation, spec};
 use lambic_sandbox::process::{Interpreter, Isolation, Launch, Part, Spec};
 
-/// Runs the ignored test of this name under `setpriv` with these arguments.
-fn run_as(rights: &[&str], test: &str) {
+/// Says to the second program which one it is.
+const PLAYS: &str = "LAMBIC_TEST_TIER";
+
+/// Runs `body`, of the test of this name, under `setpriv` with these arguments.
+fn run_as(rights: &[&str], test: &str, body: impl Future<Output = ()>) {
+    if std::env::var_os(PLAYS).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        return runtime.unwrap().block_on(body);
+    }
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = dir.path().join("tiers");
@@ -25,9 +34,10 @@ fn run_as(rights: &[&str], test: &str) {
     let output = Command::new("setpriv")
         .args(rights)
         .arg(&program)
-        .args(["--ignored", "--exact", test, "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .current_dir("/")
         .env("RUST_BACKTRACE", "0")
+        .env(PLAYS, "1")
         .output()
         .expect("setpriv is part of util-linux");
     let said = format!(
@@ -79,12 +89,11 @@ async fn look(spec: Spec) -> serde_json::Value {
 fn without_root_everything_is_shut_in_by_a_user_namespace() {
     run_as(
         &["--reuid=65533", "--regid=65533", "--clear-groups"],
-        "as_another_user",
+        "without_root_everything_is_shut_in_by_a_user_namespace",
+        as_another_user(),
     );
 }
 
-#[tokio::test]
-#[ignore = "run as another user by the test above"]
 async fn as_another_user() {
     let code = code(&[("app.py", LOOK)]);
     let mut spec = system_python(code.path()).await;
@@ -107,12 +116,11 @@ async fn as_another_user() {
 fn without_namespaces_landlock_keeps_to_the_own_files() {
     run_as(
         &["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"],
-        "as_root_without_namespaces",
+        "without_namespaces_landlock_keeps_to_the_own_files",
+        as_root_without_namespaces(),
     );
 }
 
-#[tokio::test]
-#[ignore = "run with fewer rights by the test above"]
 async fn as_root_without_namespaces() {
     let code = code(&[("app.py", LOOK)]);
     let spec = system_python(code.path()).await;
@@ -136,12 +144,11 @@ async fn as_root_without_namespaces() {
 fn a_server_that_keeps_its_files_to_itself_can_show_a_function_its_own() {
     run_as(
         &["sh", "-c", "umask 077 && exec \"$0\" \"$@\""],
-        "with_private_files",
+        "a_server_that_keeps_its_files_to_itself_can_show_a_function_its_own",
+        with_private_files(),
     );
 }
 
-#[tokio::test]
-#[ignore = "run with another umask by the test above"]
 async fn with_private_files() {
     let code = code(&[("app.py", LOOK), ("package/data", "x")]);
     let seen = look(system_python(code.path()).await).await;
