@@ -110,6 +110,44 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+impl Policy {
+    /// Adds a statement, which has a `Sid`; after an error the policy is not to be used.
+    pub fn permit(&mut self, statement: Value, revision: Option<&str>) -> Result<(), Error> {
+        check_revision(&self.revision, revision)?;
+        let sid = &statement["Sid"];
+        if self.statements.iter().any(|other| other["Sid"] == *sid) {
+            return Err(Error::Conflict {
+                reason: format!(
+                    "The statement id ({}) provided already exists. Please provide a new statement id, or remove the existing statement.",
+                    sid.as_str().unwrap_or_default()
+                ),
+            });
+        }
+        self.statements.push(statement);
+        self.revision = new_revision();
+        let bytes = Value::from(self.statements.clone()).to_string().len();
+        if bytes > POLICY_BYTES_MAX {
+            return Err(Error::PolicyTooLong {
+                bytes,
+                limit: POLICY_BYTES_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    pub fn forbid(&mut self, sid: &str, revision: Option<&str>) -> Result<(), Error> {
+        let mut statements = self.statements.iter();
+        let at = statements.position(|statement| statement["Sid"] == sid);
+        let at = at.ok_or_else(|| Error::NoStatement {
+            sid: sid.to_owned(),
+        })?;
+        check_revision(&self.revision, revision)?;
+        self.statements.remove(at);
+        self.revision = new_revision();
+        Ok(())
+    }
+}
+
 pub fn new_revision() -> String {
     uuid::Uuid::new_v4().to_string()
 }
@@ -342,25 +380,7 @@ impl Function {
     ) -> Result<(), Error> {
         self.at(Some(&qualifier))?;
         let mut policy = self.policies.get(&qualifier).cloned().unwrap_or_default();
-        check_revision(&policy.revision, revision)?;
-        let sid = &statement["Sid"];
-        if policy.statements.iter().any(|other| other["Sid"] == *sid) {
-            return Err(Error::Conflict {
-                reason: format!(
-                    "The statement id ({}) provided already exists. Please provide a new statement id, or remove the existing statement.",
-                    sid.as_str().unwrap_or_default()
-                ),
-            });
-        }
-        policy.statements.push(statement);
-        policy.revision = new_revision();
-        let bytes = Value::from(policy.statements.clone()).to_string().len();
-        if bytes > POLICY_BYTES_MAX {
-            return Err(Error::PolicyTooLong {
-                bytes,
-                limit: POLICY_BYTES_MAX,
-            });
-        }
+        policy.permit(statement, revision)?;
         self.policies.insert(qualifier, policy);
         Ok(())
     }
@@ -371,18 +391,11 @@ impl Function {
         sid: &str,
         revision: Option<&str>,
     ) -> Result<(), Error> {
-        let missing = || Error::NoStatement {
+        let policy = self.policies.get_mut(qualifier);
+        let policy = policy.ok_or_else(|| Error::NoStatement {
             sid: sid.to_owned(),
-        };
-        let policy = self.policies.get_mut(qualifier).ok_or_else(missing)?;
-        let at = policy
-            .statements
-            .iter()
-            .position(|statement| statement["Sid"] == sid)
-            .ok_or_else(missing)?;
-        check_revision(&policy.revision, revision)?;
-        policy.statements.remove(at);
-        policy.revision = new_revision();
+        })?;
+        policy.forbid(sid, revision)?;
         if policy.statements.is_empty() {
             self.policies.remove(qualifier);
         }

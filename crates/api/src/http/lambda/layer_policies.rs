@@ -5,7 +5,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use lambic_functions::{Error, Layer, LayerVersion, check_revision, new_revision};
+use lambic_functions::{Error, Layer, LayerVersion};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -87,34 +87,14 @@ pub async fn add(
         .services
         .functions
         .change_layer(&name, move |layer| {
-            let version = version_mut(layer, number)?;
-            permit(version, adding, questions.get("RevisionId"))
+            let policy = &mut version_mut(layer, number)?.policy;
+            policy.permit(adding, questions.get("RevisionId"))?;
+            Ok(policy.revision.clone())
         })
         .await;
     let revision = changed.map_err(|error| refuse(error, &arn))?;
     let body = json!({ "Statement": statement.to_string(), "RevisionId": revision });
     Ok(answer::json(StatusCode::CREATED, &body))
-}
-
-fn permit(
-    version: &mut LayerVersion,
-    statement: Value,
-    revision: Option<&str>,
-) -> Result<String, Error> {
-    let policy = &mut version.policy;
-    check_revision(&policy.revision, revision)?;
-    let sid = &statement["Sid"];
-    if policy.statements.iter().any(|other| other["Sid"] == *sid) {
-        return Err(Error::Conflict {
-            reason: format!(
-                "The statement id ({}) provided already exists. Please provide a new statement id, or remove the existing statement.",
-                sid.as_str().unwrap_or_default()
-            ),
-        });
-    }
-    policy.statements.push(statement);
-    policy.revision = new_revision();
-    Ok(policy.revision.clone())
 }
 
 pub async fn remove(
@@ -130,15 +110,7 @@ pub async fn remove(
         .functions
         .change_layer(&name, move |layer| {
             let policy = &mut version_mut(layer, number)?.policy;
-            let at = policy
-                .statements
-                .iter()
-                .position(|other| other["Sid"] == sid.as_str());
-            let at = at.ok_or(Error::NoStatement { sid })?;
-            check_revision(&policy.revision, questions.get("RevisionId"))?;
-            policy.statements.remove(at);
-            policy.revision = new_revision();
-            Ok(())
+            policy.forbid(&sid, questions.get("RevisionId"))
         })
         .await;
     changed.map_err(|error| refuse(error, &arn))?;
