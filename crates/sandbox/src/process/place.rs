@@ -173,7 +173,7 @@ pub fn program(spec: &Spec, layout: &Layout) -> Result<(PathBuf, Vec<OsString>),
     match &spec.launch {
         Launch::Python(python) => Ok((
             placed(python),
-            vec!["-B".into(), layout.python_client().into()],
+            vec!["-B".into(), "-S".into(), layout.python_client().into()],
         )),
         Launch::Node(node) => Ok((placed(node), vec![layout.node_client().into()])),
         Launch::Bootstrap => match spec.bootstrap() {
