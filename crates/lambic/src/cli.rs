@@ -456,7 +456,10 @@ pub struct Restore {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
     /// A Parquet file of flights [default: the 200,000 rows of the example; examples/flights/fetch
     /// brings 3,000,000]
     pub file: Option<PathBuf>,
@@ -466,6 +469,22 @@ pub struct Bench {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<BenchPart>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Measure functions over HTTP: cold and warm, what they cost, what stands idle
+    Functions {
+        /// Rounds of what is compared, interleaved
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// A folder with others to measure beside: AWS's emulator, ministack, workerd
+        #[arg(long, value_name = "DIR")]
+        peers: Option<PathBuf>,
+    },
+    /// Be the bare server that requests are compared with
+    #[command(hide = true)]
+    Bare,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
