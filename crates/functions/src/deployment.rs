@@ -87,6 +87,8 @@ pub enum Start {
     Latest,
     /// Everything that the log still holds.
     Earliest,
+    /// What was appended at this time, in microseconds since 1970, or later.
+    AtUs(i64),
 }
 
 /// An event source mapping: batches of a stream's records invoke the function.

@@ -4,6 +4,7 @@
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
 //! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
+mod answers;
 mod append;
 mod arn;
 mod check;
@@ -14,6 +15,7 @@ mod destination;
 mod entry;
 mod error;
 mod events;
+mod filter;
 mod function;
 mod inspect;
 mod interpreters;
@@ -25,6 +27,7 @@ mod queue;
 mod recorder;
 mod records;
 mod registry;
+mod rules;
 mod slots;
 mod sources;
 mod streams;
@@ -67,6 +70,7 @@ use lambic_sandbox::{
 };
 pub use layers::{Layer, LayerSettings, LayerVersion};
 pub use options::{Decode, Options, StreamLookup};
+pub use rules::Rules;
 pub use sources::{EventSource, NewSource};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
@@ -95,8 +99,8 @@ pub(crate) struct Inner {
     layers: RwLock<BTreeMap<String, Arc<Layer>>>,
     triggers: Triggers,
     starting: Starting,
-    /// How the last batch of each event source mapping went, by its cursor.
-    processed: Mutex<BTreeMap<String, &'static str>>,
+    /// How the batches of each event source mapping went, by its cursor.
+    processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
@@ -344,8 +348,8 @@ impl Functions {
             .functions()
             .flat_map(|function| function.all_mappings())
         {
-            if let Some(cursor) = log.cursor(&mapping.cursor) {
-                keep(cursor.stream, cursor.frontier);
+            if let Some(position) = mapping::position(log, &mapping.cursor) {
+                keep(mapping.stream_id, position);
             }
         }
         drop(slots);

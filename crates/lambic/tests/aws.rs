@@ -21,6 +21,11 @@ fn boto3_lives_the_life_of_a_function() {
 }
 
 #[test]
+fn boto3_maps_streams_with_all_settings() {
+    passes(python("mappings.py"));
+}
+
+#[test]
 fn every_error_is_as_aws_has_it() {
     passes(python("errors.py"));
 }

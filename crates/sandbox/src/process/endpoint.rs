@@ -6,6 +6,7 @@
 //! could find it.
 
 mod extension;
+mod telemetry;
 
 use std::{
     convert::Infallible,
@@ -32,7 +33,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Invocation, extensions::Extensions};
+use super::{
+    Invocation,
+    extensions::Extensions,
+    telemetry::{Event as Happened, Status, Telemetry},
+};
 use crate::execution;
 
 /// AWS's cap of a response.
@@ -115,8 +120,8 @@ struct State {
     is_ending: bool,
 }
 
-#[derive(Default)]
 struct Shared {
+    telemetry: Arc<Telemetry>,
     about: Mutex<About>,
     state: Mutex<State>,
     /// Wakes whoever waits for an event or an assignment: the environment.
@@ -130,6 +135,18 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(about: About, telemetry: Arc<Telemetry>) -> Shared {
+        Shared {
+            telemetry,
+            about: Mutex::new(about),
+            state: Mutex::default(),
+            event_set: Notify::new(),
+            extensions_moved: Notify::new(),
+            extensions_idle: Notify::new(),
+            word_said: Notify::new(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while the state is held")
     }
@@ -138,6 +155,7 @@ impl Shared {
     fn say_if_started(&self, state: &mut State) {
         if state.is_ready && !state.is_started && state.extensions.are_idle() {
             state.is_started = true;
+            self.telemetry.close();
             state.said = Some(Said::Ready);
             self.word_said.notify_one();
         }
@@ -165,14 +183,19 @@ pub struct Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.server.abort();
+        self.shared.telemetry.end();
     }
 }
 
 impl Endpoint {
     /// Answers who connects to `listener`; the start waits for these extensions.
-    pub fn serve(listener: TcpListener, about: About, extensions: Vec<String>) -> Endpoint {
-        let shared = Arc::new(Shared::default());
-        *shared.about.lock().expect("nobody has it yet") = about;
+    pub fn serve(
+        listener: TcpListener,
+        about: About,
+        extensions: Vec<String>,
+        telemetry: Arc<Telemetry>,
+    ) -> Endpoint {
+        let shared = Arc::new(Shared::new(about, telemetry));
         shared.state().extensions.expect(extensions);
         let server = tokio::spawn(serve(listener, shared.clone()));
         Endpoint { shared, server }
@@ -275,7 +298,6 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 const EXTENSION: &str = "/2020-01-01/extension/";
-const TELEMETRY: [&str; 2] = ["/2022-07-01/telemetry", "/2020-08-15/logs"];
 /// Where our own clients ask whose they are to be.
 const ASSIGNMENT: &str = "/lambic/assignment";
 
@@ -287,10 +309,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
         let path = path.to_owned();
         return extension::answer(shared, request, &path).await;
     }
-    if TELEMETRY.contains(&request.uri().path()) {
-        // As AWS's emulator says it; extensions go on without.
-        let answer = json!({ "errorType": "Telemetry.NotSupported", "errorMessage": "Telemetry API is not supported" });
-        return json_answer(StatusCode::ACCEPTED, &answer);
+    if let Some(api) = telemetry::api_of(request.uri().path()) {
+        return telemetry::answer(shared, request, api).await;
     }
     let path = request
         .uri()
@@ -350,6 +370,8 @@ async fn next(shared: &Shared) -> Response<Full<Bytes>> {
             let mut state = shared.state();
             if !state.is_ready {
                 state.is_ready = true;
+                let telemetry = &shared.telemetry;
+                telemetry.tell(|| Happened::init_runtime_done(&Status::Success));
                 shared.say_if_started(&mut state);
             }
             match state.event.clone() {
@@ -584,12 +606,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::process::telemetry::Connectors;
 
     #[tokio::test]
     async fn an_environment_has_a_bound_of_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _endpoint = Endpoint::serve(listener, About::default(), Vec::new());
+        let telemetry = Telemetry::new(Connectors::Host);
+        let _endpoint = Endpoint::serve(listener, About::default(), Vec::new(), telemetry);
         let connect = || TcpStream::connect(address);
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS_MAX {

@@ -285,6 +285,7 @@ impl Isolation {
         let mut command = std::process::Command::new(SHELL);
         command
             .args(["-c", ":"])
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let program = Program {
@@ -297,6 +298,7 @@ impl Isolation {
             file_bytes: 1 << 20,
             groups: Vec::new(),
             has_own_process_limit: false,
+            connectors: 0,
             landlock: None,
         };
         let mut spawned = self.spawn(program).await?;

@@ -25,6 +25,8 @@ mod shut_in;
 mod spare;
 mod spawn;
 mod spec;
+mod telemetry;
+mod telling;
 mod tree;
 mod variables;
 

@@ -56,7 +56,7 @@ const TAKEN: [&str; 8] = [
     "/var/task",
 ];
 
-const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+const HOSTS: &str = "127.0.0.1 localhost sandbox.localdomain sandbox\n::1 localhost\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 
 /// One step. Paths are relative to the new root, what is bound is named by the host's absolute path.
