@@ -33,7 +33,6 @@ async fn deploy(house: &House, function: &str, runtime: Runtime, file: &str, sou
     let code = Code::Folder(code.path().to_owned());
     let mut deployment = Deployment::new(name(function), runtime, code);
     deployment.timeout = BOUND;
-    // The folder is read at once.
     house.functions.deploy(deployment).await.unwrap();
 }
 
