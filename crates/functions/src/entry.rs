@@ -451,3 +451,24 @@ fn tail(lines: &[LogLine]) -> String {
     }
     text.split_off(start)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_known_by_their_root() {
+        let made = new_trace_id();
+        assert_eq!(trace_root(&made).len(), 35, "{made}");
+        for (header, root) in [
+            ("Root=1-2-3;Parent=4;Sampled=1", "1-2-3"),
+            ("Parent=4; Root=1-2-3", "1-2-3"),
+            ("something else", "something else"),
+            ("", ""),
+        ] {
+            assert_eq!(trace_root(header), root);
+        }
+        // `ä` has two bytes: the cut must not go through one.
+        assert_eq!(trace_root(&format!("x{}", "ä".repeat(200))).len(), 127);
+    }
+}
