@@ -10,6 +10,7 @@
 
 mod block;
 mod error;
+pub mod event_stream;
 mod executor;
 mod http;
 mod postgres;

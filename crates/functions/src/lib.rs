@@ -30,6 +30,7 @@ mod registry;
 mod rules;
 mod slots;
 mod sources;
+mod streamed;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -72,8 +73,10 @@ pub use layers::{Layer, LayerSettings, LayerVersion};
 pub use options::{Decode, Options, StreamLookup};
 pub use rules::Rules;
 pub use sources::{EventSource, NewSource};
+pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
+use tracing::Instrument;
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
@@ -222,19 +225,18 @@ impl Functions {
         let inner = self.0.clone();
         let entry = inner.invocable(name, qualifier.as_ref())?;
         let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
-        let run = tokio::spawn(async move {
+        let run = async move {
             let request_id = uuid::Uuid::new_v4().to_string();
             let call = Call {
-                request_id: &request_id,
-                kind: InvocationKind::Sync,
-                attempt: 1,
                 qualifier: qualifier.as_ref(),
                 client_context: event.client_context.as_deref(),
                 trace_id: event.trace_id.as_deref(),
+                ..Call::new(&request_id, InvocationKind::Sync, 1)
             };
             let turn = entry.turn(call.kind).await?;
             turn.run(call, payload.as_bytes(), &inner).await
-        });
+        };
+        let run = tokio::spawn(run.in_current_span());
         run.await.unwrap_or(Err(Error::Closed))
     }
 

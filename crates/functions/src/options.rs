@@ -33,6 +33,8 @@ pub struct Options {
     pub async_max: usize,
     pub payload_bytes_max: usize,
     pub payload_async_bytes_max: usize,
+    /// Of a response that is streamed.
+    pub stream_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
     /// An environment that nobody used for this long is ended.
@@ -70,6 +72,7 @@ impl Options {
             async_max: 64,
             payload_bytes_max: 6 << 20,
             payload_async_bytes_max: 1 << 20,
+            stream_bytes_max: 200 << 20,
             log_bytes_max: 1 << 20,
             idle: Duration::from_secs(300),
             init_timeout: Duration::from_secs(10),

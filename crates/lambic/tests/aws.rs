@@ -36,6 +36,11 @@ fn unmodified_zips_run() {
 }
 
 #[test]
+fn responses_come_while_they_are_written() {
+    passes(python("streaming.py"));
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");

@@ -93,7 +93,7 @@ impl House {
         House::open_with(dir, |_| {}).await
     }
 
-    /// Beside those `keyed`, whose records have `t` as their key, and `lost`, for records of destinations.
+    /// With other options; beside those `keyed`, whose records have `t` as their key, and `lost`, for records of destinations.
     pub async fn open_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
         let system = system_streams(StreamId(1));
         let mut streams = vec![stream(10, "input", 2), stream(11, "output", 1)];

@@ -32,7 +32,7 @@ mod variables;
 
 pub use self::{
     egress::Network,
-    endpoint::StreamPart,
+    endpoint::{StreamPart, StreamSink},
     environment::{Environment, FailedStart},
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},

@@ -20,6 +20,7 @@ mod create;
 mod environment;
 mod error;
 mod invoke;
+mod invoke_streamed;
 mod layer_policies;
 mod layers;
 mod management;
@@ -39,6 +40,7 @@ mod update;
 mod url_answer;
 mod url_door;
 mod url_event;
+mod url_stream;
 mod urls;
 mod versions;
 
@@ -164,6 +166,10 @@ fn of_functions() -> Router<Arc<App>> {
                 .delete(urls::remove),
         )
         .route("/2021-10-31/functions/{name}/urls", get(urls::list))
+        .route(
+            "/2021-11-15/functions/{name}/response-streaming-invocations",
+            post(invoke_streamed::invoke),
+        )
         .route(
             "/2024-08-31/functions/{name}/recursion-config",
             get(management::recursion).put(management::put_recursion),

@@ -23,6 +23,7 @@ use super::{
     policy,
     url_answer::reply,
     url_event::{Circumstances, event},
+    url_stream,
     urls::PATH,
 };
 
@@ -134,25 +135,39 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
     };
     drop(body);
     let span = info_span!("invoke", function = %endpoint.name, kind = "url");
-    let functions = &app.services.functions;
-    let invoked = functions.invoke_at(&endpoint.name, Some(endpoint.qualifier.clone()), event);
-    let mut response = match invoked.instrument(span).await {
-        Ok(result) if result.is_success() => match reply(result.payload()) {
-            Some(reply) => {
-                let mut response = (reply.status, Body::from(reply.body)).into_response();
-                *response.headers_mut() = reply.headers;
-                response
-            }
-            None => internal(),
-        },
+    let invoked = invoked(app, endpoint, event).instrument(span);
+    let mut response = match invoked.await {
+        Ok(Some(response)) => response,
         // The caller is not told what went wrong inside.
-        Ok(_failed) => internal(),
+        Ok(None) => internal(),
         Err(error) => not_invoked(&error),
     };
     put(&mut response, REQUEST_ID, &request_id);
     put(&mut response, TRACE_ID, &trace_id);
     shut_out(&mut response);
     response
+}
+
+/// `None`: it failed, or gave what cannot be a response.
+async fn invoked(app: &App, endpoint: &Endpoint, event: Event) -> Result<Option<Response>, Error> {
+    let functions = &app.services.functions;
+    let (name, qualifier) = (&endpoint.name, Some(endpoint.qualifier.clone()));
+    if endpoint.url.is_streamed {
+        let streamed = functions.invoke_streamed(name, qualifier, event).await?;
+        return Ok(url_stream::reply(streamed).await);
+    }
+    let result = functions.invoke_at(name, qualifier, event).await?;
+    Ok(match result.is_success() {
+        true => whole(result.payload()),
+        false => None,
+    })
+}
+
+fn whole(payload: &[u8]) -> Option<Response> {
+    let reply = reply(payload)?;
+    let mut response = (reply.status, Body::from(reply.body)).into_response();
+    *response.headers_mut() = reply.headers;
+    Some(response)
 }
 
 /// What a function answers stands at the same host and port as the console and the API. A browser is told to take its
