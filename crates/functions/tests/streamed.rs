@@ -75,7 +75,7 @@ fn failure(result: &InvokeResult) -> Option<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn responses_come_as_the_function_writes_them() {
     let house = House::open().await;
-    deploy(&house, "node", Runtime::Node, "handler.js", STREAMING).await;
+    deploy(&house, "node", Runtime::Node, "index.js", STREAMING).await;
     for (event, content_type, bytes, kind) in [
         ("\"plain\"", Some("text/plain"), "one two", None),
         ("\"late\"", Some("text/plain"), "one ", Some("RangeError")),
@@ -135,7 +135,7 @@ async fn what_is_not_run_is_an_error() {
 async fn a_streamed_response_ends_at_its_bound() {
     let dir = tempfile::tempdir().unwrap();
     let house = House::open_with(dir, |options| options.stream_bytes_max = 5).await;
-    deploy(&house, "node", Runtime::Node, "handler.js", STREAMING).await;
+    deploy(&house, "node", Runtime::Node, "index.js", STREAMING).await;
     let (found, _, result) = all(invoke(&house, "node", "1").await.unwrap()).await;
     assert_eq!(found, "one ");
     assert_eq!(failure(&result), Some("Function.ResponseSizeTooLarge"));
@@ -173,7 +173,6 @@ async fn records_of_a_server_before_later_columns_are_read() {
     };
     log.append(append).await.unwrap();
     log.close().await;
-    drop(log);
 
     let house = House::open_in(dir).await;
     let source = "def handler(event, context):\n    return 1\n";

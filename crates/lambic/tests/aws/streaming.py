@@ -207,7 +207,7 @@ def failures(world):
         details = json.loads(complete["ErrorDetails"])
         wanted = message or f"RequestId: {of(answer)} Error: Runtime exited with error: exit status 3"
         assert (details["errorType"], details["errorMessage"]) == (kind, wanted), (mode, details)
-    hanging = make(world, "hanging", {"index.js": text(NODE_SOURCE)}, Timeout=1, **NODE)
+    hanging = make(world, "hanging", {"index.js": text(NODE_SOURCE)}, Timeout=3, **NODE)
     payload, complete, answer = whole(world, hanging, {"mode": "hang"})
     details = json.loads(complete["ErrorDetails"])
     assert payload == b"one " and details["errorType"] == "Sandbox.Timedout", (payload, complete)
