@@ -22,6 +22,7 @@ mod error;
 mod functions;
 mod lambda;
 mod server;
+mod settle;
 mod sql;
 mod streams;
 mod views;
@@ -106,6 +107,7 @@ fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn(guard))
+        .layer(from_fn(settle::settle))
         .layer(from_fn(observe))
         .with_state(app)
 }
