@@ -23,6 +23,7 @@ mod invoke;
 mod layers;
 mod mapping;
 mod options;
+pub mod policy;
 mod queue;
 mod recorder;
 mod records;

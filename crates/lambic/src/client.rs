@@ -1,17 +1,26 @@
 //! The CLI's side of the HTTP door.
 
-use std::{io::Read, time::Duration};
+use std::{
+    io::Read,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, bail};
+use lambic_api::{Signer, Unsigned};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
-use ureq::{Agent, Body, http::Response};
+use ureq::{
+    Agent, Body, RequestBuilder,
+    http::{Response, Uri},
+};
 
-use crate::{output::Rows, source::Place};
+use crate::{credentials, output::Rows, source::Place};
 
 pub struct Client {
     agent: Agent,
     url: String,
+    /// If there is a key: a server that has none takes what is signed as well.
+    signer: Option<Signer>,
 }
 
 /// What the server said no to.
@@ -80,22 +89,28 @@ impl Client {
         Ok(Client {
             agent,
             url: url.trim_end_matches('/').to_owned(),
+            signer: credentials::signer()?,
         })
     }
 
     pub fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let answer = self.reached(self.agent.get(self.at(path)).call())?;
+        let request = self.agent.get(self.at(path));
+        let request = self.signed(request, "GET", path, &[], b"")?;
+        let answer = self.reached(request.call())?;
         read_json(checked(answer)?)
     }
 
     /// An answer that comes bit by bit.
     pub fn events(&self, path: &str) -> anyhow::Result<Response<Body>> {
         let request = self.agent.get(self.at(path));
+        let request = self.signed(request, "GET", path, &[], b"")?;
         checked(self.reached(request.header("accept", "text/event-stream").call())?)
     }
 
     pub fn delete(&self, path: &str) -> anyhow::Result<()> {
-        checked(self.reached(self.agent.delete(self.at(path)).call())?)?;
+        let request = self.agent.delete(self.at(path));
+        let request = self.signed(request, "DELETE", path, &[], b"")?;
+        checked(self.reached(request.call())?)?;
         Ok(())
     }
 
@@ -118,15 +133,18 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        let request = self.signed(request, "POST", path, headers, body)?;
         self.reached(request.send(body))
     }
 
     pub fn put_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = serde_json::to_vec(body)?;
         let request = self
             .agent
             .put(self.at(path))
             .header("content-type", "application/json");
-        let answer = self.reached(request.send(serde_json::to_vec(body)?.as_slice()))?;
+        let request = self.signed(request, "PUT", path, &[], &body)?;
+        let answer = self.reached(request.send(body.as_slice()))?;
         read_json(checked(answer)?)
     }
 
@@ -172,6 +190,42 @@ impl Client {
             .filter_map(|row| row.first().and_then(Value::as_str))
             .map(str::to_owned)
             .collect())
+    }
+
+    /// Signs a request, if there is a key: its secret is not sent.
+    fn signed<B>(
+        &self,
+        mut request: RequestBuilder<B>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<RequestBuilder<B>> {
+        let Some(signer) = &self.signer else {
+            return Ok(request);
+        };
+        let url: Uri = self.at(path).parse()?;
+        let host = url.host().unwrap_or_default();
+        let host = match url.port_u16() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let covered = headers
+            .iter()
+            .filter(|(name, _)| name.starts_with("x-amz-"));
+        let covered: Vec<_> = covered.copied().chain([("host", host.as_str())]).collect();
+        let unsigned = Unsigned {
+            method,
+            path: url.path(),
+            query: url.query().unwrap_or_default(),
+            headers: &covered,
+            body,
+        };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        for (name, value) in signer.sign(&unsigned, i64::try_from(since.as_secs())?) {
+            request = request.header(name, value);
+        }
+        Ok(request.header("host", host))
     }
 
     fn at(&self, path: &str) -> String {

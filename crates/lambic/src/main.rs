@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod client;
 mod commands;
+mod credentials;
 mod demo;
 mod engine;
 mod exit;

@@ -3,6 +3,8 @@
 mod common;
 
 use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -50,6 +52,21 @@ fn the_aws_cli_lives_the_life_of_a_function() {
     passes(run);
 }
 
+#[test]
+fn signatures_are_verified_and_policies_hold() {
+    let told = python("signed.py").arg("--settings").output();
+    let told = told.expect("python runs");
+    assert!(told.status.success(), "{}", common::text(&told.stderr));
+    let folder_of_settings = tempfile::tempdir().expect("a temporary folder");
+    let settings = folder_of_settings.path().join("settings.toml");
+    fs::write(&settings, told.stdout).expect("it is written");
+    fs::set_permissions(&settings, Permissions::from_mode(0o600)).expect("it is ours");
+    let cli = common::python_with(&folder().join("cli/requirements.txt"));
+    let mut run = python("signed.py");
+    run.env("AWS", cli.with_file_name("aws"));
+    passes_with(run, &["--config", common::shown(&settings)]);
+}
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws")
 }
@@ -64,9 +81,14 @@ fn python(script: &str) -> Command {
 }
 
 /// Runs it against a server of its own, which must end well afterwards.
-fn passes(mut run: Command) {
+fn passes(run: Command) {
+    passes_with(run, &[]);
+}
+
+/// The same, with more arguments for the server.
+fn passes_with(mut run: Command, extra: &[&str]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::start(&folder.path().join("data"));
+    let mut server = Server::start_with("serve", None, &folder.path().join("data"), extra);
     // Neither a key nor a proxy of whoever runs the tests.
     for name in [
         "AWS_PROFILE",

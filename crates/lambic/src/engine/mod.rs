@@ -70,6 +70,7 @@ impl Options {
 pub struct ServeOptions {
     pub append_bytes_max: usize,
     pub server: settings::Server,
+    pub keys: lambic_api::Keys,
 }
 
 pub struct Engine {
@@ -190,6 +191,7 @@ impl Engine {
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,
+            keys: settings.auth.keys(),
         };
         Ok(Engine {
             database,

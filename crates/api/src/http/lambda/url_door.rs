@@ -9,19 +9,19 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use lambic_functions::{Error, Event, Function, Qualifier, Url};
+use lambic_functions::{Error, Event, Function, Policy, Qualifier, Url};
 use lambic_model::FunctionName;
 use serde_json::json;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::{
-    super::{App, Shared},
+    super::{App, Shared, auth::Caller, server::Peer},
     answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put},
     cors::Cors,
     invoke::PAYLOAD_BYTES_MAX,
-    policy,
     url_answer::reply,
+    url_auth::admit,
     url_event::{Circumstances, event},
     url_stream,
     urls::PATH,
@@ -43,16 +43,17 @@ fn split(path: &str) -> Option<(&str, &str)> {
 }
 
 /// What is found under an id.
-struct Endpoint {
-    name: FunctionName,
-    qualifier: Qualifier,
-    url: Url,
-    is_public: bool,
+pub struct Endpoint {
+    pub name: FunctionName,
+    pub qualifier: Qualifier,
+    pub url: Url,
+    pub policy: Option<Policy>,
 }
 
 pub async fn call(State(app): Shared, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let Some((id, path)) = split(head.uri.path()) else {
+    let (mut head, body) = request.into_parts();
+    let sent = head.uri.path().to_owned();
+    let Some((id, path)) = split(&sent) else {
         return refused(
             StatusCode::NOT_FOUND,
             "ResourceNotFoundException",
@@ -74,9 +75,9 @@ pub async fn call(State(app): Shared, request: Request) -> Response {
     if let Some(headers) = preflight {
         return (StatusCode::OK, headers).into_response();
     }
-    let mut response = match endpoint.is_public {
-        true => answer(&app, &endpoint, path, &head, body).await,
-        false => refused(StatusCode::FORBIDDEN, "AccessDeniedException", "Forbidden"),
+    let mut response = match admit(&app, &endpoint, &mut head, body).await {
+        Ok(body) => answer(&app, &endpoint, path, &head, body).await,
+        Err(refused) => refused,
     };
     if let Some(cors) = cors {
         for (name, value) in cors.headers(&head.headers) {
@@ -90,13 +91,11 @@ pub async fn call(State(app): Shared, request: Request) -> Response {
 
 fn endpoint(function: &std::sync::Arc<Function>, id: &str) -> Option<Endpoint> {
     let (qualifier, url) = function.urls.iter().find(|(_, url)| url.id == id)?;
-    let policy = function.policies.get(qualifier);
     Some(Endpoint {
         name: function.info.name.clone(),
         qualifier: qualifier.clone(),
         url: url.clone(),
-        // Those that want a signature get none verified yet, so nobody may call them.
-        is_public: url.is_public && policy::is_public(policy),
+        policy: function.policies.get(qualifier).cloned(),
     })
 }
 
@@ -119,6 +118,8 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
         request_id: &request_id,
         trace_id: &trace_id,
         now_us: now_us(),
+        source: head.extensions.get::<Peer>().copied(),
+        caller: head.extensions.get::<Caller>().map(|caller| &*caller.key),
     };
     let payload = event(
         &head.method,
@@ -221,7 +222,7 @@ fn internal() -> Response {
     (StatusCode::BAD_GATEWAY, json, "Internal Server Error").into_response()
 }
 
-fn refused(status: StatusCode, kind: &'static str, message: &str) -> Response {
+pub fn refused(status: StatusCode, kind: &'static str, message: &str) -> Response {
     let mut response = (status, axum::Json(json!({ "Message": message }))).into_response();
     response
         .headers_mut()
