@@ -18,7 +18,11 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::{command::Stdout, outgoing::Outgoing};
+use super::{
+    command::Stdout,
+    outgoing::Outgoing,
+    services::{self, Services},
+};
 use crate::lines::{Lines, LogSource};
 
 /// Streams, requests, headers and so on that an instance may hold at one time. Each may keep some tens of KB here.
@@ -30,11 +34,18 @@ pub struct Host {
     /// `None` for a component without imports, which cannot ask for it: its rows come by the million, and each has a
     /// host of its own.
     wasi: Option<WasiCtx>,
-    table: ResourceTable,
+    pub(super) table: ResourceTable,
     pub(super) memory: Memory,
     lines: Option<Arc<Mutex<Lines>>>,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    pub(super) services: Services,
+}
+
+/// What an instance may reach besides its event.
+#[derive(Clone, Default)]
+pub struct Outside {
+    pub services: Services,
 }
 
 /// What a command reads, and where its result goes.
@@ -49,6 +60,7 @@ impl Host {
         lines: Arc<Mutex<Lines>>,
         memory_mb: u32,
         stdio: Option<Stdio>,
+        outside: Outside,
     ) -> Host {
         let mut wasi = WasiCtxBuilder::new();
         wasi.envs(environment)
@@ -57,7 +69,10 @@ impl Host {
             Some(stdio) => wasi.arg("command").stdin(stdio.stdin).stdout(stdio.stdout),
             None => wasi.stdout(Output(LogSource::Stdout, lines.clone())),
         };
-        Host::new(&mut wasi, memory_mb, Some(lines))
+        Host {
+            services: outside.services,
+            ..Host::new(&mut wasi, memory_mb, Some(lines))
+        }
     }
 
     /// For SQL: time stands still and chance has one outcome.
@@ -98,6 +113,7 @@ impl Host {
             lines,
             http,
             outgoing: Outgoing,
+            services: Services::default(),
         }
     }
 }
@@ -127,6 +143,7 @@ impl WasiView for Host {
 pub fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    services::link(linker)?;
     linker.root().func_wrap(
         "log",
         |store: StoreContextMut<'_, Host>, (line,): (String,)| {

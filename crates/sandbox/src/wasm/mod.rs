@@ -15,6 +15,7 @@ mod http;
 mod outgoing;
 mod run;
 mod scalar;
+mod services;
 mod slots;
 mod world;
 
@@ -31,8 +32,18 @@ use wasmtime::{
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use self::{engine::TICK, host::Host, run::Call, slots::Slots};
-pub use self::{http::Served, world::World};
+use self::{
+    engine::TICK,
+    host::{Host, Outside},
+    run::Call,
+    services::Services,
+    slots::Slots,
+};
+pub use self::{
+    http::Served,
+    services::{HostServices, ServiceError},
+    world::World,
+};
 use crate::{Error, Execution, failure};
 
 /// Memories of handlers alive at one time; a component usually has one.
@@ -66,6 +77,7 @@ pub struct Module {
     /// By one instance.
     slots_taken: u32,
     scalars: Vec<Arc<scalar::Scalar>>,
+    outside: Outside,
 }
 
 #[derive(Clone)]
@@ -147,11 +159,18 @@ impl Wasm {
             slots: self.slots.clone(),
             slots_taken,
             scalars,
+            outside: Outside::default(),
         })
     }
 }
 
 impl Module {
+    /// Its invocations may ask for these; SQL functions have none.
+    pub fn with_services(mut self, services: Arc<dyn HostServices>) -> Module {
+        self.outside.services = Services(Some(services));
+        self
+    }
+
     /// SHA-256 of the code, hex.
     pub fn digest(&self) -> &str {
         &self.digest
@@ -207,11 +226,7 @@ impl Module {
                 "the event is not UTF-8 text",
             ));
         };
-        let call = Call {
-            request_id: request_id.to_owned(),
-            environment: environment.to_vec(),
-            limits,
-        };
+        let call = self.call(request_id, environment, limits);
         let ran = match handler {
             Handler::Event(handler) => {
                 self.apart(async move || event::run(&handler, call, event).await)
@@ -255,14 +270,19 @@ impl Module {
                 "the component does not export `wasi:http/incoming-handler`",
             )));
         };
-        let call = Call {
-            request_id: request_id.to_owned(),
-            environment: environment.to_vec(),
-            limits,
-        };
+        let call = self.call(request_id, environment, limits);
         self.apart(async move || http::serve(&handler, call, request).await)
             .await
             .unwrap_or_else(|failed| Served::failed(Execution::unstarted(failed)))
+    }
+
+    fn call(&self, request_id: &str, environment: &[(String, String)], limits: Limits) -> Call {
+        Call {
+            request_id: request_id.to_owned(),
+            environment: environment.to_vec(),
+            limits,
+            outside: self.outside.clone(),
+        }
     }
 
     /// On a thread of its own: the code yields at each tick only, and ten milliseconds are long for whoever else waits on

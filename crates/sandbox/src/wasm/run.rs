@@ -10,7 +10,7 @@ use wasmtime::{Engine, Store};
 
 use super::{
     Limits,
-    host::{Host, Stdio},
+    host::{Host, Outside, Stdio},
     reason,
 };
 use crate::{
@@ -28,6 +28,7 @@ pub struct Call {
     pub request_id: String,
     pub environment: Vec<(String, String)>,
     pub limits: Limits,
+    pub outside: Outside,
 }
 
 pub struct Run {
@@ -42,8 +43,13 @@ impl Run {
     pub fn new(engine: &Engine, call: Call, stdio: Option<Stdio>) -> Run {
         let start = Instant::now();
         let lines = Arc::new(Mutex::new(Lines::new(call.limits.log_bytes_max)));
-        let memory_mb = call.limits.memory_mb;
-        let host = Host::for_handler(&call.environment, lines.clone(), memory_mb, stdio);
+        let host = Host::for_handler(
+            &call.environment,
+            lines.clone(),
+            call.limits.memory_mb,
+            stdio,
+            call.outside.clone(),
+        );
         let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.memory);
         store.set_epoch_deadline(1);
