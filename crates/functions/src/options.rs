@@ -35,6 +35,8 @@ pub struct Options {
     pub payload_async_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
+    /// What one function may keep as values.
+    pub values_bytes_max: u64,
     /// An environment that nobody used for this long is ended.
     pub idle: Duration,
     /// A process must ask for its first event within this time.
@@ -71,6 +73,7 @@ impl Options {
             payload_bytes_max: 6 << 20,
             payload_async_bytes_max: 1 << 20,
             log_bytes_max: 1 << 20,
+            values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
             init_timeout: Duration::from_secs(10),
             retry_wait: Duration::from_secs(1),
