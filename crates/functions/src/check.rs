@@ -7,7 +7,7 @@ use lambic_model::{FunctionName, Stream, StreamName};
 use crate::{Deployment, Error, FunctionInfo, StreamLookup, Trigger};
 
 /// Names that begin so belong to the house.
-const SYSTEM_PREFIX: &str = "lambic_";
+pub const SYSTEM_PREFIX: &str = "lambic_";
 const MEMORY_MB_MAX: u32 = 10_240;
 /// AWS's, of `/tmp`.
 const TMP_MB_MIN: u32 = 512;

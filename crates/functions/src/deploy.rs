@@ -13,7 +13,8 @@ use tracing::Instrument;
 use crate::{
     Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion, Functions, Inner,
     REGION, Runtime, blocking, check, check_description, check_revision, check_tags, code,
-    entry::Program, function_arn, interpreters::runtime_name, new_revision, records, wasm_limits,
+    entry::Program, function_arn, interpreters::runtime_name, new_revision, records,
+    services::Services, wasm_limits,
 };
 
 impl Functions {
@@ -346,7 +347,17 @@ impl Inner {
         self.slots.write().expect("held shortly").remove(name);
         let mappings: Vec<_> = function.all_mappings().cloned().collect();
         self.drop_cursors(&mappings, &[]).await;
-        Ok(())
+        let (inner, removed) = (self.this.upgrade(), name.clone());
+        let forget = move || {
+            if let Some(inner) = inner
+                && let Err(error) = inner.values.forget(removed.as_str())
+            {
+                // The next start does it.
+                tracing::error!(function = %removed, %error, "values of a function that is deleted");
+            }
+            Ok(())
+        };
+        blocking(forget).await
     }
 
     /// SQL has one function of a name.
@@ -411,7 +422,11 @@ impl Inner {
                     let code = code::read_component(&code_dir, &digest)?;
                     Ok(wasm.load(&code, limits)?)
                 })
-                .await?;
+                .await?
+                .with_services(Arc::new(Services {
+                    function: info.name.clone(),
+                    inner: self.this.clone(),
+                }));
                 Ok(Program::Wasm {
                     module,
                     limits,

@@ -29,6 +29,7 @@ mod recorder;
 mod records;
 mod registry;
 mod rules;
+mod services;
 mod slots;
 mod sources;
 mod streamed;
@@ -38,12 +39,13 @@ mod tests;
 mod triggers;
 mod turns;
 mod unzip;
+mod values;
 mod version;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -87,6 +89,7 @@ use crate::{
     registry::Registry,
     slots::Slots,
     triggers::{Starting, Triggers},
+    values::Values,
 };
 
 /// The service; clones share it.
@@ -97,6 +100,9 @@ pub(crate) struct Inner {
     options: Options,
     registry: Registry,
     wasm: wasm::Wasm,
+    values: Values,
+    /// For what outlives a call.
+    this: Weak<Inner>,
     isolation: OnceCell<Isolation>,
     interpreters: Interpreters,
     slots: RwLock<Slots>,
@@ -124,9 +130,21 @@ impl Functions {
         let layers = registry.load_layers()?.into_iter();
         let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
-        let inner = Arc::new(Inner {
+        let values = Values::new(registry.values_dir(), options.values_bytes_max);
+        let is_there = |name: &str| {
+            stored
+                .iter()
+                .any(|function| function.info.name.as_str() == name)
+        };
+        if let Err(error) = values.forget_all_but(is_there) {
+            // Components that ask for them are told, and nobody else needs them.
+            tracing::error!(%error, "values of functions");
+        }
+        let inner = Arc::new_cyclic(|this| Inner {
             registry: registry.clone(),
             wasm,
+            values,
+            this: this.clone(),
             isolation: OnceCell::new(),
             interpreters: Interpreters::new(&options),
             slots: RwLock::default(),
@@ -406,6 +424,15 @@ impl Inner {
     pub(crate) fn serves(&self, entry: &Arc<Entry>) -> bool {
         let slots = self.slots.read().expect("held shortly");
         slots.entries().any(|present| Arc::ptr_eq(present, entry))
+    }
+
+    /// Whether records of the stream invoke the function.
+    pub(crate) fn is_fed_by(&self, name: &FunctionName, stream: &str) -> bool {
+        let slots = self.slots.read().expect("held shortly");
+        slots.function(name.as_str()).is_some_and(|function| {
+            let mut mappings = function.all_mappings();
+            mappings.any(|mapping| mapping.stream.as_str() == stream)
+        })
     }
 
     /// How queued events for `name` or `name:qualifier` are tried, if that was set.

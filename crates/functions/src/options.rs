@@ -37,6 +37,8 @@ pub struct Options {
     pub stream_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
+    /// What one function may keep as values.
+    pub values_bytes_max: u64,
     /// An environment that nobody used for this long is ended.
     pub idle: Duration,
     /// A process must ask for its first event within this time.
@@ -74,6 +76,7 @@ impl Options {
             payload_async_bytes_max: 1 << 20,
             stream_bytes_max: 200 << 20,
             log_bytes_max: 1 << 20,
+            values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
             init_timeout: Duration::from_secs(10),
             retry_wait: Duration::from_secs(1),
