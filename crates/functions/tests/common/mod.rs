@@ -75,6 +75,11 @@ impl House {
 
     /// `input` (two partitions), `output` and the system streams.
     pub async fn open_in(dir: tempfile::TempDir) -> House {
+        House::open_with(dir, |_| ()).await
+    }
+
+    /// The same with other options.
+    pub async fn open_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
         let system = system_streams(StreamId(1));
         let mut streams = vec![stream(10, "input", 2), stream(11, "output", 1)];
         streams.extend(system.all());
@@ -94,6 +99,7 @@ impl House {
         );
         options.retry_wait = Duration::from_millis(5);
         options.init_timeout = BOUND;
+        change(&mut options);
         let functions = Functions::open(options).await.unwrap();
         House {
             dir,
@@ -106,6 +112,11 @@ impl House {
 
     /// Closes everything and opens it again from disk.
     pub async fn restart(self) -> House {
+        House::open_in(self.close().await).await
+    }
+
+    /// Closes everything; what is on disk stays.
+    pub async fn close(self) -> tempfile::TempDir {
         let House {
             dir,
             log,
@@ -115,7 +126,7 @@ impl House {
         functions.close().await;
         drop(functions);
         log.close().await;
-        House::open_in(dir).await
+        dir
     }
 
     pub fn stream(&self, name: &str) -> Arc<Stream> {
