@@ -31,6 +31,20 @@ fn unmodified_zips_run() {
 }
 
 #[test]
+fn container_images_run() {
+    let project = tempfile::tempdir().expect("a temporary folder");
+    let images = project.path().join("images");
+    std::fs::create_dir(&images).expect("it is ours");
+    let (folder, port) = (
+        images.display().to_string(),
+        common::free_port().to_string(),
+    );
+    let settings = format!("[settings.functions]\nimages = [\"127.0.0.1:{port}\", \"{folder}\"]\n");
+    std::fs::write(project.path().join("lambic.toml"), settings).expect("it is ours");
+    passes_with(python("images.py"), Some(project.path()), &[&folder, &port]);
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");
@@ -54,9 +68,14 @@ fn python(script: &str) -> Command {
 }
 
 /// Runs it against a server of its own, which must end well afterwards.
-fn passes(mut run: Command) {
+fn passes(run: Command) {
+    passes_with(run, None, &[]);
+}
+
+/// The same, with a project for the server and what else the script is told.
+fn passes_with(mut run: Command, project: Option<&Path>, more: &[&str]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::start(&folder.path().join("data"));
+    let mut server = Server::start_with("serve", project, &folder.path().join("data"), &[]);
     // Neither a key nor a proxy of whoever runs the tests.
     for name in [
         "AWS_PROFILE",
@@ -68,6 +87,7 @@ fn passes(mut run: Command) {
     }
     let status = run
         .arg(&server.url)
+        .args(more)
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")
