@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod filter;
 mod function;
+mod image;
 mod inspect;
 mod interpreters;
 mod invoke;
@@ -43,7 +44,7 @@ mod values;
 mod version;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -61,6 +62,10 @@ pub use error::Error;
 pub use function::{
     Alias, AsyncSettings, Function, Policy, Provisioned, Url, check_description, check_revision,
     check_tags, new_revision,
+};
+pub use image::{
+    ImageConfig, ImageSource, ImageTrouble, ImageUse, Pulled, local_path as image_path,
+    seen_from as image_seen_from,
 };
 pub use inspect::{Inspected, inspect};
 pub use invoke::{Event, InvokeResult};
@@ -84,6 +89,7 @@ pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
     entry::{Call, Entry, Program},
+    image::Images,
     interpreters::Interpreters,
     recorder::Recorder,
     registry::Registry,
@@ -99,6 +105,7 @@ pub struct Functions(Arc<Inner>);
 pub(crate) struct Inner {
     options: Options,
     registry: Registry,
+    images: Images,
     wasm: wasm::Wasm,
     values: Values,
     /// For what outlives a call.
@@ -127,6 +134,13 @@ impl Functions {
         process::remove_left_behind(&registry.codes());
         let wasm = wasm::Wasm::new(registry.compiled_dir())?;
         let stored = registry.load()?;
+        let images = Images::open(&options)?;
+        let used = stored.clone();
+        let kept = images.clone();
+        let removed = blocking(move || kept.keep_only(&images_of(&used))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "images that no function uses stay");
+        }
         let layers = registry.load_layers()?.into_iter();
         let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
@@ -142,6 +156,7 @@ impl Functions {
         }
         let inner = Arc::new_cyclic(|this| Inner {
             registry: registry.clone(),
+            images,
             wasm,
             values,
             this: this.clone(),
@@ -528,6 +543,18 @@ fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::L
         memory_mb,
         log_bytes_max,
     }
+}
+
+/// The digests of all that functions and their versions run.
+fn images_of(functions: &[Function]) -> BTreeSet<String> {
+    let infos = functions.iter().flat_map(|function| {
+        let versions = function.versions.values();
+        versions.chain([&function.info])
+    });
+    infos
+        .filter(|info| info.runtime == Runtime::Image)
+        .map(|info| info.digest.clone())
+        .collect()
 }
 
 fn check_payload(payload: Vec<u8>, limit: usize) -> Result<String, Error> {

@@ -52,6 +52,11 @@ pub struct Options {
     pub python: PathBuf,
     /// The same of Node.
     pub node: PathBuf,
+    /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
+    /// registries that are public.
+    pub images: Vec<String>,
+    /// A `config.json` as Docker's clients keep it, with what registries want to see.
+    pub registry_accounts: Option<PathBuf>,
 }
 
 impl Options {
@@ -84,6 +89,8 @@ impl Options {
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
+            images: Vec::new(),
+            registry_accounts: None,
         }
     }
 }

@@ -84,6 +84,9 @@ pub struct Functions {
     pub python: PathBuf,
     pub node: PathBuf,
     pub weak_isolation: bool,
+    pub images: Vec<String>,
+    /// Empty: there is none.
+    pub registry_accounts: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -43,6 +43,25 @@ fn responses_come_while_they_are_written() {
 }
 
 #[test]
+fn container_images_run() {
+    let project = tempfile::tempdir().expect("a temporary folder");
+    let images = project.path().join("images");
+    std::fs::create_dir(&images).expect("it is ours");
+    let (folder, port) = (
+        images.display().to_string(),
+        common::free_port().to_string(),
+    );
+    let settings = format!("[settings.functions]\nimages = [\"127.0.0.1:{port}\", \"{folder}\"]\n");
+    std::fs::write(project.path().join("lambic.toml"), settings).expect("it is ours");
+    passes_with(
+        python("images.py"),
+        Some(project.path()),
+        &[],
+        &[&folder, &port],
+    );
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");
@@ -64,7 +83,7 @@ fn signatures_are_verified_and_policies_hold() {
     let cli = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = python("signed.py");
     run.env("AWS", cli.with_file_name("aws"));
-    passes_with(run, &["--config", common::shown(&settings)]);
+    passes_with(run, None, &["--config", common::shown(&settings)], &[]);
 }
 
 fn folder() -> PathBuf {
@@ -82,13 +101,13 @@ fn python(script: &str) -> Command {
 
 /// Runs it against a server of its own, which must end well afterwards.
 fn passes(run: Command) {
-    passes_with(run, &[]);
+    passes_with(run, None, &[], &[]);
 }
 
-/// The same, with more arguments for the server.
-fn passes_with(mut run: Command, extra: &[&str]) {
+/// The same, with a project and more arguments for the server, and what else the script is told.
+fn passes_with(mut run: Command, project: Option<&Path>, extra: &[&str], more: &[&str]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::start_with("serve", None, &folder.path().join("data"), extra);
+    let mut server = Server::start_with("serve", project, &folder.path().join("data"), extra);
     // Neither a key nor a proxy of whoever runs the tests.
     for name in [
         "AWS_PROFILE",
@@ -100,6 +119,7 @@ fn passes_with(mut run: Command, extra: &[&str]) {
     }
     let status = run
         .arg(&server.url)
+        .args(more)
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")

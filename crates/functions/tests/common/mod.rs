@@ -132,6 +132,11 @@ impl House {
 
     /// Closes everything and opens it again from disk.
     pub async fn restart(self) -> House {
+        House::open_in(self.close().await).await
+    }
+
+    /// Closes everything; what is on disk stays.
+    pub async fn close(self) -> tempfile::TempDir {
         let House {
             dir,
             log,
@@ -141,7 +146,7 @@ impl House {
         functions.close().await;
         drop(functions);
         log.close().await;
-        House::open_in(dir).await
+        dir
     }
 
     pub fn stream(&self, name: &str) -> Arc<Stream> {

@@ -176,7 +176,7 @@ fn deploy(global: &Global, name: &str, project: &Path) -> anyhow::Result<()> {
             hint.unwrap_or_default()
         );
     };
-    let body = request(function, &function.folder(project, name))?;
+    let body = request(function, project, name)?;
     let deployed = global
         .client()?
         .put_json(&format!("/v1/functions/{}", segment(name)), &body)?;
@@ -188,16 +188,22 @@ fn deploy(global: &Global, name: &str, project: &Path) -> anyhow::Result<()> {
 }
 
 /// The body of `PUT /v1/functions/{name}`.
-fn request(function: &Function, folder: &Path) -> anyhow::Result<Value> {
+fn request(function: &Function, project: &Path, name: &str) -> anyhow::Result<Value> {
     let mut files = BTreeMap::new();
-    read_files(folder, folder, &mut files)?;
+    let image = function.image(project);
+    if image.is_none() {
+        let folder = function.folder(project, name);
+        read_files(&folder, &folder, &mut files)?;
+    }
     Ok(json!({
         "runtime": match function.runtime {
             Runtime::Wasm => "wasm",
             Runtime::Python => "python",
             Runtime::Node => "node",
             Runtime::Bootstrap => "bootstrap",
+            Runtime::Image => "image",
         },
+        "image": image,
         "handler": function.handler,
         "timeout_s": function.timeout_s,
         "memory_mb": function.memory_mb,

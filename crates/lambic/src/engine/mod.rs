@@ -348,5 +348,8 @@ async fn open_functions(
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
     options.weak_isolation = settings.functions.weak_isolation;
+    options.images = settings.functions.images.clone();
+    options.registry_accounts = Some(settings.functions.registry_accounts.clone())
+        .filter(|file| !file.as_os_str().is_empty());
     Ok(Functions::open(options).await?)
 }

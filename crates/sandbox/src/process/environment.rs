@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, process::Child};
 
 use super::{
-    Invocation, Launch, Network, Spec,
+    Invocation, Network, Spec,
     capture::Capture,
     cgroup::{Controller, Group},
     egress::Egress,
@@ -132,6 +132,7 @@ impl Environment {
         let extensions = spec.extensions();
         let (command, arguments) =
             place::with_extensions(&program, arguments, &extensions, &place.layout);
+        let started = command.clone();
         let mut command = std::process::Command::new(command);
         command.args(arguments).env_clear().envs(variables);
         if kind == Kind::Spare {
@@ -156,7 +157,7 @@ impl Environment {
             .isolation
             .spawn(Program {
                 command,
-                folder: place.layout.task.clone(),
+                folder: place::folder(&spec, &place.layout),
                 root: place.root,
                 data_bytes: place::data_bytes(&spec, kind),
                 file_bytes: place::file_bytes(&spec, kind),
@@ -174,8 +175,8 @@ impl Environment {
         } = match spawned {
             Ok(spawned) => spawned,
             // The user's own program, which is not one.
-            Err(error) if spec.launch == Launch::Bootstrap && place::is_no_program(&error) => {
-                return Ok(Err(failed(place::not_executable(&program, &error))));
+            Err(error) if spec.launch.interpreter().is_none() && place::is_no_program(&error) => {
+                return Ok(Err(failed(place::not_executable(&started, &error))));
             }
             Err(error) => return Err(spawn_error(error)),
         };
