@@ -10,6 +10,7 @@ mod guess;
 mod invoke;
 mod list;
 mod logs;
+mod new;
 mod package;
 mod patterns;
 mod settings;
@@ -24,6 +25,8 @@ pub fn run(global: &Global, command: cli::Function) -> anyhow::Result<()> {
     match command {
         cli::Function::List => list::all(global),
         cli::Function::Show { name, qualifier } => list::one(global, &name, qualifier.as_deref()),
+        cli::Function::Templates => new::templates(global),
+        cli::Function::New(args) => new::run(global, &args),
         cli::Function::Create(args) => create::run(global, &args),
         cli::Function::Update(args) => update::run(global, &args),
         cli::Function::Deploy { name, project } => deploy::run(global, &name, &project),
