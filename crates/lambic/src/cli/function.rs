@@ -32,6 +32,8 @@ pub enum Function {
     },
     /// Invoke a function and print its answer
     Invoke(FunctionInvoke),
+    /// Run a function's test events and compare the answers with what is expected
+    Test(FunctionTest),
     /// The log lines of a function
     Logs(FunctionLogs),
     /// A function's own URL
@@ -169,6 +171,35 @@ pub struct FunctionInvoke {
     /// Print the answer while it comes
     #[arg(long, conflicts_with = "queued")]
     pub stream: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lambic function test hello               # the deployed function, with hello/events/*.json
+  lambic function test ./hello             # the folder's code, deployed for the test only
+  lambic function test ./hello --update    # writes events/*.expected.json
+An event passes if the function does not fail and, where NAME.expected.json stands beside NAME.json, answers at least
+what that holds. An expected errorType or errorMessage wants the function to fail.")]
+pub struct FunctionTest {
+    /// A deployed function, or a folder (./hello) to deploy for the test
+    pub target: String,
+    /// Where the events are [default: events/ of the folder, or of the folder with the function's name]
+    #[arg(long, value_name = "DIR")]
+    pub events: Option<PathBuf>,
+    /// Only events whose name has this part
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Answers must be the same as expected, not only hold it
+    #[arg(long)]
+    pub exact: bool,
+    /// Write the answers as what is expected
+    #[arg(long)]
+    pub update: bool,
+    /// A version or an alias of the deployed function
+    #[arg(long, value_name = "VERSION|ALIAS")]
+    pub qualifier: Option<String>,
+    #[command(flatten)]
+    pub settings: FunctionSettings,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod new;
 mod package;
 mod patterns;
 mod settings;
+mod test;
 mod update;
 mod url;
 mod versions;
@@ -31,6 +32,7 @@ pub fn run(global: &Global, command: cli::Function) -> anyhow::Result<()> {
         cli::Function::Update(args) => update::run(global, &args),
         cli::Function::Deploy { name, project } => deploy::run(global, &name, &project),
         cli::Function::Invoke(args) => invoke::run(global, &args),
+        cli::Function::Test(args) => test::run(global, &args),
         cli::Function::Logs(args) => logs::run(global, &args),
         cli::Function::Url(args) => url::run(global, &args),
         cli::Function::Versions { name } => versions::list(global, &name),
