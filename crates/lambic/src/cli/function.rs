@@ -23,6 +23,8 @@ pub enum Function {
     Create(FunctionCreate),
     /// Change a function's code, its settings or both
     Update(FunctionUpdate),
+    /// Take over what AWS SAM, Serverless Framework, cargo-lambda or a zip describe; again changes only what changed
+    Import(FunctionImport),
     /// Deploy a function that a project's lambic.toml declares
     Deploy {
         name: String,
@@ -146,6 +148,31 @@ pub struct FunctionSettings {
     /// Invocations at one time, at most
     #[arg(long, value_name = "COUNT")]
     pub concurrency: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lambic function import ./my-sam-app --plan
+  lambic function import template.yaml --parameter Stage=test
+  lambic function import ./my-service                # serverless.yml
+  lambic function import target/lambda               # after `cargo lambda build --release`
+  lambic function import thumbs.zip --name thumbnails
+What cannot be taken over is listed, with its place; nothing is left out in silence.")]
+pub struct FunctionImport {
+    /// A folder, template or zip
+    pub source: PathBuf,
+    /// The function's name, where the source holds one only
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Only show what would be made, changed and left out
+    #[arg(long)]
+    pub plan: bool,
+    /// Value of a template's parameter, or of an option of serverless.yml such as stage
+    #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
+    pub parameters: Vec<(String, String)>,
+    /// Run functions of this language by this version, whatever the source says: python3.11, nodejs20.x
+    #[arg(long)]
+    pub runtime: Vec<String>,
 }
 
 #[derive(Debug, Args)]

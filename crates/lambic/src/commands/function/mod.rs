@@ -7,6 +7,7 @@ mod delete;
 mod deploy;
 mod event_stream;
 mod guess;
+mod import;
 mod invoke;
 mod list;
 mod logs;
@@ -30,6 +31,7 @@ pub fn run(global: &Global, command: cli::Function) -> anyhow::Result<()> {
         cli::Function::New(args) => new::run(global, &args),
         cli::Function::Create(args) => create::run(global, &args),
         cli::Function::Update(args) => update::run(global, &args),
+        cli::Function::Import(args) => import::run(global, &args),
         cli::Function::Deploy { name, project } => deploy::run(global, &name, &project),
         cli::Function::Invoke(args) => invoke::run(global, &args),
         cli::Function::Test(args) => test::run(global, &args),
