@@ -33,6 +33,10 @@ pub struct Failure {
     /// In characters of the statement, from 1.
     pub position: Option<usize>,
     pub retry: bool,
+    /// Of the answer; 0 if there was none.
+    pub status: u16,
+    /// AWS's name of the error.
+    pub kind: Option<String>,
     /// Where in the user's text, once that is known.
     pub place: Option<Place>,
 }
@@ -135,6 +139,11 @@ impl Client {
         }
         let request = self.signed(request, "POST", path, headers, body)?;
         self.reached(request.send(body))
+    }
+
+    pub fn post_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let headers = [("content-type", "application/json")];
+        read_json(self.post(path, &headers, &serde_json::to_vec(body)?)?)
     }
 
     pub fn put_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
@@ -256,9 +265,12 @@ fn checked(mut answer: Response<Body>) -> anyhow::Result<Response<Body>> {
     if status.is_success() {
         return Ok(answer);
     }
+    let kind = answer.headers().get("x-amzn-errortype");
+    let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
     let text = answer.body_mut().read_to_string().unwrap_or_default();
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Err(anyhow::Error::new(failure(status.as_u16(), &value)))
+    let failure = failure(status.as_u16(), &value);
+    Err(anyhow::Error::new(Failure { kind, ..failure }))
 }
 
 /// Ours has an `error` object, AWS's has `Message`.
@@ -287,6 +299,8 @@ fn failure(status: u16, value: &Value) -> Failure {
             .get("retry")
             .and_then(Value::as_bool)
             .unwrap_or(status == 429 || status == 503),
+        status,
+        kind: None,
         place: None,
     }
 }

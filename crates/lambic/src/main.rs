@@ -16,6 +16,7 @@ mod server;
 mod settings;
 mod source;
 mod toml_source;
+mod yaml_source;
 
 use std::process::ExitCode;
 
