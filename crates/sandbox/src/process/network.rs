@@ -44,9 +44,14 @@ pub fn open(connectors: usize) -> io::Result<Sockets> {
     sockets[0] = Some(listen(RUNTIME_API)?);
     sockets[1] = Some(listen(EGRESS)?);
     for connector in sockets.iter_mut().skip(2).take(connectors) {
-        *connector = Some(socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK)?);
+        *connector = Some(connector_here()?);
     }
     Ok(Sockets(sockets))
+}
+
+/// A socket of this network, for whoever connects it.
+pub fn connector_here() -> io::Result<OwnedFd> {
+    socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK)
 }
 
 #[allow(unsafe_code)]

@@ -7,10 +7,7 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::net::UnixDatagram,
-    },
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
 };
 
 use nix::{

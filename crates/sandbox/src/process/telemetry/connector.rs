@@ -87,19 +87,17 @@ fn disconnect(socket: &OwnedFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
     };
 
     use super::*;
+    use crate::process::network;
 
     #[tokio::test]
     async fn a_socket_is_connected_again_and_again() {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let made = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-        let connectors = Connectors::own(vec![made]);
+        let connectors = Connectors::own(vec![network::connector_here().unwrap()]);
         let connector = connectors.take().unwrap();
         assert!(connectors.take().is_none());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
