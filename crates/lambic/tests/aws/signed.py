@@ -9,8 +9,10 @@ import datetime
 import http.client
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 import types
 import urllib.parse
 import uuid
@@ -106,7 +108,7 @@ def right_key(run):
     for name in (run.name, run.arn, f"{run.arn}:$LATEST"):
         value, _ = succeeded(client, name, {"größe": "1 + 1"})
         assert value == {"größe": "1 + 1"}, value
-    odd = {"a b": "ü", "plus+": "", "slash/": "=&?"}
+    odd = {"a b": "ü", "plus+": "", "slash/": "= @:"}
     client.tag_resource(Resource=run.arn, Tags=odd)
     assert client.list_tags(Resource=run.arn)["Tags"] == odd
     client.untag_resource(Resource=run.arn, TagKeys=list(odd))
@@ -310,7 +312,10 @@ def command_line(run):
 
     done = aws("get-function", "--function-name", run.arn, "--query", "Configuration.FunctionName")
     assert (done.returncode, done.stdout.strip()) == (0, run.name), done
-    done = aws("invoke", "--function-name", run.name, "--cli-binary-format", "raw-in-base64-out", "--payload", '{"by": "cli"}', "/dev/stdout")
+    with tempfile.TemporaryDirectory() as folder:
+        event = pathlib.Path(folder, "event.json")
+        event.write_text('{"by": "cli"}')
+        done = aws("invoke", "--function-name", run.name, "--payload", f"fileb://{event}", "/dev/stdout")
     assert done.returncode == 0 and '{"by":"cli"}' in done.stdout.replace(" ", ""), done
     for changed, code in (
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "InvalidSignatureException"),
