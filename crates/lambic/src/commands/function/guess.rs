@@ -402,11 +402,16 @@ fn word(text: &str) -> String {
 /// Why nothing in the code can run, and what to do.
 fn unbuilt(package: &Package) -> String {
     let has = |ending: &str| package.files.keys().any(|name| name.ends_with(ending));
+    let manifest = package.text("Cargo.toml");
+    let of_components = ["wit-bindgen", "wstd", "wasip2", "spin-sdk"];
+    let is_component = |manifest: &String| of_components.iter().any(|name| manifest.contains(name));
     let advice = match () {
-        () if package.has("Cargo.toml") && has(".wit") => {
+        () if manifest.is_some()
+            && (has(".wit") || manifest.as_ref().is_some_and(is_component)) =>
+        {
             "it is a component that is not built yet: cargo build --release --target wasm32-wasip2, and copy the .wasm file to its top"
         }
-        () if package.has("Cargo.toml") => {
+        () if manifest.is_some() => {
             "build it first: cargo lambda build --release, then give target/lambda/NAME/bootstrap"
         }
         () if has(".wit") => {
@@ -449,11 +454,9 @@ pub fn candidates(language: Language, handler: &str) -> Vec<String> {
             let module = module.replace('.', "/");
             vec![format!("{module}.py"), format!("{module}/__init__.py")]
         }
-        Language::Node if !module.is_empty() => SCRIPTS
-            .iter()
-            .rev()
+        Language::Node if !module.is_empty() => ["js", "mjs", "cjs"]
             .map(|extension| format!("{module}.{extension}"))
-            .collect(),
+            .to_vec(),
         Language::Python | Language::Node | Language::Other => Vec::new(),
     }
 }
