@@ -8,10 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{
-        guess::{self, Language},
-        package::Package,
-    },
+    super::{guess, package::Package, runtimes::Language},
     Asked,
     cloudformation::{Missing, Resolved, Resource, Template, intrinsic, referred},
     events,

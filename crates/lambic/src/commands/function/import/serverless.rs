@@ -5,10 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{
-        guess::{self, Language},
-        package::Package,
-    },
+    super::{guess, package::Package, runtimes::Language},
     Asked,
     events::{self, STREAM_ARN, URL_INSTEAD, URL_OF_OLDER_FORMAT, open_url, why_not},
     plan::{Function, Layer, LayerUse, Plan},
