@@ -4,6 +4,7 @@
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
 //! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
+mod answers;
 mod append;
 mod arn;
 mod check;
@@ -14,20 +15,25 @@ mod destination;
 mod entry;
 mod error;
 mod events;
+mod filter;
 mod function;
+mod image;
 mod inspect;
 mod interpreters;
 mod invoke;
 mod layers;
 mod mapping;
 mod options;
+pub mod policy;
 mod queue;
 mod recorder;
 mod records;
 mod registry;
+mod rules;
 mod services;
 mod slots;
 mod sources;
+mod streamed;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -38,7 +44,7 @@ mod values;
 mod version;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -57,6 +63,10 @@ pub use function::{
     Alias, AsyncSettings, Function, Policy, Provisioned, Url, check_description, check_revision,
     check_tags, new_revision,
 };
+pub use image::{
+    ImageConfig, ImageSource, ImageTrouble, ImageUse, Pulled, local_path as image_path,
+    seen_from as image_seen_from,
+};
 pub use inspect::{Inspected, inspect};
 pub use invoke::{Event, InvokeResult};
 use lambic_base::supervised;
@@ -69,13 +79,17 @@ use lambic_sandbox::{
 };
 pub use layers::{Layer, LayerSettings, LayerVersion};
 pub use options::{Decode, Options, StreamLookup};
+pub use rules::Rules;
 pub use sources::{EventSource, NewSource};
+pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
+use tracing::Instrument;
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
     entry::{Call, Entry, Program},
+    image::Images,
     interpreters::Interpreters,
     recorder::Recorder,
     registry::Registry,
@@ -91,6 +105,7 @@ pub struct Functions(Arc<Inner>);
 pub(crate) struct Inner {
     options: Options,
     registry: Registry,
+    images: Images,
     wasm: wasm::Wasm,
     values: Values,
     /// For what outlives a call.
@@ -101,8 +116,8 @@ pub(crate) struct Inner {
     layers: RwLock<BTreeMap<String, Arc<Layer>>>,
     triggers: Triggers,
     starting: Starting,
-    /// How the last batch of each event source mapping went, by its cursor.
-    processed: Mutex<BTreeMap<String, &'static str>>,
+    /// How the batches of each event source mapping went, by its cursor.
+    processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
@@ -119,6 +134,13 @@ impl Functions {
         process::remove_left_behind(&registry.codes());
         let wasm = wasm::Wasm::new(registry.compiled_dir())?;
         let stored = registry.load()?;
+        let images = Images::open(&options)?;
+        let used = stored.clone();
+        let kept = images.clone();
+        let removed = blocking(move || kept.keep_only(&images_of(&used))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "images that no function uses stay");
+        }
         let layers = registry.load_layers()?.into_iter();
         let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
@@ -134,6 +156,7 @@ impl Functions {
         }
         let inner = Arc::new_cyclic(|this| Inner {
             registry: registry.clone(),
+            images,
             wasm,
             values,
             this: this.clone(),
@@ -236,19 +259,18 @@ impl Functions {
         let inner = self.0.clone();
         let entry = inner.invocable(name, qualifier.as_ref())?;
         let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
-        let run = tokio::spawn(async move {
+        let run = async move {
             let request_id = uuid::Uuid::new_v4().to_string();
             let call = Call {
-                request_id: &request_id,
-                kind: InvocationKind::Sync,
-                attempt: 1,
                 qualifier: qualifier.as_ref(),
                 client_context: event.client_context.as_deref(),
                 trace_id: event.trace_id.as_deref(),
+                ..Call::new(&request_id, InvocationKind::Sync, 1)
             };
             let turn = entry.turn(call.kind).await?;
             turn.run(call, payload.as_bytes(), &inner).await
-        });
+        };
+        let run = tokio::spawn(run.in_current_span());
         run.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -362,8 +384,8 @@ impl Functions {
             .functions()
             .flat_map(|function| function.all_mappings())
         {
-            if let Some(cursor) = log.cursor(&mapping.cursor) {
-                keep(cursor.stream, cursor.frontier);
+            if let Some(position) = mapping::position(log, &mapping.cursor) {
+                keep(mapping.stream_id, position);
             }
         }
         drop(slots);
@@ -521,6 +543,18 @@ fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::L
         memory_mb,
         log_bytes_max,
     }
+}
+
+/// The digests of all that functions and their versions run.
+fn images_of(functions: &[Function]) -> BTreeSet<String> {
+    let infos = functions.iter().flat_map(|function| {
+        let versions = function.versions.values();
+        versions.chain([&function.info])
+    });
+    infos
+        .filter(|info| info.runtime == Runtime::Image)
+        .map(|info| info.digest.clone())
+        .collect()
 }
 
 fn check_payload(payload: Vec<u8>, limit: usize) -> Result<String, Error> {

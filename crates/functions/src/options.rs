@@ -33,6 +33,8 @@ pub struct Options {
     pub async_max: usize,
     pub payload_bytes_max: usize,
     pub payload_async_bytes_max: usize,
+    /// Of a response that is streamed.
+    pub stream_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
     /// What one function may keep as values.
@@ -50,6 +52,11 @@ pub struct Options {
     pub python: PathBuf,
     /// The same of Node.
     pub node: PathBuf,
+    /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
+    /// registries that are public.
+    pub images: Vec<String>,
+    /// A `config.json` as Docker's clients keep it, with what registries want to see.
+    pub registry_accounts: Option<PathBuf>,
 }
 
 impl Options {
@@ -72,6 +79,7 @@ impl Options {
             async_max: 64,
             payload_bytes_max: 6 << 20,
             payload_async_bytes_max: 1 << 20,
+            stream_bytes_max: 200 << 20,
             log_bytes_max: 1 << 20,
             values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
@@ -81,6 +89,8 @@ impl Options {
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
+            images: Vec::new(),
+            registry_accounts: None,
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use lambic_model::{Append, Cursor, Frontier, Offset, Producer, StreamName, Write};
-use serde_json::{Map, Value};
+use lambic_model::{Append, Cursor, Frontier, Offset, Producer, Write};
 
 use super::{CURSOR, PARTITION};
 use crate::{
     Destination, Inner,
+    destination::row,
     records::{self, DeadLetter, QueueRow},
 };
 
@@ -132,7 +132,7 @@ fn follow(inner: &Inner, ended: &[Ended]) -> (Vec<QueueRow>, Vec<Write>) {
                 state: "queued".to_owned(),
                 event: Some(record.clone()),
             }),
-            Some((Destination::Stream(name), record)) => match rows_of(inner, name, record) {
+            Some((Destination::Stream(name), record)) => match row(inner, name, record) {
                 Ok(write) => writes.push(write),
                 Err(reason) => {
                     tracing::error!(request_id = end.row.request_id, stream = %name, reason,
@@ -142,21 +142,6 @@ fn follow(inner: &Inner, ended: &[Ended]) -> (Vec<QueueRow>, Vec<Write>) {
         }
     }
     (events, writes)
-}
-
-/// The members of the record that the stream has columns for.
-fn rows_of(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
-    let stream = (inner.options.lookup)(name.as_str()).ok_or("it does not exist")?;
-    let mut members: Map<String, Value> =
-        serde_json::from_str(record).map_err(|error| error.to_string())?;
-    members.retain(|member, _| stream.schema.column_with_name(member).is_some());
-    let json = Value::from(vec![Value::from(members)]).to_string();
-    Ok(Write {
-        stream: stream.id,
-        partition: None,
-        batch: (inner.options.decode)(&stream, json.into_bytes())?,
-        schema: Some(stream.schema_version()),
-    })
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl Rules {
     pub fn of(network: Network) -> Rules {
         Rules {
             network,
-            is_reachable: |address| is_public(address) && !is_ours(address),
+            is_reachable: is_outside,
         }
     }
 
@@ -363,6 +363,11 @@ async fn open(request: &Request, rules: &Rules) -> Result<TcpStream, Refusal> {
             reason: error.to_string(),
         },
     })
+}
+
+/// True for addresses of the internet that are not this machine's.
+pub fn is_outside(address: IpAddr) -> bool {
+    is_public(address) && !is_ours(address)
 }
 
 /// True for addresses of the internet, by IANA's registries of special addresses.
