@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     if let [_, command, memory, cpu] = args.as_slice()
         && command == "compile"
     {
-        return compile_stdin(memory.parse().unwrap(), cpu.parse().unwrap());
+        return ExitCode::from(compile_stdin(memory.parse().unwrap(), cpu.parse().unwrap()));
     }
     what_a_child_compiles_runs();
     what_is_no_component_is_refused_with_the_same_words();

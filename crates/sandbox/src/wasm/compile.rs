@@ -9,7 +9,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -30,6 +30,7 @@ const COMPILED_BYTES_MAX: u64 = 1 << 30;
 const MESSAGE_BYTES_MAX: u64 = 16 << 10;
 /// The code is at fault, and the message says why.
 const REFUSED: u8 = 2;
+const FAILED: u8 = 1;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Between the signal that can be caught and the one that cannot.
 const CPU_GRACE_S: u64 = 5;
@@ -196,8 +197,8 @@ fn read(from: Option<impl Read>, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// What a [`Compiler`]'s program does: a component from standard input, compiled to standard output, within limits that
-/// the process cannot get rid of afterwards.
-pub fn compile_stdin(memory_bytes_max: u64, cpu_s_max: u64) -> ExitCode {
+/// the process cannot get rid of afterwards. Returns its exit code.
+pub fn compile_stdin(memory_bytes_max: u64, cpu_s_max: u64) -> u8 {
     let limits = [
         (Resource::RLIMIT_AS, memory_bytes_max, memory_bytes_max),
         (Resource::RLIMIT_CPU, cpu_s_max, cpu_s_max + CPU_GRACE_S),
@@ -208,7 +209,7 @@ pub fn compile_stdin(memory_bytes_max: u64, cpu_s_max: u64) -> ExitCode {
     for (resource, soft, hard) in limits {
         if let Err(error) = setrlimit(resource, soft, hard) {
             eprintln!("{resource:?} cannot be limited: {error}");
-            return ExitCode::FAILURE;
+            return FAILED;
         }
     }
     let compiled = || -> Result<Vec<u8>, Error> {
@@ -220,17 +221,20 @@ pub fn compile_stdin(memory_bytes_max: u64, cpu_s_max: u64) -> ExitCode {
         engine.precompile_component(&code).map_err(not_a_component)
     };
     match compiled() {
-        Ok(compiled) => match io::stdout().write_all(&compiled) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+        Ok(compiled) => {
+            let mut stdout = io::stdout().lock();
+            match stdout.write_all(&compiled).and_then(|()| stdout.flush()) {
+                Ok(()) => 0,
+                Err(_) => FAILED,
+            }
+        }
         Err(Error::NotAComponent { reason }) => {
             eprintln!("{reason}");
-            ExitCode::from(REFUSED)
+            REFUSED
         }
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            FAILED
         }
     }
 }
