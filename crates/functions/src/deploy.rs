@@ -338,7 +338,7 @@ impl Inner {
             if !info.invocable && !info.triggers.is_empty() {
                 return Err(Error::BadDeployment {
                     name: info.name.to_string(),
-                    reason: "it has triggers but exports no `handle`".to_owned(),
+                    reason: "it has triggers but exports SQL functions only".to_owned(),
                 });
             }
         }

@@ -49,7 +49,7 @@ pub struct Host {
 #[derive(Clone, Default)]
 pub struct Outside {
     /// `None`: nowhere.
-    pub rules: Option<Rules>,
+    pub rules: Option<Arc<Rules>>,
     pub services: Services,
 }
 

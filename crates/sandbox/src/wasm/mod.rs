@@ -181,7 +181,7 @@ impl Wasm {
 impl Module {
     /// Its invocations may send requests there; by default nowhere.
     pub fn with_network(mut self, network: Network) -> Module {
-        self.outside.rules = Some(Rules::of(network));
+        self.outside.rules = Some(Arc::new(Rules::of(network)));
         self
     }
 

@@ -54,7 +54,7 @@ pub struct Outgoing {
 }
 
 struct Way {
-    rules: Rules,
+    rules: Arc<Rules>,
     /// `None`: what this machine trusts.
     trusted: Option<Arc<ClientConfig>>,
     places: Arc<Semaphore>,
@@ -66,7 +66,7 @@ type Sent = Result<(Response<WasiBody>, Ended)>;
 
 impl Outgoing {
     /// What is refused is told in the function's log.
-    pub fn new(rules: Rules, lines: Arc<Mutex<Lines>>) -> Outgoing {
+    pub fn new(rules: Arc<Rules>, lines: Arc<Mutex<Lines>>) -> Outgoing {
         let way = Way {
             rules,
             trusted: None,

@@ -49,7 +49,7 @@ fn way(rules: Rules) -> Way {
         .add(CertificateDer::from(decoded(CERTIFICATE)))
         .unwrap();
     Way {
-        rules,
+        rules: Arc::new(rules),
         trusted: Some(tls::trusting(authorities).unwrap()),
         places: Arc::new(Semaphore::new(2)),
         lines: Arc::new(Mutex::new(Lines::new(10_000))),
