@@ -323,7 +323,8 @@ impl Inner {
         let program = self.program(&info).await.map_err(|error| match error {
             Error::Sandbox(
                 error @ (lambic_sandbox::Error::NotAComponent { .. }
-                | lambic_sandbox::Error::WrongWorld { .. }),
+                | lambic_sandbox::Error::WrongWorld { .. }
+                | lambic_sandbox::Error::TooCostly { .. }),
             ) => Error::BadDeployment {
                 name: info.name.to_string(),
                 reason: error.to_string(),
@@ -337,7 +338,7 @@ impl Inner {
             if !info.invocable && !info.triggers.is_empty() {
                 return Err(Error::BadDeployment {
                     name: info.name.to_string(),
-                    reason: "it has triggers but exports no `handle`".to_owned(),
+                    reason: "it has triggers but exports SQL functions only".to_owned(),
                 });
             }
         }
@@ -455,6 +456,7 @@ impl Inner {
                     Ok(wasm.load(&code, limits)?)
                 })
                 .await?
+                .with_network(info.settings.network())
                 .with_services(Arc::new(Services {
                     function: info.name.clone(),
                     inner: self.this.clone(),

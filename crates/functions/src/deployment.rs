@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use lambic_model::{FunctionName, StreamName};
+use lambic_sandbox::process::Network;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ pub const TMP_MB_DEFAULT: u32 = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
-    /// A WASI 0.2 component: `lambic:function/handler`, or plain functions for SQL.
+    /// A WASI 0.2 component: a handler of JSON or of HTTP requests, a command, or plain functions for SQL.
     Wasm,
     /// `def handler(event, context)` on a Python of the machine.
     Python,
@@ -183,6 +184,9 @@ pub struct Settings {
     /// Stands above what a container image says of itself.
     #[serde(default, skip_serializing_if = "is_default")]
     pub image: ImageConfig,
+    /// Wasm: hosts that it may send requests to, as `api.example.com`, `*.example.com`, or `*` for all public ones.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hosts: Vec<String>,
     /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
     /// `VpcConfig` and so on.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -198,6 +202,7 @@ impl Default for Settings {
             layers: Vec::new(),
             tmp_mb: TMP_MB_DEFAULT,
             image: ImageConfig::default(),
+            hosts: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -206,6 +211,15 @@ impl Default for Settings {
 impl Settings {
     fn default_tmp_mb() -> u32 {
         TMP_MB_DEFAULT
+    }
+
+    /// Where a component may send requests to.
+    pub(crate) fn network(&self) -> Network {
+        match self.hosts.as_slice() {
+            [] => Network::None,
+            hosts if hosts.iter().any(|host| host == "*") => Network::Open,
+            hosts => Network::Hosts(hosts.to_vec()),
+        }
     }
 
     fn is_default_tmp_mb(tmp_mb: &u32) -> bool {

@@ -35,7 +35,7 @@ pub enum Error {
         message: String,
     },
     #[error(
-        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` as `lambic.wit` declares it"
+        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` as `lambic.wit` declares it, `wasi:http/incoming-handler` or `wasi:cli/run`"
     )]
     NotInvocable { name: String, exports: String },
     #[error(

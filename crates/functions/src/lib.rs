@@ -73,6 +73,8 @@ use lambic_base::supervised;
 use lambic_model::{
     Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
 };
+/// Of components.
+pub use lambic_sandbox::wasm::{Compiler, compile_stdin};
 use lambic_sandbox::{
     process::{self, Isolation},
     wasm,
@@ -132,7 +134,10 @@ impl Functions {
     pub async fn open(options: Options) -> Result<Functions, Error> {
         let registry = Registry::open(&options.dir)?;
         process::remove_left_behind(&registry.codes());
-        let wasm = wasm::Wasm::new(registry.compiled_dir())?;
+        let mut wasm = wasm::Wasm::new(registry.compiled_dir())?;
+        if let Some(compiler) = options.compiler.clone() {
+            wasm = wasm.with_compiler(compiler);
+        }
         let stored = registry.load()?;
         let images = Images::open(&options)?;
         let used = stored.clone();

@@ -6,6 +6,7 @@ use arrow::record_batch::RecordBatch;
 use lambic_base::{Clock, SystemClock};
 use lambic_log::Log;
 use lambic_model::Stream;
+use lambic_sandbox::wasm::Compiler;
 
 use crate::SystemStreams;
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub stream_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
+    /// A program that compiles components within limits; `None`: this one does, without.
+    pub compiler: Option<Compiler>,
     /// What one function may keep as values.
     pub values_bytes_max: u64,
     /// An environment that nobody used for this long is ended.
@@ -81,6 +84,7 @@ impl Options {
             payload_async_bytes_max: 1 << 20,
             stream_bytes_max: 200 << 20,
             log_bytes_max: 1 << 20,
+            compiler: None,
             values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
             init_timeout: Duration::from_secs(10),

@@ -78,6 +78,12 @@ pub enum Command {
     Doctor(Doctor),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+    /// What a server starts to compile a component
+    #[command(name = crate::commands::compile_component::NAME, hide = true)]
+    CompileComponent {
+        memory_bytes_max: u64,
+        cpu_s_max: u64,
+    },
 }
 
 #[derive(Debug, Args)]

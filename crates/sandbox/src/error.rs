@@ -9,6 +9,9 @@ pub enum Error {
     /// The component asks for or offers something that we do not have.
     #[error("the component does not fit: {reason}")]
     WrongWorld { reason: String },
+    /// Compiling it was ended.
+    #[error("the component was not compiled: {reason}")]
+    TooCostly { reason: String },
     #[error("the WebAssembly engine did not start: {reason}")]
     Engine { reason: String },
     #[error("`{handler}` is not a handler; write it as `file.function`, as in `handler.handler`")]

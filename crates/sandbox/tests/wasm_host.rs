@@ -2,89 +2,12 @@
 
 mod components;
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use components::{LIMITS, SHORT, error, http_with, load};
+use components::{Kept, LIMITS, SHORT, error, http_with, load};
 use hyper::Request;
-use lambic_sandbox::wasm::{HostServices, Limits, Served, ServiceError};
-
-/// Keeps in memory; some names stand for troubles.
-#[derive(Default)]
-struct Kept {
-    values: Mutex<BTreeMap<(String, String), Vec<u8>>>,
-    appended: Mutex<Vec<(String, String)>>,
-}
-
-impl Kept {
-    fn len(&self) -> usize {
-        self.values.lock().unwrap().len()
-    }
-}
-
-#[async_trait::async_trait]
-impl HostServices for Kept {
-    async fn get(&self, store: &str, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
-        match store {
-            "never" => std::future::pending().await,
-            "broken" => Err(ServiceError::Unavailable("broken".to_owned())),
-            "denied" => Err(ServiceError::Denied("denied".to_owned())),
-            _ => {
-                let values = self.values.lock().unwrap();
-                Ok(values.get(&(store.to_owned(), key.to_owned())).cloned())
-            }
-        }
-    }
-
-    async fn set(&self, store: &str, key: &str, value: Vec<u8>) -> Result<(), ServiceError> {
-        if store == "full" {
-            return Err(ServiceError::Full("full".to_owned()));
-        }
-        let mut values = self.values.lock().unwrap();
-        values.insert((store.to_owned(), key.to_owned()), value);
-        Ok(())
-    }
-
-    async fn delete(&self, store: &str, key: &str) -> Result<(), ServiceError> {
-        let mut values = self.values.lock().unwrap();
-        values.remove(&(store.to_owned(), key.to_owned()));
-        Ok(())
-    }
-
-    async fn keys(
-        &self,
-        store: &str,
-        after: Option<&str>,
-        count: usize,
-    ) -> Result<Vec<String>, ServiceError> {
-        assert!(count <= 1_000);
-        let values = self.values.lock().unwrap();
-        let after = after.unwrap_or_default();
-        let from = Bound::Excluded((store.to_owned(), after.to_owned()));
-        let behind = values.range((from, Bound::Unbounded));
-        let behind = behind.filter(|((of, _), _)| of == store);
-        Ok(behind
-            .map(|((_, key), _)| key.clone())
-            .take(count)
-            .collect())
-    }
-
-    async fn append(&self, stream: &str, records: Vec<u8>) -> Result<(), ServiceError> {
-        if stream == "secret" {
-            return Err(ServiceError::Denied("no".to_owned()));
-        }
-        let records = String::from_utf8(records).unwrap();
-        self.appended
-            .lock()
-            .unwrap()
-            .push((stream.to_owned(), records));
-        Ok(())
-    }
-}
+use lambic_sandbox::wasm::{HostServices, Limits, Served};
 
 const IMPORTS: &str = r#"
 (import "lambic:functions/key-value@0.1.0" "get" (func $get (param i32 i32 i32 i32 i32)))

@@ -56,6 +56,8 @@ struct Request {
     retries: Option<u32>,
     dead_letter: Option<String>,
     concurrency: Option<usize>,
+    #[serde(default)]
+    hosts: Vec<String>,
     trigger: Option<TriggerRequest>,
     /// A container image, for the runtime `image`; then there are no files.
     image: Option<String>,
@@ -209,6 +211,7 @@ fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deploym
     deployment.dead_letter = stream(&request.dead_letter)?;
     deployment.environment = request.environment;
     deployment.concurrency = request.concurrency;
+    deployment.settings.hosts = request.hosts;
     if let Some(seconds) = request.timeout_s {
         if !(seconds > 0.0 && seconds <= TIMEOUT_S_MAX) {
             return Err(Failure::bad_request(format!(

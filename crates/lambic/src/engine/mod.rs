@@ -42,6 +42,7 @@ use tracing::error;
 use crate::{
     amount,
     backup::{self, Snapshots},
+    commands::compile_component,
     settings::{self, Settings},
 };
 use batch_threads::BatchThreads;
@@ -348,6 +349,7 @@ async fn open_functions(
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
     options.weak_isolation = settings.functions.weak_isolation;
+    options.compiler = compile_component::compiler();
     options.images = settings.functions.images.clone();
     options.registry_accounts = Some(settings.functions.registry_accounts.clone())
         .filter(|file| !file.as_os_str().is_empty());

@@ -374,6 +374,7 @@ fn deployment(
         deployment.retries = retries;
     }
     deployment.concurrency = function.concurrency;
+    deployment.settings.hosts = function.hosts.clone();
     Ok(deployment)
 }
 

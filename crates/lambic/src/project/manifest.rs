@@ -59,6 +59,9 @@ pub struct Function {
     /// Invocations at one time, at most.
     #[serde(default)]
     pub concurrency: Option<usize>,
+    /// Hosts that a component may send requests to.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     #[serde(default)]
     pub trigger: Option<Trigger>,
 }

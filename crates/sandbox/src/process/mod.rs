@@ -8,7 +8,7 @@
 mod assign;
 mod capture;
 mod cgroup;
-mod egress;
+pub(crate) mod egress;
 mod endpoint;
 mod environment;
 mod extensions;

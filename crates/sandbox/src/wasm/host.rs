@@ -23,7 +23,10 @@ use super::{
     outgoing::Outgoing,
     services::{self, Services},
 };
-use crate::lines::{Lines, LogSource};
+use crate::{
+    lines::{Lines, LogSource},
+    process::egress::Rules,
+};
 
 /// Streams, requests, headers and so on that an instance may hold at one time. Each may keep some tens of KB here.
 const RESOURCES_MAX: usize = 1_024;
@@ -45,6 +48,8 @@ pub struct Host {
 /// What an instance may reach besides its event.
 #[derive(Clone, Default)]
 pub struct Outside {
+    /// `None`: nowhere.
+    pub rules: Option<Arc<Rules>>,
     pub services: Services,
 }
 
@@ -69,7 +74,11 @@ impl Host {
             Some(stdio) => wasi.arg("command").stdin(stdio.stdin).stdout(stdio.stdout),
             None => wasi.stdout(Output(LogSource::Stdout, lines.clone())),
         };
+        let outgoing = outside
+            .rules
+            .map(|rules| Outgoing::new(rules, lines.clone()));
         Host {
+            outgoing: outgoing.unwrap_or_default(),
             services: outside.services,
             ..Host::new(&mut wasi, memory_mb, Some(lines))
         }
@@ -112,7 +121,7 @@ impl Host {
             },
             lines,
             http,
-            outgoing: Outgoing,
+            outgoing: Outgoing::default(),
             services: Services::default(),
         }
     }

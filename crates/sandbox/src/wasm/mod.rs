@@ -4,10 +4,11 @@
 //! requests, or as a command. Other plain functions that it exports are SQL functions; such a component may import WASI
 //! only, and its clocks, randomness and environment are fixed, so that equal arguments give equal answers for ever.
 //! Each row has an instance of its own, so that an answer depends on the arguments alone.
-//! Nothing is preopened and no network is reachable.
+//! Nothing is preopened, there are no sockets, and HTTP requests get where [`Module::with_network`] allows it.
 
 mod cache;
 mod command;
+mod compile;
 mod engine;
 mod event;
 mod host;
@@ -32,6 +33,12 @@ use wasmtime::{
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+pub use self::{
+    compile::{Compiler, compile_stdin},
+    http::Served,
+    services::{HostServices, ServiceError},
+    world::World,
+};
 use self::{
     engine::TICK,
     host::{Host, Outside},
@@ -39,12 +46,10 @@ use self::{
     services::Services,
     slots::Slots,
 };
-pub use self::{
-    http::Served,
-    services::{HostServices, ServiceError},
-    world::World,
+use crate::{
+    Error, Execution, failure,
+    process::{Network, egress::Rules},
 };
-use crate::{Error, Execution, failure};
 
 /// Memories of handlers alive at one time; a component usually has one.
 const HANDLERS_MAX: u32 = 100;
@@ -57,6 +62,7 @@ pub struct Wasm {
     engine: Engine,
     linker: Arc<Linker<Host>>,
     cache_dir: PathBuf,
+    compiler: Option<Compiler>,
     slots: Slots,
 }
 
@@ -104,15 +110,23 @@ impl Wasm {
             engine,
             linker: Arc::new(linker),
             cache_dir,
+            compiler: None,
             slots: Slots::new(handlers, scalars),
         })
+    }
+
+    /// Compiles in a child process from now on, within limits; without, it happens here and without.
+    pub fn with_compiler(mut self, compiler: Compiler) -> Wasm {
+        self.compiler = Some(compiler);
+        self
     }
 
     /// Compiles `code` (a component, binary or text) or takes it from the cache, and checks that it fits.
     /// `limits` hold for each row of its SQL functions.
     pub fn load(&self, code: &[u8], limits: Limits) -> Result<Module, Error> {
         let digest = hex(&Sha256::digest(code));
-        let component = cache::component(&self.engine, &self.cache_dir, &digest, code)?;
+        let compiler = self.compiler.as_ref();
+        let component = cache::component(&self.engine, compiler, &self.cache_dir, &digest, code)?;
         self.module(&component, digest, limits)
     }
 
@@ -165,6 +179,12 @@ impl Wasm {
 }
 
 impl Module {
+    /// Its invocations may send requests there; by default nowhere.
+    pub fn with_network(mut self, network: Network) -> Module {
+        self.outside.rules = Some(Arc::new(Rules::of(network)));
+        self
+    }
+
     /// Its invocations may ask for these; SQL functions have none.
     pub fn with_services(mut self, services: Arc<dyn HostServices>) -> Module {
         self.outside.services = Services(Some(services));

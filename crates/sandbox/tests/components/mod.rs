@@ -5,12 +5,12 @@
     reason = "each test program uses a part, and clippy cannot know which"
 )]
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Mutex, time::Duration};
 
 use lambic_model::Outcome;
 use lambic_sandbox::{
     Error, Execution,
-    wasm::{Limits, Module, Wasm},
+    wasm::{HostServices, Limits, Module, ServiceError, Wasm},
 };
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -239,4 +239,77 @@ pub fn command(extra: &str, body: &str) -> Vec<u8> {
                 {body}))"#
         ),
     )
+}
+
+/// Keeps in memory; some names stand for troubles.
+#[derive(Default)]
+pub struct Kept {
+    values: Mutex<BTreeMap<(String, String), Vec<u8>>>,
+    pub appended: Mutex<Vec<(String, String)>>,
+}
+
+impl Kept {
+    pub fn len(&self) -> usize {
+        self.values.lock().unwrap().len()
+    }
+}
+
+#[async_trait::async_trait]
+impl HostServices for Kept {
+    async fn get(&self, store: &str, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
+        match store {
+            "never" => std::future::pending().await,
+            "broken" => Err(ServiceError::Unavailable("broken".to_owned())),
+            "denied" => Err(ServiceError::Denied("denied".to_owned())),
+            _ => {
+                let values = self.values.lock().unwrap();
+                Ok(values.get(&(store.to_owned(), key.to_owned())).cloned())
+            }
+        }
+    }
+
+    async fn set(&self, store: &str, key: &str, value: Vec<u8>) -> Result<(), ServiceError> {
+        if store == "full" {
+            return Err(ServiceError::Full("full".to_owned()));
+        }
+        let mut values = self.values.lock().unwrap();
+        values.insert((store.to_owned(), key.to_owned()), value);
+        Ok(())
+    }
+
+    async fn delete(&self, store: &str, key: &str) -> Result<(), ServiceError> {
+        let mut values = self.values.lock().unwrap();
+        values.remove(&(store.to_owned(), key.to_owned()));
+        Ok(())
+    }
+
+    async fn keys(
+        &self,
+        store: &str,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<String>, ServiceError> {
+        assert!(count <= 1_000);
+        let values = self.values.lock().unwrap();
+        let after = after.unwrap_or_default();
+        let from = Bound::Excluded((store.to_owned(), after.to_owned()));
+        let behind = values.range((from, Bound::Unbounded));
+        let behind = behind.filter(|((of, _), _)| of == store);
+        Ok(behind
+            .map(|((_, key), _)| key.clone())
+            .take(count)
+            .collect())
+    }
+
+    async fn append(&self, stream: &str, records: Vec<u8>) -> Result<(), ServiceError> {
+        if stream == "secret" {
+            return Err(ServiceError::Denied("no".to_owned()));
+        }
+        let records = String::from_utf8(records).unwrap();
+        self.appended
+            .lock()
+            .unwrap()
+            .push((stream.to_owned(), records));
+        Ok(())
+    }
 }

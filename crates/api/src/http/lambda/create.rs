@@ -99,6 +99,7 @@ fn deployment(
         tmp_mb: tmp_mb(&members).unwrap_or(TMP_MB_DEFAULT),
         image: members.image().unwrap_or_default(),
         kept,
+        ..Settings::default()
     };
     let environment = members.variables()?.unwrap_or_default();
     let (timeout, memory_mb) = (timeout(&members), memory_mb(&members));

@@ -64,6 +64,7 @@ fn request(function: &Function, project: &Path, name: &str) -> anyhow::Result<Va
         "retries": function.retries,
         "dead_letter": function.dead_letter,
         "concurrency": function.concurrency,
+        "hosts": function.hosts,
         "trigger": function.trigger.as_ref().map(|trigger| json!({
             "stream": trigger.stream,
             "batch": trigger.batch,
