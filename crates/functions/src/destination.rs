@@ -3,8 +3,9 @@
 //! The record is appended together with the end of the event: either both are kept or neither. A function gets it as
 //! an event of the same queue, a stream as a row of the columns that it has of the record's members.
 
+use arrow::datatypes::{DataType, Schema};
 use lambic_model::{FunctionName, StreamName};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{FunctionVersion, Qualifier, function_arn};
 
@@ -125,6 +126,29 @@ pub fn record(
     (hops(&record) <= HOPS_MAX).then(|| record.to_string())
 }
 
+/// Members that are objects, or whatever the function was given or gave.
+const ANY: [&str; 4] = [
+    "requestContext",
+    "requestPayload",
+    "responseContext",
+    "responsePayload",
+];
+
+/// The members of the record that a stream of these columns has. A column of text has JSON of those that may be anything.
+pub fn row(record: &str, columns: &Schema) -> serde_json::Result<Map<String, Value>> {
+    let mut row: Map<String, Value> = serde_json::from_str(record)?;
+    row.retain(|member, _| columns.column_with_name(member).is_some());
+    for member in ANY {
+        let is_text = columns
+            .field_with_name(member)
+            .is_ok_and(|column| *column.data_type() == DataType::Utf8);
+        if is_text && let Some(value) = row.get_mut(member) {
+            *value = Value::from(value.to_string());
+        }
+    }
+    Ok(row)
+}
+
 /// As AWS writes it there: `2026-11-23T21:00:00.000Z`.
 fn timestamp(us: i64) -> String {
     arrow::temporal_conversions::timestamp_us_to_datetime(us)
@@ -134,6 +158,8 @@ fn timestamp(us: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::Field;
+
     use super::*;
 
     #[test]
@@ -161,6 +187,35 @@ mod tests {
         ] {
             assert_eq!(Destination::parse(arn), expected, "{arn}");
         }
+    }
+
+    #[test]
+    fn a_row_has_text_for_what_may_be_anything() {
+        let last = Last {
+            version: FunctionVersion::Latest,
+            is_failure: false,
+            request: r#""text""#.to_owned(),
+            response: b"7".to_vec(),
+        };
+        let text = record(0, "id", "f", Condition::Success, 1, &last).unwrap();
+        let record: Value = serde_json::from_str(&text).unwrap();
+        let columns = Schema::new(vec![
+            Field::new("version", DataType::Utf8, true),
+            Field::new("requestContext", DataType::Utf8, true),
+            Field::new("requestPayload", DataType::Utf8, true),
+            Field::new("responsePayload", DataType::Int64, true),
+            Field::new("mine", DataType::Utf8, true),
+        ]);
+        let row = row(&text, &columns).unwrap();
+        assert_eq!(
+            Value::from(row),
+            json!({
+                "version": "1.0",
+                "requestContext": record["requestContext"].to_string(),
+                "requestPayload": r#""text""#,
+                "responsePayload": 7,
+            })
+        );
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use lambic_model::{Append, Cursor, Frontier, Offset, Producer, StreamName, Write};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{CURSOR, PARTITION};
 use crate::{
-    Destination, Inner,
+    Destination, Inner, destination,
     records::{self, DeadLetter, QueueRow},
 };
 
@@ -147,10 +147,8 @@ fn follow(inner: &Inner, ended: &[Ended]) -> (Vec<QueueRow>, Vec<Write>) {
 /// The members of the record that the stream has columns for.
 fn rows_of(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
     let stream = (inner.options.lookup)(name.as_str()).ok_or("it does not exist")?;
-    let mut members: Map<String, Value> =
-        serde_json::from_str(record).map_err(|error| error.to_string())?;
-    members.retain(|member, _| stream.schema.column_with_name(member).is_some());
-    let json = Value::from(vec![Value::from(members)]).to_string();
+    let row = destination::row(record, &stream.schema).map_err(|error| error.to_string())?;
+    let json = Value::from(vec![Value::from(row)]).to_string();
     Ok(Write {
         stream: stream.id,
         partition: None,
