@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::LogLine;
 
+/// AWS's, of one answer.
+pub(crate) const RESPONSE_BYTES_MAX: usize = 6_291_556;
+
 #[derive(Debug)]
 pub struct Execution {
     pub outcome: Outcome,
@@ -41,6 +44,13 @@ pub(crate) fn out_of_memory(request_id: &str, memory_mb: u32) -> Outcome {
     failure(
         "Runtime.OutOfMemory",
         &format!("RequestId: {request_id} Error: Memory limit of {memory_mb} MB exceeded"),
+    )
+}
+
+pub(crate) fn response_too_large() -> Outcome {
+    failure(
+        "Function.ResponseSizeTooLarge",
+        "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
     )
 }
 

@@ -33,10 +33,8 @@ use tokio::{
 };
 
 use super::{Invocation, extensions::Extensions};
-use crate::execution;
+use crate::execution::{self, RESPONSE_BYTES_MAX};
 
-/// AWS's cap of a response.
-const RESPONSE_BYTES_MAX: usize = 6_291_556;
 /// AWS's cap of a streamed response.
 const STREAM_BYTES_MAX: usize = 200 << 20;
 const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";

@@ -311,13 +311,7 @@ impl Environment {
             Word::Said(Said::Raw(answer)) => (Outcome::Success(answer.to_vec()), true),
             Word::Said(Said::Streamed) => (Outcome::Success(Vec::new()), true),
             Word::Said(Said::Error(error)) => (error.outcome("Runtime.Error"), true),
-            Word::Said(Said::TooLarge) => (
-                failure(
-                    "Function.ResponseSizeTooLarge",
-                    "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
-                ),
-                true,
-            ),
+            Word::Said(Said::TooLarge) => (execution::response_too_large(), true),
             Word::Said(Said::ExtensionError(error)) => {
                 (error.outcome("Extension.ExitError"), false)
             }

@@ -280,6 +280,9 @@ async fn run(
     let memory = &store.data().memory;
     let outcome = match called {
         Err(_) => execution::timed_out(request_id, limits.timeout),
+        Ok(Ok((Ok(answer),))) if answer.len() > execution::RESPONSE_BYTES_MAX => {
+            execution::response_too_large()
+        }
         Ok(Ok((Ok(answer),))) if serde_json::from_str::<serde::de::IgnoredAny>(&answer).is_ok() => {
             lambic_model::Outcome::Success(answer.into_bytes())
         }
@@ -330,7 +333,9 @@ fn config(pooled: Option<u32>) -> Config {
             .total_stacks(memories)
             .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .max_memories_per_component(MEMORIES_MAX)
+            .max_memories_per_module(MEMORIES_MAX)
             .max_tables_per_component(TABLES_MAX)
+            .max_tables_per_module(TABLES_MAX)
             .max_memory_size(MEMORY_BYTES_MAX);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
