@@ -1,4 +1,5 @@
-//! AWS's own clients from PyPI (boto3, the AWS CLI), unmodified, against a real server: `tests/aws`.
+//! AWS's own clients from PyPI and npm (boto3, the AWS CLI, the SDK for JavaScript), unmodified, against a real server:
+//! `tests/aws`.
 
 mod common;
 
@@ -31,6 +32,11 @@ fn unmodified_zips_run() {
 }
 
 #[test]
+fn the_sdk_for_javascript_lives_the_life_of_a_function() {
+    passes(node("sdk.mjs"));
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");
@@ -53,27 +59,17 @@ fn python(script: &str) -> Command {
     run
 }
 
+/// A script of AWS's client for JavaScript.
+fn node(script: &str) -> Command {
+    let packages = common::node_with(&folder().join("js/package-lock.json"));
+    let mut run = Command::new("node");
+    run.arg(folder().join("js").join(script))
+        .env("PACKAGES", packages);
+    run
+}
+
 /// Runs it against a server of its own, which must end well afterwards.
 fn passes(mut run: Command) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::start(&folder.path().join("data"));
-    // Neither a key nor a proxy of whoever runs the tests.
-    for name in [
-        "AWS_PROFILE",
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_LAMBDA",
-        "AWS_SESSION_TOKEN",
-    ] {
-        run.env_remove(name);
-    }
-    let status = run
-        .arg(&server.url)
-        .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("NO_PROXY", "127.0.0.1,localhost")
-        .status()
-        .expect("it runs");
-    assert!(status.success(), "the server said:\n{}", server.said());
-    assert!(server.terminate().success(), "{}", server.said());
+    common::run_client(&mut run, Server::start(&folder.path().join("data")));
 }
