@@ -37,6 +37,11 @@ fn the_sdk_for_javascript_lives_the_life_of_a_function() {
 }
 
 #[test]
+fn answers_stream() {
+    passes(node("streaming.mjs"));
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");
