@@ -32,6 +32,15 @@ fn unmodified_zips_run() {
 }
 
 #[test]
+fn what_others_package_runs() {
+    let interpreter = common::python_with(&folder().join("zips/requirements.txt"));
+    let mut run = Command::new(interpreter);
+    run.arg(folder().join("zips/zips.py"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    passes(run);
+}
+
+#[test]
 fn the_sdk_for_javascript_lives_the_life_of_a_function() {
     passes(node("sdk.mjs"));
 }
