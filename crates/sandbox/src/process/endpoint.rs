@@ -39,10 +39,9 @@ use super::{
     extensions::Extensions,
     telemetry::{Event as Happened, Status, Telemetry},
 };
+pub(super) use crate::execution::RESPONSE_BYTES_MAX;
 use crate::execution;
 
-/// AWS's cap of a response.
-pub(super) const RESPONSE_BYTES_MAX: usize = 6_291_556;
 /// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
 const CONNECTIONS_MAX: usize = 32;
 /// After a connection could not be taken: mostly the server has no file number left for it.
