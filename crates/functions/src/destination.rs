@@ -174,7 +174,6 @@ pub fn timestamp(us: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::Field;
 
     use super::*;
 

@@ -39,8 +39,8 @@ use super::{
     extensions::Extensions,
     telemetry::{Event as Happened, Status, Telemetry},
 };
-pub(super) use crate::execution::RESPONSE_BYTES_MAX;
 use crate::execution;
+pub(super) use crate::execution::RESPONSE_BYTES_MAX;
 
 /// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
 const CONNECTIONS_MAX: usize = 32;
