@@ -196,6 +196,17 @@ impl Queue {
                 self.take(done);
             }
         }
+        // What runs may end, so that it need not run again.
+        let inner = self.inner.clone();
+        let mut is_over = std::pin::pin!(inner.drain.over());
+        while !self.running.is_empty() {
+            self.keep();
+            tokio::select! {
+                biased;
+                () = &mut is_over => break,
+                Some(done) = self.tasks.join_next_with_id() => self.take(done),
+            }
+        }
         // What has ended need not run again; and an append is not cancelled: it may be kept all the same, and the next
         // queue reads the cursor.
         loop {

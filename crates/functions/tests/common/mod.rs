@@ -73,8 +73,16 @@ impl House {
         House::open_in(tempfile::tempdir().unwrap()).await
     }
 
-    /// `input` (two partitions), `output` and the system streams.
+    pub async fn open_with(change: impl FnOnce(&mut Options)) -> House {
+        House::open_in_with(tempfile::tempdir().unwrap(), change).await
+    }
+
     pub async fn open_in(dir: tempfile::TempDir) -> House {
+        House::open_in_with(dir, |_| {}).await
+    }
+
+    /// `input` (two partitions), `output` and the system streams.
+    pub async fn open_in_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
         let system = system_streams(StreamId(1));
         let mut streams = vec![stream(10, "input", 2), stream(11, "output", 1)];
         streams.extend(system.all());
@@ -94,6 +102,9 @@ impl House {
         );
         options.retry_wait = Duration::from_millis(5);
         options.init_timeout = BOUND;
+        // What is running when a test closes it shall run again.
+        options.drain_max = Duration::from_millis(200);
+        change(&mut options);
         let functions = Functions::open(options).await.unwrap();
         House {
             dir,
@@ -106,6 +117,10 @@ impl House {
 
     /// Closes everything and opens it again from disk.
     pub async fn restart(self) -> House {
+        self.restart_with(|_| {}).await
+    }
+
+    pub async fn restart_with(self, change: impl FnOnce(&mut Options)) -> House {
         let House {
             dir,
             log,
@@ -115,7 +130,7 @@ impl House {
         functions.close().await;
         drop(functions);
         log.close().await;
-        House::open_in(dir).await
+        House::open_in_with(dir, change).await
     }
 
     pub fn stream(&self, name: &str) -> Arc<Stream> {
@@ -212,6 +227,19 @@ impl House {
                 self.rows("lambic_logs"),
             );
             let _ = tokio::time::timeout(Duration::from_secs(1), commits.changed()).await;
+        }
+    }
+
+    /// Waits until it is so.
+    pub async fn wait_until(&self, what: &str, is_so: impl Fn(&House) -> bool) {
+        let start = Instant::now();
+        while !is_so(self) {
+            assert!(
+                start.elapsed() < BOUND,
+                "{what}: {:?}",
+                self.functions.counts()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
