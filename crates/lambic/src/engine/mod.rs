@@ -18,6 +18,7 @@ mod upkeep;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -346,5 +347,9 @@ async fn open_functions(
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
     options.weak_isolation = settings.functions.weak_isolation;
+    options.spares = settings.functions.spares;
+    options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
+    options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);
+    options.drain_max = Duration::from_secs(settings.functions.drain_s_max);
     Ok(Functions::open(options).await?)
 }
