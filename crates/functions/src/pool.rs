@@ -293,10 +293,21 @@ impl Inner {
             entry,
             given: entry.pool.line_up(),
         };
+        let part = async {
+            loop {
+                match self.part(spec, Some(entry)).await {
+                    // Its own that are kept take all that there is, and one of them will be free.
+                    Err(Error::TooMuchMemory { .. }) if entry.pool.kept.now() > 0 => {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
+                    part => return part,
+                }
+            }
+        };
         tokio::select! {
             biased;
             Ok(tenant) = &mut warm.given => Ok(Room::Warm(tenant)),
-            part = self.part(spec, Some(entry)) => part.map(Room::New),
+            part = part => part.map(Room::New),
         }
     }
 
