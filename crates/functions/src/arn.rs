@@ -8,3 +8,8 @@ pub const ACCOUNT: &str = "000000000000";
 pub fn function_arn(name: &str) -> String {
     format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}")
 }
+
+/// As clients name a stream that is a source or a destination.
+pub fn stream_arn(name: &str) -> String {
+    format!("arn:aws:lambic:{REGION}:{ACCOUNT}:stream/{name}")
+}

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use lambic_model::{FunctionName, Stream, StreamName};
 
-use crate::{Deployment, Error, FunctionInfo, StreamLookup, Trigger};
+use crate::{
+    Code, Deployment, Error, FunctionInfo, Runtime, StreamLookup, Trigger, code::NO_IMAGE,
+};
 
 /// Names that begin so belong to the house.
-const SYSTEM_PREFIX: &str = "lambic_";
+pub const SYSTEM_PREFIX: &str = "lambic_";
 const MEMORY_MB_MAX: u32 = 10_240;
 /// AWS's, of `/tmp`.
 const TMP_MB_MIN: u32 = 512;
@@ -23,6 +25,10 @@ const WINDOW_MS_MAX: u64 = 300_000;
 pub const CONCURRENCY_MAX: usize = 1_000;
 /// AWS's, of a stream's batches.
 const RETRIES_MAX: u32 = 10_000;
+
+const HOSTS_MAX: usize = 100;
+/// DNS's.
+const HOST_BYTES_MAX: usize = 253;
 
 /// The same deployment is refused for the same reason as long as the streams are the same.
 pub fn check(
@@ -70,6 +76,20 @@ pub fn check(
     if deployment.settings.layers.len() > LAYERS_MAX {
         return refuse(format!("it has more than {LAYERS_MAX} layers"));
     }
+    let is_image = deployment.runtime == Runtime::Image;
+    let has_image = matches!(deployment.code, Code::Image(_) | Code::Pulled(_));
+    // Without any code it stays as it is.
+    let has_other = match &deployment.code {
+        Code::Bytes(bytes) => !bytes.is_empty(),
+        Code::Folder(_) | Code::Zip(_) => true,
+        Code::Image(_) | Code::Pulled(_) => false,
+    };
+    if is_image && has_other || !is_image && has_image {
+        return refuse(NO_IMAGE.to_owned());
+    }
+    if is_image && !deployment.settings.layers.is_empty() {
+        return refuse("a container image has in itself what layers would bring".to_owned());
+    }
     let environment_bytes: usize = deployment
         .environment
         .iter()
@@ -85,6 +105,20 @@ pub fn check(
     });
     if let Some((variable, _)) = bad_variable {
         return refuse(format!("`{variable}` cannot be an environment variable"));
+    }
+    let hosts = &deployment.settings.hosts;
+    if deployment.runtime != Runtime::Wasm && !hosts.is_empty() {
+        return refuse(
+            "`hosts` are of components; processes reach all public addresses".to_owned(),
+        );
+    }
+    if hosts.len() > HOSTS_MAX {
+        return refuse(format!("it has more than {HOSTS_MAX} hosts"));
+    }
+    if let Some(host) = hosts.iter().find(|host| !is_host(host)) {
+        return refuse(format!(
+            "`{host}` is not a host; write `api.example.com`, `*.example.com`, or `*` for all public ones"
+        ));
     }
     let find = |stream: &StreamName| {
         lookup(stream.as_str()).ok_or_else(|| Error::UnknownStream {
@@ -118,6 +152,18 @@ pub fn check(
         }
     }
     Ok(())
+}
+
+/// A name or address, or all names below one; without scheme and port.
+fn is_host(host: &str) -> bool {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    host == "*"
+        || (1..=HOST_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(is_plain)
+            && !name.starts_with('.')
+            // One with a port; addresses of IPv6 have several colons.
+            && name.matches(':').count() != 1
 }
 
 /// Whether a stream may trigger a function that is deployed.
@@ -197,4 +243,33 @@ fn derived_revision(digest: &str, deployment: u64) -> String {
         &hex[16..20],
         &hex[20..]
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_without_scheme_and_port() {
+        for (host, is) in [
+            ("api.example.com", true),
+            ("*.example.com", true),
+            ("*", true),
+            ("localhost", true),
+            ("192.0.2.1", true),
+            ("2001:db8::1", true),
+            ("", false),
+            ("*.", false),
+            (".example.com", false),
+            ("a.*.example.com", false),
+            ("*example.com", false),
+            ("https://example.com", false),
+            ("example.com:443", false),
+            ("example.com/path", false),
+            ("größe.example", false),
+            (&"a".repeat(HOST_BYTES_MAX + 1), false),
+        ] {
+            assert_eq!(is_host(host), is, "{host}");
+        }
+    }
 }

@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use lambic_model::{FunctionName, StreamName};
+use lambic_sandbox::process::Network;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, FunctionVersion, function::is_default};
+use crate::{
+    Error, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, function::is_default,
+};
 
 /// AWS's, of `/tmp`.
 pub const TMP_MB_DEFAULT: u32 = 512;
@@ -14,7 +17,7 @@ pub const TMP_MB_DEFAULT: u32 = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
-    /// A WASI 0.2 component: `lambic:function/handler`, or plain functions for SQL.
+    /// A WASI 0.2 component: a handler of JSON or of HTTP requests, a command, or plain functions for SQL.
     Wasm,
     /// `def handler(event, context)` on a Python of the machine.
     Python,
@@ -22,6 +25,8 @@ pub enum Runtime {
     Node,
     /// A program named `bootstrap` that asks AWS's Runtime API for events: AWS's `provided` runtimes.
     Bootstrap,
+    /// A container image, whose entry point does the same: AWS's `PackageType` `Image`.
+    Image,
 }
 
 impl Runtime {
@@ -48,6 +53,7 @@ impl FromStr for Runtime {
             "python" | "python3" => Ok(Runtime::Python),
             "node" | "nodejs" => Ok(Runtime::Node),
             "bootstrap" | "provided" => Ok(Runtime::Bootstrap),
+            "image" => Ok(Runtime::Image),
             _ => Err(Error::UnknownRuntime {
                 runtime: runtime.to_owned(),
             }),
@@ -62,6 +68,7 @@ impl fmt::Display for Runtime {
             Runtime::Python => "python",
             Runtime::Node => "node",
             Runtime::Bootstrap => "bootstrap",
+            Runtime::Image => "image",
         })
     }
 }
@@ -76,6 +83,10 @@ pub enum Code {
     Bytes(Vec<u8>),
     /// A zip as AWS takes it.
     Zip(Vec<u8>),
+    /// A container image, which is brought here first.
+    Image(ImageSource),
+    /// One that is here.
+    Pulled(Pulled),
 }
 
 /// Where a new trigger starts to read.
@@ -87,6 +98,8 @@ pub enum Start {
     Latest,
     /// Everything that the log still holds.
     Earliest,
+    /// What was appended at this time, in microseconds since 1970, or later.
+    AtUs(i64),
 }
 
 /// An event source mapping: batches of a stream's records invoke the function.
@@ -168,6 +181,12 @@ pub struct Settings {
         skip_serializing_if = "Settings::is_default_tmp_mb"
     )]
     pub tmp_mb: u32,
+    /// Stands above what a container image says of itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image: ImageConfig,
+    /// Wasm: hosts that it may send requests to, as `api.example.com`, `*.example.com`, or `*` for all public ones.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hosts: Vec<String>,
     /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
     /// `VpcConfig` and so on.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -182,6 +201,8 @@ impl Default for Settings {
             runtime_name: String::new(),
             layers: Vec::new(),
             tmp_mb: TMP_MB_DEFAULT,
+            image: ImageConfig::default(),
+            hosts: Vec::new(),
             kept: BTreeMap::new(),
         }
     }
@@ -190,6 +211,15 @@ impl Default for Settings {
 impl Settings {
     fn default_tmp_mb() -> u32 {
         TMP_MB_DEFAULT
+    }
+
+    /// Where a component may send requests to.
+    pub(crate) fn network(&self) -> Network {
+        match self.hosts.as_slice() {
+            [] => Network::None,
+            hosts if hosts.iter().any(|host| host == "*") => Network::Open,
+            hosts => Network::Hosts(hosts.to_vec()),
+        }
     }
 
     fn is_default_tmp_mb(tmp_mb: &u32) -> bool {
@@ -228,6 +258,7 @@ pub struct Changes {
     pub runtime: Option<(Runtime, String)>,
     pub layers: Option<Vec<LayerUse>>,
     pub tmp_mb: Option<u32>,
+    pub image: Option<ImageConfig>,
     /// These members only; a `null` takes one away.
     pub kept: BTreeMap<String, Value>,
     /// What the caller saw last: if it has changed, so has the function.
@@ -271,8 +302,9 @@ pub struct FunctionInfo {
     pub retries: u32,
     pub dead_letter: Option<StreamName>,
     pub concurrency: Option<usize>,
-    /// SHA-256 of the code, hex.
+    /// SHA-256 of the code, or of the manifest of its image, hex.
     pub digest: String,
+    /// AWS counts none of an image.
     pub code_bytes: u64,
     /// Counts the deployments of this name, from 1.
     pub deployment: u64,
@@ -289,6 +321,9 @@ pub struct FunctionInfo {
     /// `None`: the code did not come as a zip.
     #[serde(default, skip_serializing_if = "is_default")]
     pub upload: Option<Upload>,
+    /// Of a container image.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image: Option<ImageUse>,
     /// Changes with every change; empty if an older server deployed it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub revision: String,

@@ -1,12 +1,13 @@
 //! Destinations: where the result of an event goes on that nobody waits for, as AWS's record of it.
 //!
 //! The record is appended together with the end of the event: either both are kept or neither. A function gets it as
-//! an event of the same queue, a stream as a row of the columns that it has of the record's members.
+//! an event of the same queue, a stream as a row of the columns that it has of the record's members ([`row`]).
 
-use lambic_model::{FunctionName, StreamName};
-use serde_json::{Value, json};
+use arrow::datatypes::DataType;
+use lambic_model::{FunctionName, Stream, StreamName, Write};
+use serde_json::{Map, Value, json};
 
-use crate::{FunctionVersion, Qualifier, function_arn};
+use crate::{FunctionVersion, Inner, Qualifier, function_arn};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
@@ -125,8 +126,47 @@ pub fn record(
     (hops(&record) <= HOPS_MAX).then(|| record.to_string())
 }
 
+/// Members that are objects, or whatever the function was given or gave.
+const ANY: [&str; 4] = [
+    "requestContext",
+    "requestPayload",
+    "responseContext",
+    "responsePayload",
+];
+
+/// The record as a row of a stream: the members that it has columns for. What has members of its own is JSON there, as
+/// text.
+pub fn row(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
+    let stream = (inner.options.lookup)(name.as_str()).ok_or("it does not exist")?;
+    Ok(Write {
+        stream: stream.id,
+        partition: None,
+        batch: (inner.options.decode)(&stream, members(&stream, record)?)?,
+        schema: Some(stream.schema_version()),
+    })
+}
+
+fn members(stream: &Stream, record: &str) -> Result<Vec<u8>, String> {
+    let mut members: Map<String, Value> =
+        serde_json::from_str(record).map_err(|error| error.to_string())?;
+    members.retain(|member, _| stream.schema.column_with_name(member).is_some());
+    for (member, value) in &mut members {
+        let is_text = stream
+            .schema
+            .field_with_name(member)
+            .is_ok_and(|column| *column.data_type() == DataType::Utf8);
+        let is_any = ANY.contains(&member.as_str());
+        if value.is_object() || value.is_array() || (is_any && is_text) {
+            *value = Value::from(value.to_string());
+        }
+    }
+    Ok(Value::from(vec![Value::from(members)])
+        .to_string()
+        .into_bytes())
+}
+
 /// As AWS writes it there: `2026-11-23T21:00:00.000Z`.
-fn timestamp(us: i64) -> String {
+pub fn timestamp(us: i64) -> String {
     arrow::temporal_conversions::timestamp_us_to_datetime(us)
         .map(|time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
         .unwrap_or_default()
@@ -134,6 +174,7 @@ fn timestamp(us: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
 
     #[test]
@@ -161,6 +202,16 @@ mod tests {
         ] {
             assert_eq!(Destination::parse(arn), expected, "{arn}");
         }
+    }
+
+    #[test]
+    fn a_row_has_the_members_that_the_stream_has() {
+        let stream = crate::streams::system_streams(lambic_model::StreamId(1)).logs;
+        let record = r#"{"function": {"name": "f"}, "line": [1], "stream": "s", "other": {}}"#;
+        assert_eq!(
+            members(&stream, record).unwrap(),
+            br#"[{"function":"{\"name\":\"f\"}","line":"[1]","stream":"s"}]"#
+        );
     }
 
     #[test]

@@ -1,54 +1,125 @@
-//! Between records (Arrow) and the events and answers of functions (JSON).
+//! Records (Arrow) as the events of functions (JSON).
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{fmt::Display, sync::Arc};
 
 use arrow::{
-    array::AsArray,
+    array::{AsArray, BooleanArray},
+    compute::filter_record_batch,
     datatypes::{Int64Type, TimestampMicrosecondType},
     json::writer::JsonArray,
     record_batch::RecordBatch,
 };
 use lambic_model::{Offset, OffsetRange, Stream, SystemColumn, json};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
-use crate::Decode;
+use crate::filter::Filters;
 
 /// Records that become JSON at one time.
 const ROWS_AT_ONCE: usize = 64;
 
 /// An element of an event's `Records`, JSON.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub offset: Offset,
+    /// When it was appended, microseconds since 1970.
+    pub at_us: i64,
     pub json: String,
 }
 
-/// The events of the first records of `range`, as many as fit into `bytes_max` and at least one, and how far they
-/// reach: to the end of the range unless more follow. `batches` have the system columns, and are read as far as they
-/// are needed; records that were erased are not among them.
-pub fn to_events(
-    stream: &Stream,
-    range: OffsetRange,
-    batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
-    bytes_max: usize,
-) -> Result<(Vec<Event>, Offset), String> {
-    let mut events: Vec<Event> = Vec::new();
-    let mut bytes = 0;
-    for batch in batches {
-        let batch = batch?;
-        for first in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
-            let some = batch.slice(first, ROWS_AT_ONCE.min(batch.num_rows() - first));
-            for event in events_of(stream, range, &some)? {
-                bytes += event.json.len() + 1;
-                if bytes > bytes_max && !events.is_empty() {
-                    return Ok((events, event.offset));
+/// Which records make a batch, and how many.
+#[derive(Debug, Clone)]
+pub struct Wants {
+    pub filters: Arc<Filters>,
+    /// Those of one lane only.
+    pub lane: Option<LaneOf>,
+    pub records_max: usize,
+    pub bytes_max: usize,
+    /// All of a batch were appended in one and the same window of this length.
+    pub window_us: Option<i64>,
+}
+
+/// The records whose key falls on this lane.
+#[derive(Debug, Clone)]
+pub struct LaneOf {
+    pub number: u32,
+    pub of: u32,
+    /// The column of the keys.
+    pub key: String,
+}
+
+impl LaneOf {
+    /// The log puts a key into a partition by the same number, so it is mixed before it is used again.
+    fn has(&self, hash: u32) -> bool {
+        (hash.wrapping_mul(0x9e37_79b1) >> 16) % self.of == self.number
+    }
+
+    fn choose(&self, batch: &RecordBatch) -> Result<RecordBatch, String> {
+        let keys = batch
+            .column_by_name(&self.key)
+            .ok_or_else(|| format!("the stream has no column `{}`", self.key))?;
+        let hashes = lambic_log::key_hashes(keys)?;
+        let mask: BooleanArray = hashes
+            .into_iter()
+            .map(|hash| Some(self.has(hash)))
+            .collect();
+        filter_record_batch(batch, &mask).map_err(|error| error.to_string())
+    }
+}
+
+/// The first records of a range that are wanted, as events: as many as fit, and at least one.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub events: Vec<Event>,
+    /// Where those that follow begin, once no more fit.
+    pub full_at: Option<Offset>,
+    /// Records that no filter let through.
+    pub filtered: u64,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Takes more of `range`, until no more fit. `batches` have the system columns, and are read as far as they are
+    /// needed; records that were erased are not among them.
+    pub fn add(
+        &mut self,
+        stream: &Stream,
+        range: OffsetRange,
+        batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
+        wants: &Wants,
+    ) -> Result<(), String> {
+        let window = |at_us: i64| wants.window_us.map(|length| at_us.div_euclid(length));
+        for batch in batches {
+            let mut batch = batch?;
+            if let Some(lane) = &wants.lane {
+                batch = lane.choose(&batch)?;
+            }
+            for first in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
+                let some = batch.slice(first, ROWS_AT_ONCE.min(batch.num_rows() - first));
+                for event in events_of(stream, range, &some)? {
+                    if !wants.filters.matches(&event.json) {
+                        self.filtered += 1;
+                        continue;
+                    }
+                    self.bytes += event.json.len() + 1;
+                    if let Some(before) = self.events.first()
+                        && (self.bytes > wants.bytes_max
+                            || window(before.at_us) != window(event.at_us))
+                    {
+                        self.full_at = Some(event.offset);
+                        return Ok(());
+                    }
+                    let next = event.offset.plus(1);
+                    self.events.push(event);
+                    if self.events.len() >= wants.records_max {
+                        self.full_at = Some(next);
+                        return Ok(());
+                    }
                 }
-                events.push(event);
             }
         }
+        Ok(())
     }
-    Ok((events, range.end))
 }
 
 fn events_of(
@@ -77,8 +148,9 @@ fn events_of(
         .as_primitive::<TimestampMicrosecondType>();
     let event = |(row, data): (usize, &RawValue)| {
         let offset = offsets.value(row);
+        let at_us = appended.value(row);
         let element = Element {
-            approximate_arrival_timestamp: appended.value(row) as f64 / 1e6,
+            approximate_arrival_timestamp: at_us as f64 / 1e6,
             data,
             event_id: item_identifier(stream, range, offset.cast_unsigned()),
             event_source: "lambic:stream",
@@ -88,7 +160,11 @@ fn events_of(
         };
         let json = serde_json::to_string(&element).map_err(|error| error.to_string());
         let offset = Offset(offset.cast_unsigned());
-        json.map(|json| Event { offset, json })
+        json.map(|json| Event {
+            offset,
+            at_us,
+            json,
+        })
     };
     rows.into_iter().enumerate().map(event).collect()
 }
@@ -107,139 +183,27 @@ struct Element<'a> {
     stream: &'a str,
 }
 
-/// The event of a batch of records.
-pub fn payload(events: &[Event]) -> Vec<u8> {
+/// The event of a batch of records; `more`: further members, JSON with a comma before each.
+pub fn payload(events: &[Event], more: &str) -> Vec<u8> {
     let events: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
-    format!("{{\"Records\":[{}]}}", events.join(",")).into_bytes()
+    format!("{{\"Records\":[{}]{more}}}", events.join(",")).into_bytes()
 }
 
-fn item_identifier(stream: &Stream, range: OffsetRange, offset: impl Display) -> String {
+pub fn item_identifier(stream: &Stream, range: OffsetRange, offset: impl Display) -> String {
     format!("{}-{}-{offset}", stream.name, range.partition)
 }
 
-/// How much of an answer that is not understood is shown.
-const ANSWER_CHARS_SHOWN: usize = 80;
-
-/// What a function made of a batch of records.
-#[derive(Debug)]
-pub struct Answer<'a> {
-    /// Objects as the function wrote them: a number that is read may lose its last digits.
-    pub output: Vec<&'a RawValue>,
-    /// The first offset of the batch that failed.
-    pub failed: Option<u64>,
-}
-
-/// Understands `null`, a list of objects, `{"records": […]}` and `{"batchItemFailures": [{"itemIdentifier": …}]}`.
-/// If the function has an output stream, anything else is an error: it was meant for that stream and would be lost.
-pub fn parse_answer<'a>(
-    stream: &Stream,
-    range: OffsetRange,
-    answer: &'a [u8],
-    has_output: bool,
-) -> Result<Answer<'a>, String> {
-    let answer: &RawValue = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
-    let (mut output, mut failures) = (Vec::new(), Vec::new());
-    let mut is_understood = true;
-    match answer.get().as_bytes()[0] {
-        b'[' => output = list(answer).ok_or("the answer is not a list")?,
-        b'{' => {
-            let members: BTreeMap<String, &RawValue> =
-                serde_json::from_str(answer.get()).map_err(|error| error.to_string())?;
-            let of = |key: &str| match members.get(key).copied() {
-                None => Ok(Vec::new()),
-                Some(member) if member.get() == "null" => Ok(Vec::new()),
-                Some(member) => {
-                    list(member).ok_or_else(|| format!("`{key}` of the answer is not a list"))
-                }
-            };
-            let keys = ["records", "batchItemFailures"];
-            is_understood = members.is_empty() || keys.iter().any(|key| members.contains_key(*key));
-            output = of("records")?;
-            failures = of("batchItemFailures")?;
-        }
-        // AWS ignores what a handler of a stream returns beside failures; a status text is common.
-        other => is_understood = other == b'n',
-    }
-    if has_output && !is_understood {
-        return Err(format!(
-            "the answer of a function with an output stream is a list of objects, one for each output record, {{\"records\": […]}}, {{\"batchItemFailures\": […]}} or null, not {}",
-            shown(answer)
-        ));
-    }
-    if let Some(other) = output.iter().find(|record| !record.get().starts_with('{')) {
-        return Err(format!(
-            "the answer must be a list of objects, one for each output record; it has {}",
-            shown(other)
-        ));
-    }
-    let mut failed = None;
-    let before = item_identifier(stream, range, "");
-    for failure in failures {
-        let failure: Value =
-            serde_json::from_str(failure.get()).map_err(|error| error.to_string())?;
-        let identifier = match &failure["itemIdentifier"] {
-            Value::String(identifier) => identifier.clone(),
-            Value::Number(offset) => offset.to_string(),
-            _ => return Err("a batch item failure has no `itemIdentifier`".to_owned()),
-        };
-        let offset = identifier.strip_prefix(&before).unwrap_or(&identifier);
-        let offset = offset.parse::<u64>().ok();
-        let offset = offset
-            .filter(|offset| (range.first.0..range.end.0).contains(offset))
-            .ok_or_else(|| format!("`{identifier}` is not an item of the batch"))?;
-        failed = Some(failed.map_or(offset, |earlier: u64| earlier.min(offset)));
-    }
-    Ok(Answer { output, failed })
-}
-
-fn list(value: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(value.get()).ok()
-}
-
-fn shown(value: &RawValue) -> String {
-    let text = value.get();
-    match text.char_indices().nth(ANSWER_CHARS_SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// Objects as records of `stream`; the error says which object does not fit and why.
-pub fn from_objects(
-    decode: &Decode,
-    stream: &Stream,
-    objects: &[&RawValue],
-) -> Result<RecordBatch, String> {
-    let bytes: usize = objects.iter().map(|object| object.get().len() + 1).sum();
-    let mut list = Vec::with_capacity(bytes + 1);
-    for (index, object) in objects.iter().enumerate() {
-        list.push(if index == 0 { b'[' } else { b',' });
-        list.extend_from_slice(object.get().as_bytes());
-    }
-    list.push(b']');
-    let decoded = decode(stream, list);
-    decoded.map_err(|reason| format!("the output does not fit stream `{}`: {reason}", stream.name))
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
+pub mod tests {
     use arrow::{
-        array::{
-            Array, ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
-        },
-        datatypes::{DataType, Field, Float64Type, Schema},
+        array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray},
+        datatypes::{DataType, Field, Schema},
     };
     use lambic_model::{PartitionId, StreamId, StreamName};
 
     use super::*;
 
-    fn decode() -> Decode {
-        Arc::new(lambic_connectors::json_list)
-    }
-
-    fn stream() -> Stream {
+    pub fn stream() -> Stream {
         Stream {
             id: StreamId(1),
             name: StreamName::new("s").unwrap(),
@@ -255,50 +219,14 @@ mod tests {
         }
     }
 
-    const RANGE: OffsetRange = OffsetRange {
+    pub const RANGE: OffsetRange = OffsetRange {
         partition: PartitionId(0),
         first: Offset(5),
         end: Offset(8),
     };
 
-    #[test]
-    fn answers_are_understood() {
-        for (answer, expected) in [
-            ("null", Ok((0, None))),
-            ("\"ok\"", Ok((0, None))),
-            ("{}", Ok((0, None))),
-            (r#"[{"a":1}]"#, Ok((1, None))),
-            (r#"{"records":[{"a":1},{"a":2}]}"#, Ok((2, None))),
-            (r#"{"batchItemFailures":[]}"#, Ok((0, None))),
-            (
-                r#"{"batchItemFailures":[{"itemIdentifier":"s-0-7"},{"itemIdentifier":6}]}"#,
-                Ok((0, Some(6))),
-            ),
-            (
-                r#"{"batchItemFailures":[{"itemIdentifier":"8"}]}"#,
-                Err("`8` is not an item of the batch"),
-            ),
-            (
-                r#"{"batchItemFailures":[{}]}"#,
-                Err("a batch item failure has no `itemIdentifier`"),
-            ),
-            (
-                r#"{"records":1}"#,
-                Err("`records` of the answer is not a list"),
-            ),
-            (
-                "[1]",
-                Err("the answer must be a list of objects, one for each output record; it has 1"),
-            ),
-        ] {
-            let found = parse_answer(&stream(), RANGE, answer.as_bytes(), false)
-                .map(|answer| (answer.output.len(), answer.failed));
-            assert_eq!(found, expected.map_err(str::to_owned), "{answer}");
-        }
-    }
-
     /// As the log gives it: a column `b` and the system's.
-    fn read(first: u64, column: ArrayRef) -> RecordBatch {
+    pub fn read(first: u64, column: ArrayRef) -> RecordBatch {
         let fields = [
             Field::new("b", column.data_type().clone(), true),
             SystemColumn::Offset.field(),
@@ -317,96 +245,25 @@ mod tests {
         .unwrap()
     }
 
-    /// What a function is given and what it answers are the very values.
-    #[test]
-    fn floats_pass_in_both_directions() {
-        let values = [
-            f64::NAN,
-            f64::INFINITY,
-            f64::NEG_INFINITY,
-            -0.0,
-            0.1 + 0.2,
-            1.0 / 3.0,
-            f64::MAX,
-            f64::MIN_POSITIVE,
-            5e-324,
-            // A reader that is not exact gives the neighbour of each of these.
-            31.245_270_191_439_438,
-            2.225_073_858_507_201e-308,
-        ];
-        let mut stream = stream();
-        stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Float64, true)]));
-        let batch = read(5, Arc::new(Float64Array::from(values.to_vec())));
-        let (events, _) = to_events(&stream, RANGE, [Ok(batch)], 1 << 20).unwrap();
-        let events: Vec<String> = events.into_iter().map(|event| event.json).collect();
-        assert!(events[0].contains(r#""data":{"b":"NaN"}"#), "{}", events[0]);
-        assert!(events[1].contains(r#""data":{"b":"Infinity"}"#));
-        assert!(events[2].contains(r#""data":{"b":"-Infinity"}"#));
-        let data = events.iter().map(|event| {
-            let start = event.find(r#""data":"#).unwrap() + 7;
-            let end = event.find(r#","eventID""#).unwrap();
-            &event[start..end]
-        });
-        let answer = format!("[{}]", data.collect::<Vec<_>>().join(", "));
-        let answer = parse_answer(&stream, RANGE, answer.as_bytes(), true).unwrap();
-        let batch = from_objects(&decode(), &stream, &answer.output).unwrap();
-        let column = batch.column(0).as_primitive::<Float64Type>();
-        let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(column.values()), bits(&values));
+    fn wants(bytes_max: usize) -> Wants {
+        Wants {
+            filters: Arc::default(),
+            lane: None,
+            records_max: usize::MAX,
+            bytes_max,
+            window_us: None,
+        }
     }
 
-    #[test]
-    fn output_in_former_columns_is_brought_into_those_of_today() {
-        let declared = Stream {
-            schema: Arc::new(Schema::new(vec![
-                Field::new("n", DataType::Int64, true),
-                Field::new("old", DataType::Utf8, true),
-            ])),
-            ..stream()
-        };
-        let mut columns = declared.columns();
-        columns.remove(1);
-        columns[0].name = "count".to_owned();
-        for (id, name, data_type, default) in [
-            (2, "note", DataType::Utf8, "it's \"new\""),
-            (3, "ok", DataType::Boolean, "true"),
-            (4, "share", DataType::Float64, "0.5"),
-        ] {
-            let default = lambic_model::Constant::of_text(&data_type, default);
-            columns.push(lambic_model::Column {
-                id: lambic_model::ColumnId(id),
-                name: name.to_owned(),
-                data_type,
-                nullable: false,
-                missing: None,
-                default,
-            });
-        }
-        let now = declared.evolved(columns);
-        let answer = br#"[{"n": 9007199254740993, "old": "x"}, {"count": 2, "note": "own", "ok": false, "share": 1.5}]"#;
-        let range = OffsetRange {
-            partition: PartitionId(0),
-            first: Offset(0),
-            end: Offset(2),
-        };
-        let parsed = parse_answer(&now, range, answer, true).unwrap();
-        let batch = from_objects(&decode(), &now, &parsed.output).unwrap();
-        let shown = arrow::util::pretty::pretty_format_batches(&[batch])
-            .unwrap()
-            .to_string();
-        for line in [
-            "| 9007199254740993 | it's \"new\" | true  | 0.5   |",
-            "| 2                | own        | false | 1.5   |",
-        ] {
-            assert!(shown.contains(line), "{shown}");
-        }
-        let twice = br#"[{"n": 1, "count": 2}]"#;
-        let twice = parse_answer(&now, range, twice, true).unwrap();
-        assert!(
-            from_objects(&decode(), &now, &twice.output)
-                .unwrap_err()
-                .contains("twice")
-        );
+    /// The events of one batch of [`RANGE`], and where it ends.
+    pub fn to_events(
+        stream: &Stream,
+        batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
+        bytes_max: usize,
+    ) -> Result<(Vec<Event>, Offset), String> {
+        let mut batch = Batch::default();
+        batch.add(stream, RANGE, batches, &wants(bytes_max))?;
+        Ok((batch.events, batch.full_at.unwrap_or(RANGE.end)))
     }
 
     #[test]
@@ -423,9 +280,9 @@ mod tests {
                 Err("not needed".to_owned()),
             ]
         };
-        let events = |bytes_max| to_events(&stream, RANGE, batches(), bytes_max);
+        let events = |bytes_max| to_events(&stream, batches(), bytes_max);
         let whole = batches().into_iter().take(2);
-        let (all, end) = to_events(&stream, RANGE, whole, 1 << 20).unwrap();
+        let (all, end) = to_events(&stream, whole, 1 << 20).unwrap();
         assert_eq!((all.len(), end), (3, RANGE.end));
         let second = concat!(
             r#"{"approximateArrivalTimestamp":1.5,"data":{"b":"y"},"eventID":"s-0-6","#,
@@ -433,7 +290,7 @@ mod tests {
         );
         assert_eq!(all[1].json, second);
         assert_eq!(
-            payload(&all[1..2]),
+            payload(&all[1..2], ""),
             format!(r#"{{"Records":[{second}]}}"#).as_bytes()
         );
         for (bytes_max, expected) in [(0, 1), (1_200, 1), (1_500, 2), (2_000, 2)] {
@@ -442,53 +299,59 @@ mod tests {
             assert_eq!(end, all[expected].offset);
         }
         // The record at offset 6 was erased, and what follows it.
-        let (some, end) = to_events(&stream, RANGE, [Ok(batch(5, &["x"]))], 1 << 20).unwrap();
+        let (some, end) = to_events(&stream, [Ok(batch(5, &["x"]))], 1 << 20).unwrap();
         assert_eq!((some.len(), end), (1, RANGE.end));
         assert_eq!(events(1 << 20), Err("not needed".to_owned()));
     }
 
     #[test]
-    fn what_is_meant_for_an_output_is_not_lost() {
-        let parse =
-            |answer: &str| parse_answer(&stream(), RANGE, answer.as_bytes(), true).map(drop);
-        for lost in [r#"{"id":1}"#, "\"ok\"", "7"] {
-            let error = parse(lost).unwrap_err();
-            assert!(error.ends_with(&format!("not {lost}")), "{error}");
-        }
-        for fine in [
-            "null",
-            "{}",
-            "[]",
-            r#"[{"a":1}]"#,
-            r#"{"records":[]}"#,
-            r#"{"batchItemFailures":[]}"#,
-        ] {
-            assert!(parse(fine).is_ok(), "{fine}");
-        }
-    }
-
-    #[test]
-    fn objects_that_do_not_fit_are_named() {
-        let from = |texts: [&str; 2]| {
-            let objects = texts.map(|text| RawValue::from_string(text.to_owned()).unwrap());
-            from_objects(&decode(), &stream(), &[&objects[0], &objects[1]])
+    fn a_batch_has_what_is_wanted_and_no_more() {
+        let mut stream = stream();
+        stream.schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Utf8, true)]));
+        let read = |wants: &Wants| {
+            let mut batch = Batch::default();
+            let texts = StringArray::from(vec!["x", "y", "x"]);
+            let batches = [Ok(read(5, Arc::new(texts)))];
+            batch.add(&stream, RANGE, batches, wants).unwrap();
+            let offsets: Vec<u64> = batch.events.iter().map(|event| event.offset.0).collect();
+            (
+                offsets,
+                batch.full_at.map(|offset| offset.0),
+                batch.filtered,
+            )
         };
-        let fits = r#"{"a": 1, "b": "x"}"#;
-        assert_eq!(from([fits, r#"{"a": 2}"#]).unwrap().num_rows(), 2);
-        for (object, reason) in [
-            (r#"{"a": 1, "c": 2}"#, "`c`"),
-            (r#"{"b": "x"}"#, "`a`"),
-            (r#"{"a": "x"}"#, "`a`"),
-            (r#"{"a": 1.9}"#, "`a`"),
-            (r#"{"a": "1"}"#, "`a`"),
-        ] {
-            let error = from([fits, object]).unwrap_err();
-            assert!(
-                error
-                    .starts_with("the output does not fit stream `s`: record 2 on line 1, column ")
-                    && error.contains(reason),
-                "{error}"
-            );
-        }
+        let filters = |pattern| Arc::new(Filters::parse(&[pattern]).unwrap());
+        let all = wants(1 << 20);
+        assert_eq!(read(&all), (vec![5, 6, 7], None, 0));
+        let some = Wants {
+            filters: filters(r#"{"data": {"b": ["x"]}, "partition": [0]}"#),
+            ..all.clone()
+        };
+        assert_eq!(read(&some), (vec![5, 7], None, 1));
+        let first = Wants {
+            records_max: 1,
+            ..some.clone()
+        };
+        assert_eq!(read(&first), (vec![5], Some(6), 0));
+        // A key is on one lane, and every lane has its keys.
+        let lane = |number| {
+            let key = "b".to_owned();
+            let lane = Some(LaneOf {
+                number,
+                of: 10,
+                key,
+            });
+            read(&Wants {
+                lane,
+                ..all.clone()
+            })
+            .0
+        };
+        let mut lanes: Vec<Vec<u64>> = (0..10).map(lane).filter(|lane| !lane.is_empty()).collect();
+        lanes.sort_unstable();
+        assert!(
+            lanes == [vec![5, 7], vec![6]] || lanes == [vec![5, 6, 7]],
+            "{lanes:?}"
+        );
     }
 }

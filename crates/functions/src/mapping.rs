@@ -1,34 +1,36 @@
 //! An event source mapping: batches of a stream's records invoke a function, exactly once as far as its output goes.
 //!
-//! The position is a cursor of the log. What the function returns for the output stream is appended in the same
-//! atomic append that moves the cursor: either both are kept or neither. A batch that keeps failing is cut in
-//! halves until the record that fails stands alone; it becomes a dead letter, and the cursor moves on.
+//! The position is a cursor of the log ([`lanes`]). What the function returns for the output stream is appended in the
+//! same atomic append that moves the cursor: either both are kept or neither. Batches of one partition run one behind
+//! the other, in each lane; those of others beside them ([`batch`]). What keeps failing is given up as the mapping's
+//! rules say ([`given_up`]), and the cursor moves on.
 //!
-//! A partial batch response keeps nothing at or behind the first failure. Output does not say which record it
-//! comes from, so where a response has both, the records before the failure are delivered once more without it.
-//!
-//! Records that are erased before a batch is read are not delivered. A batch that was read before is: what a function
-//! has been given once cannot be taken back, and its retries go with it.
+//! Here is decided when a partition is looked at: whether a batch is full, or has waited long enough.
 
-use std::{sync::Arc, time::Duration};
+mod batch;
+mod given_up;
+pub(crate) mod lanes;
+mod window;
 
-use lambic_base::retry::Backoff;
-use lambic_model::{
-    Append, Cursor, Frontier, FunctionName, InvocationKind, Offset, OffsetRange, Outcome,
-    PartitionId, Producer, Stream, Write,
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
 };
-use serde_json::json;
-use tokio::sync::watch;
+
+pub(crate) use batch::{Batches, Looked};
+use lambic_model::{Frontier, FunctionName, Offset, OffsetRange, PartitionId, Stream};
+use lanes::Lanes;
+pub(crate) use lanes::{names as cursor_names, position};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinSet},
+    time::Instant,
+};
 use tracing::{error, warn};
+pub(crate) use window::remove as remove_windows;
 
-use crate::{
-    Inner, Trigger,
-    append::{NotKept, append_patiently},
-    entry::{Call, Entry, kind_name},
-    events,
-    records::{self, DeadLetter, error_message},
-    registry::Mapping,
-};
+use crate::{Inner, Trigger, filter::Filters, registry::Mapping, rules::Rules};
 
 /// The task that serves one trigger, until the service or the trigger stops.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub struct Worker {
     pub target: String,
     /// How often a batch that fails is tried again.
     pub retries: u32,
+    pub cut: Cut,
+    pub rules: Rules,
     pub trigger: Trigger,
     pub mapping: Mapping,
     pub stream: Arc<Stream>,
@@ -46,88 +50,168 @@ pub struct Worker {
     pub stop: watch::Receiver<bool>,
 }
 
-/// How often it is looked whether an alias that is gone is there again.
-const NOTHING_TO_RUN: Duration = Duration::from_secs(5);
+/// When a batch that fails is cut in halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    Never,
+    /// As AWS does it: cutting is none of its retries.
+    AtOnce,
+    /// Its halves are tried once each then, until a record stands alone.
+    AfterRetries,
+}
+
+/// How batches went, for those who ask.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Processed {
+    /// In AWS's words.
+    pub last: Option<&'static str>,
+    /// Records that no filter let through, since the server started.
+    pub filtered: u64,
+}
+
+/// Batches of one mapping at one time; each may hold as much as fits into an event.
+const BATCHES_MAX: usize = 100;
+/// How often a batch with room is looked at again while its window is open: so many times a window.
+const LOOKS_OF_A_WINDOW: u32 = 50;
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Of a worker that was asked to stop.
 pub(crate) struct Stopped;
 
-enum Delivery {
-    /// The cursor stands at the range's end.
-    Done,
-    /// The cursor stands at this offset, the first that failed.
-    Until(Offset),
-    /// Nothing is kept: there is output, and nobody can tell which of it belongs before this offset, the first
-    /// that failed. What stands before is delivered alone.
-    Apart(Offset),
-    Failed {
-        error_type: String,
-        message: String,
-        request_id: String,
-        attempts: u32,
+/// One lane of one partition.
+type Place = (PartitionId, u32);
+
+/// What is known of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// Its batch has room, and was seen first then.
+    Waiting {
+        since: Instant,
+        look_at: Instant,
+    },
+    /// It could not be read.
+    Pausing {
+        until: Instant,
+    },
+    Busy,
+    /// Its records cannot be given up either: it stands where it is.
+    Stuck,
+}
+
+/// What to do about a place.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    WaitUntil(Instant),
+    Look {
+        /// A batch that has room is delivered as well.
+        is_due: bool,
     },
 }
 
+/// What of the trigger counts for that.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    batch_size: u64,
+    window: Duration,
+    /// Not every record becomes an event, so that a batch is only known to be full once it is read.
+    is_selective: bool,
+}
+
+/// Pure. `records`: between the position and the head. A place that begins to wait does so in `state`.
+fn next(state: &mut State, records: u64, pace: Pace, now: Instant) -> Next {
+    let window = pace.window;
+    match *state {
+        State::Busy | State::Stuck => return Next::Nothing,
+        State::Pausing { until } if now < until => return Next::WaitUntil(until),
+        _ if records == 0 => {
+            *state = State::Idle;
+            return Next::Nothing;
+        }
+        _ if window.is_zero() => return Next::Look { is_due: true },
+        State::Waiting { since, .. } if now >= since + window => {
+            return Next::Look { is_due: true };
+        }
+        _ if !pace.is_selective && records >= pace.batch_size => {
+            return Next::Look { is_due: true };
+        }
+        State::Waiting { since, look_at } if now < look_at || !pace.is_selective => {
+            let end = since + window;
+            return Next::WaitUntil(if pace.is_selective {
+                look_at.min(end)
+            } else {
+                end
+            });
+        }
+        _ => {}
+    }
+    if pace.is_selective {
+        return Next::Look { is_due: false };
+    }
+    *state = State::Waiting {
+        since: now,
+        look_at: now,
+    };
+    Next::WaitUntil(now + window)
+}
+
+/// After a look at a place that found room in its batch.
+fn waiting(before: State, pace: Pace, now: Instant) -> State {
+    let since = match before {
+        State::Waiting { since, .. } => since,
+        _ => now,
+    };
+    let pause = (pace.window / LOOKS_OF_A_WINDOW).max(LOOK_PAUSE_MIN);
+    State::Waiting {
+        since,
+        look_at: now + pause,
+    }
+}
+
 impl Worker {
-    pub async fn run(mut self) {
+    pub async fn run(self) {
         // The error says that it was asked to stop.
-        let _ = self.serve().await;
+        let _ = Arc::new(self).serve().await;
     }
 
-    async fn serve(&mut self) -> Result<(), Stopped> {
+    async fn serve(self: Arc<Self>) -> Result<(), Stopped> {
+        let filters = match Filters::parse(&self.rules.filters) {
+            Ok(filters) => Arc::new(filters),
+            Err(reason) => {
+                error!(function = %self.function, stream = %self.stream.name, reason,
+                    "the filters of a trigger are none; it stops here");
+                self.set_result("PROBLEM: a filter pattern is not understood");
+                return Err(Stopped);
+            }
+        };
         let log = self.inner.options.log.clone();
-        let mut commits = log.commits();
-        let mut position = log
-            .cursor(&self.mapping.cursor)
-            .map(|cursor| cursor.frontier)
-            .unwrap_or_default();
-        let mut turn = 0;
-        let mut waiting_since: Option<tokio::time::Instant> = None;
         loop {
-            commits.borrow_and_update();
-            let snapshot = log.snapshot();
-            let (head, start) = (
-                snapshot.head(self.stream.id),
-                snapshot.start(self.stream.id),
-            );
-            for range in start.ranges_since(&position.clone()) {
-                if head.offset(range.partition) > Offset::ZERO {
-                    warn!(function = %self.function, stream = %self.stream.name, partition = %range.partition,
-                        records = range.records(), "a trigger skips records that left the log before it read them");
-                }
-                position.set(range.partition, range.end);
-            }
-            let ready: Vec<OffsetRange> = head.ranges_since(&position).collect();
-            let records: u64 = ready.iter().map(OffsetRange::records).sum();
-            let batch_size = self.trigger.batch_size as u64;
-            let window = Duration::from_millis(self.trigger.window_ms);
-            if records == 0 {
-                waiting_since = None;
-                self.wait(commits.changed()).await?.map_err(|_| Stopped)?;
-                continue;
-            }
-            if records < batch_size && !window.is_zero() {
-                let since = *waiting_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() < window {
-                    self.wait(async {
-                        tokio::select! {
-                            _ = commits.changed() => {}
-                            () = tokio::time::sleep_until(since + window) => {}
-                        }
-                    })
-                    .await?;
-                    continue;
-                }
-            }
-            waiting_since = None;
-            // In turns, so that a partition that is always full does not starve the others.
-            let next = ready[turn % ready.len()];
-            turn = turn.wrapping_add(1);
-            let range = OffsetRange {
-                end: next.end.min(next.first.plus(batch_size)),
-                ..next
-            };
-            self.process(&snapshot, range, &mut position).await?;
+            let lanes = Lanes::find(&log, &self.mapping);
+            let is_as_wanted = lanes.count() == self.rules.lanes;
+            let until = (!is_as_wanted).then(|| lanes.furthest());
+            let mut watched = Watched::new(&self, &lanes, filters.clone(), until);
+            let ended = watched.run().await;
+            // They hear of the stop too. Whoever comes next reads where they came to.
+            while watched.running.join_next().await.is_some() {}
+            ended?;
+            let changed = lanes.change_to(&log, &self.mapping, self.rules.lanes, self.stopped());
+            changed.await.map_err(|_| Stopped)?;
+        }
+    }
+
+    /// For those who ask how it goes.
+    fn set_result(&self, result: &'static str) {
+        let mut processed = self.inner.processed.lock().expect("held shortly");
+        let processed = processed.entry(self.mapping.cursor.clone()).or_default();
+        processed.last = Some(result);
+    }
+
+    fn count_filtered(&self, records: u64) {
+        if records > 0 {
+            let mut processed = self.inner.processed.lock().expect("held shortly");
+            let processed = processed.entry(self.mapping.cursor.clone()).or_default();
+            processed.filtered += records;
         }
     }
 
@@ -136,337 +220,6 @@ impl Worker {
         let now = (self.inner.options.lookup)(self.stream.name.as_str());
         now.filter(|now| now.id == self.stream.id)
             .unwrap_or_else(|| Arc::clone(&self.stream))
-    }
-
-    /// Brings the cursor to the end of `range`, or of what of it fits into one event, whatever the function does.
-    async fn process(
-        &self,
-        snapshot: &lambic_log::Snapshot,
-        range: OffsetRange,
-        position: &mut Frontier,
-    ) -> Result<(), Stopped> {
-        // One batch at a time: ten thousand records may be any size.
-        let stream = self.stream_now();
-        let batches =
-            snapshot
-                .read_chunks_as(&stream, range, 1)
-                .flat_map(|batches| match batches {
-                    Ok(batches) => batches.into_iter().map(Ok).collect(),
-                    Err(error) => vec![Err(error.to_string())],
-                });
-        let bytes_max = self.inner.options.payload_bytes_max;
-        let (events, end) = match events::to_events(&stream, range, batches, bytes_max) {
-            Ok(read) => read,
-            Err(reason) => {
-                error!(function = %self.function, stream = %self.stream.name, %reason,
-                    "a trigger cannot read its records; it tries again");
-                return self
-                    .wait(tokio::time::sleep(self.inner.options.retry_wait))
-                    .await;
-            }
-        };
-        let range = OffsetRange { end, ..range };
-        // Offsets whose records were erased have no event.
-        let of = |part: OffsetRange| {
-            let at = |offset| events.partition_point(|event| event.offset < offset);
-            &events[at(part.first)..at(part.end)]
-        };
-        let mut work = vec![(range, true)];
-        while let Some((part, retry)) = work.pop() {
-            if of(part).is_empty() {
-                // Without records nothing is refused.
-                let _ = self.commit(Vec::new(), part, part.end, position).await?;
-                continue;
-            }
-            let entry = match self.inner.chosen(&self.target) {
-                Ok(entry) => entry,
-                // Its alias or version was removed, and may come back.
-                Err(error) => {
-                    warn!(function = %self.function, stream = %self.stream.name, %error,
-                        "a trigger has nothing to run; it tries again");
-                    self.set_result("PROBLEM: the function, version or alias does not exist");
-                    let pause = self.inner.options.retry_wait_max.min(NOTHING_TO_RUN);
-                    self.wait(tokio::time::sleep(pause)).await?;
-                    work.push((part, retry));
-                    continue;
-                }
-            };
-            let attempts_max = if retry || part.records() == 1 {
-                self.retries.saturating_add(1)
-            } else {
-                1
-            };
-            let delivery = self
-                .deliver(&entry, part, of(part), position, attempts_max)
-                .await?;
-            self.set_processed(&delivery);
-            match delivery {
-                Delivery::Done => {}
-                Delivery::Until(failed) => work.push((
-                    OffsetRange {
-                        first: failed,
-                        ..part
-                    },
-                    true,
-                )),
-                Delivery::Apart(failed) => {
-                    work.push((
-                        OffsetRange {
-                            first: failed,
-                            ..part
-                        },
-                        true,
-                    ));
-                    work.push((
-                        OffsetRange {
-                            end: failed,
-                            ..part
-                        },
-                        true,
-                    ));
-                }
-                Delivery::Failed { .. } if part.records() > 1 => {
-                    let middle = part.first.plus(part.records() / 2);
-                    work.push((
-                        OffsetRange {
-                            first: middle,
-                            ..part
-                        },
-                        false,
-                    ));
-                    work.push((
-                        OffsetRange {
-                            end: middle,
-                            ..part
-                        },
-                        false,
-                    ));
-                }
-                Delivery::Failed {
-                    error_type,
-                    message,
-                    request_id,
-                    attempts,
-                } => {
-                    let letter = DeadLetter {
-                        at_us: self.inner.options.clock.now_us(),
-                        function: self.function.to_string(),
-                        request_id,
-                        kind: kind_name(InvocationKind::Stream),
-                        source: Some(format!(
-                            "{}:{}:{}",
-                            self.stream.name, part.partition, part.first
-                        )),
-                        error_type,
-                        error_message: message,
-                        attempts: i32::try_from(attempts).unwrap_or(i32::MAX),
-                        event: of(part)[0].json.clone(),
-                    };
-                    self.keep_dead_letter(letter, part, position).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// For those who ask how it goes.
-    fn set_processed(&self, delivery: &Delivery) {
-        self.set_result(match delivery {
-            Delivery::Failed { .. } => "PROBLEM: Function call failed",
-            _ => "OK",
-        });
-    }
-
-    fn set_result(&self, result: &'static str) {
-        let mut processed = self.inner.processed.lock().expect("held shortly");
-        processed.insert(self.mapping.cursor.clone(), result);
-    }
-
-    /// Appends the dead letter and moves the cursor behind its record.
-    pub(crate) async fn keep_dead_letter(
-        &self,
-        mut letter: DeadLetter,
-        part: OffsetRange,
-        position: &mut Frontier,
-    ) -> Result<(), Stopped> {
-        let own = self.inner.dead_letter_stream(self.function.as_str());
-        let house = &self.inner.options.streams.dead_letters;
-        let mut refused = String::new();
-        // What a stream of the user's refuses, the house's takes; and the record itself stays in its stream, so
-        // that a letter without it loses nothing.
-        for (stream, with_event) in [(&own, true), (house, true), (house, false)] {
-            if !with_event {
-                letter.event = json!({
-                    "eventSource": "lambic:stream",
-                    "stream": self.stream.name.as_str(),
-                    "partition": part.partition.0,
-                    "offset": part.first.0,
-                    "data": null,
-                    "leftOut": format!("{} bytes", letter.event.len()),
-                })
-                .to_string();
-            }
-            let write = Write {
-                stream: stream.id,
-                partition: None,
-                batch: records::dead_letters(stream, &[&letter]),
-                schema: None,
-            };
-            match self.commit(vec![write], part, part.end, position).await? {
-                Ok(()) => return Ok(()),
-                Err(reason) => refused = reason,
-            }
-        }
-        error!(function = %self.function, reason = refused,
-            "a dead letter was refused; the trigger stops here");
-        Err(Stopped)
-    }
-
-    async fn deliver(
-        &self,
-        entry: &Arc<Entry>,
-        range: OffsetRange,
-        events: &[events::Event],
-        position: &mut Frontier,
-        attempts_max: u32,
-    ) -> Result<Delivery, Stopped> {
-        let payload = events::payload(events);
-        let mut waits = Backoff::new(
-            self.inner.options.retry_wait,
-            self.inner.options.retry_wait_max,
-            range.first.0,
-        );
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let request_id = uuid::Uuid::new_v4().to_string();
-            let call = Call::new(&request_id, InvocationKind::Stream, attempts);
-            // An alias may point elsewhere by now.
-            let chosen = self.inner.chosen(&self.target).ok();
-            let entry = chosen.as_ref().unwrap_or(entry);
-            let result = self
-                .wait(async {
-                    let turn = entry.turn(call.kind).await?;
-                    turn.run(call, &payload, &self.inner).await
-                })
-                .await?;
-            let (error_type, message) = match result {
-                Ok(result) => match result.outcome {
-                    Outcome::Success(answer) => {
-                        match self.accept(entry, range, &answer, position).await? {
-                            Ok(delivery) => return Ok(delivery),
-                            Err(failure) => failure,
-                        }
-                    }
-                    Outcome::Failure {
-                        error_type,
-                        payload,
-                    } => (error_type, error_message(&payload)),
-                },
-                Err(error) => ("ServiceException".to_owned(), error.to_string()),
-            };
-            if attempts >= attempts_max {
-                return Ok(Delivery::Failed {
-                    error_type,
-                    message,
-                    request_id,
-                    attempts,
-                });
-            }
-            let wait = waits.next().unwrap_or(self.inner.options.retry_wait_max);
-            self.wait(tokio::time::sleep(wait)).await?;
-        }
-    }
-
-    /// Commits what the function answered; the inner error is the function's failure.
-    async fn accept(
-        &self,
-        entry: &Entry,
-        range: OffsetRange,
-        answer: &[u8],
-        position: &mut Frontier,
-    ) -> Result<Result<Delivery, (String, String)>, Stopped> {
-        let bad = |message: String| Ok(Err(("Lambic.BadOutput".to_owned(), message)));
-        let has_output = entry.info.output.is_some();
-        let answer = match events::parse_answer(&self.stream, range, answer, has_output) {
-            Ok(answer) => answer,
-            Err(reason) => return bad(reason),
-        };
-        if answer.failed == Some(range.first.0) {
-            return Ok(Err((
-                "Lambic.BatchItemFailure".to_owned(),
-                format!(
-                    "the function reported the record at offset {} as failed",
-                    range.first
-                ),
-            )));
-        }
-        let mut writes = Vec::new();
-        if let Some(name) = &entry.info.output
-            && !answer.output.is_empty()
-        {
-            let Some(output) = (self.inner.options.lookup)(name.as_str()) else {
-                return bad(format!(
-                    "the output stream `{name}` does not exist any more"
-                ));
-            };
-            match events::from_objects(&self.inner.options.decode, &output, &answer.output) {
-                Ok(batch) => writes.push(Write {
-                    stream: output.id,
-                    partition: None,
-                    batch,
-                    schema: Some(output.schema_version()),
-                }),
-                Err(reason) => return bad(reason),
-            }
-        }
-        if let Some(failed) = answer.failed
-            && !writes.is_empty()
-        {
-            return Ok(Ok(Delivery::Apart(Offset(failed))));
-        }
-        let end = answer.failed.map_or(range.end, Offset);
-        match self.commit(writes, range, end, position).await? {
-            Ok(()) if end < range.end => Ok(Ok(Delivery::Until(end))),
-            Ok(()) => Ok(Ok(Delivery::Done)),
-            Err(reason) => bad(reason),
-        }
-    }
-
-    /// Appends and moves the cursor to `end` as one; the inner error says why the log refused it.
-    pub(crate) async fn commit(
-        &self,
-        writes: Vec<Write>,
-        range: OffsetRange,
-        end: Offset,
-        position: &mut Frontier,
-    ) -> Result<Result<(), String>, Stopped> {
-        let mut frontier = position.clone();
-        frontier.set(range.partition, end);
-        let append = Append {
-            writes,
-            // The position only grows, so it numbers the appends: a repeated one has no second effect.
-            producer: Some(Producer {
-                id: self.mapping.cursor.clone(),
-                sequence: frontier.records(),
-            }),
-            cursors: vec![Cursor {
-                name: self.mapping.cursor.clone(),
-                stream: self.stream.id,
-                frontier: frontier.clone(),
-            }],
-        };
-        // Not through `wait`: the worker that follows reads the cursor, so this append must have ended before.
-        let stopped = async { self.stopped().await };
-        let log = &self.inner.options.log;
-        match append_patiently(log, &append, usize::MAX, stopped).await {
-            Ok(()) => {
-                *position = frontier;
-                Ok(Ok(()))
-            }
-            Err(NotKept::Refused(error)) => Ok(Err(error.to_string())),
-            Err(NotKept::GivenUp(_)) => Err(Stopped),
-        }
     }
 
     /// Ends when this worker is to stop.
@@ -487,13 +240,262 @@ impl Worker {
     }
 }
 
+/// All places of a mapping while its lanes are the same.
+struct Watched<'a> {
+    worker: &'a Arc<Worker>,
+    lanes: &'a Lanes,
+    pace: Pace,
+    /// Nothing behind it is read.
+    until: Option<Frontier>,
+    batches: BTreeMap<Place, Arc<Batches>>,
+    states: BTreeMap<Place, State>,
+    running: JoinSet<Looked>,
+    /// Those that run, with their states before.
+    by_task: HashMap<Id, (Place, State)>,
+    /// In turns, so that places that are always full do not starve the others.
+    turn: usize,
+}
+
+impl<'a> Watched<'a> {
+    fn new(
+        worker: &'a Arc<Worker>,
+        lanes: &'a Lanes,
+        filters: Arc<Filters>,
+        until: Option<Frontier>,
+    ) -> Watched<'a> {
+        let mut batches = BTreeMap::new();
+        for partition in (0..worker.stream.partitions).map(PartitionId) {
+            for (number, lane) in lanes.all() {
+                let of = lanes.count();
+                let lane = lane.clone();
+                let made = Batches::new(worker, lane, (number, of), partition, filters.clone());
+                batches.insert((partition, number), Arc::new(made));
+            }
+        }
+        Watched {
+            worker,
+            lanes,
+            pace: Pace {
+                batch_size: worker.trigger.batch_size as u64,
+                window: Duration::from_millis(worker.trigger.window_ms),
+                is_selective: !filters.is_empty() || lanes.count() > 1 || worker.rules.window_s > 0,
+            },
+            until,
+            states: batches.keys().map(|place| (*place, State::Idle)).collect(),
+            batches,
+            running: JoinSet::new(),
+            by_task: HashMap::new(),
+            turn: 0,
+        }
+    }
+
+    /// Ends well when all lanes have come to `until`, and nothing runs.
+    async fn run(&mut self) -> Result<(), Stopped> {
+        let mut commits = self.worker.inner.options.log.commits();
+        loop {
+            commits.borrow_and_update();
+            let look_at = self.look();
+            let is_there = |until: &Frontier| self.lanes.have_reached(until);
+            if self.running.is_empty() && self.until.as_ref().is_some_and(is_there) {
+                return Ok(());
+            }
+            let far = Instant::now() + Duration::from_secs(3_600);
+            tokio::select! {
+                biased;
+                () = self.worker.stopped() => return Err(Stopped),
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                changed = commits.changed() => changed.map_err(|_| Stopped)?,
+                () = tokio::time::sleep_until(look_at.unwrap_or(far)) => {}
+            }
+        }
+    }
+
+    /// Starts what is to be done now, and says when to look again if nothing happens before.
+    fn look(&mut self) -> Option<Instant> {
+        let worker = self.worker;
+        let snapshot = worker.inner.options.log.snapshot();
+        let start = snapshot.start(worker.stream.id);
+        let mut head = snapshot.head(worker.stream.id);
+        if let Some(until) = &self.until {
+            head = head.min(until);
+        }
+        let now = Instant::now();
+        let mut look_at: Option<Instant> = None;
+        let places: Vec<Place> = self.batches.keys().copied().collect();
+        let first = self.turn % places.len().max(1);
+        let (later, sooner) = places.split_at(first);
+        for place in sooner.iter().chain(later) {
+            let batches = &self.batches[place];
+            let state = self.states.get_mut(place).expect("every place has a state");
+            if matches!(state, State::Busy | State::Stuck) {
+                continue;
+            }
+            let mut position = batches.offset();
+            let kept_from = start.offset(place.0);
+            if position < kept_from {
+                if head.offset(place.0) > Offset::ZERO && position > Offset::ZERO {
+                    warn!(function = %worker.function, stream = %worker.stream.name, partition = %place.0,
+                        records = kept_from.since(position), "a trigger skips records that left the log before it read them");
+                }
+                batches.skip_to(kept_from);
+                position = kept_from;
+            }
+            let range = OffsetRange {
+                partition: place.0,
+                first: position,
+                end: head.offset(place.0).max(position),
+            };
+            let closes_at = batches.window_closes_at(now);
+            let mut what = next(state, range.records(), self.pace, now);
+            // A window that is over has its last invocation also if nothing follows.
+            if let (false, Some(closes_at)) = (matches!(what, Next::Look { .. }), closes_at) {
+                what = match (closes_at <= now, what) {
+                    (true, _) => Next::Look { is_due: false },
+                    (false, Next::WaitUntil(at)) => Next::WaitUntil(at.min(closes_at)),
+                    (false, _) => Next::WaitUntil(closes_at),
+                };
+            }
+            match what {
+                Next::Nothing => {}
+                Next::WaitUntil(at) => {
+                    look_at = Some(look_at.map_or(at, |other| other.min(at)));
+                }
+                // The end of a batch brings us here again.
+                Next::Look { .. } if self.running.len() >= BATCHES_MAX => {}
+                Next::Look { is_due } => {
+                    let before = std::mem::replace(state, State::Busy);
+                    let (batches, snapshot) = (batches.clone(), snapshot.clone());
+                    let task = async move { batches.look(snapshot, range, is_due).await };
+                    let task = self.running.spawn(task);
+                    self.by_task.insert(task.id(), (*place, before));
+                    self.turn = self.turn.wrapping_add(1);
+                }
+            }
+        }
+        look_at
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Looked), tokio::task::JoinError>) {
+        let now = Instant::now();
+        let pausing = State::Pausing {
+            until: now + self.worker.inner.options.retry_wait,
+        };
+        let id = ended
+            .as_ref()
+            .map_or_else(|error| error.id(), |(id, _)| *id);
+        let Some((place, before)) = self.by_task.remove(&id) else {
+            return;
+        };
+        let state = match ended {
+            Ok((_, Looked::Moved)) => State::Idle,
+            Ok((_, Looked::HasRoom)) => waiting(before, self.pace, now),
+            Ok((_, Looked::Unread)) => pausing,
+            Ok((_, Looked::Stuck)) => State::Stuck,
+            Err(error) => {
+                error!(%error, function = %self.worker.function, partition = %place.0,
+                    "a batch of a trigger ended badly and begins anew");
+                pausing
+            }
+        };
+        self.states.insert(place, state);
+    }
+}
+
 /// Where a new trigger starts.
 pub fn start_of(snapshot: &lambic_log::Snapshot, stream: &Stream, start: crate::Start) -> Frontier {
     let mut frontier = match start {
         crate::Start::Latest => snapshot.head(stream.id),
         crate::Start::Earliest => snapshot.start(stream.id),
+        crate::Start::AtUs(at_us) => {
+            let mut frontier = snapshot.head(stream.id);
+            for partition in (0..stream.partitions).map(PartitionId) {
+                // What was appended at that very time belongs to it.
+                let first = snapshot.first_after(stream.id, partition, at_us.saturating_sub(1));
+                if let Some(first) = first {
+                    frontier.set(partition, first);
+                }
+            }
+            frontier
+        }
     };
     let last = PartitionId(stream.partitions.saturating_sub(1));
     frontier.set(last, frontier.offset(last));
     frontier
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn pace(window: Duration, is_selective: bool) -> Pace {
+        Pace {
+            batch_size: 10,
+            window,
+            is_selective,
+        }
+    }
+
+    #[test]
+    fn without_a_window_whatever_is_there_is_due() {
+        let now = Instant::now();
+        let pace = pace(Duration::ZERO, false);
+        let next = |mut state, records| next(&mut state, records, pace, now);
+        assert_eq!(next(State::Idle, 0), Next::Nothing);
+        assert_eq!(next(State::Idle, 1), Next::Look { is_due: true });
+        assert_eq!(next(State::Busy, 1), Next::Nothing);
+        assert_eq!(next(State::Stuck, 1), Next::Nothing);
+        let until = now + SECOND;
+        assert_eq!(next(State::Pausing { until }, 1), Next::WaitUntil(until));
+        assert_eq!(
+            next(State::Pausing { until: now }, 1),
+            Next::Look { is_due: true }
+        );
+    }
+
+    #[test]
+    fn a_batch_waits_until_it_is_full_or_its_window_is_over() {
+        let now = Instant::now();
+        let pace = pace(SECOND, false);
+        let mut state = State::Idle;
+        let end = Next::WaitUntil(now + SECOND);
+        assert_eq!(next(&mut state, 9, pace, now), end);
+        assert_eq!(next(&mut state, 9, pace, now + SECOND / 2), end);
+        assert_eq!(
+            next(&mut state, 10, pace, now + SECOND / 2),
+            Next::Look { is_due: true }
+        );
+        assert_eq!(
+            next(&mut state, 1, pace, now + SECOND),
+            Next::Look { is_due: true }
+        );
+        // Nobody waits for records that are gone.
+        assert_eq!(next(&mut state, 0, pace, now + SECOND), Next::Nothing);
+        assert_eq!(state, State::Idle);
+    }
+
+    #[test]
+    fn where_records_are_chosen_a_window_begins_with_the_first_of_them() {
+        let now = Instant::now();
+        let pace = pace(SECOND, true);
+        let mut state = State::Idle;
+        assert_eq!(
+            next(&mut state, 99, pace, now),
+            Next::Look { is_due: false }
+        );
+        assert_eq!(state, State::Idle);
+        state = waiting(state, pace, now);
+        let Next::WaitUntil(at) = next(&mut state, 99, pace, now) else {
+            panic!("it does not wait");
+        };
+        assert!(at > now && at < now + SECOND);
+        assert_eq!(next(&mut state, 99, pace, at), Next::Look { is_due: false });
+        state = waiting(state, pace, at);
+        assert_eq!(
+            next(&mut state, 99, pace, now + SECOND),
+            Next::Look { is_due: true },
+            "the window began with the first look"
+        );
+    }
 }

@@ -6,6 +6,7 @@ use arrow::record_batch::RecordBatch;
 use lambic_base::{Clock, SystemClock};
 use lambic_log::Log;
 use lambic_model::Stream;
+use lambic_sandbox::wasm::Compiler;
 
 use crate::SystemStreams;
 
@@ -35,8 +36,14 @@ pub struct Options {
     pub timeout_max: Duration,
     pub payload_bytes_max: usize,
     pub payload_async_bytes_max: usize,
+    /// Of a response that is streamed.
+    pub stream_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
+    /// A program that compiles components within limits; `None`: this one does, without.
+    pub compiler: Option<Compiler>,
+    /// What one function may keep as values.
+    pub values_bytes_max: u64,
     /// An environment that nobody used for this long is ended.
     pub idle: Duration,
     /// What all environments together may use, each as much as its function may.
@@ -58,6 +65,11 @@ pub struct Options {
     pub python: PathBuf,
     /// The same of Node.
     pub node: PathBuf,
+    /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
+    /// registries that are public.
+    pub images: Vec<String>,
+    /// A `config.json` as Docker's clients keep it, with what registries want to see.
+    pub registry_accounts: Option<PathBuf>,
 }
 
 impl Options {
@@ -81,7 +93,10 @@ impl Options {
             timeout_max: Duration::from_secs(900),
             payload_bytes_max: 6 << 20,
             payload_async_bytes_max: 1 << 20,
+            stream_bytes_max: 200 << 20,
             log_bytes_max: 1 << 20,
+            compiler: None,
+            values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
             drain_max: Duration::from_secs(20),
             memory_mb_max: 16 << 10,
@@ -93,6 +108,8 @@ impl Options {
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
+            images: Vec::new(),
+            registry_accounts: None,
         }
     }
 }

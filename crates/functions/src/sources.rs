@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Function, Functions, Inner, Qualifier, Trigger, blocking, check::check_trigger,
-    deploy::to_the_end, mapping, registry::Mapping,
+    deploy::to_the_end, mapping, registry::Mapping, rules::Rules,
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,11 @@ pub struct EventSource {
     pub is_enabled: bool,
     /// How often a failed batch is tried again; `None`: for ever, AWS's default.
     pub retries: Option<u32>,
+    #[serde(
+        default = "Rules::of_triggers",
+        skip_serializing_if = "Rules::are_of_triggers"
+    )]
+    pub rules: Rules,
     /// Members of AWS's that are given back and change nothing here.
     pub kept: BTreeMap<String, Value>,
     pub changed_at_us: i64,
@@ -33,6 +38,7 @@ pub struct NewSource {
     pub qualifier: Option<Qualifier>,
     pub is_enabled: bool,
     pub retries: Option<u32>,
+    pub rules: Rules,
     pub kept: BTreeMap<String, Value>,
 }
 
@@ -78,11 +84,16 @@ impl Functions {
         self.functions().iter().flat_map(of).collect()
     }
 
-    /// How its last batch went since the server started, in AWS's words.
-    pub fn processed(&self, source: &EventSource) -> &'static str {
+    /// How its last batch went since the server started, in AWS's words, and how many records no filter let through.
+    pub fn processed(&self, source: &EventSource) -> String {
         let processed = self.0.processed.lock().expect("held shortly");
-        let last = processed.get(&source.mapping.cursor);
-        last.copied().unwrap_or("No records processed")
+        let processed = processed.get(&source.mapping.cursor).copied();
+        let processed = processed.unwrap_or_default();
+        let last = processed.last.unwrap_or("No records processed");
+        match processed.filtered {
+            0 => last.to_owned(),
+            filtered => format!("{last} ({filtered} filtered out)"),
+        }
     }
 
     /// Starts to read where `trigger.start` says, and invokes the function from then on.
@@ -115,6 +126,7 @@ impl Functions {
                     stream: new.trigger.stream.to_string(),
                 }
             })?;
+            new.rules.check(&name, &stream)?;
             let uuid = uuid::Uuid::now_v7().to_string();
             let _held = inner.starting.keep(vec![stream.id]);
             let snapshot = inner.options.log.snapshot();
@@ -138,6 +150,7 @@ impl Functions {
                 qualifier: new.qualifier,
                 is_enabled: new.is_enabled,
                 retries: new.retries,
+                rules: new.rules,
                 kept: new.kept,
                 changed_at_us: inner.options.clock.now_us(),
             };
@@ -179,6 +192,9 @@ impl Functions {
                 }
             }
             check_trigger(&function.info, &source.trigger)?;
+            if let Some(stream) = (inner.options.lookup)(source.trigger.stream.as_str()) {
+                source.rules.check(&function.info.name, &stream)?;
+            }
             function.sources.insert(uuid, source.clone());
             let name = function.info.name.clone();
             inner.keep_sources(function).await?;

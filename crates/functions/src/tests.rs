@@ -11,8 +11,8 @@ use lambic_model::{
 use tokio::sync::watch;
 
 use crate::{
-    Code, Deployment, Functions, Options, Runtime, Start, SystemStreams, Trigger,
-    mapping::Worker,
+    Code, Deployment, Functions, Options, Rules, Runtime, Start, SystemStreams, Trigger,
+    mapping::{Batches, Cut, Worker, lanes::Lane},
     records::{self, DeadLetter, QueueRow},
     registry::Mapping,
     system_streams,
@@ -147,12 +147,14 @@ impl House {
     }
 }
 
-fn worker(functions: &Functions, stream: &Arc<Stream>, stop: watch::Receiver<bool>) -> Worker {
-    Worker {
+fn batches(functions: &Functions, stream: &Arc<Stream>, stop: watch::Receiver<bool>) -> Batches {
+    let worker = Worker {
         inner: functions.0.clone(),
         function: FunctionName::new("f").unwrap(),
         target: "f".to_owned(),
         retries: 2,
+        cut: Cut::AfterRetries,
+        rules: Rules::of_triggers(),
         trigger: Trigger::new(stream.name.clone()),
         mapping: Mapping {
             stream: stream.name.clone(),
@@ -161,7 +163,15 @@ fn worker(functions: &Functions, stream: &Arc<Stream>, stop: watch::Receiver<boo
         },
         stream: stream.clone(),
         stop,
-    }
+    };
+    let lane = Lane::new("c".to_owned(), Frontier::zero(1));
+    Batches::new(
+        &Arc::new(worker),
+        Arc::new(lane),
+        (0, 1),
+        PartitionId(0),
+        Arc::default(),
+    )
 }
 
 /// A trigger does not stop at a record whose dead letter the log does not take.
@@ -170,7 +180,7 @@ async fn a_record_too_large_for_a_dead_letter_is_told_without_its_data() {
     let house = House::open(|log| log.append_bytes_max = 64 << 10);
     let functions = house.functions().await;
     let (_stop, stopped) = watch::channel(false);
-    let worker = worker(&functions, &house.system.logs, stopped);
+    let batches = batches(&functions, &house.system.logs, stopped);
     let range = OffsetRange {
         partition: PartitionId(0),
         first: Offset(3),
@@ -181,14 +191,13 @@ async fn a_record_too_large_for_a_dead_letter_is_told_without_its_data() {
         function: "f".to_owned(),
         request_id: "id".to_owned(),
         kind: "stream",
-        source: None,
+        source: Some("lambic_logs:0:3".to_owned()),
         error_type: "E".to_owned(),
         error_message: "no".to_owned(),
         attempts: 1,
         event: "x".repeat(100 << 10),
     };
-    let mut position = Frontier::zero(1);
-    let kept = worker.keep_dead_letter(letter, range, &mut position).await;
+    let kept = batches.keep(vec![letter], None, range).await;
     assert!(kept.is_ok());
     assert_eq!(house.log.cursor("c").unwrap().frontier.0, [Offset(4)]);
     let letters = house.system.dead_letters.id;
@@ -213,26 +222,20 @@ async fn a_commit_that_is_under_way_ends_before_its_worker_stops() {
     let house = House::open(|log| log.clock = gate.clone());
     let functions = house.functions().await;
     let (stop, stopped) = watch::channel(false);
-    let worker = worker(&functions, &house.system.logs, stopped);
+    let batches = batches(&functions, &house.system.logs, stopped);
     let mut waits = gate.waits.subscribe();
     gate.set_closed(true);
     let commit = tokio::spawn(async move {
-        let range = OffsetRange {
-            partition: PartitionId(0),
-            first: Offset(0),
-            end: Offset(5),
-        };
-        let mut position = Frontier::zero(1);
-        let kept = worker.commit(vec![], range, Offset(5), &mut position).await;
-        (matches!(kept, Ok(Ok(()))), position)
+        let kept = batches.commit(vec![], Offset(5), None).await;
+        (matches!(kept, Ok(Ok(()))), batches.offset())
     });
     waits.wait_for(|&waits| waits).await.unwrap();
     stop.send_replace(true);
     gate.set_closed(false);
     let (kept, position) = commit.await.unwrap();
     assert!(kept, "the commit was cancelled");
-    assert_eq!(position, Frontier(vec![Offset(5)]));
-    assert_eq!(house.log.cursor("c").unwrap().frontier, position);
+    assert_eq!(position, Offset(5));
+    assert_eq!(house.log.cursor("c").unwrap().frontier.0, [position]);
     functions.close().await;
 }
 

@@ -14,9 +14,10 @@ use tokio::sync::watch;
 use crate::{
     Error, Function, FunctionInfo, Inner, Trigger,
     entry::{Entry, Program},
-    mapping::{self, Worker},
+    mapping::{self, Cut, Worker},
     pool::Tenant,
     registry::Mapping,
+    rules::Rules,
 };
 
 /// Of every function, how to stop its triggers.
@@ -148,16 +149,29 @@ impl Inner {
         let of_deployment = function.mappings.iter().map(|mapping| {
             let mut triggers = function.info.triggers.iter();
             let trigger = triggers.find(|trigger| trigger.stream == mapping.stream);
-            (mapping, trigger, name.to_string(), function.info.retries)
+            let rules = Rules::of_triggers();
+            let tries = (function.info.retries, Cut::AfterRetries);
+            (mapping, trigger, name.to_string(), tries, rules)
         });
         let sources = function.sources.values().filter(|source| source.is_enabled);
         let of_sources = sources.map(|source| {
             let target = source.target(name);
-            let retries = source.retries.unwrap_or(u32::MAX);
-            (&source.mapping, Some(&source.trigger), target, retries)
+            let cut = match source.rules.bisects {
+                true => Cut::AtOnce,
+                false => Cut::Never,
+            };
+            let tries = (source.retries.unwrap_or(u32::MAX), cut);
+            let trigger = Some(&source.trigger);
+            (
+                &source.mapping,
+                trigger,
+                target,
+                tries,
+                source.rules.clone(),
+            )
         });
         let mut running = Vec::new();
-        for (mapping, trigger, target, retries) in of_deployment.chain(of_sources) {
+        for (mapping, trigger, target, (retries, cut), rules) in of_deployment.chain(of_sources) {
             let stream = (self.options.lookup)(mapping.stream.as_str())
                 .filter(|stream| stream.id == mapping.stream_id);
             let (Some(trigger), Some(stream)) = (trigger, stream) else {
@@ -171,6 +185,8 @@ impl Inner {
                 function: name.clone(),
                 target,
                 retries,
+                cut,
+                rules,
                 trigger: trigger.clone(),
                 mapping: mapping.clone(),
                 stream,
@@ -198,9 +214,12 @@ impl Inner {
 
     pub(crate) async fn drop_cursors(&self, former: &[Mapping], kept: &[Mapping]) {
         for mapping in former.iter().filter(|mapping| !kept.contains(mapping)) {
-            if let Err(error) = self.options.log.drop_cursor(&mapping.cursor).await {
-                tracing::warn!(%error, cursor = mapping.cursor, "a cursor nobody needs was not dropped");
+            for cursor in mapping::cursor_names(&self.options.log, &mapping.cursor) {
+                if let Err(error) = self.options.log.drop_cursor(&cursor).await {
+                    tracing::warn!(%error, cursor, "a cursor nobody needs was not dropped");
+                }
             }
+            mapping::remove_windows(&self.options.dir, &mapping.cursor);
         }
     }
 }

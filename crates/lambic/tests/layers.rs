@@ -26,6 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("wasmtime", &["sandbox"]),
     ("wasmtime-wasi", &["sandbox"]),
+    ("wasmtime-wasi-http", &["sandbox"]),
     ("nix", &["sandbox"]),
     ("axum", &["api"]),
     ("pgwire", &["api"]),

@@ -47,3 +47,4 @@ pub use keys::{KeyStore, KeyStoreError, KeyStores, Keys};
 pub use log::{AppendsHeld, Log};
 pub use options::Options;
 pub use snapshot::{Chunks, Snapshot};
+pub use value::hashes as key_hashes;

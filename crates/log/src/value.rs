@@ -12,6 +12,16 @@ use arrow::{
     },
 };
 
+/// A number for every row, the same for equal values for ever; NULL has that of the empty value. The error is for the user
+/// to read.
+pub fn hashes(array: &dyn Array) -> Result<Vec<u32>, String> {
+    let mut hashes = Vec::with_capacity(array.len());
+    visit(array, |_, bytes| {
+        hashes.push(crc32c::crc32c(bytes.unwrap_or_default()));
+    })?;
+    Ok(hashes)
+}
+
 /// Calls `each` with every row's bytes, `None` for NULL. The error is for the user to read.
 pub(crate) fn visit(
     array: &dyn Array,

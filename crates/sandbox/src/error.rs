@@ -9,6 +9,9 @@ pub enum Error {
     /// The component asks for or offers something that we do not have.
     #[error("the component does not fit: {reason}")]
     WrongWorld { reason: String },
+    /// Compiling it was ended.
+    #[error("the component was not compiled: {reason}")]
+    TooCostly { reason: String },
     #[error("the WebAssembly engine did not start: {reason}")]
     Engine { reason: String },
     #[error("`{handler}` is not a handler; write it as `file.function`, as in `handler.handler`")]
@@ -18,6 +21,10 @@ pub enum Error {
         program: String,
         source: std::io::Error,
     },
+    #[error(
+        "a container image needs a root folder of its own, which this machine does not allow: {reason}"
+    )]
+    NoRoot { reason: String },
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
         action: &'static str,

@@ -9,6 +9,8 @@ const LINE_BYTES_MAX: usize = 256 << 10;
 pub enum LogSource {
     Stdout,
     Stderr,
+    /// What extensions say.
+    Extension,
     /// START, END, REPORT and notices: what the house says about the invocation.
     Platform,
 }
@@ -18,6 +20,7 @@ impl LogSource {
         match self {
             LogSource::Stdout => "stdout",
             LogSource::Stderr => "stderr",
+            LogSource::Extension => "extension",
             LogSource::Platform => "platform",
         }
     }
@@ -41,11 +44,15 @@ impl LogLine {
     }
 }
 
-#[derive(Debug)]
+/// Hears of each line as it comes.
+pub(crate) type Listener = Box<dyn Fn(&LogLine) + Send + Sync>;
+
 pub(crate) struct Lines {
     lines: Vec<LogLine>,
+    listener: Option<Listener>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    extension: Vec<u8>,
     bytes: usize,
     bytes_max: usize,
     bytes_dropped: usize,
@@ -55,12 +62,24 @@ impl Lines {
     pub fn new(bytes_max: usize) -> Lines {
         Lines {
             lines: Vec::new(),
+            listener: None,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            extension: Vec::new(),
             bytes: 0,
             bytes_max,
             bytes_dropped: 0,
         }
+    }
+
+    pub fn listen(&mut self, listener: Listener) {
+        self.listener = Some(listener);
+    }
+
+    /// Goes on with another bound.
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        self.bytes = self.bytes.min(bytes_max);
     }
 
     pub fn push(&mut self, source: LogSource, bytes: &[u8]) {
@@ -70,6 +89,7 @@ impl Lines {
         let mut rest = &bytes[..kept];
         let partial = match source {
             LogSource::Stdout => &mut self.stdout,
+            LogSource::Extension => &mut self.extension,
             LogSource::Stderr | LogSource::Platform => &mut self.stderr,
         };
         while !rest.is_empty() {
@@ -87,20 +107,34 @@ impl Lines {
                     }
                 }
             }
-            self.lines.push(line(source, partial));
+            let line = line(source, partial);
+            if let Some(listener) = &self.listener {
+                listener(&line);
+            }
+            self.lines.push(line);
+        }
+    }
+
+    /// Counts unfinished lines as finished.
+    pub fn finish(&mut self) {
+        for (source, partial) in [
+            (LogSource::Stdout, &mut self.stdout),
+            (LogSource::Stderr, &mut self.stderr),
+            (LogSource::Extension, &mut self.extension),
+        ] {
+            if !partial.is_empty() {
+                let line = line(source, partial);
+                if let Some(listener) = &self.listener {
+                    listener(&line);
+                }
+                self.lines.push(line);
+            }
         }
     }
 
     /// What was written since the last time; an unfinished line counts as finished.
     pub fn take(&mut self) -> Vec<LogLine> {
-        for (source, partial) in [
-            (LogSource::Stdout, &mut self.stdout),
-            (LogSource::Stderr, &mut self.stderr),
-        ] {
-            if !partial.is_empty() {
-                self.lines.push(line(source, partial));
-            }
-        }
+        self.finish();
         if self.bytes_dropped > 0 {
             self.lines.push(LogLine::now(
                 LogSource::Platform,
@@ -155,6 +189,26 @@ mod tests {
         );
         lines.push(LogSource::Stdout, b"gh");
         assert_eq!(texts(lines.take()), ["gh"]);
+    }
+
+    #[test]
+    fn lines_are_told_as_they_come() {
+        let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut lines = Lines::new(100);
+        lines.listen(Box::new({
+            let heard = heard.clone();
+            move |line| {
+                heard
+                    .lock()
+                    .unwrap()
+                    .push(format!("{} {}", line.source.as_str(), line.line))
+            }
+        }));
+        lines.push(LogSource::Stdout, b"a\nb");
+        lines.push(LogSource::Extension, b"x\n");
+        assert_eq!(*heard.lock().unwrap(), ["stdout a", "extension x"]);
+        assert_eq!(texts(lines.take()), ["a", "x", "b"]);
+        assert_eq!(heard.lock().unwrap().len(), 3);
     }
 
     #[test]

@@ -17,7 +17,9 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use lambic_functions::{Code, Deployment, Error, FunctionInfo, Start, Trigger};
+use lambic_functions::{
+    Code, Deployment, Error, FunctionInfo, ImageSource, ImageTrouble, Start, Trigger,
+};
 use lambic_model::{FunctionName, StreamName};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -52,7 +54,11 @@ struct Request {
     retries: Option<u32>,
     dead_letter: Option<String>,
     concurrency: Option<usize>,
+    #[serde(default)]
+    hosts: Vec<String>,
     trigger: Option<TriggerRequest>,
+    /// A container image, for the runtime `image`; then there are no files.
+    image: Option<String>,
     /// Path inside the folder to content, base64.
     files: BTreeMap<String, String>,
 }
@@ -128,6 +134,11 @@ fn not_deployed(error: Error) -> Failure {
         | Error::WrongRevision
         | Error::BadValue { .. }
         | Error::NotShutIn { .. }
+        | Error::NoRoot { .. }
+        | Error::Image {
+            trouble: ImageTrouble::Missing | ImageTrouble::Unsupported | ImageTrouble::Bad,
+            ..
+        }
         | Error::TooMuchMemory { .. }
         | Error::BadZip { .. }
         | Error::PolicyTooLong { .. }
@@ -145,6 +156,10 @@ fn not_deployed(error: Error) -> Failure {
         | Error::Full { .. }
         | Error::Log(_)
         | Error::Sandbox(_)
+        | Error::Image {
+            trouble: ImageTrouble::Outside,
+            ..
+        }
         | Error::Io { .. }
         | Error::Closed => unavailable(message),
         Error::Damaged { .. } => ours(message),
@@ -180,12 +195,23 @@ fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deploym
         .parse()
         .map_err(|error: lambic_functions::Error| bad(&error))?;
     let name = FunctionName::new(name).map_err(|error| bad(&error))?;
-    let mut deployment = Deployment::new(name, runtime, Code::Folder(folder.to_owned()));
+    let code = match request.image {
+        Some(_) if !request.files.is_empty() => {
+            return Err(Failure::bad_request("an image and files at once"));
+        }
+        Some(uri) => Code::Image(ImageSource {
+            uri,
+            by_operator: false,
+        }),
+        None => Code::Folder(folder.to_owned()),
+    };
+    let mut deployment = Deployment::new(name, runtime, code);
     deployment.handler = request.handler;
     deployment.output = stream(&request.output)?;
     deployment.dead_letter = stream(&request.dead_letter)?;
     deployment.environment = request.environment;
     deployment.concurrency = request.concurrency;
+    deployment.settings.hosts = request.hosts;
     if let Some(seconds) = request.timeout_s {
         // What is too long is refused with everything else that is.
         if seconds <= 0.0 {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use lambic_model::{Append, Cursor, Frontier, InvocationKind, Offset, Producer, StreamName, Write};
-use serde_json::{Map, Value, json};
+use lambic_model::{Append, Cursor, Frontier, InvocationKind, Offset, Producer, Write};
+use serde_json::json;
 
 use super::{CURSOR, PARTITION};
 use crate::{
     Destination, Inner,
+    destination::row,
     entry::kind_name,
     records::{self, DeadLetter, QueueRow},
 };
@@ -227,7 +228,7 @@ fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
             }
             Destination::Stream(name) => name,
         };
-        match rows_of(inner, name, record) {
+        match row(inner, name, record) {
             Ok(write) => writes.push(write),
             Err(reason) => {
                 let record = record.clone();
@@ -237,21 +238,6 @@ fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
         }
     }
     (events, writes)
-}
-
-/// The members of the record that the stream has columns for.
-fn rows_of(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
-    let stream = (inner.options.lookup)(name.as_str()).ok_or("it does not exist")?;
-    let mut members: Map<String, Value> =
-        serde_json::from_str(record).map_err(|error| error.to_string())?;
-    members.retain(|member, _| stream.schema.column_with_name(member).is_some());
-    let json = Value::from(vec![Value::from(members)]).to_string();
-    Ok(Write {
-        stream: stream.id,
-        partition: None,
-        batch: (inner.options.decode)(&stream, json.into_bytes())?,
-        schema: Some(stream.schema_version()),
-    })
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ use crate::{
 };
 
 pub const CURSOR: &str = "functions/async";
-const PARTITION: PartitionId = PartitionId(0);
+pub(crate) const PARTITION: PartitionId = PartitionId(0);
 /// How often it is looked whether a function that is full was deployed again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 

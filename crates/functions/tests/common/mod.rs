@@ -44,6 +44,21 @@ pub const ECHO: &str = r#"
       (realloc (core func $i "realloc")))))
 "#;
 
+/// A stream that takes AWS's record of a batch that failed.
+fn lost(id: u32) -> Arc<Stream> {
+    let columns = [
+        "requestContext",
+        "responseContext",
+        "KinesisBatchInfo",
+        "timestamp",
+    ];
+    let fields = columns.map(|name| Field::new(name, DataType::Utf8, true));
+    Arc::new(Stream {
+        schema: Arc::new(Schema::new(fields.to_vec())),
+        ..Stream::clone(&stream(id, "lost", 1))
+    })
+}
+
 pub struct House {
     pub dir: tempfile::TempDir,
     pub log: Log,
@@ -81,10 +96,16 @@ impl House {
         House::open_in_with(dir, |_| {}).await
     }
 
-    /// `input` (two partitions), `output` and the system streams.
+    /// `input` (two partitions), `output`, `keyed`, whose records have `t` as their key, `lost`, for records of
+    /// destinations, and the system streams.
     pub async fn open_in_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
         let system = system_streams(StreamId(1));
         let mut streams = vec![stream(10, "input", 2), stream(11, "output", 1)];
+        streams.push(Arc::new(Stream {
+            partition_by: Some("t".to_owned()),
+            ..Stream::clone(&stream(12, "keyed", 1))
+        }));
+        streams.push(lost(13));
         streams.extend(system.all());
         let log = Log::open(lambic_log::Options::new(dir.path().join("log")), &streams).unwrap();
         let streams = Arc::new(Mutex::new(streams));
@@ -121,6 +142,11 @@ impl House {
     }
 
     pub async fn restart_with(self, change: impl FnOnce(&mut Options)) -> House {
+        House::open_in_with(self.close().await, change).await
+    }
+
+    /// Closes everything; what is on disk stays.
+    pub async fn close(self) -> tempfile::TempDir {
         let House {
             dir,
             log,
@@ -130,7 +156,7 @@ impl House {
         functions.close().await;
         drop(functions);
         log.close().await;
-        House::open_in_with(dir, change).await
+        dir
     }
 
     pub fn stream(&self, name: &str) -> Arc<Stream> {
@@ -165,13 +191,18 @@ impl House {
     }
 
     pub async fn append(&self, numbers: &[i64]) {
-        let stream = self.stream("input");
         let texts: Vec<String> = numbers.iter().map(|n| format!("t{n}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        self.append_to("input", numbers, &texts).await;
+    }
+
+    pub async fn append_to(&self, name: &str, numbers: &[i64], texts: &[&str]) {
+        let stream = self.stream(name);
         let batch = RecordBatch::try_new(
             stream.schema.clone(),
             vec![
                 Arc::new(Int64Array::from(numbers.to_vec())),
-                Arc::new(StringArray::from(texts)),
+                Arc::new(StringArray::from(texts.to_vec())),
             ],
         )
         .unwrap();
@@ -245,7 +276,11 @@ impl House {
 
     /// Waits until every trigger stands at the head of `input`.
     pub async fn wait_until_read(&self) {
-        let stream = self.stream("input");
+        self.wait_until_all_read("input").await;
+    }
+
+    pub async fn wait_until_all_read(&self, name: &str) {
+        let stream = self.stream(name);
         let mut commits = self.log.commits();
         let start = Instant::now();
         loop {

@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod batch;
 mod bench;
+pub mod compile_component;
 mod completions;
 mod dev;
 pub mod doctor;
@@ -65,6 +66,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(args) => wait(|| bench::run(global, args)),
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Completions { shell } => completions::run(shell),
+        Command::CompileComponent {
+            memory_bytes_max,
+            cpu_s_max,
+        } => compile_component::run(memory_bytes_max, cpu_s_max),
     }
 }
 

@@ -43,6 +43,7 @@ use tracing::error;
 use crate::{
     amount,
     backup::{self, Snapshots},
+    commands::compile_component,
     settings::{self, Settings},
 };
 use batch_threads::BatchThreads;
@@ -71,6 +72,7 @@ impl Options {
 pub struct ServeOptions {
     pub append_bytes_max: usize,
     pub server: settings::Server,
+    pub keys: lambic_api::Keys,
 }
 
 pub struct Engine {
@@ -191,6 +193,7 @@ impl Engine {
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,
+            keys: settings.auth.keys(),
         };
         Ok(Engine {
             database,
@@ -347,6 +350,10 @@ async fn open_functions(
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
     options.weak_isolation = settings.functions.weak_isolation;
+    options.compiler = compile_component::compiler();
+    options.images = settings.functions.images.clone();
+    options.registry_accounts = Some(settings.functions.registry_accounts.clone())
+        .filter(|file| !file.as_os_str().is_empty());
     options.spares = settings.functions.spares;
     options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
     options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);

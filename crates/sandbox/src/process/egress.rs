@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -57,6 +57,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
+/// Names that are looked up at a time, by all functions. Each takes a thread that others need too, and cannot be stopped.
+const LOOKUPS_MAX: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends with its connections when dropped.
@@ -70,17 +72,102 @@ impl Drop for Egress {
     }
 }
 
-struct Rules {
+/// What decides where a connection may go.
+#[derive(Debug, Clone)]
+pub struct Rules {
     network: Network,
     is_reachable: fn(IpAddr) -> bool,
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum NotConnected {
+    #[error("this function may not connect to {host}")]
+    NotAllowed { host: String },
+    #[error("{host} is {address}, which is not a public address")]
+    NotPublic { host: String, address: IpAddr },
+    #[error("{host} was not resolved in time")]
+    UnresolvedInTime { host: String },
+    #[error("{host} cannot be resolved: {source}")]
+    Unresolved { host: String, source: io::Error },
+    #[error("{host} has no address")]
+    NoAddress { host: String },
+    #[error("{address}: {source}")]
+    Unreachable {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("{address} did not answer in time")]
+    UnansweredInTime { address: SocketAddr },
+}
+
+impl Rules {
+    pub fn of(network: Network) -> Rules {
+        Rules {
+            network,
+            is_reachable: is_outside,
+        }
+    }
+
+    /// Also to this machine's own addresses.
+    #[cfg(test)]
+    pub fn also_private(network: Network) -> Rules {
+        Rules {
+            network,
+            is_reachable: |_| true,
+        }
+    }
+
+    /// To an address that was looked at, if the host is allowed and has one that may be reached.
+    pub async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, NotConnected> {
+        let host_name = || host.to_owned();
+        if !self.network.allows(host) {
+            return Err(NotConnected::NotAllowed { host: host_name() });
+        }
+        let found = timeout(CONNECT_TIME_MAX, resolve(host.to_owned(), port))
+            .await
+            .map_err(|_| NotConnected::UnresolvedInTime { host: host_name() })?
+            .map_err(|source| NotConnected::Unresolved {
+                host: host_name(),
+                source,
+            })?;
+        let (reachable, refused): (Vec<SocketAddr>, Vec<SocketAddr>) = found
+            .into_iter()
+            .partition(|address| (self.is_reachable)(address.ip()));
+        if reachable.is_empty()
+            && let Some(address) = refused.first()
+        {
+            return Err(NotConnected::NotPublic {
+                host: host_name(),
+                address: address.ip(),
+            });
+        }
+        let mut last = NotConnected::NoAddress { host: host_name() };
+        for address in reachable.into_iter().take(ADDRESSES_MAX) {
+            match timeout(CONNECT_TIME_MAX, TcpStream::connect(address)).await {
+                Ok(Ok(outside)) => return Ok(outside),
+                Ok(Err(source)) => last = NotConnected::Unreachable { address, source },
+                Err(_) => last = NotConnected::UnansweredInTime { address },
+            }
+        }
+        Err(last)
+    }
+}
+
+/// The threads that this takes are bounded, also where nobody waits for them any more.
+async fn resolve(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
+    let turn = LOOKUPS.acquire().await.expect("it is never closed");
+    let looked_up = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        Ok((host.as_str(), port).to_socket_addrs()?.collect())
+    });
+    looked_up.await.map_err(io::Error::other)?
+}
+
 impl Egress {
     pub fn start(listener: TcpListener, network: Network) -> Egress {
-        let rules = Rules {
-            network,
-            is_reachable: |address| is_public(address) && !is_ours(address),
-        };
+        let rules = Rules::of(network);
         Egress {
             server: tokio::spawn(serve(listener, Arc::new(rules))),
         }
@@ -266,39 +353,21 @@ fn authority(text: &str, port_default: Option<u16>) -> Result<(String, u16), Ref
 }
 
 async fn open(request: &Request, rules: &Rules) -> Result<TcpStream, Refusal> {
-    let (host, port) = (request.host.as_str(), request.port);
-    if !rules.network.allows(host) {
-        return Err(Refusal::forbidden(format!(
-            "this function may not connect to {host}"
-        )));
-    }
-    let unreachable = |reason: String| Refusal {
-        status: "502 Bad Gateway",
-        reason,
-    };
-    let found = timeout(CONNECT_TIME_MAX, tokio::net::lookup_host((host, port)))
-        .await
-        .map_err(|_| unreachable(format!("{host} was not resolved in time")))?
-        .map_err(|error| unreachable(format!("{host} cannot be resolved: {error}")))?;
-    let (reachable, refused): (Vec<SocketAddr>, Vec<SocketAddr>) =
-        found.partition(|address| (rules.is_reachable)(address.ip()));
-    if reachable.is_empty()
-        && let Some(address) = refused.first()
-    {
-        return Err(Refusal::forbidden(format!(
-            "{host} is {}, which is not a public address",
-            address.ip()
-        )));
-    }
-    let mut last = format!("{host} has no address");
-    for address in reachable.into_iter().take(ADDRESSES_MAX) {
-        match timeout(CONNECT_TIME_MAX, TcpStream::connect(address)).await {
-            Ok(Ok(outside)) => return Ok(outside),
-            Ok(Err(error)) => last = format!("{address}: {error}"),
-            Err(_) => last = format!("{address} did not answer in time"),
+    let opened = rules.connect(&request.host, request.port).await;
+    opened.map_err(|error| match error {
+        NotConnected::NotAllowed { .. } | NotConnected::NotPublic { .. } => {
+            Refusal::forbidden(error.to_string())
         }
-    }
-    Err(unreachable(last))
+        error => Refusal {
+            status: "502 Bad Gateway",
+            reason: error.to_string(),
+        },
+    })
+}
+
+/// True for addresses of the internet that are not this machine's.
+pub fn is_outside(address: IpAddr) -> bool {
+    is_public(address) && !is_ours(address)
 }
 
 /// True for addresses of the internet, by IANA's registries of special addresses.

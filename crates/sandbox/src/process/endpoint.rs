@@ -6,6 +6,8 @@
 //! could find it.
 
 mod extension;
+mod stream;
+mod telemetry;
 
 use std::{
     convert::Infallible,
@@ -13,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -28,18 +29,19 @@ use lambic_model::Outcome;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore},
     task::JoinSet,
 };
 
-use super::{Invocation, extensions::Extensions};
+pub use self::stream::{StreamPart, StreamSink};
+use super::{
+    Invocation,
+    extensions::Extensions,
+    telemetry::{Event as Happened, Status, Telemetry},
+};
 use crate::execution;
+pub(super) use crate::execution::RESPONSE_BYTES_MAX;
 
-/// AWS's cap of a response.
-const RESPONSE_BYTES_MAX: usize = 6_291_556;
-/// AWS's cap of a streamed response.
-const STREAM_BYTES_MAX: usize = 200 << 20;
-const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 /// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
 const CONNECTIONS_MAX: usize = 32;
 /// After a connection could not be taken: mostly the server has no file number left for it.
@@ -51,16 +53,7 @@ pub struct Event {
     pub invocation: Invocation,
     pub deadline_ms: i64,
     /// Where a streamed response goes as it comes; without it, it is kept together as any other.
-    pub stream: Option<mpsc::Sender<StreamPart>>,
-}
-
-/// A piece of a streamed response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamPart {
-    /// Comes first. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
-    /// prelude and 8 NUL bytes.
-    ContentType(String),
-    Bytes(Bytes),
+    pub stream: Option<StreamSink>,
 }
 
 /// What the environment said.
@@ -82,6 +75,10 @@ pub enum Said {
     ExtensionError(Reported),
     /// Its response was over AWS's cap.
     TooLarge,
+    /// The same of a streamed one, which the function may still be writing.
+    StreamTooLarge {
+        bytes_max: usize,
+    },
 }
 
 /// An error as the environment told it.
@@ -90,6 +87,8 @@ pub struct Reported {
     pub body: Bytes,
     /// Of the header; not all clients send it.
     pub kind: Option<String>,
+    /// It is the last word of the runtime.
+    pub ends: bool,
 }
 
 impl Reported {
@@ -115,8 +114,8 @@ struct State {
     is_ending: bool,
 }
 
-#[derive(Default)]
 struct Shared {
+    telemetry: Arc<Telemetry>,
     about: Mutex<About>,
     state: Mutex<State>,
     /// Wakes whoever waits for an event or an assignment: the environment.
@@ -130,6 +129,18 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(about: About, telemetry: Arc<Telemetry>) -> Shared {
+        Shared {
+            telemetry,
+            about: Mutex::new(about),
+            state: Mutex::default(),
+            event_set: Notify::new(),
+            extensions_moved: Notify::new(),
+            extensions_idle: Notify::new(),
+            word_said: Notify::new(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while the state is held")
     }
@@ -138,6 +149,7 @@ impl Shared {
     fn say_if_started(&self, state: &mut State) {
         if state.is_ready && !state.is_started && state.extensions.are_idle() {
             state.is_started = true;
+            self.telemetry.close();
             state.said = Some(Said::Ready);
             self.word_said.notify_one();
         }
@@ -165,14 +177,19 @@ pub struct Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.server.abort();
+        self.shared.telemetry.end();
     }
 }
 
 impl Endpoint {
     /// Answers who connects to `listener`; the start waits for these extensions.
-    pub fn serve(listener: TcpListener, about: About, extensions: Vec<String>) -> Endpoint {
-        let shared = Arc::new(Shared::default());
-        *shared.about.lock().expect("nobody has it yet") = about;
+    pub fn serve(
+        listener: TcpListener,
+        about: About,
+        extensions: Vec<String>,
+        telemetry: Arc<Telemetry>,
+    ) -> Endpoint {
+        let shared = Arc::new(Shared::new(about, telemetry));
         shared.state().extensions.expect(extensions);
         let server = tokio::spawn(serve(listener, shared.clone()));
         Endpoint { shared, server }
@@ -275,7 +292,6 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 const EXTENSION: &str = "/2020-01-01/extension/";
-const TELEMETRY: [&str; 2] = ["/2022-07-01/telemetry", "/2020-08-15/logs"];
 /// Where our own clients ask whose they are to be.
 const ASSIGNMENT: &str = "/lambic/assignment";
 
@@ -287,10 +303,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
         let path = path.to_owned();
         return extension::answer(shared, request, &path).await;
     }
-    if TELEMETRY.contains(&request.uri().path()) {
-        // As AWS's emulator says it; extensions go on without.
-        let answer = json!({ "errorType": "Telemetry.NotSupported", "errorMessage": "Telemetry API is not supported" });
-        return json_answer(StatusCode::ACCEPTED, &answer);
+    if let Some(api) = telemetry::api_of(request.uri().path()) {
+        return telemetry::answer(shared, request, api).await;
     }
     let path = request
         .uri()
@@ -310,7 +324,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
             let kind = kind_of(request.headers());
             match body(request).await {
                 Ok(body) => {
-                    shared.say(Said::InitError(Reported { body, kind }));
+                    let ends = true;
+                    shared.say(Said::InitError(Reported { body, kind, ends }));
                     accepted()
                 }
                 Err(status) => refused(status, "InvalidRequest", "the body could not be read"),
@@ -350,6 +365,8 @@ async fn next(shared: &Shared) -> Response<Full<Bytes>> {
             let mut state = shared.state();
             if !state.is_ready {
                 state.is_ready = true;
+                let telemetry = &shared.telemetry;
+                telemetry.tell(|| Happened::init_runtime_done(&Status::Success));
                 shared.say_if_started(&mut state);
             }
             match state.event.clone() {
@@ -434,37 +451,31 @@ async fn finish(
         }
     }
     let kind = kind_of(request.headers());
-    let is_ending = request.headers().contains_key(ENDS);
+    let ends = request.headers().contains_key(ENDS);
     let is_stream = !is_error
         && request
             .headers()
             .get("Lambda-Runtime-Function-Response-Mode")
             .is_some_and(|mode| mode == "streaming");
     let heard = if is_stream {
-        let sink = shared
-            .state()
-            .event
-            .as_ref()
-            .and_then(|event| event.stream.clone());
-        match sink {
-            Some(sink) => streamed(request, &sink).await,
-            None => collected(request).await,
-        }
+        let event = shared.state().event.clone();
+        stream::heard(request, event.and_then(|event| event.stream)).await
     } else {
-        body(request).await.map(|body| {
-            if is_error {
-                Said::Error(Reported { body, kind })
-            } else {
-                Said::Response(body)
-            }
-        })
+        match body(request).await {
+            Ok(body) if is_error => Ok(Said::Error(Reported { body, kind, ends })),
+            Err(StatusCode::PAYLOAD_TOO_LARGE) => Ok(Said::TooLarge),
+            body => body.map(Said::Response),
+        }
     };
     let said = match heard {
         Ok(said) => said,
-        Err(StatusCode::PAYLOAD_TOO_LARGE) => Said::TooLarge,
         Err(status) => return refused(status, "InvalidRequest", "the body was cut off"),
     };
-    let too_large = matches!(said, Said::TooLarge);
+    let over = match &said {
+        Said::TooLarge => Some(RESPONSE_BYTES_MAX),
+        Said::StreamTooLarge { bytes_max } => Some(*bytes_max),
+        _ => None,
+    };
     {
         let mut state = shared.state();
         // The deadline may have passed while the body came in.
@@ -476,69 +487,18 @@ async fn finish(
             return wrong_state("the invocation has ended");
         }
         state.event = None;
+        state.is_ending |= matches!(&said, Said::Error(error) if error.ends);
         state.said = Some(said);
-        state.is_ending |= is_ending;
     }
     shared.word_said.notify_one();
-    if too_large {
+    if let Some(bytes_max) = over {
         return refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            "the response is over 6291556 bytes",
+            &format!("the response is over {bytes_max} bytes"),
         );
     }
     accepted()
-}
-
-/// A streamed response, kept together.
-async fn collected(request: Request<Incoming>) -> Result<Said, StatusCode> {
-    let collected = Limited::new(request.into_body(), RESPONSE_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|error| status_of(&*error))?;
-    let failure = collected.trailers().and_then(late_failure);
-    Ok(failure.map_or_else(|| Said::Raw(collected.to_bytes()), Said::Error))
-}
-
-/// Passes a streamed response on; whoever takes it too slowly slows the function down, whoever has gone does not.
-async fn streamed(
-    request: Request<Incoming>,
-    sink: &mpsc::Sender<StreamPart>,
-) -> Result<Said, StatusCode> {
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or(CONTENT_TYPE_DEFAULT);
-    let _ = sink
-        .send(StreamPart::ContentType(content_type.to_owned()))
-        .await;
-    let mut body = Limited::new(request.into_body(), STREAM_BYTES_MAX);
-    let mut failure = None;
-    while let Some(frame) = body.frame().await {
-        match frame.map_err(|error| status_of(&*error))?.into_data() {
-            Ok(bytes) => {
-                let _ = sink.send(StreamPart::Bytes(bytes)).await;
-            }
-            Err(frame) => failure = frame.trailers_ref().and_then(late_failure),
-        }
-    }
-    Ok(failure.map_or(Said::Streamed, Said::Error))
-}
-
-/// What went wrong after the first bytes had gone out.
-fn late_failure(trailers: &HeaderMap) -> Option<Reported> {
-    let kind = kind_of(trailers);
-    let body = trailers
-        .get("Lambda-Runtime-Function-Error-Body")
-        .and_then(|body| BASE64_STANDARD.decode(body).ok());
-    if kind.is_none() && body.is_none() {
-        return None;
-    }
-    Some(Reported {
-        body: body.unwrap_or_default().into(),
-        kind,
-    })
 }
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, StatusCode> {
@@ -584,12 +544,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::process::telemetry::Connectors;
 
     #[tokio::test]
     async fn an_environment_has_a_bound_of_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _endpoint = Endpoint::serve(listener, About::default(), Vec::new());
+        let telemetry = Telemetry::new(Connectors::Host);
+        let _endpoint = Endpoint::serve(listener, About::default(), Vec::new(), telemetry);
         let connect = || TcpStream::connect(address);
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS_MAX {

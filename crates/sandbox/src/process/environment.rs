@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     path::Path,
-    process::ExitStatus,
+    process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -13,18 +13,20 @@ use std::{
 use lambic_base::{Clock, SystemClock};
 use lambic_model::Outcome;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Child, sync::mpsc};
+use tokio::{net::TcpListener, process::Child};
 
 use super::{
-    Invocation, Launch, Network, Spec,
+    Invocation, Network, Spec,
     capture::Capture,
     cgroup::{Controller, Group},
     egress::Egress,
-    endpoint::{About, Endpoint, Event, Said, StreamPart},
+    endpoint::{About, Endpoint, Event, RESPONSE_BYTES_MAX, Said, StreamSink},
     layout::Layout,
     network,
     place::{self, Kind, Place},
     spawn::{Program, Spawned},
+    telemetry::{self, Connectors, Telemetry},
+    telling::tell_line,
     tree::Process,
     variables::{self, Facts},
 };
@@ -55,9 +57,12 @@ pub struct Environment {
     /// Until it is known where the function may connect to.
     way_out: Option<TcpListener>,
     egress: Option<Egress>,
-    captures: [Capture; 2],
+    pub(super) captures: Vec<Capture>,
+    pub(super) telemetry: Arc<Telemetry>,
+    /// The start was reported with an invocation.
+    pub(super) is_init_told: bool,
     pub(super) lines: Arc<Mutex<Lines>>,
-    init: Duration,
+    pub(super) init: Duration,
     was_spare: bool,
     has_ended: bool,
     /// Ends after the process, before the folder.
@@ -127,6 +132,7 @@ impl Environment {
         let extensions = spec.extensions();
         let (command, arguments) =
             place::with_extensions(&program, arguments, &extensions, &place.layout);
+        let started = command.clone();
         let mut command = std::process::Command::new(command);
         command.args(arguments).env_clear().envs(variables);
         if kind == Kind::Spare {
@@ -135,6 +141,15 @@ impl Environment {
         let (stdout_in, stdout_out) = std::io::pipe().map_err(spawn_error)?;
         let (stderr_in, stderr_out) = std::io::pipe().map_err(spawn_error)?;
         command.stdout(stdout_out).stderr(stderr_out);
+        // What extensions say has a pipe of its own: see `place::with_extensions`.
+        let extensions_in = if extensions.is_empty() {
+            command.stdin(Stdio::null());
+            None
+        } else {
+            let (extensions_in, extensions_out) = std::io::pipe().map_err(spawn_error)?;
+            command.stdin(extensions_out);
+            Some(extensions_in)
+        };
         let landlock = place
             .landlock(&spec, runtime_api.port())
             .map_err(spawn_error)?;
@@ -142,13 +157,15 @@ impl Environment {
             .isolation
             .spawn(Program {
                 command,
-                folder: place.layout.task.clone(),
+                folder: place::folder(&spec, &place.layout),
                 root: place.root,
                 data_bytes: place::data_bytes(&spec, kind),
                 file_bytes: place::file_bytes(&spec, kind),
                 groups: place.group_entries,
                 has_own_process_limit: place.has_own_process_limit,
                 landlock,
+                // Also a part of the runtime's process may subscribe.
+                connectors: extensions.len().max(1),
             })
             .await;
         let Spawned {
@@ -158,33 +175,48 @@ impl Environment {
         } = match spawned {
             Ok(spawned) => spawned,
             // The user's own program, which is not one.
-            Err(error) if spec.launch == Launch::Bootstrap && place::is_no_program(&error) => {
-                return Ok(Err(failed(place::not_executable(&program, &error))));
+            Err(error) if spec.launch.interpreter().is_none() && place::is_no_program(&error) => {
+                return Ok(Err(failed(place::not_executable(&started, &error))));
             }
             Err(error) => return Err(spawn_error(error)),
         };
-        let mut sockets = sockets.into_iter().map(place::listening);
+        let mut sockets = sockets.into_iter();
         let runtime_listener = match listener {
             Some(listener) => Ok(listener),
             None => sockets
                 .next()
-                .unwrap_or_else(|| Err(std::io::Error::other("its network was not handed over"))),
+                .ok_or_else(|| std::io::Error::other("its network was not handed over"))
+                .and_then(place::listening),
         };
+        let way_out = sockets.next().map(place::listening).transpose();
+        let way_out = way_out.map_err(spawn_error)?;
+        let telemetry = Telemetry::new(match spec.isolation.own_network {
+            true => Connectors::own(sockets.collect()),
+            false => Connectors::Host,
+        });
         let endpoint = Endpoint::serve(
             runtime_listener.map_err(spawn_error)?,
             about(&spec),
             extensions,
+            telemetry.clone(),
         );
-        let way_out = sockets.next().transpose().map_err(spawn_error)?;
-        let lines = Arc::new(Mutex::new(Lines::new(spec.log_bytes_max)));
+        let mut lines = Lines::new(spec.log_bytes_max);
+        lines.listen(Box::new({
+            let telemetry = telemetry.clone();
+            move |line| tell_line(&telemetry, line)
+        }));
+        let lines = Arc::new(Mutex::new(lines));
         let capture = |pipe: std::io::PipeReader, source| {
             Capture::start(OwnedFd::from(pipe), source, lines.clone()).map_err(spawn_error)
         };
-        let captures = [
+        let mut captures = vec![
             capture(stdout_in, LogSource::Stdout)?,
             capture(stderr_in, LogSource::Stderr)?,
         ];
-        Ok(Ok(Environment {
+        if let Some(extensions_in) = extensions_in {
+            captures.push(capture(extensions_in, LogSource::Extension)?);
+        }
+        let environment = Environment {
             spec: spec.clone(),
             child,
             process,
@@ -194,12 +226,18 @@ impl Environment {
             egress: None,
             group: place.group,
             captures,
+            telemetry,
+            is_init_told: false,
             lines,
             init: Duration::ZERO,
             was_spare: kind == Kind::Spare,
             has_ended: false,
             dir: place.dir,
-        }))
+        };
+        if kind == Kind::Whole {
+            environment.tell_init_start(&spec);
+        }
+        Ok(Ok(environment))
     }
 
     /// Waits until it asks for its first event, with all that its function may have from then on.
@@ -214,6 +252,7 @@ impl Environment {
         let outcome = match self.next_word("init", self.spec.init_timeout).await {
             Word::Said(Said::Ready) => {
                 self.init = start.elapsed();
+                self.tell_init_report().await;
                 match self.stand_still("init").await {
                     Ok(()) => match self.slow_down() {
                         Ok(()) => return Ok(self),
@@ -227,6 +266,7 @@ impl Environment {
             Word::Said(_) => failure("Runtime.Unknown", "the runtime broke the protocol"),
             Word::Failed(outcome) => outcome,
         };
+        self.tell_init_failed(&outcome).await;
         self.kill().await;
         Err(FailedStart {
             outcome,
@@ -282,19 +322,19 @@ impl Environment {
     pub async fn invoke_streamed(
         &mut self,
         invocation: Invocation,
-        stream: mpsc::Sender<StreamPart>,
+        stream: StreamSink,
     ) -> Execution {
         self.run(invocation, Some(stream)).await
     }
 
-    async fn run(
-        &mut self,
-        invocation: Invocation,
-        stream: Option<mpsc::Sender<StreamPart>>,
-    ) -> Execution {
+    async fn run(&mut self, invocation: Invocation, stream: Option<StreamSink>) -> Execution {
         let start = Instant::now();
         let (request_id, timeout) = (invocation.request_id.clone(), invocation.timeout);
         let request_id = request_id.as_str();
+        let trace_id = invocation.trace_id.clone();
+        let version = &self.spec.qualifier;
+        self.telemetry
+            .tell(|| telemetry::Event::start(request_id, version, &trace_id));
         self.endpoint.set_event(Event {
             stream,
             deadline_ms: SystemClock.now_us() / 1_000 + timeout.as_millis() as i64,
@@ -311,13 +351,9 @@ impl Environment {
             Word::Said(Said::Raw(answer)) => (Outcome::Success(answer.to_vec()), true),
             Word::Said(Said::Streamed) => (Outcome::Success(Vec::new()), true),
             Word::Said(Said::Error(error)) => (error.outcome("Runtime.Error"), true),
-            Word::Said(Said::TooLarge) => (
-                failure(
-                    "Function.ResponseSizeTooLarge",
-                    "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
-                ),
-                true,
-            ),
+            Word::Said(Said::TooLarge) => (too_large(RESPONSE_BYTES_MAX), true),
+            // It is in the middle of its response: what it does with the next event is not known.
+            Word::Said(Said::StreamTooLarge { bytes_max }) => (too_large(bytes_max), false),
             Word::Said(Said::ExtensionError(error)) => {
                 (error.outcome("Extension.ExitError"), false)
             }
@@ -330,6 +366,7 @@ impl Environment {
         self.endpoint.forget_event();
         let duration = start.elapsed();
         let memory_peak_bytes = self.process.memory_bytes("VmHWM");
+        let told = self.tell_done(request_id, &trace_id, &outcome, duration);
         // An answer that was given stands, whatever is found in the environment afterwards. Extensions may finish
         // what they do with the event, as long as the function might have taken.
         let left = timeout.saturating_sub(duration);
@@ -337,8 +374,10 @@ impl Environment {
             && !self.endpoint.is_ending()
             && tokio::time::timeout(left, self.endpoint.extensions_idle())
                 .await
-                .is_ok()
-            && self.stand_still(request_id).await.is_ok();
+                .is_ok();
+        self.tell_report(request_id, &trace_id, told, duration, memory_peak_bytes)
+            .await;
+        let reusable = reusable && self.stand_still(request_id).await.is_ok();
         if !reusable {
             self.kill().await;
         }
@@ -357,6 +396,7 @@ impl Environment {
         let deadline_ms = SystemClock.now_us() / 1_000 + SHUTDOWN_TIME_MAX.as_millis() as i64;
         if self.is_alive() && self.endpoint.tell_shutdown("spindown", deadline_ms) {
             self.go_on();
+            self.telemetry.hurry();
             let start = Instant::now();
             while start.elapsed() < SHUTDOWN_TIME_MAX
                 && self.is_alive()
@@ -377,6 +417,7 @@ impl Environment {
     }
 
     pub(super) fn go_on(&mut self) {
+        self.telemetry.set_running(true);
         for process in self.stopped.drain(..) {
             process.go_on();
         }
@@ -413,6 +454,7 @@ impl Environment {
     /// Stops everything until the next event, so that the limits hold in between; the error says which of them does
     /// not hold.
     pub(super) async fn stand_still(&mut self, request_id: &str) -> Result<(), Outcome> {
+        self.telemetry.set_running(false);
         self.stopped = self
             .process
             .stop_all(PROCESSES_MAX)
@@ -536,6 +578,16 @@ pub(super) fn variables_of(
         ),
     };
     variables::variables(spec, &facts)
+}
+
+/// In AWS's words.
+fn too_large(bytes_max: usize) -> Outcome {
+    failure(
+        "Function.ResponseSizeTooLarge",
+        &format!(
+            "Response payload size exceeded maximum allowed payload size ({bytes_max} bytes)."
+        ),
+    )
 }
 
 fn answer_of(answer: &[u8]) -> Outcome {

@@ -24,6 +24,8 @@ struct Member {
     wants_shutdown: bool,
     /// It asks for its next event.
     is_waiting: bool,
+    /// It has asked for its first one.
+    is_ready: bool,
     event: Option<Value>,
 }
 
@@ -84,6 +86,7 @@ impl Extensions {
             wants_invoke: wants("INVOKE"),
             wants_shutdown: wants("SHUTDOWN"),
             is_waiting: false,
+            is_ready: false,
             event: None,
         });
         Ok(())
@@ -95,6 +98,25 @@ impl Extensions {
         let event = member.event.take();
         member.is_waiting = event.is_none();
         Ok(event)
+    }
+
+    /// Name and events of one that asks for its first event now.
+    pub fn becomes_ready(&mut self, id: &str) -> Option<(String, Vec<&'static str>)> {
+        let member = self.member(id).ok().filter(|member| !member.is_ready)?;
+        member.is_ready = true;
+        let wants = [
+            ("INVOKE", member.wants_invoke),
+            ("SHUTDOWN", member.wants_shutdown),
+        ];
+        let events = wants.into_iter().filter(|(_, is_wanted)| *is_wanted);
+        Some((
+            member.name.clone(),
+            events.map(|(event, _)| event).collect(),
+        ))
+    }
+
+    pub fn name(&mut self, id: &str) -> Result<String, Refused> {
+        self.member(id).map(|member| member.name.clone())
     }
 
     pub fn check(&mut self, id: &str) -> Result<(), Refused> {
@@ -165,6 +187,9 @@ mod tests {
         register(&mut extensions, "one", &["INVOKE", "SHUTDOWN"]).unwrap();
         register(&mut extensions, "inner", &["INVOKE"]).unwrap();
         assert!(!extensions.are_idle());
+        let ready = Some(("one".to_owned(), vec!["INVOKE", "SHUTDOWN"]));
+        assert_eq!(extensions.becomes_ready("id of one"), ready);
+        assert_eq!(extensions.becomes_ready("id of one"), None);
         assert_eq!(extensions.next("id of one"), Ok(None));
         assert_eq!(extensions.next("id of inner"), Ok(None));
         assert!(extensions.are_idle());

@@ -14,11 +14,13 @@ use std::{
 
 use nix::libc;
 
+use super::telemetry::CONNECTORS_MAX;
+
 /// Sockets of one message.
-pub const SOCKETS_MAX: usize = 2;
+pub const SOCKETS_MAX: usize = 2 + CONNECTORS_MAX;
 const MESSAGE_BYTES: usize = 8;
 /// Room for the control message, aligned as its header is.
-const CONTROL_WORDS: usize = 8;
+const CONTROL_WORDS: usize = 16;
 
 /// What the host hears.
 #[derive(Debug)]

@@ -2,15 +2,18 @@
 //!
 //! Sockets belong to the network that they were made in, whoever holds them. The child between fork and exec opens
 //! the listeners in its new network and hands them to the host, which serves the Runtime API on the one and the way
-//! out on the other: nobody else can reach them, and the environment can reach nothing else. System calls only.
+//! out on the other: nobody else can reach them, and the environment can reach nothing else. With them come sockets by
+//! which the host can connect to listeners inside. System calls only.
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::libc;
+
+use super::host_link::SOCKETS_MAX;
 
 /// Where the Runtime API is, as in AWS.
 pub const RUNTIME_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9_001);
@@ -18,10 +21,37 @@ pub const RUNTIME_API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9_0
 pub const EGRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9_002);
 const BACKLOG: libc::c_int = 128;
 
-/// Brings loopback up and opens both listeners in the network of this process.
-pub fn open() -> io::Result<[OwnedFd; 2]> {
+/// The listeners of the Runtime API and of the way out, and sockets that are to be connected to listeners inside.
+pub struct Sockets([Option<OwnedFd>; SOCKETS_MAX]);
+
+impl Sockets {
+    /// Their numbers, and how many there are.
+    pub fn numbers(&self) -> ([RawFd; SOCKETS_MAX], usize) {
+        let mut numbers = [-1; SOCKETS_MAX];
+        let mut count = 0;
+        for (number, socket) in numbers.iter_mut().zip(self.0.iter().flatten()) {
+            *number = socket.as_raw_fd();
+            count += 1;
+        }
+        (numbers, count)
+    }
+}
+
+/// Brings loopback up and opens both listeners and so many connectors in the network of this process.
+pub fn open(connectors: usize) -> io::Result<Sockets> {
     loopback_up()?;
-    Ok([listen(RUNTIME_API)?, listen(EGRESS)?])
+    let mut sockets = [const { None }; SOCKETS_MAX];
+    sockets[0] = Some(listen(RUNTIME_API)?);
+    sockets[1] = Some(listen(EGRESS)?);
+    for connector in sockets.iter_mut().skip(2).take(connectors) {
+        *connector = Some(connector_here()?);
+    }
+    Ok(Sockets(sockets))
+}
+
+/// A socket of this network, for whoever connects it.
+pub fn connector_here() -> io::Result<OwnedFd> {
+    socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK)
 }
 
 #[allow(unsafe_code)]

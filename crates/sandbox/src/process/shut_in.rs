@@ -7,10 +7,7 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::net::UnixDatagram,
-    },
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
 };
 
 use nix::{
@@ -45,6 +42,8 @@ pub struct Namespaces {
     /// For a server without root: its ids, which it keeps inside.
     pub maps: Option<Maps>,
     pub own_network: bool,
+    /// Sockets of that network for the host to connect with.
+    pub connectors: usize,
     pub mounts: Mounts,
 }
 
@@ -154,7 +153,7 @@ impl ShutIn {
             write_file(c"/proc/self/gid_map", &maps.groups).map_err(at(Stage::UserMap))?;
         }
         let sockets = if namespaces.own_network {
-            Some(network::open().map_err(at(Stage::Network))?)
+            Some(network::open(namespaces.connectors).map_err(at(Stage::Network))?)
         } else {
             None
         };
@@ -164,11 +163,10 @@ impl ShutIn {
         match unsafe { fork() }.map_err(|error| self.failed(Stage::Namespaces, 0, error.into()))? {
             ForkResult::Parent { child } => {
                 let _ = match &sockets {
-                    Some([one, two]) => host_link::say_started(
-                        &self.host,
-                        child.as_raw(),
-                        &[one.as_raw_fd(), two.as_raw_fd()],
-                    ),
+                    Some(sockets) => {
+                        let (numbers, count) = sockets.numbers();
+                        host_link::say_started(&self.host, child.as_raw(), &numbers[..count])
+                    }
                     None => host_link::say_started(&self.host, child.as_raw(), &[]),
                 };
                 wait_for(child)

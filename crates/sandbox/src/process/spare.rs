@@ -22,7 +22,7 @@ use super::{
     network,
     place::{self, Kind},
 };
-use crate::{Error, lines::Lines};
+use crate::Error;
 
 /// Room to start in; the function's own bounds come with it.
 const MEMORY_MB: u32 = 256;
@@ -138,10 +138,11 @@ async fn assign(environment: &mut Environment, spec: Arc<Spec>) -> std::io::Resu
     }
     // What it said before is nobody's.
     environment.take_lines();
-    *environment
+    environment
         .lines
         .lock()
-        .expect("no panic while lines are held") = Lines::new(spec.log_bytes_max);
+        .expect("no panic while lines are held")
+        .set_bytes_max(spec.log_bytes_max);
     let layout = Layout::own_root();
     let (program, _) = place::program(&spec, &layout)
         .map_err(|_| std::io::Error::other("it has no interpreter"))?;
@@ -151,6 +152,7 @@ async fn assign(environment: &mut Environment, spec: Arc<Spec>) -> std::io::Resu
         place::data_bytes(&spec, Kind::Whole).to_string(),
     );
     let variables = serde_json::to_vec(&variables).map_err(std::io::Error::other)?;
+    environment.tell_init_start(&spec);
     environment.endpoint.assign(about(&spec), variables.into());
     environment.spec = spec;
     environment.go_on();

@@ -5,7 +5,6 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::net::UnixDatagram, unix::process::CommandExt},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{Arc, Mutex, OnceLock, mpsc},
 };
 
@@ -32,7 +31,7 @@ const SPAWNERS: usize = 4;
 
 /// A program as it is found from inside.
 pub struct Program {
-    /// Name, arguments, environment and output.
+    /// Name, arguments, environment, input and output.
     pub command: std::process::Command,
     /// Where it starts.
     pub folder: PathBuf,
@@ -46,6 +45,8 @@ pub struct Program {
     pub groups: Vec<OwnedFd>,
     pub has_own_process_limit: bool,
     pub landlock: Option<OwnedFd>,
+    /// Sockets that are wanted to connect to its own network with, if it has one.
+    pub connectors: usize,
 }
 
 pub struct Spawned {
@@ -53,7 +54,7 @@ pub struct Spawned {
     pub child: Child,
     /// The program itself, which has a parent of ours in between if it has its own PID namespace.
     pub process: Process,
-    /// The listeners in its own network: the Runtime API's and the way out.
+    /// Of its own network: the Runtime API's listener, the way out, the connectors.
     pub sockets: Vec<OwnedFd>,
 }
 
@@ -68,6 +69,7 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
         groups,
         has_own_process_limit,
         landlock,
+        connectors,
     } = program;
     let (host, child_side) = host_link::pair()?;
     let mut limits = vec![
@@ -97,6 +99,7 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
                 groups: format!("{0} {0} 1", Gid::effective()).into_bytes(),
             }),
             own_network: isolation.own_network,
+            connectors,
             mounts,
         }),
         folder: c_path(&folder)?,
@@ -108,7 +111,6 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
     if shut_in.namespaces.is_none() {
         command.current_dir(&folder);
     }
-    command.stdin(Stdio::null());
     #[allow(unsafe_code)]
     // SAFETY: between fork and exec of a threaded program only async-signal-safe calls are allowed. `ShutIn::run`
     // makes system calls only, on values prepared above, and allocates nothing. The standard library offers no

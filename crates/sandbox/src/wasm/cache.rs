@@ -22,7 +22,10 @@ use nix::unistd::Uid;
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use super::hex;
+use super::{
+    compile::{Compiler, compile},
+    hex,
+};
 use crate::{Error, files::set_mode};
 
 /// Makes the folder, for this user alone.
@@ -33,6 +36,7 @@ pub fn open(dir: &Path) -> Result<(), Error> {
 
 pub fn component(
     engine: &Engine,
+    compiler: Option<&Compiler>,
     dir: &Path,
     digest: &str,
     code: &[u8],
@@ -51,18 +55,15 @@ pub fn component(
     {
         return Ok(component);
     }
-    let compiled = engine
-        .precompile_component(code)
-        .map_err(|error| Error::NotAComponent {
-            reason: format!("{error:#}"),
-        })?;
+    let compiled = compile(engine, compiler, code)?;
+    let component = deserialize(engine, &compiled).ok_or_else(|| Error::Engine {
+        reason: "code compiled just now does not load".to_owned(),
+    })?;
     lambic_base::file::write_atomically(&path, &compiled).map_err(Error::io("write", &path))?;
     set_mode(&path, 0o600)?;
     lambic_base::file::write_atomically(&path_sum, hex(&Sha256::digest(&compiled)).as_bytes())
         .map_err(Error::io("write", &path_sum))?;
-    deserialize(engine, &compiled).ok_or_else(|| Error::Engine {
-        reason: "code compiled just now does not load".to_owned(),
-    })
+    Ok(component)
 }
 
 /// Of a file that nobody but this user can have written.
@@ -88,7 +89,8 @@ fn is_ours_alone(metadata: &Metadata) -> bool {
 
 #[allow(unsafe_code)]
 fn deserialize(engine: &Engine, compiled: &[u8]) -> Option<Component> {
-    // SAFETY: the bytes must come from `precompile_component` unchanged. They do as far as programs of the server's
+    // SAFETY: the bytes must come from `precompile_component` unchanged, here or in a child that is the same program.
+    // They do as far as programs of the server's
     // own user are trusted, see above: only that user can write the file, of those programs this module alone does,
     // the file's SHA-256 was compared on these very bytes, and they are in memory, so nobody can change them
     // afterwards. Safe code would have to compile at every start: seconds for a large component.

@@ -201,6 +201,8 @@ impl From<Error> for AwsError {
             | Error::BadStart { .. }
             | Error::BadValue { .. }
             | Error::NotShutIn { .. }
+            | Error::NoRoot { .. }
+            | Error::Image { .. }
             | Error::TooMuchMemory { .. }
             | Error::UnknownStream { .. }
             | Error::TriggerLoop { .. } => AwsError::invalid(message),

@@ -7,15 +7,15 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use lambic_functions::{Error, EventSource, NewSource, Qualifier, Start, Trigger};
+use lambic_functions::{Error, EventSource, NewSource, Qualifier, Rules, Start, Trigger};
 use lambic_model::{FunctionName, StreamName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     super::{App, Shared},
-    answer::{self, Answer},
-    check::Violations,
+    answer::{self, Answer, now_us},
+    check::{DESTINATION, Violations},
     error::AwsError,
     names::{self, Place, Target},
     page::Asked,
@@ -23,12 +23,9 @@ use super::{
 };
 
 /// Members of AWS's that would change which records a function gets, or how, and that are not here yet.
-const UNSUPPORTED: [&str; 12] = [
-    "FilterCriteria",
+const UNSUPPORTED: [&str; 9] = [
     "KMSKeyArn",
     "ScalingConfig",
-    "StartingPositionTimestamp",
-    "TumblingWindowInSeconds",
     "Topics",
     "Queues",
     "SourceAccessConfigurations",
@@ -49,14 +46,43 @@ struct Members {
     batch_size: Option<i64>,
     maximum_batching_window_in_seconds: Option<i64>,
     starting_position: Option<String>,
+    /// Seconds since 1970.
+    starting_position_timestamp: Option<f64>,
     maximum_retry_attempts: Option<i64>,
     maximum_record_age_in_seconds: Option<i64>,
     parallelization_factor: Option<i64>,
     bisect_batch_on_function_error: Option<bool>,
     function_response_types: Option<Vec<String>>,
-    destination_config: Option<Value>,
+    destination_config: Option<DestinationConfig>,
+    filter_criteria: Option<FilterCriteria>,
+    tumbling_window_in_seconds: Option<i64>,
     #[serde(flatten)]
     more: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct DestinationConfig {
+    on_success: Option<Named>,
+    on_failure: Option<Named>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Named {
+    destination: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct FilterCriteria {
+    filters: Option<Vec<FilterPattern>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct FilterPattern {
+    pattern: Option<String>,
 }
 
 impl Members {
@@ -85,6 +111,12 @@ impl Members {
             604_800,
         );
         v.range("parallelizationFactor", self.parallelization_factor, 1, 10);
+        v.range(
+            "tumblingWindowInSeconds",
+            self.tumbling_window_in_seconds,
+            0,
+            900,
+        );
         let starts = ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"];
         v.one_of(
             "startingPosition",
@@ -96,60 +128,87 @@ impl Members {
             self.function_response_types.as_deref(),
             &["ReportBatchItemFailures"],
         );
+        v.length(
+            "destinationConfig.onFailure.destination",
+            self.on_failure(),
+            0,
+            350,
+        );
+        v.pattern(
+            "destinationConfig.onFailure.destination",
+            self.on_failure(),
+            &DESTINATION,
+        );
+        for (filter, number) in self.patterns().into_iter().flatten().zip(1..) {
+            let member = format!("filterCriteria.filters.{number}.member.pattern");
+            v.length(&member, Some(filter), 0, 4_096);
+        }
         v.end()?;
         self.check_support()
     }
 
     /// What cannot be done as it is asked for is refused, not left out in silence.
     fn check_support(&self) -> Result<(), AwsError> {
-        let refuse = |member: &str, why: &str| {
-            Err(AwsError::invalid(format!(
-                "{member} is not supported: {why}"
-            )))
-        };
         let given = |member: &&str| self.more.get(*member).is_some_and(|value| !value.is_null());
         if let Some(member) = UNSUPPORTED.iter().find(|member| given(member)) {
-            return refuse(member, "Lambic does not have it yet");
+            return Err(AwsError::invalid(format!(
+                "{member} is not supported: Lambic does not have it yet"
+            )));
         }
-        if self.starting_position.as_deref() == Some("AT_TIMESTAMP") {
-            return refuse("AT_TIMESTAMP", "start at TRIM_HORIZON or LATEST");
-        }
-        if self
-            .parallelization_factor
-            .is_some_and(|factor| factor != 1)
-        {
-            return refuse(
-                "ParallelizationFactor",
-                "a stream has one reader for each mapping",
-            );
-        }
-        if self
-            .maximum_record_age_in_seconds
-            .is_some_and(|age| age != -1)
-        {
-            return refuse(
-                "MaximumRecordAgeInSeconds",
-                "records are tried whatever their age",
-            );
-        }
-        let is_empty = |value: &Value| match value {
-            Value::Null => true,
-            Value::Object(members) => members.values().all(|member| {
-                member.is_null() || member.as_object().is_some_and(serde_json::Map::is_empty)
-            }),
-            _ => false,
-        };
-        if self
-            .destination_config
-            .as_ref()
-            .is_some_and(|config| !is_empty(config))
-        {
-            return refuse(
-                "DestinationConfig",
-                "records that keep failing go to lambic_dead_letters or the function's own stream of dead letters",
-            );
+        let config = self.destination_config.as_ref();
+        let on_success = config.and_then(|config| config.on_success.as_ref());
+        if on_success.is_some_and(|named| {
+            named
+                .destination
+                .as_deref()
+                .is_some_and(|to| !to.is_empty())
+        }) {
+            return Err(AwsError::invalid(
+                "Unsupported DestinationConfig parameter for given event source mapping type.",
+            ));
         }
         Ok(())
+    }
+
+    fn on_failure(&self) -> Option<&str> {
+        let config = self.destination_config.as_ref()?;
+        config.on_failure.as_ref()?.destination.as_deref()
+    }
+
+    /// `None`: not given. Without any, there is no filter any more.
+    fn patterns(&self) -> Option<Vec<&str>> {
+        let filters = self.filter_criteria.as_ref()?.filters.iter().flatten();
+        let patterns = filters.map(|filter| filter.pattern.as_deref().unwrap_or_default());
+        Some(patterns.collect())
+    }
+
+    /// Where a new mapping starts.
+    fn start(&self) -> Result<Start, AwsError> {
+        let refuse = |message: &str| Err(AwsError::invalid(message));
+        match (
+            self.starting_position.as_deref(),
+            self.starting_position_timestamp,
+        ) {
+            (None, _) => Err(AwsError::validation(
+                "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member must not be null.",
+            )),
+            (Some("AT_TIMESTAMP"), None) => refuse(
+                "StartingPositionTimestamp is required when StartingPosition is AT_TIMESTAMP.",
+            ),
+            (Some("AT_TIMESTAMP"), Some(seconds)) => {
+                let at_us = seconds * 1e6;
+                if at_us > now_us() as f64 {
+                    return refuse("StartingPositionTimestamp cannot be in the future.");
+                }
+                // What lies before 1970 is before everything.
+                Ok(Start::AtUs(at_us.max(0.0) as i64))
+            }
+            (Some(_), Some(_)) => refuse(
+                "StartingPositionTimestamp is only valid when StartingPosition is AT_TIMESTAMP.",
+            ),
+            (Some("TRIM_HORIZON"), None) => Ok(Start::Earliest),
+            (Some(_), None) => Ok(Start::Latest),
+        }
     }
 
     /// `None`: not given. `Some(None)`: for ever.
@@ -164,29 +223,16 @@ impl Members {
             &mut source.trigger,
             &mut source.is_enabled,
             &mut source.retries,
+            &mut source.rules,
         );
         source.kept.extend(self.kept());
     }
 
     fn kept(&self) -> impl Iterator<Item = (String, Value)> {
-        let kept = KEPT.iter().filter_map(|member| {
+        KEPT.iter().filter_map(|member| {
             let value = self.more.get(*member).filter(|value| !value.is_null())?;
             Some(((*member).to_owned(), value.clone()))
-        });
-        let flags = [
-            (
-                "BisectBatchOnFunctionError",
-                self.bisect_batch_on_function_error.map(Value::from),
-            ),
-            (
-                "FunctionResponseTypes",
-                self.function_response_types.clone().map(Value::from),
-            ),
-        ];
-        let flags = flags
-            .into_iter()
-            .filter_map(|(member, value)| Some((member.to_owned(), value?)));
-        kept.chain(flags)
+        })
     }
 }
 
@@ -195,19 +241,43 @@ fn change(
     trigger: &mut Trigger,
     is_enabled: &mut bool,
     retries: &mut Option<u32>,
+    rules: &mut Rules,
 ) {
-    let number = |value: i64| usize::try_from(value).unwrap_or_default();
+    let number = |value: i64| u32::try_from(value).unwrap_or_default();
     if let Some(size) = members.batch_size {
-        trigger.batch_size = number(size);
+        trigger.batch_size = number(size) as usize;
     }
     if let Some(seconds) = members.maximum_batching_window_in_seconds {
-        trigger.window_ms = u64::try_from(seconds).unwrap_or_default() * 1_000;
+        trigger.window_ms = u64::from(number(seconds)) * 1_000;
     }
     if let Some(enabled) = members.enabled {
         *is_enabled = enabled;
     }
     if let Some(given) = members.retries() {
         *retries = given;
+    }
+    if let Some(age_s) = members.maximum_record_age_in_seconds {
+        rules.age_s_max = u32::try_from(age_s).ok();
+    }
+    if let Some(factor) = members.parallelization_factor {
+        rules.lanes = number(factor);
+    }
+    if let Some(seconds) = members.tumbling_window_in_seconds {
+        rules.window_s = number(seconds);
+    }
+    if let Some(bisects) = members.bisect_batch_on_function_error {
+        rules.bisects = bisects;
+    }
+    if let Some(types) = &members.function_response_types {
+        rules.reports_failures = !types.is_empty();
+    }
+    if let Some(patterns) = members.patterns() {
+        rules.filters = patterns.into_iter().map(str::to_owned).collect();
+    }
+    // An empty destination, or none in the configuration, takes one away.
+    if members.destination_config.is_some() {
+        let given = members.on_failure().filter(|arn| !arn.is_empty());
+        rules.on_failure = given.map(str::to_owned);
     }
 }
 
@@ -241,15 +311,7 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
             "Unrecognized event source. A stream's ARN is arn:aws:lambic:<region>:<account>:stream/<name>.",
         ));
     };
-    let start = match members.starting_position.as_deref() {
-        Some("TRIM_HORIZON") => Start::Earliest,
-        Some(_) => Start::Latest,
-        None => {
-            return Err(AwsError::validation(
-                "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member must not be null.",
-            ));
-        }
-    };
+    let start = members.start()?;
     let no_function = |_| AwsError::invalid("Function does not exist");
     target
         .function(&app)
@@ -264,6 +326,7 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
         qualifier: target.qualifier.clone(),
         is_enabled: true,
         retries: None,
+        rules: Rules::default(),
         kept: [("EventSourceArn".to_owned(), Value::from(arn.as_str()))].into(),
     };
     change(
@@ -271,6 +334,7 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
         &mut new.trigger,
         &mut new.is_enabled,
         &mut new.retries,
+        &mut new.rules,
     );
     new.kept.extend(members.kept());
     let made = app
@@ -346,7 +410,7 @@ pub async fn update(
     };
     let all = app.services.functions.sources();
     let found = all.iter().find(|(_, id, _)| *id == uuid);
-    let (function, ..) = found.ok_or_else(AwsError::no_resource)?;
+    let (function, _, source) = found.ok_or_else(AwsError::no_resource)?;
     if target
         .as_ref()
         .is_some_and(|target| target.name != *function)
@@ -355,6 +419,12 @@ pub async fn update(
             "An event source mapping stays with its function; delete it and create one for the other function.",
         ));
     }
+    let (before, enabled) = (state(source), members.enabled);
+    let state = match (before, enabled) {
+        ("Enabled", Some(false)) => "Disabling",
+        ("Disabled", Some(true)) => "Enabling",
+        _ => "Updating",
+    };
     let changed = app.services.functions.update_source(&uuid, move |source| {
         members.change(source);
         if let Some(target) = target {
@@ -363,7 +433,7 @@ pub async fn update(
         Ok(())
     });
     let (function, source) = changed.await.map_err(|error| place.refuse(error))?;
-    let body = describe(&app, &place, &function, &uuid, &source, "Updating");
+    let body = describe(&app, &place, &function, &uuid, &source, state);
     Ok(answer::json(StatusCode::ACCEPTED, &body))
 }
 
@@ -398,9 +468,19 @@ fn describe(
         Some(qualifier) => place.qualified(function, qualifier),
         None => place.function(function),
     };
+    let rules = &source.rules;
     let start = match source.trigger.start {
         Start::Earliest => "TRIM_HORIZON",
         Start::Latest => "LATEST",
+        Start::AtUs(_) => "AT_TIMESTAMP",
+    };
+    let response_types: &[&str] = match rules.reports_failures {
+        true => &["ReportBatchItemFailures"],
+        false => &[],
+    };
+    let on_failure = match &rules.on_failure {
+        Some(arn) => json!({ "Destination": arn }),
+        None => json!({}),
     };
     let mut body = json!({
         "UUID": uuid,
@@ -409,22 +489,35 @@ fn describe(
         "EventSourceArn": source_arn_of(source),
         "BatchSize": source.trigger.batch_size,
         "MaximumBatchingWindowInSeconds": source.trigger.window_ms / 1_000,
-        "ParallelizationFactor": 1,
+        "ParallelizationFactor": rules.lanes,
         "MaximumRetryAttempts": source.retries.map_or(-1, i64::from),
-        "MaximumRecordAgeInSeconds": -1,
-        "BisectBatchOnFunctionError": true,
-        "FunctionResponseTypes": ["ReportBatchItemFailures"],
-        "TumblingWindowInSeconds": 0,
+        "MaximumRecordAgeInSeconds": rules.age_s_max.map_or(-1, i64::from),
+        "BisectBatchOnFunctionError": rules.bisects,
+        "FunctionResponseTypes": response_types,
+        "TumblingWindowInSeconds": rules.window_s,
         "StartingPosition": start,
-        "DestinationConfig": { "OnFailure": {} },
+        "DestinationConfig": { "OnFailure": on_failure },
         "State": state,
-        "StateTransitionReason": "USER_INITIATED",
+        "StateTransitionReason": "User action",
         "LastProcessingResult": app.services.functions.processed(source),
         // Seconds since 1970.
         "LastModified": source.changed_at_us as f64 / 1e6,
     });
+    if let Start::AtUs(at_us) = source.trigger.start {
+        body["StartingPositionTimestamp"] = Value::from(at_us as f64 / 1e6);
+    }
+    if !rules.filters.is_empty() {
+        let filters = rules.filters.iter();
+        let filters: Vec<Value> = filters
+            .map(|pattern| json!({ "Pattern": pattern }))
+            .collect();
+        body["FilterCriteria"] = json!({ "Filters": filters });
+    }
+    // What older servers kept of the members above has no effect any more.
     for (member, value) in &source.kept {
-        body[member] = value.clone();
+        if body.get(member).is_none() {
+            body[member] = value.clone();
+        }
     }
     body
 }
@@ -465,20 +558,32 @@ mod tests {
             ),
             (json!({ "StartingPosition": "NOW" }), "startingPosition"),
             (
-                json!({ "StartingPosition": "AT_TIMESTAMP" }),
-                "AT_TIMESTAMP",
+                json!({ "ScalingConfig": { "MaximumConcurrency": 2 } }),
+                "ScalingConfig",
             ),
             (
-                json!({ "FilterCriteria": { "Filters": [] } }),
-                "FilterCriteria",
+                json!({ "ParallelizationFactor": 11 }),
+                "parallelizationFactor",
             ),
             (
-                json!({ "ParallelizationFactor": 2 }),
-                "ParallelizationFactor",
+                json!({ "MaximumRecordAgeInSeconds": -2 }),
+                "maximumRecordAgeInSeconds",
+            ),
+            (
+                json!({ "TumblingWindowInSeconds": 901 }),
+                "tumblingWindowInSeconds",
+            ),
+            (
+                json!({ "FilterCriteria": { "Filters": [{ "Pattern": "x".repeat(4_097) }] } }),
+                "filterCriteria.filters.1.member.pattern",
             ),
             (
                 json!({ "DestinationConfig": { "OnFailure": { "Destination": "x" } } }),
-                "DestinationConfig",
+                "destinationConfig.onFailure.destination",
+            ),
+            (
+                json!({ "DestinationConfig": { "OnSuccess": { "Destination": "arn:aws:lambic:us-east-1:000000000000:stream/s" } } }),
+                "Unsupported DestinationConfig",
             ),
         ] {
             let message = members(value).check(false).unwrap_err().message;
@@ -495,15 +600,113 @@ mod tests {
     }
 
     #[test]
+    fn a_new_mapping_starts_where_it_is_said() {
+        let start = |value: Value| members(value).start().map_err(|error| error.message);
+        for (value, expected) in [
+            (json!({ "StartingPosition": "LATEST" }), Start::Latest),
+            (
+                json!({ "StartingPosition": "TRIM_HORIZON" }),
+                Start::Earliest,
+            ),
+            (
+                json!({ "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 1.5 }),
+                Start::AtUs(1_500_000),
+            ),
+            (
+                json!({ "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": -7 }),
+                Start::AtUs(0),
+            ),
+        ] {
+            assert_eq!(start(value), Ok(expected));
+        }
+        for (value, part) in [
+            (json!({}), "'startingPosition'"),
+            (json!({ "StartingPosition": "AT_TIMESTAMP" }), "is required"),
+            (
+                json!({ "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 4e9 }),
+                "in the future",
+            ),
+            (
+                json!({ "StartingPosition": "LATEST", "StartingPositionTimestamp": 1 }),
+                "only valid",
+            ),
+        ] {
+            let message = start(value).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn rules_are_taken_from_what_is_given() {
+        let mut trigger = Trigger::new(StreamName::new("s").unwrap());
+        let (mut is_enabled, mut retries, mut rules) = (true, None, Rules::default());
+        let mut change = |value: Value| {
+            let (trigger, retries) = (&mut trigger, &mut retries);
+            change(
+                &members(value),
+                trigger,
+                &mut is_enabled,
+                retries,
+                &mut rules,
+            );
+            rules.clone()
+        };
+        let to = "arn:aws:lambic:us-east-1:000000000000:stream/lost";
+        let all = Rules {
+            filters: vec!["{\"data\": {\"n\": [1]}}".to_owned()],
+            bisects: true,
+            reports_failures: true,
+            age_s_max: Some(60),
+            on_failure: Some(to.to_owned()),
+            lanes: 2,
+            window_s: 30,
+        };
+        let given = json!({
+            "BisectBatchOnFunctionError": true,
+            "DestinationConfig": { "OnFailure": { "Destination": to } },
+            "FilterCriteria": { "Filters": [{ "Pattern": "{\"data\": {\"n\": [1]}}" }] },
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+            "MaximumRecordAgeInSeconds": 60,
+            "ParallelizationFactor": 2,
+            "TumblingWindowInSeconds": 30,
+        });
+        assert_eq!(change(given), all);
+        assert_eq!(change(json!({ "BatchSize": 3 })), all);
+        let taken_away = json!({
+            "BisectBatchOnFunctionError": false,
+            "DestinationConfig": { "OnFailure": {} },
+            "FilterCriteria": {},
+            "FunctionResponseTypes": [],
+            "MaximumRecordAgeInSeconds": -1,
+            "ParallelizationFactor": 1,
+            "TumblingWindowInSeconds": 0,
+        });
+        assert_eq!(change(taken_away), Rules::default());
+    }
+
+    #[test]
     fn an_update_leaves_what_it_does_not_name() {
         let mut trigger = Trigger::new(StreamName::new("s").unwrap());
         let (mut is_enabled, mut retries) = (true, Some(3));
+        let mut rules = Rules::default();
         let update = members(json!({ "Enabled": false, "MaximumBatchingWindowInSeconds": 2 }));
-        change(&update, &mut trigger, &mut is_enabled, &mut retries);
+        change(
+            &update,
+            &mut trigger,
+            &mut is_enabled,
+            &mut retries,
+            &mut rules,
+        );
         assert_eq!((trigger.batch_size, trigger.window_ms), (100, 2_000));
         assert_eq!((is_enabled, retries), (false, Some(3)));
         let for_ever = members(json!({ "MaximumRetryAttempts": -1 }));
-        change(&for_ever, &mut trigger, &mut is_enabled, &mut retries);
+        change(
+            &for_ever,
+            &mut trigger,
+            &mut is_enabled,
+            &mut retries,
+            &mut rules,
+        );
         assert_eq!(retries, None);
     }
 }

@@ -6,7 +6,7 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::Heade
 use serde_json::json;
 
 use super::{Reported, Said, Shared, accepted, body, json_answer, refused};
-use crate::process::extensions::Refused;
+use crate::process::{extensions::Refused, telemetry};
 
 pub async fn answer(
     shared: &Shared,
@@ -39,7 +39,8 @@ pub async fn answer(
                 .map(str::to_owned);
             match body(request).await {
                 Ok(body) => {
-                    shared.say(Said::ExtensionError(Reported { body, kind }));
+                    let ends = true;
+                    shared.say(Said::ExtensionError(Reported { body, kind, ends }));
                     accepted()
                 }
                 Err(status) => refused(status, "InvalidRequest", "the body could not be read"),
@@ -102,6 +103,12 @@ async fn register(
 }
 
 async fn extension_next(shared: &Shared, id: &str) -> Response<Full<Bytes>> {
+    let ready = shared.state().extensions.becomes_ready(id);
+    if let Some((name, events)) = ready {
+        shared
+            .telemetry
+            .tell(|| telemetry::Event::extension(&name, &events));
+    }
     loop {
         let moved = shared.extensions_moved.notified();
         tokio::pin!(moved);
@@ -119,6 +126,6 @@ async fn extension_next(shared: &Shared, id: &str) -> Response<Full<Bytes>> {
     }
 }
 
-fn not_allowed(Refused(kind, message): Refused) -> Response<Full<Bytes>> {
+pub fn not_allowed(Refused(kind, message): Refused) -> Response<Full<Bytes>> {
     refused(StatusCode::FORBIDDEN, kind, &message)
 }
