@@ -218,7 +218,7 @@ impl Entry {
                 limits,
                 environment,
             } => {
-                let _room = inner.component(self, call.kind).await?;
+                let _room = inner.component(self, call).await?;
                 let (request_id, limits) = (call.request_id, *limits);
                 let execution = module.invoke(request_id, payload, environment, limits);
                 Ok((execution.await, None))
@@ -234,7 +234,7 @@ impl Entry {
                 None,
             )),
             Program::Process(spec) => {
-                let found = inner.environment(self, spec, call.kind).await?;
+                let found = inner.environment(self, spec, call).await?;
                 let (mut environment, init) = match found {
                     Ok(found) => found,
                     Err(failed) => {

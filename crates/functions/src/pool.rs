@@ -17,11 +17,12 @@ use std::{
 use lambic_model::InvocationKind;
 use lambic_sandbox::process::{Environment, FailedStart, Spec};
 use tokio::{sync::oneshot, task::JoinSet};
+use tracing::{Instrument, info_span};
 
 use crate::{
     Error, Inner,
     admission::{Count, Counted},
-    entry::Entry,
+    entry::{Call, Entry},
     fair::{Next, Share},
     provisioned::Provisioning,
 };
@@ -232,13 +233,13 @@ impl Inner {
         &self,
         entry: &Entry,
         spec: &Arc<Spec>,
-        kind: InvocationKind,
+        call: Call<'_>,
     ) -> Result<Result<(Tenant, Option<Duration>), FailedStart>, Error> {
         let found = match entry.pool.warm() {
             Some(tenant) => Ok((tenant, None)),
             None => {
                 let room = self.room(entry, spec);
-                match self.within_bounds(entry, kind, room).await? {
+                match self.within_bounds(entry, call, room).await? {
                     Room::Warm(tenant) => Ok((tenant, None)),
                     Room::New(part) => self.start(spec, part).await?.map(|tenant| {
                         let init = tenant.init();
@@ -253,17 +254,13 @@ impl Inner {
     }
 
     /// The right to run a component; callers wait for it as for an environment.
-    pub(crate) async fn component(
-        &self,
-        entry: &Entry,
-        kind: InvocationKind,
-    ) -> Result<Share, Error> {
+    pub(crate) async fn component(&self, entry: &Entry, call: Call<'_>) -> Result<Share, Error> {
         let (name, components) = (entry.info.name.as_str(), &self.machine.components);
         if let Some(share) = components.now(name, 1) {
             return Ok(share);
         }
         let share = async { Ok(components.next(name, 1).await) };
-        self.within_bounds(entry, kind, share).await
+        self.within_bounds(entry, call, share).await
     }
 
     /// Callers wait in bounded number and time; the queue and triggers, which have bounds of their own, as long as it
@@ -271,17 +268,19 @@ impl Inner {
     async fn within_bounds<T>(
         &self,
         entry: &Entry,
-        kind: InvocationKind,
+        call: Call<'_>,
         room: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        if kind != InvocationKind::Sync {
+        if call.kind != InvocationKind::Sync {
             return room.await;
         }
         let waiting = entry.wait();
         if waiting.is_over() {
             return Err(entry.full());
         }
-        tokio::time::timeout(entry.timeout(), room)
+        // Together with what it waited for its turn.
+        let until = call.arrived + entry.timeout();
+        tokio::time::timeout_at(until.into(), room)
             .await
             .unwrap_or_else(|_| Err(entry.full()))
     }
@@ -293,10 +292,21 @@ impl Inner {
             entry,
             given: entry.pool.line_up(),
         };
+        let part = async {
+            loop {
+                match self.part(spec, Some(entry)).await {
+                    // Its own that are kept take all that there is, and one of them will be free.
+                    Err(Error::TooMuchMemory { .. }) if entry.pool.kept.now() > 0 => {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
+                    part => return part,
+                }
+            }
+        };
         tokio::select! {
             biased;
             Ok(tenant) = &mut warm.given => Ok(Room::Warm(tenant)),
-            part = self.part(spec, Some(entry)) => part.map(Room::New),
+            part = part => part.map(Room::New),
         }
     }
 
@@ -343,7 +353,8 @@ impl Inner {
                 Some(spare) => spare.take(spec.clone()).await,
                 None => Environment::start(spec.clone()).await,
             }
-        };
+        }
+        .instrument(info_span!("init"));
         let mut start = std::pin::pin!(start);
         let started = match tokio::time::timeout(START_TIME, &mut start).await {
             Ok(started) => started,
