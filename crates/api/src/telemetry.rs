@@ -151,6 +151,36 @@ fn describe() {
         Unit::Count,
         "batch runs of a view's present version, by view"
     );
+    describe_gauge!(
+        "lambic_environments",
+        Unit::Count,
+        "environments of functions that are alive"
+    );
+    describe_gauge!(
+        "lambic_environments_memory_bytes",
+        Unit::Bytes,
+        "what the environments that are alive may use together"
+    );
+    describe_gauge!(
+        "lambic_environments_waiting",
+        Unit::Count,
+        "environments that wait for memory or a processor to start"
+    );
+    describe_gauge!(
+        "lambic_spares_ready",
+        Unit::Count,
+        "interpreters that run and wait for a function"
+    );
+    describe_counter!(
+        "lambic_spares_taken_total",
+        Unit::Count,
+        "environments that were made of an interpreter that ran already"
+    );
+    describe_counter!(
+        "lambic_spares_missed_total",
+        Unit::Count,
+        "environments of interpreters that started from the beginning"
+    );
 }
 
 /// The Prometheus text; what is a fact of the moment is read now.
@@ -162,6 +192,13 @@ pub fn render(services: &Services) -> Option<String> {
     counter!("lambic_sql_plans_reused_total").absolute(plans.reused);
     counter!("lambic_sql_plans_stale_total").absolute(plans.stale);
     gauge!("lambic_sql_texts").set(plans.texts as f64);
+    let counts = services.functions.counts();
+    gauge!("lambic_environments").set(counts.environments as f64);
+    gauge!("lambic_environments_memory_bytes").set((counts.memory_mb << 20) as f64);
+    gauge!("lambic_environments_waiting").set(counts.waiting as f64);
+    gauge!("lambic_spares_ready").set(counts.spares_ready as f64);
+    counter!("lambic_spares_taken_total").absolute(counts.spares_taken);
+    counter!("lambic_spares_missed_total").absolute(counts.spares_missed);
     let snapshot = services.log.snapshot();
     for stream in services.database.streams() {
         let records = snapshot.head(stream.id).records();

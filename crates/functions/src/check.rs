@@ -2,6 +2,8 @@
 //!
 //! Pure: code is looked at elsewhere, by reading and starting it.
 
+use std::time::Duration;
+
 use lambic_model::{FunctionName, Stream, StreamName};
 
 use crate::{
@@ -17,8 +19,6 @@ const TMP_MB_MAX: u32 = 10_240;
 /// AWS's.
 const LAYERS_MAX: usize = 5;
 const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
-/// AWS's: 15 minutes.
-const TIMEOUT_MS_MAX: u64 = 900_000;
 /// AWS's: 5 minutes.
 const WINDOW_MS_MAX: u64 = 300_000;
 /// What AWS gives to all functions of an account together.
@@ -33,6 +33,7 @@ const HOST_BYTES_MAX: usize = 253;
 /// The same deployment is refused for the same reason as long as the streams are the same.
 pub fn check(
     deployment: &Deployment,
+    timeout_max: Duration,
     lookup: &StreamLookup,
     dead_letters: &Stream,
 ) -> Result<(), Error> {
@@ -43,10 +44,10 @@ pub fn check(
             reason,
         })
     };
-    if !(1..=u128::from(TIMEOUT_MS_MAX)).contains(&deployment.timeout.as_millis()) {
+    if !(1..=timeout_max.as_millis()).contains(&deployment.timeout.as_millis()) {
         return refuse(format!(
-            "its timeout must be 1 ms to {} seconds",
-            TIMEOUT_MS_MAX / 1_000
+            "its timeout must be 1 ms to {} seconds; `functions.timeout_s_max` may allow more",
+            timeout_max.as_secs()
         ));
     }
     // None at all is a way to stop a function, set beside its deployment.
@@ -211,11 +212,12 @@ fn check_trigger_of(
 }
 
 /// Brings what an older server took without these bounds within them, so that it runs.
-pub fn clamp(info: &mut FunctionInfo) {
+pub fn clamp(info: &mut FunctionInfo, timeout_max: Duration) {
     if info.revision.is_empty() {
         info.revision = derived_revision(&info.digest, info.deployment);
     }
-    info.timeout_ms = info.timeout_ms.clamp(1, TIMEOUT_MS_MAX);
+    let timeout_ms_max = u64::try_from(timeout_max.as_millis()).unwrap_or(u64::MAX);
+    info.timeout_ms = info.timeout_ms.clamp(1, timeout_ms_max.max(1));
     info.memory_mb = info.memory_mb.clamp(1, MEMORY_MB_MAX);
     info.retries = info.retries.min(RETRIES_MAX);
     info.concurrency = info

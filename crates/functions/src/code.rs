@@ -338,6 +338,15 @@ pub fn read_component(dir: &Path, digest: &str) -> Result<Vec<u8>, Error> {
     Ok(code)
 }
 
+pub fn is_component(dir: &Path) -> bool {
+    dir.join(COMPONENT).is_file()
+}
+
+/// A SHA-256, hex.
+pub fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// One file at a time: all of them may be large.
 fn folder_digest(dir: &Path) -> Result<String, FolderError> {
     let mut sum = FilesSum::default();

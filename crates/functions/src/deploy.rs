@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lambic_model::FunctionName;
 use lambic_sandbox::{
-    process::{Environment, Isolation, Launch, Network, Spec},
+    process::{Isolation, Launch, Network, Spec},
     wasm,
 };
 use serde_json::Value;
@@ -13,9 +13,12 @@ use tracing::Instrument;
 use crate::{
     Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion, Functions, Inner,
     REGION, Runtime, blocking, check, check_description, check_revision, check_tags, code,
-    entry::Program, function_arn, interpreters::runtime_name, new_revision, records,
+    entry::Program, function_arn, interpreters::runtime_name, new_revision, pool::Tenant, records,
     services::Services, wasm_limits,
 };
+
+/// How long the trial of a deployment waits for memory that others have.
+const TRIAL_WAIT_MAX: Duration = Duration::from_secs(60);
 
 impl Functions {
     /// Checks, stores and starts the code, then lets it take over. After an error the former deployment serves on.
@@ -113,8 +116,11 @@ impl Functions {
             }
             let (registry, kept) = (inner.registry.clone(), function.clone());
             blocking(move || registry.save(&kept)).await?;
-            let mut slots = inner.slots.write().expect("held shortly");
-            slots.change(Arc::new(function), &inner.options);
+            {
+                let mut slots = inner.slots.write().expect("held shortly");
+                slots.change(Arc::new(function));
+            }
+            inner.changed();
             Ok(done)
         })
         .await
@@ -262,8 +268,14 @@ impl Inner {
         self.check_open()?;
         check_description(&deployment.settings.description)?;
         check_tags(&deployment.tags)?;
+        // Components have no environment that lives on.
+        if deployment.runtime != Runtime::Wasm {
+            let name = deployment.name.as_str();
+            self.machine.check(name, deployment.memory_mb)?;
+        }
         check::check(
             deployment,
+            self.options.timeout_max,
             &self.options.lookup,
             &self.options.streams.dead_letters,
         )
@@ -378,6 +390,7 @@ impl Inner {
         blocking(move || registry.remove(&removed)).await?;
         self.stop_triggers(name).await;
         self.slots.write().expect("held shortly").remove(name);
+        self.changed();
         let mappings: Vec<_> = function.all_mappings().cloned().collect();
         self.drop_cursors(&mappings, &[]).await;
         let (inner, removed) = (self.this.upgrade(), name.clone());
@@ -548,12 +561,18 @@ impl Inner {
         info: &FunctionInfo,
         program: &Program,
         wanted: bool,
-    ) -> Result<Option<Environment>, Error> {
+    ) -> Result<Option<Tenant>, Error> {
         let (Program::Process(spec), true) = (program, wanted) else {
             return Ok(None);
         };
-        match Environment::start(spec.clone()).await? {
-            Ok(environment) => Ok(Some(environment)),
+        let bound = TRIAL_WAIT_MAX + self.options.init_timeout;
+        let started = tokio::time::timeout(bound, self.fresh(spec)).await;
+        let full = |_| Error::Full {
+            name: info.name.to_string(),
+            reason: "other environments take what memory this machine has for them".to_owned(),
+        };
+        match started.map_err(full)?? {
+            Ok(tenant) => Ok(Some(tenant)),
             Err(failed) => {
                 let (error_type, message) = match failed.outcome {
                     lambic_model::Outcome::Failure {

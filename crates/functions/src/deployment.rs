@@ -140,7 +140,7 @@ pub struct Deployment {
     pub code: Code,
     /// Python: `file.function`, by default `handler.handler`. Wasm: the file's name in the folder.
     pub handler: Option<String>,
-    /// 1 ms to 15 minutes.
+    /// 1 ms to [`crate::Options::timeout_max`].
     pub timeout: Duration,
     pub memory_mb: u32,
     pub environment: BTreeMap<String, String>,

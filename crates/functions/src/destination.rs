@@ -3,6 +3,7 @@
 //! The record is appended together with the end of the event: either both are kept or neither. A function gets it as
 //! an event of the same queue, a stream as a row of the columns that it has of the record's members ([`row`]).
 
+use arrow::datatypes::DataType;
 use lambic_model::{FunctionName, Stream, StreamName, Write};
 use serde_json::{Map, Value, json};
 
@@ -125,6 +126,14 @@ pub fn record(
     (hops(&record) <= HOPS_MAX).then(|| record.to_string())
 }
 
+/// Members that are objects, or whatever the function was given or gave.
+const ANY: [&str; 4] = [
+    "requestContext",
+    "requestPayload",
+    "responseContext",
+    "responsePayload",
+];
+
 /// The record as a row of a stream: the members that it has columns for. What has members of its own is JSON there, as
 /// text.
 pub fn row(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
@@ -141,8 +150,13 @@ fn members(stream: &Stream, record: &str) -> Result<Vec<u8>, String> {
     let mut members: Map<String, Value> =
         serde_json::from_str(record).map_err(|error| error.to_string())?;
     members.retain(|member, _| stream.schema.column_with_name(member).is_some());
-    for value in members.values_mut() {
-        if value.is_object() || value.is_array() {
+    for (member, value) in &mut members {
+        let is_text = stream
+            .schema
+            .field_with_name(member)
+            .is_ok_and(|column| *column.data_type() == DataType::Utf8);
+        let is_any = ANY.contains(&member.as_str());
+        if value.is_object() || value.is_array() || (is_any && is_text) {
             *value = Value::from(value.to_string());
         }
     }
@@ -160,6 +174,7 @@ pub fn timestamp(us: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
 
     #[test]

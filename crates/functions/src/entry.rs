@@ -1,25 +1,26 @@
-//! One version of a function, ready to run: its code, its turns and its warm environments.
+//! One version of a function, ready to run: its code, its turns and its environments.
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, LogSource, failure,
-    process::{Environment, Invocation, Spec, StreamSink},
+    process::{Invocation, Spec, StreamSink},
     wasm,
 };
-use tokio::{sync::OnceCell, task::JoinSet};
+use tokio::sync::OnceCell;
 use tracing::{Instrument, debug, field::Empty, info_span};
 
 use crate::{
     Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
+    pool::Pool,
     records::{InvocationRow, error_message},
     turns::{Permit, Turns},
 };
@@ -46,12 +47,7 @@ pub struct Entry {
     turns: Arc<Turns>,
     waiting: AtomicUsize,
     waiting_max: usize,
-    idle: Mutex<Vec<Idle>>,
-}
-
-struct Idle {
-    environment: Environment,
-    since: Instant,
+    pub pool: Pool,
 }
 
 /// What an invocation is besides its event.
@@ -117,7 +113,7 @@ impl Entry {
             turns,
             waiting: AtomicUsize::new(0),
             waiting_max: options.waiting_max,
-            idle: Mutex::default(),
+            pool: Pool::default(),
         }
     }
 
@@ -126,63 +122,79 @@ impl Entry {
         self.program.get()
     }
 
-    pub fn keep_warm(&self, environment: Environment) {
-        self.idle
-            .lock()
-            .expect("no panic while idle environments are held")
-            .push(Idle {
-                environment,
-                since: Instant::now(),
-            });
+    /// The same, made ready if it is not.
+    pub async fn ready(&self, inner: &Inner) -> Result<&Program, Error> {
+        let make = || inner.program_or_damaged(&self.info);
+        self.program.get_or_try_init(make).await
     }
 
-    /// Ends environments that nobody used for `idle`, in peace.
-    pub async fn reap(&self, idle: Duration) {
-        let ended: Vec<Idle> = self
-            .idle
-            .lock()
-            .expect("no panic while idle environments are held")
-            .extract_if(.., |kept| kept.since.elapsed() >= idle)
-            .collect();
-        let mut ends = JoinSet::new();
-        for mut kept in ended {
-            ends.spawn(async move { kept.environment.end().await });
-        }
-        ends.join_all().await;
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.info.timeout_ms)
     }
 
-    fn warm(&self) -> Option<Environment> {
-        loop {
-            // The one used last is the likeliest to be in memory.
-            let mut kept = self
-                .idle
-                .lock()
-                .expect("no panic while idle environments are held")
-                .pop()?;
-            if kept.environment.is_alive() {
-                return Some(kept.environment);
-            }
-        }
-    }
-
-    /// Waits for a turn. Callers who wait are bounded; the queue and triggers, which have bounds of their own, are not
-    /// throttled.
+    /// Waits for a turn. Callers wait as long as their event might take, and no more of them than there is room for;
+    /// the queue and triggers, which have bounds of their own, are not throttled.
     pub async fn turn(self: &Arc<Self>, kind: InvocationKind) -> Result<Turn, Error> {
-        let waiting = Waiting::enter(&self.waiting);
-        if kind == InvocationKind::Sync
-            && !self.turns.is_free()
-            && (waiting.before >= self.waiting_max || self.turns.limit() == 0)
-        {
-            return Err(Error::Throttled {
-                name: self.info.name.to_string(),
-                concurrency: self.turns.limit(),
-                waiting: waiting.before,
-            });
+        let turn = async {
+            Turn {
+                entry: self.clone(),
+                _turn: self.turns.next().await,
+            }
+        };
+        if kind != InvocationKind::Sync {
+            return Ok(turn.await);
         }
-        Ok(Turn {
-            entry: self.clone(),
-            _turn: self.turns.next().await.ok_or(Error::Closed)?,
-        })
+        let waiting = self.wait();
+        if !self.turns.is_free() && (waiting.is_over() || self.turns.limit() == 0) {
+            return Err(self.throttled());
+        }
+        tokio::select! {
+            biased;
+            turn = turn => Ok(turn),
+            () = self.turns.stopped() => Err(self.throttled()),
+            () = tokio::time::sleep(self.timeout()) => Err(self.throttled()),
+        }
+    }
+
+    /// One more caller waits, as long as this lives.
+    pub fn wait(&self) -> Waiting<'_> {
+        Waiting {
+            before: self.waiting.fetch_add(1, Ordering::Relaxed),
+            entry: self,
+        }
+    }
+
+    fn throttled(&self) -> Error {
+        let name = self.info.name.to_string();
+        let waiting = self.waiting.load(Ordering::Relaxed).saturating_sub(1);
+        match self.turns.reserved() {
+            Some(concurrency) => Error::Throttled {
+                name,
+                concurrency,
+                waiting,
+            },
+            None => Error::Full {
+                name,
+                reason: format!(
+                    "all {} invocations that functions without a `concurrency` of their own may run together are running, and {waiting} more wait",
+                    self.turns.limit()
+                ),
+            },
+        }
+    }
+
+    /// There is a turn, and nothing to run it in.
+    pub fn full(&self) -> Error {
+        Error::Full {
+            name: self.info.name.to_string(),
+            reason: "other environments take what memory and processors this machine has for them"
+                .to_owned(),
+        }
+    }
+
+    /// One more environment may start, or how long that takes.
+    pub fn start_turn(&self) -> Result<(), Duration> {
+        self.turns.start()
     }
 
     /// A turn if one is free.
@@ -200,21 +212,17 @@ impl Entry {
         payload: &[u8],
         inner: &Inner,
     ) -> Result<(Execution, Option<Duration>), Error> {
-        let timeout = Duration::from_millis(self.info.timeout_ms);
-        let program = self
-            .program
-            .get_or_try_init(|| inner.program_or_damaged(&self.info));
-        match program.await? {
+        match self.ready(inner).await? {
             Program::Wasm {
                 module,
                 limits,
                 environment,
-            } => Ok((
-                module
-                    .invoke(call.request_id, payload, environment, *limits)
-                    .await,
-                None,
-            )),
+            } => {
+                let _room = inner.component(self, call.kind).await?;
+                let (request_id, limits) = (call.request_id, *limits);
+                let execution = module.invoke(request_id, payload, environment, limits);
+                Ok((execution.await, None))
+            }
             Program::Broken(reason) => Ok((
                 Execution {
                     outcome: failure("Runtime.Broken", reason),
@@ -226,34 +234,26 @@ impl Entry {
                 None,
             )),
             Program::Process(spec) => {
-                let (mut environment, init) = match self.warm() {
-                    Some(environment) => (environment, None),
-                    None => match Environment::start(spec.clone())
-                        .instrument(info_span!("init"))
-                        .await?
-                    {
-                        Ok(environment) => {
-                            let init = environment.init();
-                            (environment, Some(init))
-                        }
-                        Err(failed) => {
-                            return Ok((
-                                Execution {
-                                    outcome: failed.outcome,
-                                    duration: Duration::ZERO,
-                                    memory_peak_bytes: 0,
-                                    lines: failed.lines,
-                                    reusable: false,
-                                },
-                                Some(failed.init),
-                            ));
-                        }
-                    },
+                let found = inner.environment(self, spec, call.kind).await?;
+                let (mut environment, init) = match found {
+                    Ok(found) => found,
+                    Err(failed) => {
+                        return Ok((
+                            Execution {
+                                outcome: failed.outcome,
+                                duration: Duration::ZERO,
+                                memory_peak_bytes: 0,
+                                lines: failed.lines,
+                                reusable: false,
+                            },
+                            Some(failed.init),
+                        ));
+                    }
                 };
                 let invocation = Invocation {
                     request_id: call.request_id.to_owned(),
                     payload: payload.to_vec().into(),
-                    timeout,
+                    timeout: self.timeout(),
                     function_arn: call.function_arn(&self.info),
                     trace_id: call.trace_id.unwrap_or_default().to_owned(),
                     client_context: call.client_context.unwrap_or_default().to_owned(),
@@ -267,7 +267,7 @@ impl Entry {
                 };
                 let execution = run.instrument(info_span!("run")).await;
                 if execution.reusable {
-                    self.keep_warm(environment);
+                    inner.give_back(self, environment);
                 }
                 Ok((execution, init))
             }
@@ -418,24 +418,22 @@ fn platform_line(
     is_ours.then(|| format!("{error_type}: {message}"))
 }
 
-/// Counts those who wait, also when their caller gives up.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
+/// A caller who waits, also one that gives up.
+pub struct Waiting<'a> {
+    entry: &'a Entry,
     before: usize,
 }
 
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Waiting<'a> {
-        Waiting {
-            before: count.fetch_add(1, Ordering::Relaxed),
-            count,
-        }
+impl Waiting<'_> {
+    /// True if there are more than may wait.
+    pub fn is_over(&self) -> bool {
+        self.before >= self.entry.waiting_max
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.entry.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

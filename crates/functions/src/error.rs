@@ -16,6 +16,17 @@ pub enum Error {
         concurrency: usize,
         waiting: usize,
     },
+    #[error("function `{name}` finds no room: {reason}; invoke it again later")]
+    Full { name: String, reason: String },
+    #[error(
+        "function `{name}` may use {memory_mb} MB of memory, and all environments together {limit_mb} MB, of which {kept_mb} MB are kept for provisioned concurrency; give the function less, or raise `functions.memory_mb_max`"
+    )]
+    TooMuchMemory {
+        name: String,
+        memory_mb: u32,
+        limit_mb: u64,
+        kept_mb: u64,
+    },
     #[error(
         "the event is {bytes} bytes, over the limit of {limit}; send a reference to the data instead"
     )]

@@ -153,6 +153,7 @@ impl crate::Inner {
         blocking(move || registry.save_layer(&kept)).await?;
         let mut layers = self.layers.write().expect("held shortly");
         layers.insert(layer.name.clone(), layer);
+        self.changed();
         Ok(())
     }
 }

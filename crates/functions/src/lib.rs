@@ -4,17 +4,22 @@
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
 //! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
 
+mod admission;
 mod answers;
 mod append;
 mod arn;
+mod burst;
 mod check;
 mod code;
+mod counts;
 mod deploy;
 mod deployment;
 mod destination;
+mod drain;
 mod entry;
 mod error;
 mod events;
+mod fair;
 mod filter;
 mod function;
 mod image;
@@ -25,6 +30,8 @@ mod layers;
 mod mapping;
 mod options;
 pub mod policy;
+mod pool;
+mod provisioned;
 mod queue;
 mod recorder;
 mod records;
@@ -33,8 +40,10 @@ mod rules;
 mod services;
 mod slots;
 mod sources;
+mod spares;
 mod streamed;
 mod streams;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod triggers;
@@ -53,6 +62,7 @@ use std::{
 };
 
 pub use arn::{ACCOUNT, REGION, function_arn};
+pub use counts::Counts;
 pub use deployment::{
     Changes, Code, Deployment, FunctionInfo, LayerUse, Runtime, Settings, Start, TMP_MB_DEFAULT,
     Trigger, Upload,
@@ -81,21 +91,25 @@ use lambic_sandbox::{
 };
 pub use layers::{Layer, LayerSettings, LayerVersion};
 pub use options::{Decode, Options, StreamLookup};
+pub use provisioned::ProvisionedStatus;
 pub use rules::Rules;
 pub use sources::{EventSource, NewSource};
 pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tracing::Instrument;
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
+    admission::Machine,
+    drain::Drain,
     entry::{Call, Entry, Program},
     image::Images,
     interpreters::Interpreters,
     recorder::Recorder,
     registry::Registry,
     slots::Slots,
+    spares::Spares,
     triggers::{Starting, Triggers},
     values::Values,
 };
@@ -114,6 +128,12 @@ pub(crate) struct Inner {
     this: Weak<Inner>,
     isolation: OnceCell<Isolation>,
     interpreters: Interpreters,
+    machine: Machine,
+    spares: Spares,
+    /// Something may have changed of what is provisioned; of what is named.
+    provisioned_changed: Notify,
+    code_changed: Notify,
+    drain: Drain,
     slots: RwLock<Slots>,
     layers: RwLock<BTreeMap<String, Arc<Layer>>>,
     triggers: Triggers,
@@ -167,7 +187,12 @@ impl Functions {
             this: this.clone(),
             isolation: OnceCell::new(),
             interpreters: Interpreters::new(&options),
-            slots: RwLock::default(),
+            machine: Machine::new(&options),
+            spares: Spares::new(&options, registry.codes()),
+            provisioned_changed: Notify::new(),
+            code_changed: Notify::new(),
+            drain: Drain::default(),
+            slots: RwLock::new(Slots::new(&options)),
             layers: RwLock::new(layers.collect()),
             triggers: Triggers::default(),
             starting: Starting::default(),
@@ -181,7 +206,7 @@ impl Functions {
         });
         for mut function in stored {
             for info in function.versions.values_mut().chain([&mut function.info]) {
-                check::clamp(info);
+                check::clamp(info, inner.options.timeout_max);
                 // Servers before this one did not.
                 if !registry.has_limits(&info.digest) {
                     registry.keep_limits(info)?;
@@ -193,6 +218,13 @@ impl Functions {
         let tasks = [
             supervised_with("the queue of invocations", &inner, queue::run),
             supervised_with("what stops idle environments", &inner, reap),
+            supervised_with("what keeps spare environments", &inner, spares::keep),
+            supervised_with(
+                "what keeps provisioned environments",
+                &inner,
+                provisioned::keep,
+            ),
+            supervised_with("what removes code", &inner, sweep::run),
         ];
         inner.tasks.lock().expect("held shortly").extend(tasks);
         Ok(Functions(inner))
@@ -240,6 +272,11 @@ impl Functions {
         self.0.registry.zip(sha256)
     }
 
+    /// How long functions may be allowed to run.
+    pub fn timeout_max(&self) -> Duration {
+        self.0.options.timeout_max
+    }
+
     /// Runs `$LATEST` on one event, JSON (nothing counts as `{}`), and waits. The function's own failure is an
     /// `Ok` with a failed outcome. It runs to its end also if the caller goes away.
     pub async fn invoke(
@@ -272,8 +309,7 @@ impl Functions {
                 trace_id: event.trace_id.as_deref(),
                 ..Call::new(&request_id, InvocationKind::Sync, 1)
             };
-            let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload.as_bytes(), &inner).await
+            inner.answer(&entry, call, payload.as_bytes()).await
         };
         let run = tokio::spawn(run.in_current_span());
         run.await.unwrap_or(Err(Error::Closed))
@@ -340,7 +376,7 @@ impl Functions {
 
     /// Code that was deployed, with the limits that it had.
     fn module_of(&self, digest: &str) -> Option<wasm::Module> {
-        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !code::is_digest(digest) {
             return None;
         }
         let inner = &self.0;
@@ -402,11 +438,11 @@ impl Functions {
         self.0.recorder.flush().await;
     }
 
-    /// Stops triggers and the queue, ends warm environments, flushes. What was running is repeated at the next
-    /// start, unless a caller waits for it.
+    /// Stops triggers and the queue, lets end what may ([`Functions::drain`]), ends environments, flushes. A batch that
+    /// was running is repeated at the next start.
     pub async fn close(&self) {
         let inner = &self.0;
-        inner.stop.send_replace(true);
+        self.drain().await;
         // A deployment that is under way ends before; the next one is refused.
         let _none = inner.deploying.lock().await;
         for function in self.functions() {
@@ -423,7 +459,7 @@ impl Functions {
         }
         inner.recorder.flush().await;
         for entry in inner.entries() {
-            entry.reap(Duration::ZERO).await;
+            entry.pool.end().await;
         }
     }
 }
@@ -476,6 +512,12 @@ impl Inner {
             .ok_or_else(|| Error::NotFound {
                 name: name.to_string(),
             })
+    }
+
+    /// A function or layer is not what it was.
+    fn changed(&self) {
+        self.provisioned_changed.notify_one();
+        self.code_changed.notify_one();
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -537,7 +579,7 @@ async fn reap(inner: Arc<Inner>) {
             _ = turns.tick() => {}
         }
         for entry in inner.entries() {
-            entry.reap(idle).await;
+            entry.pool.reap(idle).await;
         }
     }
 }

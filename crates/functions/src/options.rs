@@ -26,12 +26,14 @@ pub struct Options {
     pub lookup: StreamLookup,
     pub decode: Decode,
     pub clock: Arc<dyn Clock>,
-    /// Invocations of one function at one time, unless its deployment says otherwise.
+    /// Invocations of all functions together at one time, AWS's of an account. What functions reserve is taken from it.
     pub concurrency: usize,
     /// Callers of one function that may wait for their turn; more are throttled.
     pub waiting_max: usize,
     /// Queued events that are worked on at one time.
     pub async_max: usize,
+    /// The longest timeout that a function may have; AWS's is 15 minutes.
+    pub timeout_max: Duration,
     pub payload_bytes_max: usize,
     pub payload_async_bytes_max: usize,
     /// Of a response that is streamed.
@@ -44,6 +46,14 @@ pub struct Options {
     pub values_bytes_max: u64,
     /// An environment that nobody used for this long is ended.
     pub idle: Duration,
+    /// What all environments together may use, each as much as its function may.
+    pub memory_mb_max: u64,
+    /// Environments that start at one time.
+    pub starts_max: usize,
+    /// Interpreters that are ready for the next function, of each that is in use.
+    pub spares: usize,
+    /// When the service closes: how long it waits for invocations whose callers wait.
+    pub drain_max: Duration,
     /// A process must ask for its first event within this time.
     pub init_timeout: Duration,
     /// The wait before the first retry; it doubles up to `retry_wait_max`.
@@ -77,9 +87,10 @@ impl Options {
             lookup,
             decode,
             clock: Arc::new(SystemClock),
-            concurrency: 10,
+            concurrency: 1_000,
             waiting_max: 1_000,
             async_max: 64,
+            timeout_max: Duration::from_secs(900),
             payload_bytes_max: 6 << 20,
             payload_async_bytes_max: 1 << 20,
             stream_bytes_max: 200 << 20,
@@ -87,6 +98,10 @@ impl Options {
             compiler: None,
             values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
+            drain_max: Duration::from_secs(20),
+            memory_mb_max: 16 << 10,
+            starts_max: 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            spares: 2,
             init_timeout: Duration::from_secs(10),
             retry_wait: Duration::from_secs(1),
             retry_wait_max: Duration::from_secs(120),

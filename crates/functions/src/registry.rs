@@ -33,6 +33,10 @@ pub struct Mapping {
 pub struct Limits {
     pub timeout_ms: u64,
     pub memory_mb: u32,
+    /// Whether it exports SQL functions, which views may call as long as those live; servers before this one did not
+    /// say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scalars: Option<bool>,
 }
 
 /// A description's file, and what it says.
@@ -70,6 +74,10 @@ impl Registry {
         self.dir.join("kv")
     }
 
+    pub fn zips(&self) -> PathBuf {
+        self.dir.join("zips")
+    }
+
     /// The folders of all code.
     pub fn codes(&self) -> PathBuf {
         self.dir.join("code")
@@ -88,6 +96,7 @@ impl Registry {
         let limits = Limits {
             timeout_ms: info.timeout_ms,
             memory_mb: info.memory_mb,
+            scalars: Some(!info.scalars.is_empty()),
         };
         let path = self.limits_path(&info.digest);
         let bytes = serde_json::to_vec_pretty(&limits).expect("plain data serialises");
@@ -105,6 +114,7 @@ impl Registry {
             .unwrap_or(Limits {
                 timeout_ms: 3_000,
                 memory_mb: 128,
+                scalars: None,
             })
     }
 
@@ -210,7 +220,7 @@ impl Registry {
     }
 
     fn zip_path(&self, sha256: &str) -> PathBuf {
-        self.dir.join("zips").join(format!("{sha256}.zip"))
+        self.zips().join(format!("{sha256}.zip"))
     }
 
     /// Keeps a zip as it came, for those who ask for it.
@@ -228,9 +238,8 @@ impl Registry {
     }
 
     pub fn zip(&self, sha256: &str) -> Option<PathBuf> {
-        let is_digest = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
         let path = self.zip_path(sha256);
-        (is_digest && path.is_file()).then_some(path)
+        (code::is_digest(sha256) && path.is_file()).then_some(path)
     }
 
     /// Keeps the code, durably, under its digest. What stands there already and is not this code is replaced.
@@ -268,15 +277,26 @@ fn write(dir: &Path, code: &CodeFiles) -> Result<(), Error> {
         let folder = path.parent().unwrap_or(dir);
         lambic_base::file::create_dirs(folder).map_err(Error::io("create", folder))?;
         lambic_base::file::write_atomically(&path, bytes).map_err(Error::io("write", &path))?;
-        executable(&path).map_err(Error::io("change", &path))?;
+        open_to_all(&path).map_err(Error::io("change", &path))?;
     }
-    lambic_base::file::sync_dir(dir).map_err(Error::io("sync", dir))
+    let below = code.files.keys().flat_map(|name| name.ancestors().skip(1));
+    let folders: BTreeSet<&Path> = below.collect();
+    let folders = folders
+        .into_iter()
+        .filter(|folder| *folder != Path::new(""));
+    for folder in folders {
+        let folder = dir.join(folder);
+        open_to_all(&folder).map_err(Error::io("change", &folder))?;
+    }
+    open_to_all(dir).map_err(Error::io("change", dir))
 }
 
-/// Whatever its zip said: a bootstrap must be, and others may.
-fn executable(path: &Path) -> std::io::Result<()> {
+/// Whatever its zip said: a bootstrap must be executable and others may be, and environments have users of their own.
+/// Durable, like the content: code that cannot be read after a power cut does not run.
+fn open_to_all(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::File::open(path)?.sync_all()
 }
 
 /// What is kept in a file, with the checksum of what it means.

@@ -1,15 +1,28 @@
 //! What serves: of every function its latest deployment, and the published versions that were invoked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use lambic_model::FunctionName;
 
 use crate::{
-    Error, Function, FunctionVersion, Options, Qualifier, entry::Entry, turns::Turns, version,
+    Error, Function, FunctionVersion, Options, Qualifier,
+    entry::Entry,
+    fair::Fair,
+    turns::{Turns, unreserved},
+    version,
 };
 
-#[derive(Default)]
-pub struct Slots(BTreeMap<FunctionName, Slot>);
+pub struct Slots {
+    by_name: BTreeMap<FunctionName, Slot>,
+    /// How many invocations run at one time of all functions, and what of it no function reserves.
+    concurrency: usize,
+    shared: Arc<Fair>,
+    /// Everything that was made ready and may still run, also if something else has taken over.
+    made: Vec<Weak<Entry>>,
+}
 
 struct Slot {
     function: Arc<Function>,
@@ -20,7 +33,12 @@ struct Slot {
 }
 
 impl Slot {
-    fn entry(&mut self, version: FunctionVersion, options: &Options) -> Result<Arc<Entry>, Error> {
+    fn entry(
+        &mut self,
+        version: FunctionVersion,
+        options: &Options,
+        made: &mut Vec<Weak<Entry>>,
+    ) -> Result<Arc<Entry>, Error> {
         let FunctionVersion::Number(number) = version else {
             return Ok(self.latest.clone());
         };
@@ -30,33 +48,68 @@ impl Slot {
         let info = self.function.version(version)?.clone();
         let entry = Arc::new(Entry::new(info, None, self.turns.clone(), options));
         self.versions.insert(number, entry.clone());
+        made.push(Arc::downgrade(&entry));
         Ok(entry)
     }
 }
 
 impl Slots {
+    pub fn new(options: &Options) -> Slots {
+        Slots {
+            by_name: BTreeMap::new(),
+            concurrency: options.concurrency,
+            shared: Fair::new(options.concurrency as u64),
+            made: Vec::new(),
+        }
+    }
+
     /// In the order of their names.
     pub fn functions(&self) -> impl Iterator<Item = &Arc<Function>> {
-        self.0.values().map(|slot| &slot.function)
+        self.by_name.values().map(|slot| &slot.function)
     }
 
     pub fn function(&self, name: &str) -> Option<Arc<Function>> {
-        Some(self.0.get(name)?.function.clone())
+        Some(self.by_name.get(name)?.function.clone())
     }
 
     pub fn latest(&self, name: &str) -> Option<Arc<Entry>> {
-        Some(self.0.get(name)?.latest.clone())
+        Some(self.by_name.get(name)?.latest.clone())
     }
 
     /// Of all functions.
     pub fn all_latest(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.0.values().map(|slot| &slot.latest)
+        self.by_name.values().map(|slot| &slot.latest)
+    }
+
+    /// A version, made ready to be invoked if it was not.
+    pub fn at(
+        &mut self,
+        name: &str,
+        version: FunctionVersion,
+        options: &Options,
+    ) -> Option<Arc<Entry>> {
+        let slot = self.by_name.get_mut(name)?;
+        slot.entry(version, options, &mut self.made).ok()
+    }
+
+    /// The same, if somebody needed it before.
+    pub fn present(&self, name: &str, version: FunctionVersion) -> Option<&Arc<Entry>> {
+        let slot = self.by_name.get(name)?;
+        match version {
+            FunctionVersion::Latest => Some(&slot.latest),
+            FunctionVersion::Number(number) => slot.versions.get(&number),
+        }
     }
 
     /// Everything that may have environments.
     pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        let each = self.0.values();
+        let each = self.by_name.values();
         each.flat_map(|slot| slot.versions.values().chain([&slot.latest]))
+    }
+
+    /// Everything that may still run, also what something else has taken over from.
+    pub fn made(&self) -> impl Iterator<Item = Arc<Entry>> {
+        self.made.iter().filter_map(Weak::upgrade)
     }
 
     /// What `name` or `name:qualifier` runs this time; `share` is drawn from 0 to 1.
@@ -77,55 +130,67 @@ impl Slots {
         share: f64,
         options: &Options,
     ) -> Result<Arc<Entry>, Error> {
-        let slot = self.0.get_mut(name).ok_or_else(|| Error::NotFound {
+        let slot = self.by_name.get_mut(name).ok_or_else(|| Error::NotFound {
             name: name.to_owned(),
         })?;
         let version = slot.function.chosen(qualifier, share)?;
-        slot.entry(version, options)
+        slot.entry(version, options, &mut self.made)
     }
 
     /// The turns of a function, shared by all its versions and deployments.
-    pub fn turns(&self, function: &Function, options: &Options) -> Arc<Turns> {
-        let limit = function.info.concurrency.unwrap_or(options.concurrency);
-        match self.0.get(function.info.name.as_str()) {
+    pub fn turns(&self, function: &Function) -> Arc<Turns> {
+        let info = &function.info;
+        match self.by_name.get(info.name.as_str()) {
             Some(slot) => slot.turns.clone(),
-            None => Arc::new(Turns::new(limit)),
+            None => Arc::new(Turns::new(
+                info.name.as_str(),
+                info.concurrency,
+                self.shared.clone(),
+            )),
         }
     }
 
     /// Lets a deployment take over. Published versions go on.
-    pub fn put(
-        &mut self,
-        function: Arc<Function>,
-        latest: Arc<Entry>,
-        turns: Arc<Turns>,
-        options: &Options,
-    ) {
-        turns.set_limit(function.info.concurrency.unwrap_or(options.concurrency));
+    pub fn put(&mut self, function: Arc<Function>, latest: Arc<Entry>, turns: Arc<Turns>) {
+        turns.set_reserved(function.info.concurrency);
         let name = function.info.name.clone();
-        let versions = self.0.remove(name.as_str()).map(|slot| slot.versions);
+        self.made.retain(|made| made.strong_count() > 0);
+        self.made.push(Arc::downgrade(&latest));
+        let versions = self.by_name.remove(name.as_str()).map(|slot| slot.versions);
         let slot = Slot {
             function,
             latest,
             turns,
             versions: versions.unwrap_or_default(),
         };
-        self.0.insert(name, slot);
+        self.by_name.insert(name, slot);
+        self.share();
     }
 
     /// What is known of a function has changed, its code has not.
-    pub fn change(&mut self, function: Arc<Function>, options: &Options) {
-        let Some(slot) = self.0.get_mut(function.info.name.as_str()) else {
+    pub fn change(&mut self, function: Arc<Function>) {
+        let Some(slot) = self.by_name.get_mut(function.info.name.as_str()) else {
             return;
         };
-        slot.turns
-            .set_limit(function.info.concurrency.unwrap_or(options.concurrency));
+        slot.turns.set_reserved(function.info.concurrency);
         slot.versions
             .retain(|number, _| function.versions.contains_key(number));
         slot.function = function;
+        self.share();
     }
 
     pub fn remove(&mut self, name: &FunctionName) {
-        self.0.remove(name);
+        self.by_name.remove(name);
+        self.share();
+    }
+
+    /// What is reserved now is nobody else's.
+    fn share(&self) {
+        let reserved = self
+            .functions()
+            .filter_map(|function| function.info.concurrency)
+            .fold(0_usize, usize::saturating_add);
+        self.shared
+            .set_limit(unreserved(self.concurrency, reserved) as u64);
     }
 }

@@ -245,7 +245,7 @@ impl Inner {
         let function = Arc::new(function);
         {
             let mut slots = self.slots.write().expect("held shortly");
-            slots.change(function.clone(), &self.options);
+            slots.change(function.clone());
         }
         self.start_triggers(&function);
         Ok(())

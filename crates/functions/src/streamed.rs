@@ -71,8 +71,7 @@ impl Functions {
                 stream: Some(&sink),
                 ..Call::new(&id, InvocationKind::Sync, 1)
             };
-            let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload.as_bytes(), &inner).await
+            inner.answer(&entry, call, payload.as_bytes()).await
         };
         let mut streamed = Streamed {
             request_id,

@@ -9,13 +9,13 @@ use std::{
 
 use lambic_base::supervised;
 use lambic_model::{Append, Cursor, FunctionName, StreamId};
-use lambic_sandbox::process::Environment;
 use tokio::sync::watch;
 
 use crate::{
     Error, Function, FunctionInfo, Inner, Trigger,
     entry::{Entry, Program},
     mapping::{self, Cut, Worker},
+    pool::Tenant,
     registry::Mapping,
     rules::Rules,
 };
@@ -119,26 +119,27 @@ impl Inner {
         self: &Arc<Self>,
         function: Function,
         program: Program,
-        warm: Option<Environment>,
+        warm: Option<Tenant>,
     ) {
         let name = function.info.name.clone();
         self.stop_triggers(&name).await;
         let function = {
             let mut slots = self.slots.write().expect("held shortly");
-            let turns = slots.turns(&function, &self.options);
+            let turns = slots.turns(&function);
             let entry = Arc::new(Entry::new(
                 function.info.clone(),
                 Some(program),
                 turns.clone(),
                 &self.options,
             ));
-            if let Some(environment) = warm {
-                entry.keep_warm(environment);
+            if let Some(tenant) = warm {
+                entry.pool.put(tenant);
             }
             let function = Arc::new(function);
-            slots.put(function.clone(), entry, turns, &self.options);
+            slots.put(function.clone(), entry, turns);
             function
         };
+        self.changed();
         self.start_triggers(&function);
     }
 

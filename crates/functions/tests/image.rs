@@ -362,7 +362,7 @@ async fn others_name_only_what_the_operator_allows() {
         assert!(told.contains("functions.images"), "{told}");
     }
     let allowed = layout.path().display().to_string();
-    let house = House::open_with(house.close().await, |options| {
+    let house = House::open_in_with(house.close().await, |options| {
         options.images = vec![allowed];
     })
     .await;
@@ -468,7 +468,7 @@ async fn an_image_comes_from_a_registry() {
     let kept = json!({ "auths": { registry.address.clone(): { "auth": "bWU6c2VjcmV0" } } });
     std::fs::write(&accounts, kept.to_string()).unwrap();
     let address = registry.address.clone();
-    let house = House::open_with(dir, |options| {
+    let house = House::open_in_with(dir, |options| {
         options.images = vec![format!("{address}/team")];
         options.registry_accounts = Some(accounts);
     })
@@ -565,7 +565,7 @@ async fn a_registry_that_is_not_there_is_told() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let house = House::open_with(tempfile::tempdir().unwrap(), |options| {
+    let house = House::open_in_with(tempfile::tempdir().unwrap(), |options| {
         options.images = vec![free.to_string()];
     })
     .await;

@@ -263,7 +263,7 @@ async fn records_that_are_too_old_are_told_and_not_delivered() {
     let ahead = |options: &mut lambic_functions::Options| {
         options.clock = Arc::new(Ahead(Duration::from_secs(120)));
     };
-    let house = House::open_with(tempfile::tempdir().unwrap(), ahead).await;
+    let house = House::open_in_with(tempfile::tempdir().unwrap(), ahead).await;
     deploy(&house, PASS).await;
     house.append(&[1, 2, 3]).await;
     let rules = Rules {

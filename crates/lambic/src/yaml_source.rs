@@ -240,12 +240,9 @@ impl Source {
 
 fn json(path: &Path, text: &str) -> anyhow::Result<Node> {
     let value: Value = serde_json::from_str(text).map_err(|error| {
-        anyhow::anyhow!(
-            "{}:{}:{}: {error}",
-            path.display(),
-            error.line(),
-            error.column()
-        )
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        anyhow::anyhow!(Place::of_json(path, text, &error).render(message, None))
     })?;
     Ok(Node::of_json(&value))
 }
@@ -497,6 +494,6 @@ mod tests {
         }
         assert!(error(&bomb).contains("too much"));
         let json = Source::parse(Path::new("t.json"), "{\n".to_owned());
-        assert!(json.unwrap_err().to_string().starts_with("t.json:2:"));
+        assert!(json.unwrap_err().to_string().starts_with("t.json:1:2: "));
     }
 }

@@ -1,4 +1,5 @@
-//! AWS's own clients from PyPI (boto3, the AWS CLI), unmodified, against a real server: `tests/aws`.
+//! AWS's own clients from PyPI and npm (boto3, the AWS CLI, the SDK for JavaScript), unmodified, against a real server:
+//! `tests/aws`.
 
 mod common;
 
@@ -62,6 +63,25 @@ fn container_images_run() {
 }
 
 #[test]
+fn what_others_package_runs() {
+    let interpreter = common::python_with(&folder().join("zips/requirements.txt"));
+    let mut run = Command::new(interpreter);
+    run.arg(folder().join("zips/zips.py"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    passes(run);
+}
+
+#[test]
+fn the_sdk_for_javascript_lives_the_life_of_a_function() {
+    passes(node("sdk.mjs"));
+}
+
+#[test]
+fn answers_stream() {
+    passes(node("streaming.mjs"));
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");
@@ -99,6 +119,15 @@ fn python(script: &str) -> Command {
     run
 }
 
+/// A script of AWS's client for JavaScript.
+fn node(script: &str) -> Command {
+    let packages = common::node_with(&folder().join("js/package-lock.json"));
+    let mut run = Command::new("node");
+    run.arg(folder().join("js").join(script))
+        .env("PACKAGES", packages);
+    run
+}
+
 /// Runs it against a server of its own, which must end well afterwards.
 fn passes(run: Command) {
     passes_with(run, None, &[], &[]);
@@ -107,25 +136,6 @@ fn passes(run: Command) {
 /// The same, with a project and more arguments for the server, and what else the script is told.
 fn passes_with(mut run: Command, project: Option<&Path>, extra: &[&str], more: &[&str]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::start_with("serve", project, &folder.path().join("data"), extra);
-    // Neither a key nor a proxy of whoever runs the tests.
-    for name in [
-        "AWS_PROFILE",
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_LAMBDA",
-        "AWS_SESSION_TOKEN",
-    ] {
-        run.env_remove(name);
-    }
-    let status = run
-        .arg(&server.url)
-        .args(more)
-        .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("NO_PROXY", "127.0.0.1,localhost")
-        .status()
-        .expect("it runs");
-    assert!(status.success(), "the server said:\n{}", server.said());
-    assert!(server.terminate().success(), "{}", server.said());
+    let server = Server::start_with("serve", project, &folder.path().join("data"), extra);
+    common::run_client_with(&mut run, more, server);
 }

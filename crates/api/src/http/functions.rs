@@ -34,8 +34,6 @@ use super::{
 /// AWS's 50 MB for a zip, and base64 around it.
 pub const BODY_BYTES_MAX: usize = 72 << 20;
 const FILES_MAX: usize = 5_000;
-/// AWS Lambda's: 15 minutes.
-const TIMEOUT_S_MAX: f64 = 900.0;
 
 /// RFC 4648, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -141,6 +139,7 @@ fn not_deployed(error: Error) -> Failure {
             trouble: ImageTrouble::Missing | ImageTrouble::Unsupported | ImageTrouble::Bad,
             ..
         }
+        | Error::TooMuchMemory { .. }
         | Error::BadZip { .. }
         | Error::PolicyTooLong { .. }
         | Error::PayloadTooLarge { .. }
@@ -154,6 +153,7 @@ fn not_deployed(error: Error) -> Failure {
             Failure::new(StatusCode::BAD_REQUEST, "not_deployed", message)
         }
         Error::Throttled { .. }
+        | Error::Full { .. }
         | Error::Log(_)
         | Error::Sandbox(_)
         | Error::Image {
@@ -213,9 +213,10 @@ fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deploym
     deployment.concurrency = request.concurrency;
     deployment.settings.hosts = request.hosts;
     if let Some(seconds) = request.timeout_s {
-        if !(seconds > 0.0 && seconds <= TIMEOUT_S_MAX) {
+        // What is too long is refused with everything else that is.
+        if seconds <= 0.0 {
             return Err(Failure::bad_request(format!(
-                "timeout_s is {seconds}; it must be above 0 and at most {TIMEOUT_S_MAX}"
+                "timeout_s is {seconds}; it must be above 0"
             )));
         }
         deployment.timeout = Duration::try_from_secs_f64(seconds).map_err(|error| bad(&error))?;

@@ -78,6 +78,15 @@ struct Made {
 }
 
 fn made(layers: &[Vec<u8>], run: Value) -> Made {
+    let same: Vec<_> = layers
+        .iter()
+        .map(|layer| (layer.clone(), layer.clone()))
+        .collect();
+    made_of(&same, run)
+}
+
+/// Of layers as they are packed, and as they are unpacked.
+fn made_of(layers: &[(Vec<u8>, Vec<u8>)], run: Value) -> Made {
     let mut parts = BTreeMap::new();
     let mut put = |kind: &str, bytes: &[u8]| {
         let digest = Digest::of(bytes);
@@ -86,9 +95,9 @@ fn made(layers: &[Vec<u8>], run: Value) -> Made {
     };
     let described: Vec<Value> = layers
         .iter()
-        .map(|layer| put(manifest::LAYER_TAR, layer))
+        .map(|(packed, _)| put(manifest::LAYER_TAR, packed))
         .collect();
-    let ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    let ids: Vec<Digest> = layers.iter().map(|(_, plain)| Digest::of(plain)).collect();
     let config = json!({
         "architecture": architecture(), "os": "linux", "config": run,
         "rootfs": { "type": "layers", "diff_ids": ids },
@@ -321,9 +330,11 @@ async fn nothing_is_written_outside() {
 async fn what_is_too_large_is_refused() {
     let house = House::new();
     let text = "x".repeat(600 << 10);
-    let bomb = zstd::encode_all(layer(&[("zeros", File(&text))]).as_slice(), 1).unwrap();
-    let mut image = made(&[bomb.clone(), bomb], json!({}));
-    // By what it is packed, and by what it is unpacked.
+    let plain = layer(&[("zeros", File(&text))]);
+    let bomb = zstd::encode_all(plain.as_slice(), 1).unwrap();
+    let bomb = (bomb, plain);
+    let mut image = made_of(&[bomb.clone(), bomb], json!({}));
+    // By what it is unpacked, and by what it is packed.
     let told = house.refusal(&image).await;
     assert!(told.contains("that are left"), "{told}");
     let large = "x".repeat(2 << 20);

@@ -121,16 +121,7 @@ impl Unpacking<'_> {
     }
 
     fn hide(&self, name: &OsStr, folders: &[&OsStr]) -> Result<(), Problem> {
-        let Some(parent) = self.tree.folder(folders, false)? else {
-            return Ok(());
-        };
         let name = name.as_bytes();
-        if name == OPAQUE {
-            return self.tree.remove_all(&parent, &self.touched);
-        }
-        if name.starts_with(WHITEOUT_OTHER) {
-            return Ok(());
-        }
         let hidden = &name[WHITEOUT.len()..];
         // Whatever else it is, it is no name.
         if matches!(hidden, b"" | b"." | b"..") {
@@ -138,6 +129,15 @@ impl Unpacking<'_> {
                 "`{}` in it hides nothing that there can be",
                 String::from_utf8_lossy(name)
             )));
+        }
+        let Some(parent) = self.tree.folder(folders, false)? else {
+            return Ok(());
+        };
+        if name == OPAQUE {
+            return self.tree.remove_all(&parent, &self.touched);
+        }
+        if name.starts_with(WHITEOUT_OTHER) {
+            return Ok(());
         }
         self.tree
             .remove(&parent, OsStr::from_bytes(hidden), &self.touched)

@@ -41,6 +41,7 @@ pub struct Follow {
 
 /// `turn` is of the event's function; `None` if that does not exist any more.
 pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> Attempt {
+    let _running = inner.running();
     let payload = match read(&inner, event.offset).await {
         Ok(payload) => payload,
         Err(reason) => return Attempt::Unread(reason),

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use lambic_model::{Append, Cursor, Frontier, Offset, Producer, Write};
+use lambic_model::{Append, Cursor, Frontier, InvocationKind, Offset, Producer, Write};
+use serde_json::json;
 
 use super::{CURSOR, PARTITION};
 use crate::{
     Destination, Inner,
     destination::row,
+    entry::kind_name,
     records::{self, DeadLetter, QueueRow},
 };
 
@@ -17,19 +19,96 @@ pub const BYTES_MAX: usize = 8 << 20;
 pub struct Ended {
     pub offset: u64,
     pub row: QueueRow,
+    /// Of the event, if it failed.
     pub dead_letter: Option<DeadLetter>,
-    /// Where a record of it goes, and the record.
-    pub follow: Option<(Destination, String)>,
-    /// Its dead letter goes to the house's stream, since its function's own refused it.
+    pub follow: Option<Follow>,
+    /// Its dead letters go to the house's stream, since its function's own refused them.
     pub to_house: bool,
+    /// They are without what they are about, since with it they were refused.
+    pub is_short: bool,
+}
+
+/// What comes of the result.
+#[derive(Debug, Clone)]
+pub enum Follow {
+    To {
+        destination: Destination,
+        /// JSON.
+        record: String,
+        /// Of the event.
+        attempts: u32,
+    },
+    /// It cannot go there: a dead letter of its own.
+    Refused(DeadLetter),
+}
+
+impl Follow {
+    fn bytes(&self) -> usize {
+        match self {
+            Follow::To { record, .. } => record.len(),
+            Follow::Refused(letter) => letter.event.len() + letter.error_message.len(),
+        }
+    }
+}
+
+/// What tells of a record that did not get where it was to go.
+pub fn undelivered(
+    row: &QueueRow,
+    destination: &Destination,
+    record: String,
+    attempts: u32,
+    reason: &str,
+) -> DeadLetter {
+    tracing::warn!(
+        function = row.function,
+        request_id = row.request_id,
+        ?destination,
+        reason,
+        "the record for a destination becomes a dead letter"
+    );
+    let place = match destination {
+        Destination::Function(function) => format!("function {function}"),
+        Destination::Stream(stream) => format!("stream {stream}"),
+    };
+    DeadLetter {
+        at_us: row.at_us,
+        function: row.function.clone(),
+        request_id: row.request_id.clone(),
+        kind: kind_name(InvocationKind::Async),
+        source: None,
+        error_type: "Lambic.DestinationRefused".to_owned(),
+        error_message: format!("the record for {place} was refused: {reason}"),
+        attempts: i32::try_from(attempts).unwrap_or(i32::MAX),
+        event: record,
+    }
 }
 
 impl Ended {
     /// About what it takes in an append.
     fn bytes(&self) -> usize {
         let letter = self.dead_letter.as_ref();
-        let record = self.follow.as_ref().map_or(0, |(_, record)| record.len());
-        512 + record + letter.map_or(0, |letter| letter.event.len() + letter.error_message.len())
+        let letter = letter.map_or(0, |letter| letter.event.len() + letter.error_message.len());
+        512 + letter + self.follow.as_ref().map_or(0, Follow::bytes)
+    }
+
+    fn letters(&self) -> impl Iterator<Item = &DeadLetter> {
+        let refused = match &self.follow {
+            Some(Follow::Refused(letter)) => Some(letter),
+            _ => None,
+        };
+        self.dead_letter.iter().chain(refused)
+    }
+
+    fn shorten(&mut self) {
+        let refused = match &mut self.follow {
+            Some(Follow::Refused(letter)) => Some(letter),
+            _ => None,
+        };
+        for letter in self.dead_letter.iter_mut().chain(refused) {
+            let left_out = format!("{} bytes", letter.event.len());
+            letter.event = json!({ "leftOut": left_out }).to_string();
+        }
+        self.is_short = true;
     }
 }
 
@@ -48,38 +127,44 @@ pub fn parts(ended: Vec<Ended>, bytes_max: usize) -> Vec<Vec<Ended>> {
     parts
 }
 
-/// What to try after the log refused `ended`: its halves; or, for one alone, without its record for a destination,
-/// then the house's stream of dead letters
-/// instead of the function's own. If that was refused too, the end is given back.
-pub fn smaller(mut ended: Vec<Ended>) -> Result<Vec<Vec<Ended>>, Box<Ended>> {
+/// What to try after the log refused `ended`: its halves; or, for one alone, a dead letter in the place of its record
+/// for a destination; then the house's stream of dead letters instead of the function's own; then letters without what
+/// they are about, which is in the queue's stream still. If that was refused too, the end is given back.
+pub fn smaller(mut ended: Vec<Ended>, reason: &str) -> Result<Vec<Vec<Ended>>, Box<Ended>> {
     if ended.len() > 1 {
         let second = ended.split_off(ended.len() / 2);
         return Ok(vec![second, ended]);
     }
     let mut end = ended.pop().expect("no part is empty");
-    if let Some((to, record)) = end.follow.take() {
-        tracing::error!(
-            request_id = end.row.request_id,
-            ?to,
-            bytes = record.len(),
-            "the record for a destination was refused and is left out"
-        );
-        return Ok(vec![vec![end]]);
+    match end.follow.take() {
+        Some(Follow::To {
+            destination,
+            record,
+            attempts,
+        }) => {
+            let letter = undelivered(&end.row, &destination, record, attempts, reason);
+            end.follow = Some(Follow::Refused(letter));
+            return Ok(vec![vec![end]]);
+        }
+        follow => end.follow = follow,
     }
-    if end.dead_letter.is_none() || end.to_house {
-        return Err(Box::new(end));
+    let has_letters = end.letters().next().is_some();
+    match (has_letters, end.to_house, end.is_short) {
+        (true, false, _) => end.to_house = true,
+        (true, true, false) => end.shorten(),
+        _ => return Err(Box::new(end)),
     }
-    end.to_house = true;
     Ok(vec![vec![end]])
 }
 
-/// What keeps `ended` and moves the cursor to `cursor`.
-pub fn append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer) -> Append {
+/// What keeps `ended` and moves the cursor to `cursor`. Records that do not fit into their streams become dead letters.
+pub fn append(inner: &Inner, ended: &mut [Ended], cursor: Offset, producer: Producer) -> Append {
     let queue = &inner.options.streams.queue;
+    let (events, records) = follow(inner, ended);
     let mut rows = Vec::new();
     let mut letters: BTreeMap<_, (_, Vec<&DeadLetter>)> = BTreeMap::new();
-    for end in ended {
-        if let Some(letter) = &end.dead_letter {
+    for end in ended.iter() {
+        for letter in end.letters() {
             let stream = if end.to_house {
                 inner.options.streams.dead_letters.clone()
             } else {
@@ -93,7 +178,6 @@ pub fn append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer
         }
         rows.push(&end.row);
     }
-    let (events, records) = follow(inner, ended);
     rows.extend(&events);
     let mut writes = vec![Write {
         stream: queue.id,
@@ -120,25 +204,37 @@ pub fn append(inner: &Inner, ended: &[Ended], cursor: Offset, producer: Producer
 }
 
 /// The events for functions and the records for streams that follow on `ended`.
-fn follow(inner: &Inner, ended: &[Ended]) -> (Vec<QueueRow>, Vec<Write>) {
+fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
     let (mut events, mut writes) = (Vec::new(), Vec::new());
     for end in ended {
-        match &end.follow {
-            None => {}
-            Some((Destination::Function(function), record)) => events.push(QueueRow {
-                at_us: end.row.at_us,
-                request_id: uuid::Uuid::new_v4().to_string(),
-                function: function.clone(),
-                state: "queued".to_owned(),
-                event: Some(record.clone()),
-            }),
-            Some((Destination::Stream(name), record)) => match row(inner, name, record) {
-                Ok(write) => writes.push(write),
-                Err(reason) => {
-                    tracing::error!(request_id = end.row.request_id, stream = %name, reason,
-                    "the record for a destination does not fit into its stream and is left out")
-                }
-            },
+        let Some(Follow::To {
+            destination,
+            record,
+            attempts,
+        }) = &end.follow
+        else {
+            continue;
+        };
+        let name = match destination {
+            Destination::Function(function) => {
+                events.push(QueueRow {
+                    at_us: end.row.at_us,
+                    request_id: uuid::Uuid::new_v4().to_string(),
+                    function: function.clone(),
+                    state: "queued".to_owned(),
+                    event: Some(record.clone()),
+                });
+                continue;
+            }
+            Destination::Stream(name) => name,
+        };
+        match row(inner, name, record) {
+            Ok(write) => writes.push(write),
+            Err(reason) => {
+                let record = record.clone();
+                let letter = undelivered(&end.row, destination, record, *attempts, &reason);
+                end.follow = Some(Follow::Refused(letter));
+            }
         }
     }
     (events, writes)
@@ -171,6 +267,7 @@ mod tests {
             }),
             follow: None,
             to_house: false,
+            is_short: false,
         }
     }
 
@@ -189,12 +286,46 @@ mod tests {
         }
     }
 
+    fn alone(ended: Ended) -> Ended {
+        let mut parts = smaller(vec![ended], "too large").ok().unwrap();
+        assert_eq!((parts.len(), parts[0].len()), (1, 1));
+        parts.remove(0).remove(0)
+    }
+
     #[test]
     fn what_is_refused_is_tried_in_halves_then_in_the_house() {
-        let halves = smaller((0..3).map(ended).collect()).ok().unwrap();
+        let halves = smaller((0..3).map(ended).collect(), "no").ok().unwrap();
         assert_eq!(halves.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
-        let mut alone = smaller(vec![ended(0)]).ok().unwrap();
-        assert!(alone[0][0].to_house);
-        assert!(smaller(alone.remove(0)).is_err());
+        let house = alone(ended(9));
+        assert!(house.to_house && !house.is_short);
+        let short = alone(house);
+        let letter = short.dead_letter.as_ref().unwrap();
+        assert_eq!(letter.event, r#"{"leftOut":"9 bytes"}"#);
+        assert!(smaller(vec![short], "no").is_err());
+    }
+
+    #[test]
+    fn a_record_that_is_refused_becomes_a_dead_letter() {
+        let with_record = Ended {
+            dead_letter: None,
+            follow: Some(Follow::To {
+                destination: Destination::Function("next".to_owned()),
+                record: "{}".to_owned(),
+                attempts: 2,
+            }),
+            ..ended(0)
+        };
+        let letter = alone(with_record);
+        let told: Vec<_> = letter
+            .letters()
+            .map(|letter| &letter.error_message)
+            .collect();
+        assert_eq!(
+            told,
+            ["the record for function next was refused: too large"]
+        );
+        let short = alone(alone(letter));
+        assert!(short.to_house && short.is_short);
+        assert!(smaller(vec![short], "no").is_err());
     }
 }

@@ -31,7 +31,7 @@ use tracing::error;
 
 use self::{
     attempt::{Attempt, attempt},
-    ends::Ended,
+    ends::{Ended, Follow, undelivered},
     intake::EndedBefore,
     lines::{Lines, Queued},
 };
@@ -196,6 +196,17 @@ impl Queue {
                 self.take(done);
             }
         }
+        // What runs may end, so that it need not run again.
+        let inner = self.inner.clone();
+        let mut is_over = std::pin::pin!(inner.drain.over());
+        while !self.running.is_empty() {
+            self.keep();
+            tokio::select! {
+                biased;
+                () = &mut is_over => break,
+                Some(done) = self.tasks.join_next_with_id() => self.take(done),
+            }
+        }
         // What has ended need not run again; and an append is not cancelled: it may be kept all the same, and the next
         // queue reads the cursor.
         loop {
@@ -306,12 +317,12 @@ impl Queue {
         if self.parts.is_empty() {
             self.parts = ends::parts(std::mem::take(&mut self.ended), ends::BYTES_MAX);
         }
-        let Some(part) = self.parts.pop() else {
+        let Some(mut part) = self.parts.pop() else {
             return;
         };
         self.producer.sequence += 1;
         let cursor = self.cursor_without(&part);
-        let append = ends::append(&self.inner, &part, cursor, self.producer.clone());
+        let append = ends::append(&self.inner, &mut part, cursor, self.producer.clone());
         let inner = self.inner.clone();
         let task = self.tasks.spawn(async move {
             let stopped = async {
@@ -454,19 +465,32 @@ impl Queue {
             }
         };
         let attempts = event.attempts + u32::from(condition == Condition::Success);
-        let follow = follow.and_then(|follow| {
-            let (id, function) = (&event.request_id, &event.function);
-            let record = record(at_us, id, function, condition, attempts, &follow.last);
-            if record.is_none() {
-                error!(%function, request_id = id, "destinations lead in a circle; the event ends here");
-            }
-            Some((follow.to, record?))
-        });
         let state = if failure.is_some() { "dead" } else { "done" };
+        let row = QueueRow {
+            at_us,
+            request_id: event.request_id,
+            function: event.function,
+            state: state.to_owned(),
+            event: None,
+        };
+        let follow = follow.map(|attempt::Follow { to, last }| {
+            let (id, function) = (&row.request_id, &row.function);
+            match record(at_us, id, function, condition, attempts, &last) {
+                Some(record) => Follow::To {
+                    destination: to,
+                    record,
+                    attempts,
+                },
+                None => {
+                    let reason = "destinations lead in a circle";
+                    Follow::Refused(undelivered(&row, &to, last.request, attempts, reason))
+                }
+            }
+        });
         let dead_letter = failure.map(|(error_type, error_message, payload)| DeadLetter {
             at_us,
-            function: event.function.clone(),
-            request_id: event.request_id.clone(),
+            function: row.function.clone(),
+            request_id: row.request_id.clone(),
             kind: kind_name(InvocationKind::Async),
             source: None,
             error_type,
@@ -476,16 +500,11 @@ impl Queue {
         });
         self.ended.push(Ended {
             offset: event.offset,
-            to_house: false,
+            row,
             dead_letter,
             follow,
-            row: QueueRow {
-                at_us,
-                request_id: event.request_id,
-                function: event.function,
-                state: state.to_owned(),
-                event: None,
-            },
+            to_house: false,
+            is_short: false,
         });
     }
 
@@ -515,7 +534,7 @@ impl Queue {
             Err(NotKept::Refused(error)) => error,
         };
         // Nothing of them is kept: they stay open, so the cursor does not pass them.
-        match ends::smaller(part) {
+        match ends::smaller(part, &refused.to_string()) {
             Ok(smaller) => self.parts.extend(smaller),
             Err(end) => {
                 self.lines.stop_running(&end.row.function);

@@ -190,6 +190,7 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
             dead_letter: None,
             follow: None,
             to_house: false,
+            is_short: false,
         };
         queue.take_kept(vec![end], Ok(()));
     };

@@ -88,13 +88,17 @@ impl House {
         House::open_in(tempfile::tempdir().unwrap()).await
     }
 
-    /// `input` (two partitions), `output` and the system streams.
-    pub async fn open_in(dir: tempfile::TempDir) -> House {
-        House::open_with(dir, |_| {}).await
+    pub async fn open_with(change: impl FnOnce(&mut Options)) -> House {
+        House::open_in_with(tempfile::tempdir().unwrap(), change).await
     }
 
-    /// With other options; beside those `keyed`, whose records have `t` as their key, and `lost`, for records of destinations.
-    pub async fn open_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
+    pub async fn open_in(dir: tempfile::TempDir) -> House {
+        House::open_in_with(dir, |_| {}).await
+    }
+
+    /// `input` (two partitions), `output`, `keyed`, whose records have `t` as their key, `lost`, for records of
+    /// destinations, and the system streams.
+    pub async fn open_in_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
         let system = system_streams(StreamId(1));
         let mut streams = vec![stream(10, "input", 2), stream(11, "output", 1)];
         streams.push(Arc::new(Stream {
@@ -119,6 +123,8 @@ impl House {
         );
         options.retry_wait = Duration::from_millis(5);
         options.init_timeout = BOUND;
+        // What is running when a test closes it shall run again.
+        options.drain_max = Duration::from_millis(200);
         change(&mut options);
         let functions = Functions::open(options).await.unwrap();
         House {
@@ -132,7 +138,11 @@ impl House {
 
     /// Closes everything and opens it again from disk.
     pub async fn restart(self) -> House {
-        House::open_in(self.close().await).await
+        self.restart_with(|_| {}).await
+    }
+
+    pub async fn restart_with(self, change: impl FnOnce(&mut Options)) -> House {
+        House::open_in_with(self.close().await, change).await
     }
 
     /// Closes everything; what is on disk stays.
@@ -248,6 +258,19 @@ impl House {
                 self.rows("lambic_logs"),
             );
             let _ = tokio::time::timeout(Duration::from_secs(1), commits.changed()).await;
+        }
+    }
+
+    /// Waits until it is so.
+    pub async fn wait_until(&self, what: &str, is_so: impl Fn(&House) -> bool) {
+        let start = Instant::now();
+        while !is_so(self) {
+            assert!(
+                start.elapsed() < BOUND,
+                "{what}: {:?}",
+                self.functions.counts()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

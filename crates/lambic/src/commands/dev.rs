@@ -52,7 +52,7 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
             },
         }
     }
-    doors.close().await;
+    doors.close(&engine).await;
     engine.close().await;
     Ok(())
 }

@@ -61,7 +61,7 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
     };
     doors.say_ready();
     server::stop_signal().await;
-    doors.close().await;
+    doors.close(&engine).await;
     engine.close().await;
     Ok(())
 }

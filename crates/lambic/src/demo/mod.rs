@@ -136,7 +136,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     {
         output::print(&summary::text(result, &addresses))?;
     }
-    doors.close().await;
+    doors.close(&stage.engine).await;
     let stage =
         Arc::into_inner(stage).context("the demo's tasks have ended, so nobody holds the stage")?;
     stage.engine.close().await;

@@ -18,6 +18,7 @@ mod upkeep;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -353,5 +354,9 @@ async fn open_functions(
     options.images = settings.functions.images.clone();
     options.registry_accounts = Some(settings.functions.registry_accounts.clone())
         .filter(|file| !file.as_os_str().is_empty());
+    options.spares = settings.functions.spares;
+    options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
+    options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);
+    options.drain_max = Duration::from_secs(settings.functions.drain_s_max);
     Ok(Functions::open(options).await?)
 }

@@ -118,8 +118,8 @@ pub enum Start {
     Earliest,
 }
 
-/// AWS Lambda's: 15 minutes.
-const TIMEOUT_S_MAX: f64 = 900.0;
+/// What a server may allow at most; what it does is in its settings.
+const TIMEOUT_S_MAX: f64 = crate::settings::TIMEOUT_S_MAX as f64;
 
 /// AWS Lambda's default.
 fn timeout_s() -> f64 {
@@ -248,7 +248,7 @@ mod tests {
         check(
             "[functions.f]\nruntime = \"wasm\"\ntimeout_s = 1e9\n",
             expect![
-                "lambic.toml: function `f`: `timeout_s` is 1000000000; it must be above 0 and at most 900"
+                "lambic.toml: function `f`: `timeout_s` is 1000000000; it must be above 0 and at most 86400"
             ],
         );
         check(

@@ -6,11 +6,15 @@ failures are told at the end.
 """
 
 import base64
+import io
 import json
 import re
 import reprlib
+import stat
+import struct
 import sys
 import uuid
+import zipfile
 
 from botocore.exceptions import ClientError
 
@@ -57,6 +61,30 @@ def one_of(value, at, *values):
     """AWS tells the values in no order that means anything."""
     each = "".join(rf"(?=.*[\[ ]{re.escape(one)}[,\]])" for one in values)
     return constraint(value, at, rf"Member must satisfy enum value set: {each}\[")
+
+
+def zip_of(path, kind, content=b"x"):
+    """A zip with a good file and an entry of that name and kind (`stat.S_IFLNK`, …)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("app.py", APP)
+        entry = zipfile.ZipInfo(path)
+        entry.create_system, entry.external_attr = 3, (kind | 0o644) << 16
+        archive.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def overlapping(copies):
+    """A small zip whose directory names the same packed megabytes again and again."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("00000", bytes(16 << 20))
+    one = buffer.getvalue()
+    at = one.index(b"PK\x01\x02")
+    entry, end = one[at : one.index(b"PK\x05\x06")], one[one.index(b"PK\x05\x06") :]
+    # Behind 46 bytes of header there is the name, of five characters.
+    directory = b"".join(entry[:46] + b"%05d" % number + entry[51:] for number in range(copies))
+    return one[:at] + directory + end[:8] + struct.pack("<HHII", copies, copies, len(directory), at) + end[20:]
 
 
 class World:
@@ -193,6 +221,31 @@ def cases(world):
         ("a zip that is none", "UpdateFunctionCode", configure(ZipFile=b"not a zip"), 400, INVALID, r"^Could not unzip uploaded file\. Please check your file, then try to upload again\.$"),
         ("a zip that is none", "PublishLayerVersion", {"LayerName": nowhere, "Content": {"ZipFile": b"not a zip"}}, 400, INVALID, r"^Could not unzip uploaded file\. Please check your file, then try to upload again\.$"),
         ("an empty zip", "CreateFunction", create(Code={"ZipFile": zipped({})}), 400, INVALID, r"^Uploaded file must be a non-empty zip$"),
+        *(
+            (what, *where, 400, INVALID, r"^Could not unzip uploaded file\. Please check your file, then try to upload again\.$")
+            for what, zip_ in {
+                "a file above the zip": zip_of("../mine.py", stat.S_IFREG),
+                "a file above, by a detour": zip_of("a/../../mine.py", stat.S_IFREG),
+                "a file with a path from the root": zip_of("/etc/mine", stat.S_IFREG),
+                "a file in the server's folder": zip_of("../" * 40 + "tmp/mine", stat.S_IFREG),
+                "a link that leads out": zip_of("link", stat.S_IFLNK, b"/etc/passwd"),
+                "a link that climbs": zip_of("a/link", stat.S_IFLNK, b"../../mine"),
+                "a link to itself": zip_of("link", stat.S_IFLNK, b"link"),
+                "a block device": zip_of("disk", stat.S_IFBLK, b""),
+                "a character device": zip_of("null", stat.S_IFCHR, b""),
+                "a pipe": zip_of("pipe", stat.S_IFIFO, b""),
+                "a socket": zip_of("socket", stat.S_IFSOCK, b""),
+                "a file where a folder is": zip_of("app.py/mine", stat.S_IFREG),
+                "more files than anybody needs": zipped({str(number): "" for number in range(20_001)}),
+            }.items()
+            for where in (
+                ("CreateFunction", create(Code={"ZipFile": zip_})),
+                ("UpdateFunctionCode", configure(ZipFile=zip_)),
+                ("PublishLayerVersion", {"LayerName": nowhere, "Content": {"ZipFile": zip_}}),
+            )
+        ),
+        ("a bomb of one file again and again", "CreateFunction", create(Code={"ZipFile": overlapping(1_000)}), 400, INVALID, r"^(Unzipped size must be smaller than 262144000 bytes|Could not unzip uploaded file\. .*)$"),
+        ("a bomb in a layer", "PublishLayerVersion", {"LayerName": nowhere, "Content": {"ZipFile": overlapping(1_000)}}, 400, INVALID, r"^(Unzipped size must be smaller than 262144000 bytes|Could not unzip uploaded file\. .*)$"),
         ("no code", "CreateFunction", create(Code=...), 400, VALIDATION, constraint(None, "code", "Member must not be null")),
         ("no code in it", "CreateFunction", create(Code={}), 400, INVALID, r"^Please provide a source for function code\."),
         ("no code to update to", "UpdateFunctionCode", configure(), 400, INVALID, r"^Please provide a source for function code\."),

@@ -3,6 +3,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+pub mod aws;
 pub mod pg;
 
 use std::{
@@ -293,40 +294,95 @@ pub fn root() -> PathBuf {
 /// The interpreter of a virtual environment with the packages that `requirements` names; it is kept in the target
 /// folder, so that only the first run installs anything.
 pub fn python_with(requirements: &Path) -> PathBuf {
+    python_with_options(requirements, &[])
+}
+
+/// The same, with options for `pip install`.
+pub fn python_with_options(requirements: &Path, options: &[&str]) -> PathBuf {
+    let folder = installed(requirements, "bin/python", |folder| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder));
+        let mut install = Command::new(folder.join("bin/python"));
+        install.args(["-m", "pip", "install", "--quiet"]);
+        install.args(["--disable-pip-version-check"]).args(options);
+        run(install.arg("-r").arg(requirements));
+    });
+    folder.join("bin/python")
+}
+
+/// A folder with the npm packages that `package-lock.json` names, kept in the same way.
+pub fn node_with(lock: &Path) -> PathBuf {
+    installed(lock, "node_modules", |folder| {
+        std::fs::create_dir_all(folder).expect("the target folder is ours");
+        for file in [lock, &lock.with_file_name("package.json")] {
+            let name = file.file_name().expect("it is a file");
+            std::fs::copy(file, folder.join(name)).expect("it is there");
+        }
+        let mut install = Command::new("npm");
+        install.args(["ci", "--silent", "--no-audit", "--no-fund"]);
+        run(install.current_dir(folder));
+    })
+}
+
+/// The folder that `install` filled with what the file `wanted` says, `sign` among it. It is named after the file's own
+/// folder.
+fn installed(wanted: &Path, sign: &str, install: impl FnOnce(&Path)) -> PathBuf {
     // Tests of one binary run at the same time.
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _turn = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
-    let wanted = std::fs::read_to_string(requirements).expect("the requirements are there");
-    let name = requirements.parent().and_then(Path::file_name);
+    let name = wanted.parent().and_then(Path::file_name);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name.expect("it has a folder"));
-    let python = folder.join("bin/python");
+    let wanted = std::fs::read_to_string(wanted).expect("the list of packages is there");
     let installed = folder.join("installed.txt");
-    if std::fs::read_to_string(&installed).is_ok_and(|had| had == wanted) && python.exists() {
-        return python;
+    let is_same = std::fs::read_to_string(&installed).is_ok_and(|had| had == wanted);
+    if is_same && folder.join(sign).exists() {
+        return folder;
     }
     let _ = std::fs::remove_dir_all(&folder);
-    let run = |command: &mut Command| {
-        let output = command.output().expect("python3 with venv is needed");
-        assert!(
-            output.status.success(),
-            "{command:?}\n{}{}",
-            text(&output.stdout),
-            text(&output.stderr)
-        );
-    };
-    run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-    let install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-    ];
-    run(Command::new(&python).args(install).arg(requirements));
+    install(&folder);
     // Last, because its presence means that the work is done.
     std::fs::write(&installed, wanted).expect("the target folder is ours");
-    python
+    folder
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?} is needed: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+/// Runs a script of a client of AWS against a server of its own, which must end well afterwards.
+pub fn run_client(script: &mut Command, server: Server) {
+    run_client_with(script, &[], server);
+}
+
+/// The same, with more arguments behind the server's URL.
+pub fn run_client_with(script: &mut Command, more: &[&str], mut server: Server) {
+    // Neither a key nor a proxy of whoever runs the tests.
+    for name in [
+        "AWS_PROFILE",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_LAMBDA",
+        "AWS_SESSION_TOKEN",
+    ] {
+        script.env_remove(name);
+    }
+    let status = script
+        .arg(&server.url)
+        .args(more)
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("NO_PROXY", "127.0.0.1,localhost")
+        .status()
+        .expect("it runs");
+    assert!(status.success(), "the server said:\n{}", server.said());
+    assert!(server.terminate().success(), "{}", server.said());
 }
 
 /// It must fail with this code, and say this.

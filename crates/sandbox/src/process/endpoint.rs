@@ -40,9 +40,8 @@ use super::{
     telemetry::{Event as Happened, Status, Telemetry},
 };
 use crate::execution;
+pub(super) use crate::execution::RESPONSE_BYTES_MAX;
 
-/// AWS's cap of a response.
-pub(super) const RESPONSE_BYTES_MAX: usize = 6_291_556;
 /// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
 const CONNECTIONS_MAX: usize = 32;
 /// After a connection could not be taken: mostly the server has no file number left for it.

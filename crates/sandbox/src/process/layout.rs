@@ -139,13 +139,18 @@ pub fn let_read(dir: &Path) -> Result<(), Error> {
         } else if kind.is_file() {
             let mode = mode(&path)?;
             // As the owner may execute it, so may others.
-            set_mode(
-                &path,
-                (mode & 0o7777) | 0o444 | (mode >> 6 & 1) | (mode >> 3 & 0o10),
-            )?;
+            let readable = (mode & 0o7777) | 0o444 | (mode >> 6 & 1) | (mode >> 3 & 0o10);
+            set_mode_durably(&path, readable)?;
         }
     }
-    set_mode(dir, (own & 0o7777) | 0o555)
+    set_mode_durably(dir, (own & 0o7777) | 0o555)
+}
+
+/// After a power cut the folder's mode must not stand for files that lost theirs.
+fn set_mode_durably(path: &Path, mode: u32) -> Result<(), Error> {
+    set_mode(path, mode)?;
+    let synced = std::fs::File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(Error::io("sync", path))
 }
 
 /// All layers in one folder; later ones replace what earlier ones have.

@@ -250,10 +250,12 @@ pub fn folder(spec: &Spec, layout: &Layout) -> PathBuf {
 }
 
 /// Starts its other arguments in the background, as many as the first one says, and becomes the rest. What those in the
-/// background say goes where the input would come from, so that it is not taken for the function's.
+/// background say goes where the input would come from, so that it is not taken for the function's; a shell takes that
+/// away from them before it looks at where their output is to go.
 const WITH_EXTENSIONS: &str = r#"left=$1; shift
-while [ "$left" -gt 0 ]; do "$1" >&0 2>&0 </dev/null & shift; left=$((left - 1)); done
-exec "$@" </dev/null"#;
+exec 3>&0 </dev/null
+while [ "$left" -gt 0 ]; do "$1" >&3 2>&3 3>&- & shift; left=$((left - 1)); done
+exec "$@" 3>&-"#;
 
 /// The program and its arguments if extensions run beside it: a shell that starts them and becomes the program.
 pub fn with_extensions(

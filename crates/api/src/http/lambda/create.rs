@@ -66,7 +66,7 @@ fn deployment(
     violations.required("functionName", &members.function_name);
     violations.required("role", &members.role);
     violations.required("code", &members.code);
-    members.check(&mut violations);
+    members.check(functions.timeout_max(), &mut violations);
     violations.end()?;
     let name = members.function_name.as_deref().unwrap_or_default();
     check_length(name)?;

@@ -75,6 +75,17 @@ impl AwsError {
         )
     }
 
+    fn throttled(reason: &'static str) -> AwsError {
+        AwsError {
+            reason: Some(reason),
+            ..AwsError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TooManyRequestsException",
+                "Rate Exceeded.",
+            )
+        }
+    }
+
     /// An event over the limit of its kind of invocation.
     pub fn payload_too_large(bytes: usize, limit: usize, kind: &str) -> AwsError {
         AwsError::new(
@@ -151,14 +162,10 @@ impl From<Error> for AwsError {
             Error::NoStatement { sid } => {
                 AwsError::not_found(format!("Statement {sid} is not found in resource policy."))
             }
-            Error::Throttled { .. } => AwsError {
-                reason: Some("ReservedFunctionConcurrentInvocationLimitExceeded"),
-                ..AwsError::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "TooManyRequestsException",
-                    "Rate Exceeded.",
-                )
-            },
+            Error::Throttled { .. } => {
+                AwsError::throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+            }
+            Error::Full { .. } => AwsError::throttled("ConcurrentInvocationLimitExceeded"),
             Error::PayloadTooLarge { bytes, limit } => {
                 AwsError::payload_too_large(bytes, limit, "RequestResponse")
             }
@@ -196,6 +203,7 @@ impl From<Error> for AwsError {
             | Error::NotShutIn { .. }
             | Error::NoRoot { .. }
             | Error::Image { .. }
+            | Error::TooMuchMemory { .. }
             | Error::UnknownStream { .. }
             | Error::TriggerLoop { .. } => AwsError::invalid(message),
             _ => AwsError::new(
@@ -254,6 +262,31 @@ mod tests {
         ] {
             let error = AwsError::from(error);
             assert_eq!((error.status.as_u16(), error.kind), (status, kind));
+        }
+    }
+
+    #[test]
+    fn a_throttled_invocation_says_by_what() {
+        let name = || "f".to_owned();
+        let reserved = Error::Throttled {
+            name: name(),
+            concurrency: 1,
+            waiting: 0,
+        };
+        let full = Error::Full {
+            name: name(),
+            reason: String::new(),
+        };
+        for (error, reason) in [
+            (
+                reserved,
+                "ReservedFunctionConcurrentInvocationLimitExceeded",
+            ),
+            (full, "ConcurrentInvocationLimitExceeded"),
+        ] {
+            let error = AwsError::from(error);
+            assert_eq!(error.status, StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(error.reason, Some(reason));
         }
     }
 }

@@ -5,7 +5,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use lambic_functions::{Error, Function, FunctionVersion, Provisioned, Qualifier};
+use lambic_functions::{
+    Error, Function, FunctionVersion, Functions, Provisioned, ProvisionedStatus, Qualifier,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -59,18 +61,17 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
         environments: usize::try_from(wanted.unwrap_or_default()).unwrap_or(usize::MAX),
         changed_at_us: now_us(),
     };
-    let setting = provisioned.clone();
-    let changed = app
-        .services
-        .functions
-        .change(&target.name, move |function| {
-            check(function, &key, setting.environments)?;
-            function.provisioned.insert(key, setting);
-            Ok(())
-        })
-        .await;
-    changed.map_err(|error| target.place.refuse(error))?;
-    Ok(answer::json(StatusCode::ACCEPTED, &describe(&provisioned)))
+    let (setting, of) = (provisioned.clone(), key.clone());
+    let functions = &app.services.functions;
+    let changed = functions.change(&target.name, move |function| {
+        check(function, &of, setting.environments)?;
+        function.provisioned.insert(of, setting);
+        Ok(())
+    });
+    changed.await.map_err(|error| target.place.refuse(error))?;
+    let status = functions.provisioned(&*target.function(&app)?, &key);
+    let body = describe(&provisioned, &status);
+    Ok(answer::json(StatusCode::ACCEPTED, &body))
 }
 
 /// AWS's rules: within what is reserved, and not for a version and for an alias of it.
@@ -106,8 +107,9 @@ fn check(function: &Function, key: &Qualifier, environments: usize) -> Result<()
 /// Also ListProvisionedConcurrencyConfigs, which is the same path with `?List=ALL`.
 pub async fn get(State(app): Shared, target: Target, questions: Questions) -> Answer {
     let function = target.function(&app)?;
+    let functions = &app.services.functions;
     if questions.get("List") == Some("ALL") {
-        return list(&target, &function, &questions);
+        return list(functions, &target, &function, &questions);
     }
     let mut violations = Violations::default();
     violations.required("qualifier", &target.qualifier);
@@ -125,17 +127,26 @@ pub async fn get(State(app): Shared, target: Target, questions: Questions) -> An
             "No Provisioned Concurrency Config found for this function",
         )
     })?;
-    Ok(answer::json(StatusCode::OK, &describe(provisioned)))
+    let status = functions.provisioned(&function, &target.key());
+    Ok(answer::json(
+        StatusCode::OK,
+        &describe(provisioned, &status),
+    ))
 }
 
-fn list(target: &Target, function: &Function, questions: &Questions) -> Answer {
+fn list(
+    functions: &Functions,
+    target: &Target,
+    function: &Function,
+    questions: &Questions,
+) -> Answer {
     let asked = Asked::of(questions, 50)?;
     let items = function.provisioned.iter().map(|(qualifier, provisioned)| {
         let arn = target.place.qualified(&target.name, qualifier);
-        (key(qualifier), (arn, provisioned))
+        (key(qualifier), (arn, qualifier, provisioned))
     });
-    let page = asked.page(items).map(|(arn, provisioned)| {
-        let mut body = describe(provisioned);
+    let page = asked.page(items).map(|(arn, qualifier, provisioned)| {
+        let mut body = describe(provisioned, &functions.provisioned(function, qualifier));
         body["FunctionArn"] = Value::from(arn);
         body
     });
@@ -168,15 +179,23 @@ pub async fn remove(State(app): Shared, target: Target) -> Answer {
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
-/// Ready at once: environments start faster here than a client asks again.
-fn describe(provisioned: &Provisioned) -> Value {
-    json!({
+fn describe(provisioned: &Provisioned, status: &ProvisionedStatus) -> Value {
+    let is_ready = status.available >= provisioned.environments;
+    let mut body = json!({
         "RequestedProvisionedConcurrentExecutions": provisioned.environments,
-        "AvailableProvisionedConcurrentExecutions": provisioned.environments,
-        "AllocatedProvisionedConcurrentExecutions": provisioned.environments,
-        "Status": "READY",
+        "AvailableProvisionedConcurrentExecutions": status.available,
+        "AllocatedProvisionedConcurrentExecutions": status.allocated,
+        "Status": match (is_ready, &status.trouble) {
+            (true, _) => "READY",
+            (false, None) => "IN_PROGRESS",
+            (false, Some(_)) => "FAILED",
+        },
         "LastModified": modified(provisioned.changed_at_us),
-    })
+    });
+    if let Some(reason) = status.trouble.as_ref().filter(|_| !is_ready) {
+        body["StatusReason"] = Value::from(reason.as_str());
+    }
+    body
 }
 
 #[cfg(test)]
@@ -197,5 +216,32 @@ mod tests {
         qualifiers.sort();
         let keys: Vec<String> = qualifiers.iter().map(key).collect();
         assert!(keys.is_sorted(), "{keys:?}");
+    }
+
+    #[test]
+    fn a_status_says_how_far_it_has_come() {
+        let provisioned = Provisioned {
+            environments: 2,
+            changed_at_us: 0,
+        };
+        let no = || Some("no".to_owned());
+        for (available, trouble, status, reason) in [
+            (0, None, "IN_PROGRESS", None),
+            (1, no(), "FAILED", Some("no")),
+            (2, None, "READY", None),
+            (2, no(), "READY", None),
+        ] {
+            let body = describe(
+                &provisioned,
+                &ProvisionedStatus {
+                    allocated: 2,
+                    available,
+                    trouble,
+                },
+            );
+            assert_eq!(body["Status"], status);
+            assert_eq!(body["StatusReason"].as_str(), reason);
+            assert_eq!(body["AvailableProvisionedConcurrentExecutions"], available);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The members of a function that its creation and its changes share: checked against AWS's constraints, and taken
 //! apart into what has an effect here and what is kept and given back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use lambic_functions::{Functions, ImageConfig, LayerUse};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,6 @@ use super::{
 };
 
 const MEMORY_MB: (i64, i64) = (128, 10_240);
-const TIMEOUT_S: (i64, i64) = (1, 900);
 const TMP_MB: (i64, i64) = (512, 10_240);
 const LAYERS_MAX: usize = 5;
 /// AWS's, of an entry point or a command.
@@ -139,13 +138,15 @@ struct LoggingConfig {
 
 impl Members {
     /// The constraints of the shapes.
-    pub fn check(&self, violations: &mut Violations) {
+    /// `timeout_max`: AWS's is 15 minutes, a server's may be longer.
+    pub fn check(&self, timeout_max: Duration, violations: &mut Violations) {
         let v = violations;
+        let timeout_s_max = i64::try_from(timeout_max.as_secs()).unwrap_or(i64::MAX);
         v.length("handler", self.handler.as_deref(), 0, 128);
         v.pattern("handler", self.handler.as_deref(), &HANDLER);
         v.pattern("role", self.role.as_deref(), &ROLE);
         v.length("description", self.description.as_deref(), 0, 256);
-        v.range("timeout", self.timeout, TIMEOUT_S.0, TIMEOUT_S.1);
+        v.range("timeout", self.timeout, 1, timeout_s_max);
         v.range("memorySize", self.memory_size, MEMORY_MB.0, MEMORY_MB.1);
         v.one_of(
             "packageType",
@@ -418,7 +419,7 @@ mod tests {
     fn members_are_checked_against_the_constraints_of_aws() {
         let check = |value| {
             let mut violations = Violations::default();
-            members(value).check(&mut violations);
+            members(value).check(Duration::from_secs(900), &mut violations);
             violations.end().map_err(|error| error.message)
         };
         assert_eq!(
@@ -427,6 +428,7 @@ mod tests {
         );
         for (value, part) in [
             (json!({ "Timeout": 0 }), "'timeout' failed"),
+            (json!({ "Timeout": 901 }), "less than or equal to 900"),
             (
                 json!({ "MemorySize": 10_241 }),
                 "less than or equal to 10240",

@@ -146,7 +146,7 @@ pub async fn configuration(
 
 fn changes(members: &Members, functions: &Functions) -> Result<Changes, AwsError> {
     let mut violations = Violations::default();
-    members.check(&mut violations);
+    members.check(functions.timeout_max(), &mut violations);
     violations.end()?;
     members.check_available()?;
     let runtime = match &members.runtime {

@@ -77,8 +77,12 @@ impl Api {
                 let all = self.functions().unwrap_or_default();
                 let names = all.iter().filter_map(|one| one["FunctionName"].as_str());
                 failure.hint = Some(match closest(name, names) {
-                    Some(best) if best != name => format!("did you mean {best}?"),
-                    _ => "`lambic function list` shows what there is".to_owned(),
+                    // Its version or alias is what is missing.
+                    Some(best) if best == name => format!(
+                        "`lambic function versions {name}` and `lambic function alias list {name}` show what there is"
+                    ),
+                    Some(best) => format!("did you mean {best}?"),
+                    None => "`lambic function list` shows what there is".to_owned(),
                 });
                 anyhow::Error::new(failure)
             }

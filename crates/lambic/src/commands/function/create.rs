@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::{
     super::Global,
     api::Api,
-    guess::{self, Guess, HERE},
+    guess::{self, Guess},
     package::Package,
+    runtimes::HERE,
     settings,
 };
 use crate::{

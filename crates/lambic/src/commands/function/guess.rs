@@ -1,22 +1,9 @@
-//! Which runtime and handler code wants, by what is in it; and whether a handler's file is there.
-//!
-//! Pure but for [`Machine`], which asks the interpreters of this machine for their versions.
+//! Which runtime and handler code wants, by what is in it; and whether a handler's file is there. Pure.
 
-use std::{process::Command, sync::OnceLock};
-
-use super::package::Package;
-use crate::toml_source::closest;
-
-/// What runs code of a runtime's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Language {
-    Python,
-    Node,
-    Bootstrap,
-    Wasm,
-    /// Known to AWS; whether it can run is the server's to say.
-    Other,
-}
+use super::{
+    package::Package,
+    runtimes::{Language, Machine},
+};
 
 /// A runtime and a handler, and what they were seen by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,34 +12,6 @@ pub struct Guess {
     pub handler: String,
     pub because: String,
 }
-
-/// AWS's names that a server can have, and ours.
-const RUNTIMES: [&str; 19] = [
-    "python3.9",
-    "python3.10",
-    "python3.11",
-    "python3.12",
-    "python3.13",
-    "python3.14",
-    "python3.15",
-    "nodejs12.x",
-    "nodejs14.x",
-    "nodejs16.x",
-    "nodejs18.x",
-    "nodejs20.x",
-    "nodejs22.x",
-    "nodejs24.x",
-    "nodejs26.x",
-    "provided.al2",
-    "provided.al2023",
-    "wasm",
-    "provided.wasm",
-];
-/// Words for the machine's own version.
-const OWN: [&str; 5] = ["python", "python3", "node", "nodejs", "bootstrap"];
-/// What these are compiled or run by is not here; the server says so.
-const ELSEWHERE: [&str; 4] = ["java", "dotnet", "ruby", "go1"];
-const COMPILED: &str = "provided.al2023";
 
 /// Files that handlers usually stand in, and the names that they usually have.
 const MODULES: [&str; 6] = [
@@ -65,93 +24,6 @@ const MODULES: [&str; 6] = [
 ];
 const NAMES: [&str; 4] = ["handler", "lambda_handler", "lambdaHandler", "main"];
 const SCRIPTS: [&str; 3] = ["mjs", "js", "cjs"];
-
-impl Language {
-    pub fn of(runtime: &str) -> Language {
-        match runtime {
-            "wasm" | "provided.wasm" => Language::Wasm,
-            _ if runtime.starts_with("python") => Language::Python,
-            _ if runtime.starts_with("node") => Language::Node,
-            _ if runtime.starts_with("provided") => Language::Bootstrap,
-            _ => Language::Other,
-        }
-    }
-
-    /// True if a runtime of this name can never run here.
-    pub fn is_elsewhere(runtime: &str) -> bool {
-        ELSEWHERE.iter().any(|name| runtime.starts_with(name))
-    }
-}
-
-/// The interpreters' versions, as AWS names them.
-pub struct Machine {
-    pub python: fn() -> Option<String>,
-    pub node: fn() -> Option<String>,
-}
-
-/// This one, which is the server's as long as that answers on loopback only.
-pub const HERE: Machine = Machine {
-    python: || {
-        static FOUND: OnceLock<Option<String>> = OnceLock::new();
-        FOUND.get_or_init(|| python_of(&said("python3"))).clone()
-    },
-    node: || {
-        static FOUND: OnceLock<Option<String>> = OnceLock::new();
-        FOUND.get_or_init(|| node_of(&said("node"))).clone()
-    },
-};
-
-fn said(program: &str) -> String {
-    let output = Command::new(program).arg("--version").output();
-    output.map_or_else(
-        |_| String::new(),
-        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
-    )
-}
-
-fn python_of(said: &str) -> Option<String> {
-    let mut parts = said.trim().strip_prefix("Python ")?.split('.');
-    Some(format!("python{}.{}", parts.next()?, parts.next()?))
-}
-
-fn node_of(said: &str) -> Option<String> {
-    let (major, _) = said.trim().strip_prefix('v')?.split_once('.')?;
-    Some(format!("nodejs{major}.x"))
-}
-
-impl Machine {
-    fn version(&self, language: Language) -> Result<String, String> {
-        let (found, name, example) = match language {
-            Language::Python => ((self.python)(), "Python", "python3.11"),
-            Language::Node => ((self.node)(), "Node", "nodejs20.x"),
-            Language::Wasm => return Ok("wasm".to_owned()),
-            Language::Bootstrap | Language::Other => return Ok(COMPILED.to_owned()),
-        };
-        found.ok_or_else(|| {
-            format!("no {name} is on this machine's PATH to take the version of; say --runtime {example}")
-        })
-    }
-
-    /// A runtime's name as AWS has it, from what the user wrote.
-    pub fn runtime(&self, written: &str) -> Result<String, String> {
-        match written {
-            "python" | "python3" => self.version(Language::Python),
-            "node" | "nodejs" => self.version(Language::Node),
-            "bootstrap" => Ok(COMPILED.to_owned()),
-            _ if RUNTIMES.contains(&written) || Language::is_elsewhere(written) => {
-                Ok(written.to_owned())
-            }
-            _ => {
-                let names = RUNTIMES.iter().chain(&OWN).copied();
-                let hint = match closest(written, names) {
-                    Some(best) => format!("did you mean {best}?"),
-                    None => "there are python3.x, nodejs*.x, provided.al2023 (a program named bootstrap) and wasm".to_owned(),
-                };
-                Err(format!("there is no runtime {written:?}; {hint}"))
-            }
-        }
-    }
-}
 
 /// The runtime and handler of code; what is given is not guessed.
 pub fn guess(
@@ -402,11 +274,16 @@ fn word(text: &str) -> String {
 /// Why nothing in the code can run, and what to do.
 fn unbuilt(package: &Package) -> String {
     let has = |ending: &str| package.files.keys().any(|name| name.ends_with(ending));
+    let manifest = package.text("Cargo.toml");
+    let of_components = ["wit-bindgen", "wstd", "wasip2", "spin-sdk"];
+    let is_component = |manifest: &String| of_components.iter().any(|name| manifest.contains(name));
     let advice = match () {
-        () if package.has("Cargo.toml") && has(".wit") => {
+        () if manifest.is_some()
+            && (has(".wit") || manifest.as_ref().is_some_and(is_component)) =>
+        {
             "it is a component that is not built yet: cargo build --release --target wasm32-wasip2, and copy the .wasm file to its top"
         }
-        () if package.has("Cargo.toml") => {
+        () if manifest.is_some() => {
             "build it first: cargo lambda build --release, then give target/lambda/NAME/bootstrap"
         }
         () if has(".wit") => {
@@ -449,11 +326,9 @@ pub fn candidates(language: Language, handler: &str) -> Vec<String> {
             let module = module.replace('.', "/");
             vec![format!("{module}.py"), format!("{module}/__init__.py")]
         }
-        Language::Node if !module.is_empty() => SCRIPTS
-            .iter()
-            .rev()
+        Language::Node if !module.is_empty() => ["js", "mjs", "cjs"]
             .map(|extension| format!("{module}.{extension}"))
-            .collect(),
+            .to_vec(),
         Language::Python | Language::Node | Language::Other => Vec::new(),
     }
 }
@@ -613,14 +488,6 @@ mod tests {
         check(Some("nodejs20"), None, "did you mean nodejs20.x?");
         check(Some("cobol"), None, "there are python3.x");
         check(Some("java21"), Some("a.B"), "java21 a.B");
-    }
-
-    #[test]
-    fn versions_are_named_as_aws_names_them() {
-        assert_eq!(python_of("Python 3.11.7\n").as_deref(), Some("python3.11"));
-        assert_eq!(python_of(""), None);
-        assert_eq!(node_of("v20.11.1\n").as_deref(), Some("nodejs20.x"));
-        assert_eq!(node_of(""), None);
     }
 
     #[test]

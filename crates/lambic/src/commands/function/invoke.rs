@@ -292,15 +292,9 @@ pub fn check(shown: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         return Ok(());
     };
     let text = String::from_utf8_lossy(bytes);
-    let before: usize = text
-        .split_inclusive('\n')
-        .take(error.line().saturating_sub(1))
-        .map(str::len)
-        .sum();
-    let at = before + error.column().saturating_sub(1);
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or(&message);
-    let place = Place::at_byte(shown, &text, at);
+    let place = Place::of_json(shown, &text, &error);
     bail!(place.render(&format!("the event is not JSON: {message}"), None))
 }
 
@@ -313,9 +307,9 @@ mod tests {
         assert!(check(Path::new("event"), b" {\"a\": [1, null]} ").is_ok());
         let error = check(Path::new("e.json"), b"{\n  \"a\": 1,\n  \"b\": nul\n}").unwrap_err();
         expect_test::expect![[r#"
-            e.json:3:12: the event is not JSON: expected ident
+            e.json:3:11: the event is not JSON: expected ident
               3 |   "b": nul
-                |            ^"#]]
+                |           ^"#]]
         .assert_eq(&error.to_string());
         for wrong in [&b""[..], b"{", b"{}}", b"not json", b"\xff"] {
             assert!(check(Path::new("event"), wrong).is_err());

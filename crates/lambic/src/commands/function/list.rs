@@ -75,7 +75,7 @@ struct Around {
     aliases: Vec<Value>,
 }
 
-/// The lines of `show`, in the order of their interest; what is not set is left out.
+/// The lines of `show`; what is not set is left out.
 fn described(function: &Value, around: &Around) -> Value {
     let list = |values: &[Value], of: &dyn Fn(&Value) -> Option<String>| match values {
         [] => Value::Null,

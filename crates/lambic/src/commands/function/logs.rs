@@ -16,6 +16,8 @@ const LINES: u32 = 50;
 const LINES_MAX: u32 = 10_000;
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Before the first offset.
+const NOTHING: i64 = -1;
 /// What is read at one look.
 const PAGE: u32 = 1_000;
 
@@ -23,7 +25,7 @@ pub fn run(global: &Global, args: &cli::FunctionLogs) -> anyhow::Result<()> {
     let api = Api::new(global)?;
     // Before the lines are read: those that come meanwhile are followed.
     let head = match args.follow {
-        true => head(&api.client)?,
+        true => Some(head(&api.client)?),
         false => None,
     };
     let mut rows = api.client.rows(&newest(args, head))?;
@@ -45,7 +47,7 @@ pub fn run(global: &Global, args: &cli::FunctionLogs) -> anyhow::Result<()> {
         };
     }
     show(rows, global.json)?;
-    follow(&api.client, args, head.unwrap_or(-1), global.json)
+    follow(&api.client, args, head.unwrap_or(NOTHING), global.json)
 }
 
 fn follow(client: &Client, args: &cli::FunctionLogs, head: i64, json: bool) -> anyhow::Result<()> {
@@ -79,13 +81,15 @@ fn follow(client: &Client, args: &cli::FunctionLogs, head: i64, json: bool) -> a
     }
 }
 
-fn head(client: &Client) -> anyhow::Result<Option<i64>> {
+/// The newest line's offset.
+fn head(client: &Client) -> anyhow::Result<i64> {
     let rows = client.rows("SELECT max(_offset) AS head FROM lambic_logs")?;
     let row = rows.rows.first();
-    Ok(row.and_then(|row| rows.get(row, "head").as_i64()))
+    let head = row.and_then(|row| rows.get(row, "head").as_i64());
+    Ok(head.unwrap_or(NOTHING))
 }
 
-/// The newest lines, those from `head` on left out, the newest first.
+/// The newest lines, those behind `head` left out, the newest first.
 fn newest(args: &cli::FunctionLogs, head: Option<i64>) -> String {
     let mut sql = wanted(args);
     if let Some(since) = args.since {

@@ -14,6 +14,7 @@ mod logs;
 mod new;
 mod package;
 mod patterns;
+mod runtimes;
 mod settings;
 mod test;
 mod update;

@@ -6,8 +6,9 @@ use serde_json::Value;
 use super::{
     super::Global,
     api::Api,
-    guess::{self, HERE},
+    guess,
     package::Package,
+    runtimes::{HERE, Language},
     settings,
 };
 use crate::{cli, output};
@@ -70,7 +71,7 @@ fn check(package: &Package, changes: Option<&Value>, present: &Value) -> anyhow:
         changed.or(present[member].as_str()).unwrap_or_default()
     };
     // A component is found by itself, whatever its file is called.
-    if guess::Language::of(wanted("Runtime")) == guess::Language::Wasm {
+    if Language::of(wanted("Runtime")) == Language::Wasm {
         return Ok(());
     }
     let trouble = guess::trouble(package, wanted("Runtime"), wanted("Handler"));

@@ -3,7 +3,7 @@
 //!
 //! Pure. What only AWS knows (an attribute of a table, a parameter without a value) is [`Missing::Unknown`], with why.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use serde_json::Value;
 
@@ -11,6 +11,8 @@ use crate::yaml_source::{Node, Source, Yaml};
 
 /// Functions within functions, conditions that name conditions.
 const DEPTH_MAX: usize = 32;
+/// Of one template: conditions that name one another would ask each other without end.
+const LOOKS_MAX: u32 = 100_000;
 
 const REGION: &str = "us-east-1";
 const ACCOUNT: &str = "000000000000";
@@ -35,6 +37,7 @@ pub struct Template<'a> {
     parameters: BTreeMap<String, Node>,
     /// The names that functions get here, by their logical names.
     functions: BTreeMap<String, String>,
+    looks: Cell<u32>,
 }
 
 /// One entry of `Resources`.
@@ -42,6 +45,8 @@ pub struct Template<'a> {
 pub struct Resource<'a> {
     pub id: &'a str,
     pub kind: &'a str,
+    /// Where its name stands.
+    pub key: &'a Node,
     pub node: &'a Node,
 }
 
@@ -93,6 +98,7 @@ impl<'a> Template<'a> {
             stack: stack.to_owned(),
             parameters,
             functions: BTreeMap::new(),
+            looks: Cell::default(),
         })
     }
 
@@ -101,6 +107,7 @@ impl<'a> Template<'a> {
         let all = all.map_or(&[][..], Node::entries).iter();
         all.map(|(id, node)| Resource {
             id: id.text().unwrap_or_default(),
+            key: id,
             kind: node.get("Type").and_then(Node::text).unwrap_or_default(),
             node,
         })
@@ -178,7 +185,7 @@ impl<'a> Template<'a> {
     }
 
     fn resolve_in(&self, node: &Node, depth: usize) -> Resolved<Node> {
-        if depth > DEPTH_MAX {
+        if self.is_too_much(depth) {
             return unknown("its functions are nested too deeply, or name one another");
         }
         let Some((function, argument)) = intrinsic(node) else {
@@ -257,6 +264,11 @@ impl<'a> Template<'a> {
             at: node.at,
             ..Node::scalar(found)
         })
+    }
+
+    fn is_too_much(&self, depth: usize) -> bool {
+        self.looks.set(self.looks.get() + 1);
+        depth > DEPTH_MAX || self.looks.get() > LOOKS_MAX
     }
 
     fn list_in(&self, node: &Node, depth: usize) -> Resolved<Vec<Node>> {
@@ -364,7 +376,7 @@ impl<'a> Template<'a> {
     }
 
     fn truth(&self, node: &Node, depth: usize) -> Resolved<bool> {
-        if depth > DEPTH_MAX {
+        if self.is_too_much(depth) {
             return unknown("its conditions are nested too deeply, or name one another");
         }
         let Some((function, argument)) = intrinsic(node) else {
@@ -452,6 +464,7 @@ Conditions:
   Both: !And [!Condition IsProd, !Condition IsDev]
   Either: !Or [{Condition: IsProd}, {Condition: IsDev}]
   Loop: !Condition Loop
+  Knot: !Or [!Condition Knot, !Condition Knot]
 Resources:
   Fn: { Type: "AWS::Serverless::Function" }
   Table: { Type: "AWS::DynamoDB::Table", Condition: IsProd }
@@ -477,6 +490,7 @@ Values:
   import: !ImportValue x
   dynamic: "{{resolve:ssm:/x}}"
   loop: !If [Loop, a, b]
+  knot: !If [Knot, a, b]
   open: !Sub "${Stage"
 "#;
 
@@ -527,6 +541,7 @@ Values:
         check("import", "ImportValue is known to AWS only");
         check("dynamic", "known to AWS only");
         check("loop", "name one another");
+        check("knot", "name one another");
         check("open", "without an end");
     }
 

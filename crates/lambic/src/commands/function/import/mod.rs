@@ -25,8 +25,9 @@ use zip::ZipArchive;
 use super::{
     super::Global,
     api::Api,
-    guess::{self, HERE, Language},
+    guess,
     package::Package,
+    runtimes::{HERE, Language},
 };
 use crate::{
     cli,

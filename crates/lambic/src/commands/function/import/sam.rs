@@ -8,10 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{
-        guess::{self, Language},
-        package::Package,
-    },
+    super::{guess, package::Package, runtimes::Language},
     Asked,
     cloudformation::{Missing, Resolved, Resource, Template, intrinsic, referred},
     events,
@@ -51,12 +48,12 @@ pub fn plan(source: &Source, folder: &Path, asked: &Asked) -> Result<Plan, Strin
         match template.is_wanted(resource) {
             Ok(true) => wanted.push(resource),
             Ok(false) => plan.leave_out(
-                source.line(resource.node),
+                source.line(resource.key),
                 shown(resource),
                 "its condition is not met",
             ),
             Err(missing) => plan.leave_out(
-                source.line(resource.node),
+                source.line(resource.key),
                 shown(resource),
                 format!("its condition cannot be told: {}", why(&missing)),
             ),
@@ -83,12 +80,12 @@ pub fn plan(source: &Source, folder: &Path, asked: &Asked) -> Result<Plan, Strin
             _ if is_function(resource) => reader.function(resource),
             kind if LAYERS.contains(&kind) => reader.layer(resource),
             kind if IMPLIED.contains(&kind) => reader.leave_out(
-                resource.node,
+                resource.key,
                 shown(resource),
                 "nothing of that kind is needed here",
             ),
             _ => reader.leave_out(
-                resource.node,
+                resource.key,
                 shown(resource),
                 "only functions and layers are taken over",
             ),
@@ -181,11 +178,11 @@ impl Reader<'_, '_> {
             && self.template.text(node) == Ok("Image".to_owned())
         {
             let why = "it is a container image; only code in files is taken over";
-            return self.leave_out(resource.node, shown(resource), why);
+            return self.leave_out(resource.key, shown(resource), why);
         }
         let mut needed = |name: &str| {
             let Some(node) = find(name) else {
-                self.problem(resource.node, &format!("function {id} has no {name}"));
+                self.problem(resource.key, &format!("function {id} has no {name}"));
                 return None;
             };
             match self.template.text(node) {
@@ -201,11 +198,11 @@ impl Reader<'_, '_> {
         };
         if Language::is_elsewhere(&runtime) {
             let why = format!("the runtime {runtime} is not here");
-            return self.leave_out(resource.node, shown(resource), why);
+            return self.leave_out(resource.key, shown(resource), why);
         }
         let runtime = match self.asked.runtime(&runtime) {
             Ok(runtime) => runtime,
-            Err(error) => return self.problem(resource.node, &format!("function {id}: {error}")),
+            Err(error) => return self.problem(resource.key, &format!("function {id}: {error}")),
         };
         let Some(package) = self.code(resource, &properties, &runtime) else {
             return;
@@ -218,11 +215,11 @@ impl Reader<'_, '_> {
         let trouble = guess::trouble(&function.package, &function.runtime, &function.handler);
         match trouble {
             Some(trouble) if function.layers.is_empty() => {
-                self.problem(resource.node, &format!("function {id}: {trouble}"));
+                self.problem(resource.key, &format!("function {id}: {trouble}"));
             }
             Some(trouble) => {
                 let why = format!("{trouble}; a layer must have it");
-                self.leave_out(resource.node, format!("{id}: Handler"), why);
+                self.leave_out(resource.key, format!("{id}: Handler"), why);
             }
             None => {}
         }
@@ -297,7 +294,7 @@ impl Reader<'_, '_> {
             };
             let text = self.text(text, &format!("{id}: the code in the template"))?;
             let made = Package::single(format!("the code of {id}"), name, text.as_bytes(), false);
-            return self.packed(resource.node, id, made);
+            return self.packed(resource.key, id, made);
         }
         let path = match (asset, find("CodeUri"), find("Code")) {
             (Some(path), _, _) => path.clone(),
@@ -306,7 +303,7 @@ impl Reader<'_, '_> {
             (None, None, None) => Node::scalar("."),
         };
         let path = self.path(resource, &path)?;
-        self.packed(resource.node, id, Package::open(&path))
+        self.packed(resource.key, id, Package::open(&path))
     }
 
     fn packed(&mut self, node: &Node, id: &str, made: anyhow::Result<Package>) -> Option<Package> {
@@ -332,7 +329,7 @@ impl Reader<'_, '_> {
             Some(text) if !text.starts_with("s3://") => Some(self.folder.join(text)),
             _ => {
                 let why = "its code is in S3; import the template from before `sam package`, or download the code";
-                self.leave_out(resource.node, shown(resource), why);
+                self.leave_out(resource.key, shown(resource), why);
                 None
             }
         }
@@ -514,12 +511,12 @@ impl Reader<'_, '_> {
             .get("Metadata")
             .and_then(|all| all.get("aws:asset:path"));
         let Some(path) = asset.or(find("ContentUri")).or(find("Content")) else {
-            return self.problem(resource.node, &format!("layer {id} has no ContentUri"));
+            return self.problem(resource.key, &format!("layer {id} has no ContentUri"));
         };
         let Some(path) = self.path(resource, path) else {
             return;
         };
-        let Some(package) = self.packed(resource.node, id, Package::open(&path)) else {
+        let Some(package) = self.packed(resource.key, id, Package::open(&path)) else {
             return;
         };
         let mut text = |name: &str| {

@@ -5,10 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{
-        guess::{self, Language},
-        package::Package,
-    },
+    super::{guess, package::Package, runtimes::Language},
     Asked,
     events::{self, STREAM_ARN, URL_INSTEAD, URL_OF_OLDER_FORMAT, open_url, why_not},
     plan::{Function, Layer, LayerUse, Plan},
@@ -16,6 +13,15 @@ use super::{
 };
 use crate::yaml_source::{Node, Source, Yaml};
 
+/// Settings that the provider may have for all functions.
+const COMMON: [&str; 6] = [
+    "memorySize",
+    "timeout",
+    "environment",
+    "architecture",
+    "tags",
+    "layers",
+];
 const NAMES: [&str; 3] = ["serverless.yml", "serverless.yaml", "serverless.json"];
 
 pub fn find(folder: &Path) -> Option<std::path::PathBuf> {
@@ -231,14 +237,7 @@ impl Reader<'_, '_> {
             Err(error) => return self.problem(node, &format!("{id}: {error:#}")),
         };
         let mut function = Function::new(name, package, runtime, handler);
-        for name in [
-            "memorySize",
-            "timeout",
-            "environment",
-            "architecture",
-            "tags",
-            "layers",
-        ] {
+        for name in COMMON {
             let both = [provider.get(name), node.get(name)];
             // Variables and tags meet name by name; of all else a function's own counts.
             let counting = match name {
@@ -251,7 +250,10 @@ impl Reader<'_, '_> {
             }
         }
         for (key, value) in node.entries() {
-            self.setting(&mut function, id, key.text().unwrap_or_default(), value);
+            let name = key.text().unwrap_or_default();
+            if !COMMON.contains(&name) {
+                self.setting(&mut function, id, name, value);
+            }
         }
         match guess::trouble(&function.package, &function.runtime, &function.handler) {
             Some(trouble) if function.layers.is_empty() => {

@@ -3,7 +3,7 @@
 //! Those that ask AWS or a plugin have no value here, unless a default stands behind their comma.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -12,6 +12,8 @@ use crate::yaml_source::{Node, Source, Yaml};
 
 /// Variables within variables, and those whose values have some again.
 const DEPTH_MAX: usize = 32;
+/// Of one description: alternatives that name one another would try each other without end.
+const LOOKS_MAX: u32 = 100_000;
 
 pub struct Variables<'a> {
     source: &'a Source,
@@ -20,6 +22,7 @@ pub struct Variables<'a> {
     environment: fn(&str) -> Option<String>,
     /// Files that were read already.
     files: RefCell<BTreeMap<PathBuf, Node>>,
+    looks: Cell<u32>,
 }
 
 impl<'a> Variables<'a> {
@@ -30,6 +33,7 @@ impl<'a> Variables<'a> {
             options,
             environment: |name| std::env::var(name).ok(),
             files: RefCell::default(),
+            looks: Cell::default(),
         }
     }
 
@@ -66,12 +70,8 @@ impl<'a> Variables<'a> {
         if depth > DEPTH_MAX {
             return Err("its variables are nested too deeply, or name one another".to_owned());
         }
-        // One variable alone may stand for a map.
-        if let Some(end) = end_of(text)
-            && text.starts_with("${")
-            && end == text.len() - 1
-        {
-            return self.value(&text[2..end], depth + 1);
+        if let Some(inside) = alone(text) {
+            return self.value(inside, depth + 1);
         }
         let filled = self.filled(text, depth)?;
         Ok(Node {
@@ -102,15 +102,20 @@ impl<'a> Variables<'a> {
 
     /// Of what stands between the braces: the first of its alternatives that has a value.
     fn value(&self, inside: &str, depth: usize) -> Result<Node, String> {
-        if depth > DEPTH_MAX {
+        self.looks.set(self.looks.get() + 1);
+        if depth > DEPTH_MAX || self.looks.get() > LOOKS_MAX {
             return Err("its variables are nested too deeply, or name one another".to_owned());
         }
         let mut first_error = None;
         for alternative in alternatives(inside) {
-            // `${self:custom.${sls:stage}}`
-            let found = self
-                .filled(alternative.trim(), depth)
-                .and_then(|address| self.look_up(&address, depth));
+            let alternative = alternative.trim();
+            let found = match alone(alternative) {
+                Some(inside) => self.value(inside, depth + 1),
+                // `${self:custom.${sls:stage}}`
+                None => self
+                    .filled(alternative, depth)
+                    .and_then(|address| self.look_up(&address, depth)),
+            };
             match found {
                 Ok(node) => return self.resolve_in(&node, depth + 1),
                 Err(error) => {
@@ -196,6 +201,12 @@ impl<'a> Variables<'a> {
     }
 }
 
+/// The inside of a variable that is all of a text: it may stand for a map.
+fn alone(text: &str) -> Option<&str> {
+    let end = end_of(text).filter(|_| text.starts_with("${"))?;
+    (end == text.len() - 1).then(|| &text[2..end])
+}
+
 /// Where the variable that a text begins with ends: at the brace that closes its own.
 fn end_of(text: &str) -> Option<usize> {
     let mut depth = 0;
@@ -252,6 +263,7 @@ custom:
   list: [a, b]
   number: 512
   again: ${self:custom.again}
+  both: ${self:custom.both, ${self:custom.both}}
 plain: x
 self: "${self:service}-${sls:stage}"
 nested: ${self:custom.names.${sls:stage}}
@@ -268,6 +280,7 @@ missing: ${file(./none.yml):x}
 ssm: ${ssm:/a/b}
 option: ${opt:size}
 again: ${self:custom.again}
+both: ${self:custom.both}
 open: ${self:service
 aws: ${aws:region}
 "#;
@@ -313,6 +326,7 @@ aws: ${aws:region}
         check("ssm", "${ssm:/a/b} has no value here");
         check("option", "--parameter size=");
         check("again", "name one another");
+        check("both", "name one another");
         check("open", "without an end");
         check("aws", "\"us-east-1\"");
     }

@@ -1,9 +1,15 @@
 //! Functions that attack: each ends in time, reaches nothing, and leaves nothing behind.
 //!
-//! What a machine must allow for a boundary is there on the machines that these tests run on; where it is not, they
-//! fail and say what is missing.
+//! The folder `functions` has the attacks, in every runtime, which `rounds` runs by one table; here is what needs more than
+//! a function. What a machine must allow for a boundary is there on the machines that these tests run on; where it is
+//! not, they fail and say what is missing.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod house;
+mod left;
+mod rounds;
+mod table;
 
 use std::{
     io::{Read, Write},
@@ -12,11 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    LONG, SECOND, answer, assert_gone, code, error, invocation, python_spec, start, texts,
-};
-use lambic_model::Outcome;
+use common::{LONG, answer, code, invocation, python_spec, start, texts};
 use lambic_sandbox::process::{Environment, Invocation, Isolation, Network, Part, Spec};
+use left::{assert_nothing_left, left_of};
 
 async fn spec(source: &str) -> (tempfile::TempDir, Spec) {
     let code = code(&[("app.py", source)]);
@@ -38,126 +42,6 @@ async fn spec(source: &str) -> (tempfile::TempDir, Spec) {
 async fn environment(source: &str) -> (tempfile::TempDir, Environment) {
     let (code, spec) = spec(source).await;
     (code, start(spec).await)
-}
-
-/// What is left on the host of environments whose folder was this one.
-fn left_of(dir: &Path) -> Vec<String> {
-    let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-    let mut left = Vec::new();
-    if dir.exists() {
-        left.push(dir.display().to_string());
-    }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    left.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(&name))
-            .map(str::to_owned),
-    );
-    let mut folders = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy() == name {
-                    left.push(entry.path().display().to_string());
-                }
-                folders.push(entry.path());
-            }
-        }
-    }
-    left
-}
-
-async fn assert_nothing_left(dir: &Path) {
-    let start = Instant::now();
-    loop {
-        let left = left_of(dir);
-        if left.is_empty() {
-            return;
-        }
-        assert!(start.elapsed() < LONG, "{left:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Runs one event of at most `timeout`, then looks whether all is gone.
-async fn attack(source: &str, timeout: Duration) -> Outcome {
-    let mark = format!("lambic-mark-{}-{:p}", std::process::id(), source);
-    let (_code, mut environment) = environment(source).await;
-    let dir = environment.dir().to_owned();
-    let began = Instant::now();
-    let execution = environment
-        .invoke(invocation(&serde_json::to_vec(&mark).unwrap(), timeout))
-        .await;
-    assert!(began.elapsed() < timeout + LONG);
-    environment.kill().await;
-    drop(environment);
-    assert_gone(&mark).await;
-    assert_nothing_left(&dir).await;
-    execution.outcome
-}
-
-#[tokio::test]
-async fn bombs_are_ended() {
-    for (source, kinds) in [
-        (
-            "import os\n\
-             def handler(event, context):\n\
-             \x20   while True:\n\
-             \x20       try: os.fork()\n\
-             \x20       except OSError: pass\n",
-            &["Runtime.TooManyProcesses", "Runtime.OutOfMemory"][..],
-        ),
-        (
-            "import ctypes\n\
-             def handler(event, context):\n\
-             \x20   keep = []\n\
-             \x20   while True: keep.append(bytearray(b'x') * (1 << 20))\n",
-            &["MemoryError", "Runtime.OutOfMemory"],
-        ),
-        (
-            // Many processes, each below its own limit.
-            "import os, time\n\
-             def handler(event, context):\n\
-             \x20   for _ in range(20):\n\
-             \x20       if os.fork() == 0:\n\
-             \x20           keep = bytearray(b'x') * (50 << 20)\n\
-             \x20           time.sleep(1000)\n\
-             \x20   time.sleep(1000)\n",
-            &["Runtime.OutOfMemory"],
-        ),
-        (
-            "import time\n\
-             def handler(event, context):\n\
-             \x20   while True: pass\n",
-            &["Sandbox.Timedout"],
-        ),
-        (
-            "import signal, time\n\
-             def handler(event, context):\n\
-             \x20   for number in range(1, 65):\n\
-             \x20       try: signal.signal(number, signal.SIG_IGN)\n\
-             \x20       except (OSError, ValueError): pass\n\
-             \x20   while True: time.sleep(1000)\n",
-            &["Sandbox.Timedout"],
-        ),
-        (
-            // An orphan in a session of its own.
-            "import os, sys, time\n\
-             def handler(event, context):\n\
-             \x20   if os.fork() == 0:\n\
-             \x20       os.setsid()\n\
-             \x20       if os.fork() == 0:\n\
-             \x20           os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(1000)', event])\n\
-             \x20       os._exit(0)\n\
-             \x20   time.sleep(1000)\n",
-            &["Sandbox.Timedout"],
-        ),
-    ] {
-        let outcome = attack(source, 2 * SECOND).await;
-        let (kind, message) = error(&outcome);
-        assert!(kinds.contains(&kind.as_str()), "{kind} {message}\n{source}");
-    }
 }
 
 #[tokio::test]

@@ -1,0 +1,85 @@
+//! The end of the service: what runs may end, within a bound, and nothing new begins.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::{
+    Error, Functions, Inner, InvokeResult,
+    entry::{Call, Entry},
+};
+
+#[derive(Default)]
+pub struct Drain {
+    running: watch::Sender<usize>,
+    is_over: watch::Sender<bool>,
+}
+
+/// An invocation that the end waits for.
+pub struct Running(Arc<Inner>);
+
+impl Drain {
+    /// Ends when nothing may go on any more.
+    pub async fn over(&self) {
+        let mut is_over = self.is_over.subscribe();
+        // The sender lives as long as `self`.
+        let _ = is_over.wait_for(|is_over| *is_over).await;
+    }
+
+    async fn ended(&self) {
+        let mut running = self.running.subscribe();
+        let _ = running.wait_for(|running| *running == 0).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let running = &self.0.drain.running;
+        running.send_modify(|running| *running -= 1);
+    }
+}
+
+impl Inner {
+    pub(crate) fn running(self: &Arc<Self>) -> Running {
+        self.drain.running.send_modify(|running| *running += 1);
+        Running(self.clone())
+    }
+
+    /// Runs an event whose caller waits, unless the end comes before.
+    pub(crate) async fn answer(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        call: Call<'_>,
+        payload: &[u8],
+    ) -> Result<InvokeResult, Error> {
+        let _running = self.running();
+        let answer = async {
+            let turn = entry.turn(call.kind).await?;
+            turn.run(call, payload, self).await
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.drain.over() => Err(Error::Closed),
+        }
+    }
+}
+
+impl Functions {
+    /// Takes nothing new, and waits until what runs has ended: invocations whose callers wait, and queued events that
+    /// are being tried. What has not ended within the bound is given up, so that callers have an answer; queued events
+    /// run again at the next start.
+    pub async fn drain(&self) {
+        let (inner, bound) = (&self.0, self.0.options.drain_max);
+        inner.stop.send_replace(true);
+        if tokio::time::timeout(bound, inner.drain.ended())
+            .await
+            .is_err()
+        {
+            let running = *inner.drain.running.borrow();
+            tracing::warn!(running, ?bound, "invocations did not end and are given up");
+        }
+        inner.drain.is_over.send_replace(true);
+        inner.drain.ended().await;
+    }
+}

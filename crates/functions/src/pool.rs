@@ -1,0 +1,446 @@
+//! The environments of a version of a function: those that wait for the next event, and how others come to be.
+//!
+//! An invocation takes the environment that was used last. If there is none it gets a new one as soon as the machine
+//! has memory for it ([`crate::admission`]), or one that becomes free before. A new one is a spare interpreter
+//! ([`crate::spares`]) or starts from the beginning.
+
+use std::{
+    collections::VecDeque,
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use lambic_model::InvocationKind;
+use lambic_sandbox::process::{Environment, FailedStart, Spec};
+use tokio::{sync::oneshot, task::JoinSet};
+
+use crate::{
+    Error, Inner,
+    admission::{Count, Counted},
+    entry::Entry,
+    fair::{Next, Share},
+    provisioned::Provisioning,
+};
+
+/// A start has its processor for so long; then it is likely to wait for something else.
+const START_TIME: Duration = Duration::from_millis(500);
+/// How often those who wait look again, although they are told.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub struct Pool {
+    state: Mutex<State>,
+    /// Environments that are kept whether they are used or not: how many there shall be, and are.
+    pub wanted: AtomicUsize,
+    pub kept: Count,
+    pub provisioning: Provisioning,
+}
+
+#[derive(Default)]
+struct State {
+    /// The one used last is the last.
+    idle: Vec<Idle>,
+    /// Invocations that take the next one.
+    waiting: VecDeque<oneshot::Sender<Tenant>>,
+}
+
+struct Idle {
+    tenant: Tenant,
+    since: Instant,
+}
+
+/// An environment with what it takes of the machine.
+pub struct Tenant {
+    environment: Environment,
+    memory: Share,
+    _alive: Counted,
+    /// Of the pool, and of the machine, if it is kept whether it is used or not.
+    kept: Option<(Counted, Counted)>,
+}
+
+impl Deref for Tenant {
+    type Target = Environment;
+
+    fn deref(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+impl DerefMut for Tenant {
+    fn deref_mut(&mut self) -> &mut Environment {
+        &mut self.environment
+    }
+}
+
+impl Tenant {
+    pub fn keep(&mut self, inner: &Inner, entry: &Entry) {
+        let kept_mb = inner.machine.kept_mb.add(self.memory.amount());
+        self.kept = Some((entry.pool.kept.add(1), kept_mb));
+    }
+}
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it is held")
+    }
+
+    /// For the next event, whoever else waits.
+    pub fn put(&self, tenant: Tenant) {
+        self.state().idle.push(Idle {
+            tenant,
+            since: Instant::now(),
+        });
+    }
+
+    /// One that can be used at once, unless somebody waits for it.
+    fn warm(&self) -> Option<Tenant> {
+        loop {
+            let mut state = self.state();
+            if !state.waiting.is_empty() {
+                return None;
+            }
+            // The one used last is the likeliest to be in memory.
+            let mut tenant = state.idle.pop()?.tenant;
+            drop(state);
+            if tenant.is_alive() {
+                return Some(tenant);
+            }
+        }
+    }
+
+    /// Since when the one is idle that was used least recently, of those that may be ended.
+    fn oldest(&self) -> Option<Instant> {
+        let state = self.state();
+        let mut idle = state.idle.iter();
+        let oldest = idle.find(|idle| idle.tenant.kept.is_none())?;
+        Some(oldest.since)
+    }
+
+    fn take_oldest(&self) -> Option<Tenant> {
+        let mut state = self.state();
+        let at = state
+            .idle
+            .iter()
+            .position(|idle| idle.tenant.kept.is_none())?;
+        Some(state.idle.remove(at).tenant)
+    }
+
+    fn take(&self, is_taken: impl Fn(&Idle) -> bool) -> Vec<Tenant> {
+        let mut state = self.state();
+        let taken = state.idle.extract_if(.., |idle| is_taken(idle));
+        taken.map(|idle| idle.tenant).collect()
+    }
+
+    /// Ends environments that nobody used for `idle`, in peace.
+    pub async fn reap(&self, idle: Duration) {
+        let is_old = |one: &Idle| one.tenant.kept.is_none() && one.since.elapsed() >= idle;
+        end_all(self.take(is_old)).await;
+    }
+
+    pub async fn end(&self) {
+        end_all(self.take(|_| true)).await;
+    }
+
+    /// Those of the kept ones that ended on their own.
+    pub fn forget_dead(&self) {
+        let mut state = self.state();
+        let is_dead =
+            |idle: &mut Idle| idle.tenant.kept.is_some() && !idle.tenant.environment.is_alive();
+        let dead: Vec<Idle> = state.idle.extract_if(.., is_dead).collect();
+        drop(state);
+        drop(dead);
+    }
+
+    /// Kept ones that are more than there shall be, and idle.
+    pub fn take_surplus(&self) -> Vec<Tenant> {
+        let wanted = self.wanted.load(Ordering::Relaxed) as u64;
+        let surplus = self.kept.now().saturating_sub(wanted) as usize;
+        let mut state = self.state();
+        let taken = state
+            .idle
+            .extract_if(.., |idle| idle.tenant.kept.is_some())
+            .take(surplus);
+        taken.map(|idle| idle.tenant).collect()
+    }
+
+    fn line_up(&self) -> oneshot::Receiver<Tenant> {
+        let (give, given) = oneshot::channel();
+        let mut state = self.state();
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        state.waiting.push_back(give);
+        given
+    }
+
+    /// Gives it to the invocation that waits longest, if one does.
+    fn hand_over(&self, mut tenant: Tenant) -> Result<(), Tenant> {
+        loop {
+            let Some(waiting) = self.state().waiting.pop_front() else {
+                return Err(tenant);
+            };
+            match waiting.send(tenant) {
+                Ok(()) => return Ok(()),
+                Err(back) => tenant = back,
+            }
+        }
+    }
+}
+
+pub async fn end_all(tenants: Vec<Tenant>) {
+    let mut ends = JoinSet::new();
+    for mut tenant in tenants {
+        ends.spawn(async move { tenant.end().await });
+    }
+    ends.join_all().await;
+}
+
+/// What an invocation waited for.
+enum Room {
+    Warm(Tenant),
+    New(Part),
+}
+
+/// What a new environment has of the machine: memory, and a processor to start on.
+pub struct Part {
+    memory: Share,
+    processor: Share,
+}
+
+/// The receiving end of [`Pool::hand_over`]: what comes too late is not lost.
+struct InLine<'a> {
+    inner: &'a Inner,
+    entry: &'a Entry,
+    given: oneshot::Receiver<Tenant>,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.given.close();
+        if let Ok(tenant) = self.given.try_recv() {
+            self.inner.give_back(self.entry, tenant);
+        }
+    }
+}
+
+impl Inner {
+    /// An environment for one invocation, and how long its start took if it is a new one. The inner error is the
+    /// function's own.
+    pub(crate) async fn environment(
+        &self,
+        entry: &Entry,
+        spec: &Arc<Spec>,
+        kind: InvocationKind,
+    ) -> Result<Result<(Tenant, Option<Duration>), FailedStart>, Error> {
+        let found = match entry.pool.warm() {
+            Some(tenant) => Ok((tenant, None)),
+            None => {
+                let room = self.room(entry, spec);
+                match self.within_bounds(entry, kind, room).await? {
+                    Room::Warm(tenant) => Ok((tenant, None)),
+                    Room::New(part) => self.start(spec, part).await?.map(|tenant| {
+                        let init = tenant.init();
+                        (tenant, Some(init))
+                    }),
+                }
+            }
+        };
+        // Only now, so that what is started for later does not compete with what is waited for.
+        self.spares.used(spec);
+        Ok(found)
+    }
+
+    /// The right to run a component; callers wait for it as for an environment.
+    pub(crate) async fn component(
+        &self,
+        entry: &Entry,
+        kind: InvocationKind,
+    ) -> Result<Share, Error> {
+        let (name, components) = (entry.info.name.as_str(), &self.machine.components);
+        if let Some(share) = components.now(name, 1) {
+            return Ok(share);
+        }
+        let share = async { Ok(components.next(name, 1).await) };
+        self.within_bounds(entry, kind, share).await
+    }
+
+    /// Callers wait in bounded number and time; the queue and triggers, which have bounds of their own, as long as it
+    /// takes.
+    async fn within_bounds<T>(
+        &self,
+        entry: &Entry,
+        kind: InvocationKind,
+        room: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        if kind != InvocationKind::Sync {
+            return room.await;
+        }
+        let waiting = entry.wait();
+        if waiting.is_over() {
+            return Err(entry.full());
+        }
+        tokio::time::timeout(entry.timeout(), room)
+            .await
+            .unwrap_or_else(|_| Err(entry.full()))
+    }
+
+    /// Room for a new environment, or one that was given back before there was any.
+    async fn room(&self, entry: &Entry, spec: &Spec) -> Result<Room, Error> {
+        let mut warm = InLine {
+            inner: self,
+            entry,
+            given: entry.pool.line_up(),
+        };
+        tokio::select! {
+            biased;
+            Ok(tenant) = &mut warm.given => Ok(Room::Warm(tenant)),
+            part = self.part(spec, Some(entry)) => part.map(Room::New),
+        }
+    }
+
+    /// Waits until the machine has room for an environment, and the function may have one more.
+    async fn part(&self, spec: &Spec, entry: Option<&Entry>) -> Result<Part, Error> {
+        let (name, machine) = (spec.function.as_str(), &self.machine);
+        machine.check(name, spec.memory_mb)?;
+        let mut place = machine.memory.line_up(name, u64::from(spec.memory_mb));
+        let memory = loop {
+            self.make_room();
+            tokio::select! {
+                biased;
+                memory = place.given() => break memory,
+                () = tokio::time::sleep(LOOK_AGAIN) => machine.check(name, spec.memory_mb)?,
+            }
+        };
+        while let Some(Err(wait)) = entry.map(Entry::start_turn) {
+            tokio::time::sleep(wait).await;
+        }
+        let processor = machine.starts.next(name, 1).await;
+        Ok(Part { memory, processor })
+    }
+
+    /// An environment that no invocation waits for.
+    pub(crate) async fn fresh(
+        &self,
+        spec: &Arc<Spec>,
+    ) -> Result<Result<Tenant, FailedStart>, Error> {
+        let part = self.part(spec, None).await?;
+        let started = self.start(spec, part).await?;
+        self.spares.used(spec);
+        Ok(started)
+    }
+
+    /// The inner error is the function's own.
+    async fn start(
+        &self,
+        spec: &Arc<Spec>,
+        part: Part,
+    ) -> Result<Result<Tenant, FailedStart>, Error> {
+        let Part { memory, processor } = part;
+        let start = async {
+            match self.spares.take(spec) {
+                Some(spare) => spare.take(spec.clone()).await,
+                None => Environment::start(spec.clone()).await,
+            }
+        };
+        let mut start = std::pin::pin!(start);
+        let started = match tokio::time::timeout(START_TIME, &mut start).await {
+            Ok(started) => started,
+            Err(_) => {
+                drop(processor);
+                start.await
+            }
+        };
+        Ok(started?.map(|environment| Tenant {
+            environment,
+            memory,
+            _alive: self.machine.alive.add(1),
+            kept: None,
+        }))
+    }
+
+    /// An environment that can be used again.
+    pub(crate) fn give_back(&self, entry: &Entry, mut tenant: Tenant) {
+        let pool = &entry.pool;
+        if pool.kept.now() > pool.wanted.load(Ordering::Relaxed) as u64 {
+            tenant.kept = None;
+        }
+        let (name, memory) = (entry.info.name.as_str(), &self.machine.memory);
+        let amount = tenant.memory.amount();
+        let passes_on = tenant.kept.is_none()
+            && memory
+                .whose_turn()
+                .is_some_and(|next| passes_on(&next, name, memory.held(name), amount));
+        if !passes_on {
+            tenant = match pool.hand_over(tenant) {
+                Ok(()) => return memory.set_last(name),
+                Err(tenant) => tenant,
+            };
+        }
+        // Everything else that could be ended for those who wait has been.
+        match self.machine.lacking_mb() > 0 && tenant.kept.is_none() {
+            true => self.end_for_room(tenant),
+            false => pool.put(tenant),
+        }
+    }
+
+    /// Ends environments that nobody uses, the least recently used first, as long as somebody lacks memory.
+    fn make_room(&self) {
+        while self.machine.lacking_mb() > 0 {
+            let oldest = {
+                let slots = self.slots.read().expect("held shortly");
+                let entries = slots.entries();
+                let idle = entries.filter_map(|entry| Some((entry.pool.oldest()?, entry)));
+                let oldest = idle.min_by_key(|(since, _)| *since);
+                oldest.map(|(_, entry)| entry.clone())
+            };
+            let Some(entry) = oldest else { return };
+            if let Some(tenant) = entry.pool.take_oldest() {
+                self.end_for_room(tenant);
+            }
+        }
+    }
+
+    fn end_for_room(&self, mut tenant: Tenant) {
+        let leaving = self.machine.leaving_mb.add(tenant.memory.amount());
+        tokio::spawn(async move {
+            tenant.end().await;
+            drop(tenant);
+            drop(leaving);
+        });
+    }
+}
+
+/// Whether the function `name`, which has `held`, must give an environment of `amount` to whoever is next, rather than to
+/// an event of its own. Not if that would have more than is left: both would start environments for ever.
+fn passes_on(next: &Next, name: &str, held: u64, amount: u64) -> bool {
+    &*next.line != name
+        && (next.held == 0 || next.held + next.amount <= held.saturating_sub(amount))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_goes_to_those_who_have_less() {
+        let next = |line: &str, held| Next {
+            line: line.into(),
+            amount: 1,
+            held,
+        };
+        for (line, theirs, ours, passes) in [
+            ("other", 0, 1, true),
+            ("other", 0, 9, true),
+            ("other", 3, 9, true),
+            ("other", 8, 10, true),
+            ("other", 9, 10, false),
+            ("other", 10, 9, false),
+            ("ours", 9, 9, false),
+        ] {
+            let found = passes_on(&next(line, theirs), "ours", ours, 1);
+            assert_eq!(found, passes, "{line} {theirs} {ours}");
+        }
+    }
+}

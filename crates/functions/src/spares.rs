@@ -1,0 +1,393 @@
+//! Interpreters that run already, for whichever function needs one next: most of a cold start is theirs.
+//!
+//! None is started before an interpreter is used, and all are given up when nobody used it for a while, so that a server
+//! on which nothing happens has no processes. One that was taken is replaced when nothing else is starting, one at a
+//! time; after a burst that found too few, as many at a time as there are processors, and some more are kept ready for
+//! the next one.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use lambic_base::retry::Backoff;
+use lambic_sandbox::process::{Isolation, Launch, Spare, Spec};
+use tokio::{sync::Notify, task::JoinSet};
+
+use crate::{Inner, Options};
+
+/// So long a burst is remembered.
+const BURST_TIME: Duration = Duration::from_secs(10);
+/// Spares beyond the usual ones after a burst, for each processor.
+const BURST_SPARES: usize = 8;
+/// How often it is looked whether something else starts.
+const STARTS_WAIT: Duration = Duration::from_millis(10);
+/// Before one is tried again that did not come up.
+const FAILED_WAIT: Duration = Duration::from_secs(1);
+const FAILED_WAIT_MAX: Duration = Duration::from_secs(600);
+/// The line in which spares stand for a processor: the name of no function.
+const LINE: &str = " spares";
+
+pub struct Spares {
+    /// Few: one for each interpreter that functions use.
+    kinds: Mutex<Vec<Kind>>,
+    wanted: usize,
+    processors: usize,
+    idle: Duration,
+    codes: PathBuf,
+    changed: Notify,
+    taken: AtomicU64,
+    missed: AtomicU64,
+}
+
+/// Those of one interpreter.
+struct Kind {
+    launch: Launch,
+    isolation: Isolation,
+    ready: Vec<Spare>,
+    starting: usize,
+    used_at: Instant,
+    /// When one was looked for and none was there, of late.
+    missed: VecDeque<Instant>,
+    failed_waits: Backoff,
+    /// Not before; `None`: at any time.
+    try_at: Option<Instant>,
+}
+
+impl Kind {
+    fn new(spec: &Spec) -> Kind {
+        Kind {
+            launch: spec.launch.clone(),
+            isolation: spec.isolation.clone(),
+            ready: Vec::new(),
+            starting: 0,
+            used_at: Instant::now(),
+            missed: VecDeque::new(),
+            failed_waits: Backoff::new(FAILED_WAIT, FAILED_WAIT_MAX, 0),
+            try_at: None,
+        }
+    }
+
+    fn is_of(&self, spec: &Spec) -> bool {
+        self.launch == spec.launch && self.isolation == spec.isolation
+    }
+
+    fn facts(&mut self, wanted: usize, processors: usize, now: Instant) -> Facts {
+        while let Some(first) = self.missed.front()
+            && now.saturating_duration_since(*first) >= BURST_TIME
+        {
+            self.missed.pop_front();
+        }
+        Facts {
+            wanted,
+            processors,
+            ready: self.ready.len(),
+            starting: self.starting,
+            missed: self.missed.len(),
+        }
+    }
+
+    fn lacks(&mut self, wanted: usize, processors: usize, now: Instant) -> usize {
+        let facts = self.facts(wanted, processors, now);
+        match self.try_at.is_some_and(|at| now < at) {
+            true => 0,
+            false => facts.to_start(),
+        }
+    }
+}
+
+/// What is known of the spares of one interpreter.
+struct Facts {
+    wanted: usize,
+    processors: usize,
+    ready: usize,
+    starting: usize,
+    missed: usize,
+}
+
+impl Facts {
+    /// Beyond the usual ones, after a burst.
+    fn more(&self) -> usize {
+        // The first one that was missed is no burst: there were none yet.
+        let most = BURST_SPARES * self.processors;
+        self.missed.saturating_sub(1).min(most)
+    }
+
+    /// How many to start now, beside those that are starting.
+    fn to_start(&self) -> usize {
+        if self.wanted == 0 {
+            return 0;
+        }
+        let at_once = if self.more() > 0 { self.processors } else { 1 };
+        let lacks = (self.wanted + self.more()).saturating_sub(self.ready + self.starting);
+        lacks.min(at_once.saturating_sub(self.starting))
+    }
+
+    fn surplus(&self) -> usize {
+        self.ready.saturating_sub(self.wanted + self.more())
+    }
+}
+
+/// What there is of spares, and was since the start.
+pub struct Known {
+    pub ready: usize,
+    pub taken: u64,
+    pub missed: u64,
+}
+
+impl Spares {
+    pub fn new(options: &Options, codes: PathBuf) -> Spares {
+        Spares {
+            kinds: Mutex::default(),
+            wanted: options.spares,
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            idle: options.idle,
+            codes,
+            changed: Notify::new(),
+            taken: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+        }
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, Vec<Kind>> {
+        self.kinds.lock().expect("no panic while it is held")
+    }
+
+    pub fn counts(&self) -> Known {
+        Known {
+            ready: self.kinds().iter().map(|kind| kind.ready.len()).sum(),
+            taken: self.taken.load(Ordering::Relaxed),
+            missed: self.missed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// One for a function that starts.
+    pub fn take(&self, spec: &Spec) -> Option<Spare> {
+        if self.wanted == 0 || spec.launch.interpreter().is_none() {
+            return None;
+        }
+        // Those that ended meanwhile are dropped without the lock.
+        let mut dead = Vec::new();
+        let mut kinds = self.kinds();
+        let mut spare = None;
+        if let Some(kind) = kinds.iter_mut().find(|kind| kind.is_of(spec)) {
+            while let Some(mut ready) = kind.ready.pop() {
+                match (ready.is_alive(), ready.fits(spec)) {
+                    (false, _) => dead.push(ready),
+                    (true, true) => {
+                        spare = Some(ready);
+                        break;
+                    }
+                    // So it is with all of them.
+                    (true, false) => {
+                        kind.ready.push(ready);
+                        return None;
+                    }
+                }
+            }
+            if spare.is_none() {
+                // More than this make no difference.
+                if kind.missed.len() > BURST_SPARES * self.processors {
+                    kind.missed.pop_front();
+                }
+                kind.missed.push_back(Instant::now());
+            }
+        }
+        drop(kinds);
+        let count = if spare.is_some() {
+            &self.taken
+        } else {
+            &self.missed
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        spare
+    }
+
+    /// A function ran on it, so others are likely to.
+    pub fn used(&self, spec: &Spec) {
+        if self.wanted == 0 || spec.launch.interpreter().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let mut kinds = self.kinds();
+        let at = kinds.iter().position(|kind| kind.is_of(spec));
+        let at = at.unwrap_or_else(|| {
+            kinds.push(Kind::new(spec));
+            kinds.len() - 1
+        });
+        let kind = &mut kinds[at];
+        kind.used_at = now;
+        if kind.lacks(self.wanted, self.processors, now) > 0 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Those of interpreters that nobody used for a while, and what is left of a burst.
+    fn take_unneeded(&self, now: Instant) -> Vec<Spare> {
+        let mut kinds = self.kinds();
+        let is_unused = |kind: &mut Kind| {
+            kind.starting == 0 && now.saturating_duration_since(kind.used_at) >= self.idle
+        };
+        let unused = kinds.extract_if(.., is_unused);
+        let mut unneeded: Vec<Spare> = unused.flat_map(|kind| kind.ready).collect();
+        for kind in kinds.iter_mut() {
+            let surplus = kind.facts(self.wanted, self.processors, now).surplus();
+            unneeded.extend(kind.ready.drain(..surplus));
+        }
+        unneeded
+    }
+
+    fn take_all(&self) -> Vec<Spare> {
+        let kinds = std::mem::take(&mut *self.kinds());
+        kinds.into_iter().flat_map(|kind| kind.ready).collect()
+    }
+
+    /// What is to be started now; each counts as starting.
+    fn to_start(&self, now: Instant) -> Vec<(Launch, Isolation)> {
+        let mut starts = Vec::new();
+        for kind in self.kinds().iter_mut() {
+            let lacks = kind.lacks(self.wanted, self.processors, now);
+            kind.starting += lacks;
+            let start = || (kind.launch.clone(), kind.isolation.clone());
+            starts.extend(std::iter::repeat_with(start).take(lacks));
+        }
+        starts
+    }
+
+    /// `None`: it did not come up.
+    fn put(&self, launch: &Launch, isolation: &Isolation, spare: Option<Spare>) {
+        let mut kinds = self.kinds();
+        let mut kinds = kinds.iter_mut();
+        let kind = kinds.find(|kind| kind.launch == *launch && kind.isolation == *isolation);
+        let Some(kind) = kind else { return };
+        kind.starting -= 1;
+        match spare {
+            Some(spare) => {
+                kind.failed_waits.reset();
+                kind.try_at = None;
+                kind.ready.push(spare);
+            }
+            None => {
+                let wait = kind.failed_waits.next().unwrap_or(FAILED_WAIT_MAX);
+                kind.try_at = Some(Instant::now() + wait);
+            }
+        }
+    }
+}
+
+/// Keeps spares ready, until the service stops.
+pub async fn keep(inner: Arc<Inner>) {
+    let spares = &inner.spares;
+    let mut stop = inner.stop.subscribe();
+    let mut looks = tokio::time::interval((spares.idle / 4).max(Duration::from_millis(10)));
+    let mut starts = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|&stopped| stopped) => break,
+            () = spares.changed.notified() => {}
+            _ = looks.tick() => {}
+            Some(_) = starts.join_next() => {}
+        }
+        let now = Instant::now();
+        end_quietly(spares.take_unneeded(now)).await;
+        for (launch, isolation) in spares.to_start(now) {
+            starts.spawn(start(inner.clone(), launch, isolation));
+        }
+    }
+    starts.shutdown().await;
+    end_quietly(spares.take_all()).await;
+}
+
+async fn start(inner: Arc<Inner>, launch: Launch, isolation: Isolation) {
+    // Counts as starting until the end, however that comes.
+    let mut start = Starting {
+        inner,
+        launch,
+        isolation,
+        spare: None,
+    };
+    let machine = &start.inner.machine;
+    while machine.starts.waiting() > 0 {
+        tokio::time::sleep(STARTS_WAIT).await;
+    }
+    let _processor = machine.starts.next(LINE, 1).await;
+    let (launch, isolation) = (start.launch.clone(), start.isolation.clone());
+    let started = Spare::start(launch, isolation, &start.inner.spares.codes).await;
+    start.spare = started.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a spare environment did not start");
+        None
+    });
+}
+
+struct Starting {
+    inner: Arc<Inner>,
+    launch: Launch,
+    isolation: Isolation,
+    spare: Option<Spare>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let spare = self.spare.take();
+        self.inner.spares.put(&self.launch, &self.isolation, spare);
+    }
+}
+
+/// Their processes are killed when they are dropped, and their folders removed, which takes a moment.
+async fn end_quietly(spares: Vec<Spare>) {
+    if !spares.is_empty() {
+        let _ = tokio::task::spawn_blocking(move || drop(spares)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spares_come_one_after_the_other_and_faster_after_a_burst() {
+        // Wanted, ready, starting, missed, and how many are started.
+        for (wanted, ready, starting, missed, started) in [
+            (0, 0, 0, 9, 0),
+            (2, 0, 0, 0, 1),
+            (2, 0, 0, 1, 1),
+            (2, 0, 1, 0, 0),
+            (2, 1, 0, 0, 1),
+            (2, 2, 0, 0, 0),
+            (2, 0, 0, 2, 3),
+            (2, 0, 3, 98, 1),
+            (2, 5, 0, 4, 0),
+            (2, 33, 0, 98, 1),
+            (2, 34, 0, 98, 0),
+        ] {
+            let found = Facts {
+                wanted,
+                processors: 4,
+                ready,
+                starting,
+                missed,
+            }
+            .to_start();
+            assert_eq!(found, started, "{wanted} {ready} {starting} {missed}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_burst_is_given_up() {
+        for (ready, missed, surplus) in [(2, 0, 0), (10, 0, 8), (10, 9, 0), (12, 9, 2), (0, 9, 0)] {
+            let facts = Facts {
+                wanted: 2,
+                processors: 4,
+                ready,
+                starting: 0,
+                missed,
+            };
+            assert_eq!(facts.surplus(), surplus, "{ready} {missed}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+# Never ends.
+handler() { while :; do :; done; }

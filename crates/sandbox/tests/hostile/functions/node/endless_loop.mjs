@@ -1,0 +1,5 @@
+// Never ends, nor lets anything else run.
+
+export const handler = async () => {
+    for (;;);
+};

@@ -1,0 +1,6 @@
+"""Never ends."""
+
+
+def handler(event, context):
+    while True:
+        pass

@@ -1,0 +1,186 @@
+//! Attacks, round after round: each as the table says, a neighbour that does not notice, and nothing left at the end.
+//!
+//! `LAMBIC_HOSTILE_ROUNDS` has the long form: so many of them, one after the other, each with less time, and with the
+//! neighbour's times told with and without one beside it.
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    house::{House, Neighbour, WORD, differs, timeout_of},
+    left::Counts,
+    table::ATTACKS,
+};
+
+/// In the environment of the program that has this test alone.
+const ALONE: &str = "LAMBIC_TEST_ALONE";
+const TEST: &str = "rounds::every_attack_ends_and_leaves_nothing";
+const AT_ONCE: usize = 4;
+/// What a bomb has, in the short and in the long form.
+const BOMB: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(500)];
+/// Beyond its timeout, where attacks are alone.
+const LATE_MAX: Duration = Duration::from_secs(1);
+/// Events of the neighbour with nobody beside it, before each attack.
+const QUIET: usize = 20;
+
+#[test]
+fn every_attack_ends_and_leaves_nothing() {
+    if std::env::var_os(ALONE).is_some() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        return runtime.block_on(rounds());
+    }
+    // Other tests open files and start processes meanwhile.
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture"])
+        .env(ALONE, WORD)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// They would find what they look for.
+#[tokio::test]
+async fn attacks_that_look_around_see() {
+    let house = House::open().await;
+    for runtime in ["python", "node", "bash"] {
+        for attack in ["snoop", "network"] {
+            let found = house.finds(runtime, attack).await;
+            let found = found.as_array().expect("it is a list");
+            assert!(!found.is_empty(), "{runtime}/{attack} is blind");
+        }
+    }
+}
+
+async fn rounds() {
+    let long: Option<usize> = std::env::var("LAMBIC_HOSTILE_ROUNDS")
+        .ok()
+        .map(|rounds| rounds.parse().expect("LAMBIC_HOSTILE_ROUNDS is a number"));
+    let (rounds, at_once, bomb) = match long {
+        None => (ATTACKS.len(), AT_ONCE, BOMB[0]),
+        Some(rounds) => (rounds, 1, BOMB[1]),
+    };
+    let house = Arc::new(House::open().await);
+    let mut neighbours = Vec::new();
+    for _ in 0..at_once {
+        neighbours.push(house.neighbour().await);
+    }
+    let prefix = house.prefix(&neighbours[0]);
+    // What is opened once and stays.
+    for first in [
+        "python/orphan.py",
+        "node/orphan.mjs",
+        "bash/orphan.sh",
+        "wasm/trap.wat",
+    ] {
+        house
+            .attack(first, Duration::from_secs(30), &mut neighbours[0])
+            .await;
+    }
+    let before = Counts::take(&prefix);
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut workers = tokio::task::JoinSet::new();
+    for mut neighbour in neighbours {
+        let (house, next) = (house.clone(), next.clone());
+        workers.spawn(async move {
+            let mut seen = Seen::default();
+            while let Some(round) =
+                Some(next.fetch_add(1, Ordering::SeqCst)).filter(|&at| at < rounds)
+            {
+                let is_alone = long.is_some();
+                one(&house, round, bomb, is_alone, &mut neighbour, &mut seen).await;
+            }
+            (neighbour, seen)
+        });
+    }
+    let mut all = Seen::default();
+    let mut kept = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        let (neighbour, seen) = done.expect("no attack was let through");
+        all.wrong.extend(seen.wrong);
+        all.late = all.late.max(seen.late);
+        all.quiet.extend(seen.quiet);
+        all.beside.extend(seen.beside);
+        kept.push(neighbour);
+    }
+    assert!(all.wrong.is_empty(), "{}", all.wrong.join("\n"));
+    let after = Counts::assert_no_more_than(&prefix, &before).await;
+    println!(
+        "{rounds} attacks; before: {before:?}, after: {after:?}; {:?} late at most",
+        all.late.0
+    );
+    if long.is_some() {
+        assert!(
+            all.late.0 <= LATE_MAX,
+            "{} was {:?} late",
+            all.late.1,
+            all.late.0
+        );
+        all.tell();
+    }
+    drop(kept);
+    let nothing = Counts {
+        files: 0,
+        groups: 0,
+        children: 0,
+        ..before
+    };
+    Counts::assert_no_more_than(&prefix, &nothing).await;
+}
+
+#[derive(Default)]
+struct Seen {
+    wrong: Vec<String>,
+    late: (Duration, &'static str),
+    /// The neighbour's times, with nobody and with an attack beside it.
+    quiet: Vec<Duration>,
+    beside: Vec<Duration>,
+}
+
+async fn one(
+    house: &House,
+    round: usize,
+    bomb: Duration,
+    is_alone: bool,
+    neighbour: &mut Neighbour,
+    seen: &mut Seen,
+) {
+    let (file, ends) = &ATTACKS[round % ATTACKS.len()];
+    if is_alone {
+        for _ in 0..QUIET {
+            neighbour.ask().await;
+        }
+        seen.quiet.append(&mut neighbour.times);
+    }
+    let attacked = house.attack(file, timeout_of(ends, bomb), neighbour).await;
+    seen.beside.append(&mut neighbour.times);
+    if let Some(did) = differs(ends, &attacked.outcome) {
+        seen.wrong.push(format!("round {round}, {file}: {did}"));
+    }
+    seen.late = seen.late.max((attacked.late, file));
+}
+
+impl Seen {
+    fn tell(mut self) {
+        let mut at = |times: fn(&mut Seen) -> &mut Vec<Duration>, part: usize| {
+            let times = times(&mut self);
+            times.sort_unstable();
+            times[(times.len() * part / 100).min(times.len() - 1)].as_secs_f64() * 1e3
+        };
+        for part in [50, 99] {
+            let (quiet, beside) = (
+                at(|seen| &mut seen.quiet, part),
+                at(|seen| &mut seen.beside, part),
+            );
+            let ratio = beside / quiet;
+            println!(
+                "the neighbour's p{part}: {quiet:.3} ms alone, {beside:.3} ms beside an attack, {ratio:.2} ×"
+            );
+        }
+    }
+}
