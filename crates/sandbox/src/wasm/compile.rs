@@ -32,6 +32,12 @@ const MESSAGE_BYTES_MAX: u64 = 16 << 10;
 const REFUSED: u8 = 2;
 const FAILED: u8 = 1;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// As the allocator, mappings and new threads say it.
+const OUT_OF_MEMORY: [&str; 3] = [
+    "memory allocation of",
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+];
 /// Between the signal that can be caught and the one that cannot.
 const CPU_GRACE_S: u64 = 5;
 
@@ -41,6 +47,7 @@ pub struct Compiler {
     pub program: PathBuf,
     /// Behind them come two more: bytes of memory, seconds of processor time. It does what [`compile_stdin`] does.
     pub args: Vec<OsString>,
+    /// Beyond what the program itself takes.
     pub memory_bytes_max: u64,
     pub cpu_s_max: u64,
     pub time_max: Duration,
@@ -167,9 +174,7 @@ impl Compiler {
         let signal = status
             .signal()
             .and_then(|signal| Signal::try_from(signal).ok());
-        let is_out_of_memory = ["memory allocation of", "os error 12"]
-            .iter()
-            .any(|sign| message.contains(sign));
+        let is_out_of_memory = OUT_OF_MEMORY.iter().any(|sign| message.contains(sign));
         Error::TooCostly {
             reason: match signal {
                 Some(Signal::SIGXCPU) => format!(
@@ -199,8 +204,9 @@ fn read(from: Option<impl Read>, limit: u64) -> io::Result<Vec<u8>> {
 /// What a [`Compiler`]'s program does: a component from standard input, compiled to standard output, within limits that
 /// the process cannot get rid of afterwards. Returns its exit code.
 pub fn compile_stdin(memory_bytes_max: u64, cpu_s_max: u64) -> u8 {
+    let memory = memory_bytes_max.saturating_add(mapped_bytes());
     let limits = [
-        (Resource::RLIMIT_AS, memory_bytes_max, memory_bytes_max),
+        (Resource::RLIMIT_AS, memory, memory),
         (Resource::RLIMIT_CPU, cpu_s_max, cpu_s_max + CPU_GRACE_S),
         // Pipes are no files: it writes none.
         (Resource::RLIMIT_FSIZE, 0, 0),
@@ -237,4 +243,12 @@ pub fn compile_stdin(memory_bytes_max: u64, cpu_s_max: u64) -> u8 {
             FAILED
         }
     }
+}
+
+/// What this process has of its address space: a large program maps itself.
+fn mapped_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kilobytes = size.and_then(|size| size.trim().trim_end_matches("kB").trim().parse().ok());
+    kilobytes.map_or(0, |kilobytes: u64| kilobytes << 10)
 }

@@ -309,37 +309,37 @@ mod tests {
             (
                 r#""rawPath": 1"#,
                 expect![[
-                    r#"{"errorType":"Runtime.UnmarshalError","errorMessage":"the event is no request of AWS's payload format 2.0: invalid type: integer `1`, expected a string at line 1 column 13"}"#
+                    r#"{"errorMessage":"the event is no request of AWS's payload format 2.0: invalid type: integer `1`, expected a string at line 1 column 13","errorType":"Runtime.UnmarshalError"}"#
                 ]],
             ),
             (
                 r#""rawPath": "a""#,
                 expect![[
-                    r#"{"errorType":"Runtime.UnmarshalError","errorMessage":"the event is no request of AWS's payload format 2.0: `rawPath` `a` begins with no slash"}"#
+                    r#"{"errorMessage":"the event is no request of AWS's payload format 2.0: `rawPath` `a` begins with no slash","errorType":"Runtime.UnmarshalError"}"#
                 ]],
             ),
             (
                 r#""rawPath": "/a b""#,
                 expect![[
-                    r#"{"errorType":"Runtime.UnmarshalError","errorMessage":"the event is no request of AWS's payload format 2.0: `/a b` is no path: invalid uri character"}"#
+                    r#"{"errorMessage":"the event is no request of AWS's payload format 2.0: `/a b` is no path: invalid uri character","errorType":"Runtime.UnmarshalError"}"#
                 ]],
             ),
             (
                 r#""rawPath": "/", "headers": {"a b": "c"}"#,
                 expect![[
-                    r#"{"errorType":"Runtime.UnmarshalError","errorMessage":"the event is no request of AWS's payload format 2.0: header `a b`: invalid HTTP header name"}"#
+                    r#"{"errorMessage":"the event is no request of AWS's payload format 2.0: header `a b`: invalid HTTP header name","errorType":"Runtime.UnmarshalError"}"#
                 ]],
             ),
             (
                 r#""rawPath": "/", "headers": {"a": "b\nc"}"#,
                 expect![[
-                    r#"{"errorType":"Runtime.UnmarshalError","errorMessage":"the event is no request of AWS's payload format 2.0: header `a`: failed to parse header value"}"#
+                    r#"{"errorMessage":"the event is no request of AWS's payload format 2.0: header `a`: failed to parse header value","errorType":"Runtime.UnmarshalError"}"#
                 ]],
             ),
             (
-                r#""rawPath": "/", "body": "!", "isBase64Encoded": true"#,
+                r#""rawPath": "/", "body": "!!!!", "isBase64Encoded": true"#,
                 expect![[
-                    r#"{"errorType":"Runtime.UnmarshalError","errorMessage":"the event is no request of AWS's payload format 2.0: its body is not base64: Invalid symbol 33, offset 0."}"#
+                    r#"{"errorMessage":"the event is no request of AWS's payload format 2.0: its body is not base64: Invalid symbol 33, offset 0.","errorType":"Runtime.UnmarshalError"}"#
                 ]],
             ),
         ] {
@@ -394,7 +394,7 @@ mod tests {
             Shape::Gateway,
             response(200, &[("x", b"\xff")], b""),
             expect![[
-                r#"failed {"errorType":"Runtime.MarshalError","errorMessage":"header `x` of the response is not UTF-8 text"}"#
+                r#"failed {"errorMessage":"header `x` of the response is not UTF-8 text","errorType":"Runtime.MarshalError"}"#
             ]],
         );
         let large = vec![b'\n'; execution::RESPONSE_BYTES_MAX / 2];
@@ -402,7 +402,7 @@ mod tests {
             Shape::Gateway,
             response(200, &[], &large),
             expect![[
-                r#"failed {"errorType":"Function.ResponseSizeTooLarge","errorMessage":"Response payload size exceeded maximum allowed payload size (6291556 bytes)."}"#
+                r#"failed {"errorMessage":"Response payload size exceeded maximum allowed payload size (6291556 bytes).","errorType":"Function.ResponseSizeTooLarge"}"#
             ]],
         );
     }
@@ -416,27 +416,27 @@ mod tests {
                 200,
                 b"hello",
                 expect![[
-                    r#"failed {"errorType":"Runtime.MarshalError","errorMessage":"the response to an event that is no request must be JSON"}"#
+                    r#"failed {"errorMessage":"the response to an event that is no request must be JSON","errorType":"Runtime.MarshalError"}"#
                 ]],
             ),
             (
                 200,
                 b"\"\xff\"",
                 expect![[
-                    r#"failed {"errorType":"Runtime.MarshalError","errorMessage":"the response to an event that is no request must be JSON"}"#
+                    r#"failed {"errorMessage":"the response to an event that is no request must be JSON","errorType":"Runtime.MarshalError"}"#
                 ]],
             ),
             (
                 404,
                 b"no such page\n",
                 expect![[
-                    r#"failed {"errorType":"HandlerError","errorMessage":"404 Not Found: no such page"}"#
+                    r#"failed {"errorMessage":"404 Not Found: no such page","errorType":"HandlerError"}"#
                 ]],
             ),
             (
                 302,
                 b"",
-                expect![[r#"failed {"errorType":"HandlerError","errorMessage":"302 Found"}"#]],
+                expect![[r#"failed {"errorMessage":"302 Found","errorType":"HandlerError"}"#]],
             ),
             (
                 500,

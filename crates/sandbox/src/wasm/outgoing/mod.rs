@@ -174,19 +174,22 @@ fn target<B>(request: &Request<B>) -> Result<Target> {
     let uri = request.uri();
     let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
     let host = authority.host();
+    let is_https = uri.scheme() != Some(&Scheme::HTTP);
+    let port = match authority.as_str().strip_prefix(host) {
+        Some("") if is_https => 443,
+        Some("") => 80,
+        Some(rest) => {
+            let port = rest.strip_prefix(':').and_then(|port| port.parse().ok());
+            port.ok_or(Error::HttpRequestUriInvalid)?
+        }
+        // Names and passwords stand before the host.
+        None => return Err(Error::HttpRequestUriInvalid),
+    };
     let host = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
-    let is_https = uri.scheme() != Some(&Scheme::HTTP);
-    let has_port = authority.port().is_some();
-    let port = match authority.port_u16() {
-        Some(port) => port,
-        None if has_port => return Err(Error::HttpRequestUriInvalid),
-        None if is_https => 443,
-        None => 80,
-    };
-    if host.is_empty() || port == 0 || authority.as_str().contains('@') {
+    if host.is_empty() || port == 0 {
         return Err(Error::HttpRequestUriInvalid);
     }
     Ok(Target {

@@ -106,8 +106,16 @@ async fn answer(mut connection: impl AsyncRead + AsyncWrite + Unpin) {
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains("\r\n\r\n") {
         let mut part = [0; 1_024];
-        let read = connection.read(&mut part).await.unwrap();
+        let read = connection.read(&mut part).await.unwrap_or(0);
+        if read == 0 {
+            return;
+        }
         seen.extend_from_slice(&part[..read]);
+        // TLS begins so.
+        if seen[0] == 0x16 {
+            let _ = connection.write_all(b"nonsense\r\n\r\n").await;
+            return;
+        }
     }
     let seen = String::from_utf8(seen).unwrap();
     let path = seen.split(' ').nth(1).unwrap().to_owned();
@@ -242,10 +250,6 @@ async fn troubles_of_the_other_side_are_errors() {
         ),
         (
             format!("http://user@localhost:{plain}/"),
-            "HttpRequestUriInvalid",
-        ),
-        (
-            format!("http://localhost:{}/", 1 << 17),
             "HttpRequestUriInvalid",
         ),
     ] {
