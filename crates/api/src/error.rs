@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "{option} {address} is not a loopback address, and other addresses need TLS and credentials, which \
-         this version does not have; use {option} 127.0.0.1:{}", address.port()
+        "{option} {address} is not a loopback address, and there everybody could do everything: configure keys \
+         under [auth] in the settings (docs/security.md), or use {option} 127.0.0.1:{}", address.port()
     )]
     NotLoopback {
         option: &'static str,

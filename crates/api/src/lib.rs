@@ -10,8 +10,10 @@
 
 mod block;
 mod error;
+pub mod event_stream;
 mod executor;
 mod http;
+mod keys;
 mod postgres;
 mod telemetry;
 #[cfg(test)]
@@ -31,6 +33,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tracing::warn;
 
 pub use error::Error;
+pub use http::{Signer, Unsigned};
+pub use keys::{Key, Keys, Secret};
 pub use postgres::CatalogParser;
 
 /// Where the doors are and what they take.
@@ -60,6 +64,8 @@ pub struct Options {
     pub changes_clients_max: usize,
     /// How long requests that run may go on when the server stops.
     pub drain_max: Duration,
+    /// Of those who may use the doors; without any everybody may, and the doors open on loopback only.
+    pub keys: Keys,
 }
 
 impl Default for Options {
@@ -77,6 +83,7 @@ impl Default for Options {
             changes_rows_max: 10_000,
             changes_clients_max: 64,
             drain_max: Duration::from_secs(10),
+            keys: Keys::default(),
         }
     }
 }
@@ -121,8 +128,8 @@ impl Handle {
 
 /// Opens both doors; when this returns they answer.
 pub async fn serve(options: Options, services: Services) -> Result<Handle, Error> {
-    let http = bind("--http", options.http).await?;
-    let pg = bind("--pg", options.pg).await?;
+    let http = bind("--http", options.http, &options.keys).await?;
+    let pg = bind("--pg", options.pg, &options.keys).await?;
     postgres::install(&services.database)
         .map_err(|error| Error::Catalog(error.strip_backtrace()))?;
     let executor = executor::Executor::new(services.database.clone()).map_err(Error::Threads)?;
@@ -137,6 +144,7 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
         pg,
         executor.clone(),
         options.pg_connections_max,
+        options.keys.clone(),
         stopped.clone(),
     ));
     let drain_max = options.drain_max;
@@ -151,15 +159,28 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
     })
 }
 
-async fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+/// Elsewhere than on loopback there must be keys.
+async fn bind(
+    option: &'static str,
+    address: SocketAddr,
+    keys: &Keys,
+) -> Result<TcpListener, Error> {
     let is_loopback = match address.ip() {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_loopback(),
     };
-    if !is_loopback {
+    if !is_loopback && keys.is_empty() {
         return Err(Error::NotLoopback { option, address });
     }
-    TcpListener::bind(address)
+    let listener = TcpListener::bind(address)
         .await
-        .map_err(|source| Error::bind(option, address, source))
+        .map_err(|source| Error::bind(option, address, source))?;
+    if !is_loopback {
+        warn!(
+            %address,
+            option,
+            "a door is open to other machines, and what passes it is not encrypted: put a proxy before it that speaks TLS"
+        );
+    }
+    Ok(listener)
 }

@@ -1,5 +1,6 @@
 //! The doors of a whole server in a folder of its own, as clients see them.
 
+mod keys;
 mod transactions;
 mod wire;
 
@@ -346,15 +347,22 @@ async fn a_query_of_own_data_means_what_it_says() {
 }
 
 #[tokio::test]
-async fn only_loopback_is_served() {
+async fn only_loopback_is_served_without_keys() {
+    let none = Keys::default();
     for address in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0"] {
-        let refused = bind("--http", address.parse().unwrap()).await.unwrap_err();
-        assert!(
-            refused.to_string().contains("--http 127.0.0.1"),
-            "{refused}"
-        );
+        let refused = bind("--http", address.parse().unwrap(), &none).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("--http 127.0.0.1"), "{refused}");
+        assert!(refused.contains("[auth]"), "{refused}");
     }
-    let taken = bind("--pg", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let refused = bind("--pg", taken.local_addr().unwrap()).await.unwrap_err();
+    let taken = bind("--pg", "127.0.0.1:0".parse().unwrap(), &none).await;
+    let taken = taken.unwrap().local_addr().unwrap();
+    let refused = bind("--pg", taken, &none).await.unwrap_err();
     assert!(matches!(refused, Error::Bind { .. }));
+    let keys = Keys::new([Key::new("AKID", Secret::new("secret"), None, None)]);
+    assert!(
+        bind("--http", "0.0.0.0:0".parse().unwrap(), &keys)
+            .await
+            .is_ok()
+    );
 }

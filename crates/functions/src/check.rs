@@ -4,10 +4,12 @@
 
 use lambic_model::{FunctionName, Stream, StreamName};
 
-use crate::{Deployment, Error, FunctionInfo, StreamLookup, Trigger};
+use crate::{
+    Code, Deployment, Error, FunctionInfo, Runtime, StreamLookup, Trigger, code::NO_IMAGE,
+};
 
 /// Names that begin so belong to the house.
-const SYSTEM_PREFIX: &str = "lambic_";
+pub const SYSTEM_PREFIX: &str = "lambic_";
 const MEMORY_MB_MAX: u32 = 10_240;
 /// AWS's, of `/tmp`.
 const TMP_MB_MIN: u32 = 512;
@@ -68,6 +70,20 @@ pub fn check(
     }
     if deployment.settings.layers.len() > LAYERS_MAX {
         return refuse(format!("it has more than {LAYERS_MAX} layers"));
+    }
+    let is_image = deployment.runtime == Runtime::Image;
+    let has_image = matches!(deployment.code, Code::Image(_) | Code::Pulled(_));
+    // Without any code it stays as it is.
+    let has_other = match &deployment.code {
+        Code::Bytes(bytes) => !bytes.is_empty(),
+        Code::Folder(_) | Code::Zip(_) => true,
+        Code::Image(_) | Code::Pulled(_) => false,
+    };
+    if is_image && has_other || !is_image && has_image {
+        return refuse(NO_IMAGE.to_owned());
+    }
+    if is_image && !deployment.settings.layers.is_empty() {
+        return refuse("a container image has in itself what layers would bring".to_owned());
     }
     let environment_bytes: usize = deployment
         .environment

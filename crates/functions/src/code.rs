@@ -15,6 +15,8 @@ pub(crate) const CODE_BYTES_MAX: u64 = 262_144_000;
 pub(crate) const FILES_MAX: usize = 20_000;
 /// The file that a component is kept in.
 const COMPONENT: &str = "function.wasm";
+pub(crate) const NO_IMAGE: &str =
+    "a container image is code of the runtime `image`, and of no other";
 
 /// Code that was read and checked for what can be seen without running it.
 pub struct CodeFiles {
@@ -30,7 +32,22 @@ pub fn read_code(deployment: &Deployment) -> Result<CodeFiles, Error> {
     match deployment.runtime {
         Runtime::Wasm => read_wasm(deployment),
         Runtime::Python | Runtime::Node | Runtime::Bootstrap => read_program(deployment),
+        Runtime::Image => read_image(deployment),
     }
+}
+
+/// Its files are kept elsewhere.
+fn read_image(deployment: &Deployment) -> Result<CodeFiles, Error> {
+    let Code::Pulled(image) = &deployment.code else {
+        return Err(refused(deployment, "it has no image".to_owned()));
+    };
+    Ok(CodeFiles {
+        runtime: deployment.runtime,
+        files: BTreeMap::new(),
+        digest: image.digest.clone(),
+        handler: String::new(),
+        bytes: 0,
+    })
 }
 
 fn refused(deployment: &Deployment, reason: String) -> Error {
@@ -80,6 +97,7 @@ fn read_wasm(deployment: &Deployment) -> Result<CodeFiles, Error> {
             let bytes = files.remove(Path::new(&file)).unwrap_or_default();
             (file, bytes)
         }
+        Code::Image(_) | Code::Pulled(_) => return Err(refuse(NO_IMAGE.to_owned())),
     };
     let digest = hex(&Sha256::digest(&bytes));
     Ok(CodeFiles {
@@ -170,6 +188,7 @@ fn files(deployment: &Deployment, single: &Path) -> Result<BTreeMap<PathBuf, Vec
             FolderError::TooLarge(reason) => refused(deployment, reason),
             FolderError::Io(error) => error,
         }),
+        Code::Image(_) | Code::Pulled(_) => Err(refused(deployment, NO_IMAGE.to_owned())),
     }
 }
 
@@ -305,6 +324,8 @@ pub fn verify(dir: &Path, runtime: Runtime, digest: &str) -> Result<(), Error> {
             })?;
             same(dir, &found, digest)
         }
+        // Looked after by itself.
+        Runtime::Image => Ok(()),
     }
 }
 

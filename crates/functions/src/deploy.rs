@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lambic_model::FunctionName;
 use lambic_sandbox::{
-    process::{Environment, Isolation, Network, Spec},
+    process::{Environment, Isolation, Launch, Network, Spec},
     wasm,
 };
 use serde_json::Value;
@@ -13,7 +13,8 @@ use tracing::Instrument;
 use crate::{
     Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion, Functions, Inner,
     REGION, Runtime, blocking, check, check_description, check_revision, check_tags, code,
-    entry::Program, function_arn, interpreters::runtime_name, new_revision, records, wasm_limits,
+    entry::Program, function_arn, interpreters::runtime_name, new_revision, records,
+    services::Services, wasm_limits,
 };
 
 impl Functions {
@@ -22,6 +23,7 @@ impl Functions {
     pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
         let inner = self.0.clone();
         to_the_end(async move {
+            let deployment = inner.with_image(deployment).await?;
             let _one = inner.deploying.lock().await;
             let former = inner.existing(&deployment.name).ok();
             inner.deploy(deployment, former).await
@@ -33,12 +35,10 @@ impl Functions {
     pub async fn create(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
         let inner = self.0.clone();
         to_the_end(async move {
+            inner.check_new(&deployment.name)?;
+            let deployment = inner.with_image(deployment).await?;
             let _one = inner.deploying.lock().await;
-            if inner.existing(&deployment.name).is_ok() {
-                return Err(Error::Conflict {
-                    reason: format!("Function already exist: {}", deployment.name),
-                });
-            }
+            inner.check_new(&deployment.name)?;
             inner.deploy(deployment, None).await
         })
         .await
@@ -53,10 +53,13 @@ impl Functions {
     ) -> Result<FunctionInfo, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
         to_the_end(async move {
+            let seen = inner.existing(&name)?;
+            check_revision(&seen.info.revision, revision.as_deref())?;
+            let brought = inner.with_image(deployment_of(&seen.info, code)).await?;
             let _one = inner.deploying.lock().await;
             let former = inner.existing(&name)?;
             check_revision(&former.info.revision, revision.as_deref())?;
-            let deployment = deployment_of(&former.info, code);
+            let deployment = deployment_of(&former.info, brought.code);
             inner.deploy(deployment, Some(former)).await
         })
         .await
@@ -81,6 +84,7 @@ impl Functions {
             let info = FunctionInfo {
                 code_bytes: former.info.code_bytes,
                 upload: former.info.upload.clone(),
+                image: former.info.image.clone(),
                 ..info(&deployment, &former.info.digest, Some(&former), now_us)
             };
             inner
@@ -191,6 +195,10 @@ pub fn info(
         version: FunctionVersion::Latest,
         settings: deployment.settings.clone(),
         upload: None,
+        image: match &deployment.code {
+            Code::Pulled(pulled) => Some(pulled.image.clone()),
+            _ => None,
+        },
         revision: new_revision(),
     }
 }
@@ -213,6 +221,7 @@ impl Changes {
         set(&mut settings.role, self.role);
         set(&mut settings.layers, self.layers);
         set(&mut settings.tmp_mb, self.tmp_mb);
+        set(&mut settings.image, self.image);
         if let Some((runtime, name)) = self.runtime {
             deployment.runtime = runtime;
             settings.runtime_name = name;
@@ -227,6 +236,28 @@ impl Changes {
 }
 
 impl Inner {
+    fn check_new(&self, name: &FunctionName) -> Result<(), Error> {
+        match self.existing(name) {
+            Ok(_) => Err(Error::Conflict {
+                reason: format!("Function already exist: {name}"),
+            }),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Brings an image here before its deployment has its turn: others do not wait for that.
+    async fn with_image(&self, deployment: Deployment) -> Result<Deployment, Error> {
+        let Code::Image(source) = &deployment.code else {
+            return Ok(deployment);
+        };
+        self.check(&deployment)?;
+        let pulled = self.images.pull(source, self.stop.subscribe()).await?;
+        Ok(Deployment {
+            code: Code::Pulled(pulled),
+            ..deployment
+        })
+    }
+
     fn check(&self, deployment: &Deployment) -> Result<(), Error> {
         self.check_open()?;
         check_description(&deployment.settings.description)?;
@@ -273,8 +304,10 @@ impl Inner {
                 self.options.clock.now_us(),
             )
         };
-        let registry = self.registry.clone();
-        blocking(move || registry.store_code(&code)).await?;
+        if info.runtime != Runtime::Image {
+            let registry = self.registry.clone();
+            blocking(move || registry.store_code(&code)).await?;
+        }
         self.install(info, deployment.trial, former, deployment.tags)
             .await
     }
@@ -346,7 +379,17 @@ impl Inner {
         self.slots.write().expect("held shortly").remove(name);
         let mappings: Vec<_> = function.all_mappings().cloned().collect();
         self.drop_cursors(&mappings, &[]).await;
-        Ok(())
+        let (inner, removed) = (self.this.upgrade(), name.clone());
+        let forget = move || {
+            if let Some(inner) = inner
+                && let Err(error) = inner.values.forget(removed.as_str())
+            {
+                // The next start does it.
+                tracing::error!(function = %removed, %error, "values of a function that is deleted");
+            }
+            Ok(())
+        };
+        blocking(forget).await
     }
 
     /// SQL has one function of a name.
@@ -411,14 +454,18 @@ impl Inner {
                     let code = code::read_component(&code_dir, &digest)?;
                     Ok(wasm.load(&code, limits)?)
                 })
-                .await?;
+                .await?
+                .with_services(Arc::new(Services {
+                    function: info.name.clone(),
+                    inner: self.this.clone(),
+                }));
                 Ok(Program::Wasm {
                     module,
                     limits,
                     environment,
                 })
             }
-            runtime @ (Runtime::Python | Runtime::Node | Runtime::Bootstrap) => {
+            runtime @ (Runtime::Python | Runtime::Node | Runtime::Bootstrap | Runtime::Image) => {
                 let digests: Vec<String> = info
                     .layer_digests()
                     .chain([info.digest.as_str()])
@@ -437,6 +484,15 @@ impl Inner {
                     .get_or_try_init(|| Isolation::probe(&self.options.dir))
                     .await?
                     .clone();
+                // Of no use to it would be what the next error tells to set.
+                if let Some(reason) = isolation.no_own_root()
+                    && runtime == Runtime::Image
+                {
+                    return Err(Error::NoRoot {
+                        name: info.name.to_string(),
+                        reason: reason.to_owned(),
+                    });
+                }
                 let mut lacks = isolation.lacks().iter();
                 if !self.options.weak_isolation
                     && let Some(lack) = lacks.find(|lack| lack.of.is_boundary())
@@ -447,7 +503,10 @@ impl Inner {
                     });
                 }
                 let asked_for = &info.settings.runtime_name;
-                let launch = self.interpreters.launch(runtime, asked_for).await?;
+                let launch = match runtime {
+                    Runtime::Image => self.image_launch(info).await?,
+                    runtime => self.interpreters.launch(runtime, asked_for).await?,
+                };
                 Ok(Program::Process(Arc::new(Spec {
                     function: info.name.to_string(),
                     function_arn: function_arn(info.name.as_str()),
@@ -471,6 +530,14 @@ impl Inner {
                 })))
             }
         }
+    }
+
+    /// The image of a function, whose files are checked and made again if need be.
+    async fn image_launch(&self, info: &FunctionInfo) -> Result<Launch, Error> {
+        let (images, stop) = (self.images.clone(), self.stop.subscribe());
+        let (digest, image) = (info.digest.clone(), info.image.clone());
+        let ready = blocking(move || images.ready(&digest, image.as_ref(), &stop)).await?;
+        Ok(Launch::Image(ready.program(&info.settings.image)))
     }
 
     /// Starts a process once, so that code that cannot start does not take over.

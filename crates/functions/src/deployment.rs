@@ -6,7 +6,9 @@ use lambic_model::{FunctionName, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, FunctionVersion, function::is_default};
+use crate::{
+    Error, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, function::is_default,
+};
 
 /// AWS's, of `/tmp`.
 pub const TMP_MB_DEFAULT: u32 = 512;
@@ -22,6 +24,8 @@ pub enum Runtime {
     Node,
     /// A program named `bootstrap` that asks AWS's Runtime API for events: AWS's `provided` runtimes.
     Bootstrap,
+    /// A container image, whose entry point does the same: AWS's `PackageType` `Image`.
+    Image,
 }
 
 impl Runtime {
@@ -48,6 +52,7 @@ impl FromStr for Runtime {
             "python" | "python3" => Ok(Runtime::Python),
             "node" | "nodejs" => Ok(Runtime::Node),
             "bootstrap" | "provided" => Ok(Runtime::Bootstrap),
+            "image" => Ok(Runtime::Image),
             _ => Err(Error::UnknownRuntime {
                 runtime: runtime.to_owned(),
             }),
@@ -62,6 +67,7 @@ impl fmt::Display for Runtime {
             Runtime::Python => "python",
             Runtime::Node => "node",
             Runtime::Bootstrap => "bootstrap",
+            Runtime::Image => "image",
         })
     }
 }
@@ -76,6 +82,10 @@ pub enum Code {
     Bytes(Vec<u8>),
     /// A zip as AWS takes it.
     Zip(Vec<u8>),
+    /// A container image, which is brought here first.
+    Image(ImageSource),
+    /// One that is here.
+    Pulled(Pulled),
 }
 
 /// Where a new trigger starts to read.
@@ -170,6 +180,9 @@ pub struct Settings {
         skip_serializing_if = "Settings::is_default_tmp_mb"
     )]
     pub tmp_mb: u32,
+    /// Stands above what a container image says of itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image: ImageConfig,
     /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
     /// `VpcConfig` and so on.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -184,6 +197,7 @@ impl Default for Settings {
             runtime_name: String::new(),
             layers: Vec::new(),
             tmp_mb: TMP_MB_DEFAULT,
+            image: ImageConfig::default(),
             kept: BTreeMap::new(),
         }
     }
@@ -230,6 +244,7 @@ pub struct Changes {
     pub runtime: Option<(Runtime, String)>,
     pub layers: Option<Vec<LayerUse>>,
     pub tmp_mb: Option<u32>,
+    pub image: Option<ImageConfig>,
     /// These members only; a `null` takes one away.
     pub kept: BTreeMap<String, Value>,
     /// What the caller saw last: if it has changed, so has the function.
@@ -273,8 +288,9 @@ pub struct FunctionInfo {
     pub retries: u32,
     pub dead_letter: Option<StreamName>,
     pub concurrency: Option<usize>,
-    /// SHA-256 of the code, hex.
+    /// SHA-256 of the code, or of the manifest of its image, hex.
     pub digest: String,
+    /// AWS counts none of an image.
     pub code_bytes: u64,
     /// Counts the deployments of this name, from 1.
     pub deployment: u64,
@@ -291,6 +307,9 @@ pub struct FunctionInfo {
     /// `None`: the code did not come as a zip.
     #[serde(default, skip_serializing_if = "is_default")]
     pub upload: Option<Upload>,
+    /// Of a container image.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub image: Option<ImageUse>,
     /// Changes with every change; empty if an older server deployed it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub revision: String,

@@ -12,10 +12,11 @@ use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, LogSource, failure,
-    process::{Environment, Invocation, Spec},
+    process::{Environment, Invocation, Spec, StreamSink},
     wasm,
 };
 use tokio::{sync::OnceCell, task::JoinSet};
+use tracing::{Instrument, debug, field::Empty, info_span};
 
 use crate::{
     Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
@@ -24,6 +25,8 @@ use crate::{
 };
 
 const LOG_TAIL_BYTES: usize = 4 << 10;
+/// X-Ray's have 35.
+const TRACE_ID_BYTES_MAX: usize = 128;
 
 pub enum Program {
     Wasm {
@@ -62,6 +65,10 @@ pub struct Call<'a> {
     pub qualifier: Option<&'a Qualifier>,
     pub client_context: Option<&'a str>,
     pub trace_id: Option<&'a str>,
+    /// Where a response goes that the function streams, as it comes.
+    pub stream: Option<&'a StreamSink>,
+    /// When a caller asked for it, or it was tried.
+    pub arrived: Instant,
 }
 
 impl<'a> Call<'a> {
@@ -74,6 +81,8 @@ impl<'a> Call<'a> {
             qualifier: None,
             client_context: None,
             trace_id: None,
+            stream: None,
+            arrived: Instant::now(),
         }
     }
 
@@ -219,7 +228,10 @@ impl Entry {
             Program::Process(spec) => {
                 let (mut environment, init) = match self.warm() {
                     Some(environment) => (environment, None),
-                    None => match Environment::start(spec.clone()).await? {
+                    None => match Environment::start(spec.clone())
+                        .instrument(info_span!("init"))
+                        .await?
+                    {
                         Ok(environment) => {
                             let init = environment.init();
                             (environment, Some(init))
@@ -238,17 +250,22 @@ impl Entry {
                         }
                     },
                 };
-                let execution = environment
-                    .invoke(Invocation {
-                        request_id: call.request_id.to_owned(),
-                        payload: payload.to_vec().into(),
-                        timeout,
-                        function_arn: call.function_arn(&self.info),
-                        trace_id: call.trace_id.map_or_else(new_trace_id, str::to_owned),
-                        client_context: call.client_context.unwrap_or_default().to_owned(),
-                        cognito_identity: String::new(),
-                    })
-                    .await;
+                let invocation = Invocation {
+                    request_id: call.request_id.to_owned(),
+                    payload: payload.to_vec().into(),
+                    timeout,
+                    function_arn: call.function_arn(&self.info),
+                    trace_id: call.trace_id.unwrap_or_default().to_owned(),
+                    client_context: call.client_context.unwrap_or_default().to_owned(),
+                    cognito_identity: String::new(),
+                };
+                let run = async {
+                    match call.stream {
+                        Some(sink) => environment.invoke_streamed(invocation, sink.clone()).await,
+                        None => environment.invoke(invocation).await,
+                    }
+                };
+                let execution = run.instrument(info_span!("run")).await;
                 if execution.reusable {
                     self.keep_warm(environment);
                 }
@@ -272,6 +289,21 @@ impl Turn {
         inner: &Inner,
     ) -> Result<InvokeResult, Error> {
         let info = &self.entry.info;
+        let trace_id = call.trace_id.map_or_else(new_trace_id, str::to_owned);
+        let call = Call {
+            trace_id: Some(&trace_id),
+            ..call
+        };
+        let span = info_span!(
+            "invocation",
+            function = %info.name,
+            invocation = call.request_id,
+            version = %info.version,
+            trace_id = trace_root(&trace_id),
+            init_ms = Empty,
+            duration_ms = Empty,
+            overhead_ms = Empty,
+        );
         let mut platform = vec![LogLine::now(
             LogSource::Platform,
             format!(
@@ -280,7 +312,9 @@ impl Turn {
             ),
         )];
         let execution = self.entry.execute(call, payload, inner);
-        let (execution, init) = execution.await?;
+        let (execution, init) = execution.instrument(span.clone()).await?;
+        let told = execution.duration + init.unwrap_or_default();
+        let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
         let billed_ms = duration_ms.ceil() as u64;
         let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
@@ -292,6 +326,10 @@ impl Turn {
                 payload,
             } => Some((error_type.clone(), error_message(payload))),
         };
+        span.record("init_ms", init_ms);
+        span.record("duration_ms", duration_ms);
+        span.record("overhead_ms", overhead_ms);
+        debug!(parent: &span, is_success = error.is_none(), "invocation ended");
         platform.extend(execution.lines);
         let mut report = format!(
             "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
@@ -325,6 +363,8 @@ impl Turn {
             memory_mb: memory_peak_mb as i64,
             cold: init.is_some(),
             attempt: call.attempt as i32,
+            overhead_ms,
+            trace_id: trace_root(&trace_id).to_owned(),
         };
         inner.recorder.record(row, platform).await;
         Ok(InvokeResult {
@@ -335,6 +375,7 @@ impl Turn {
             duration_ms,
             billed_ms,
             init_ms,
+            overhead_ms,
             memory_peak_mb,
             cold: init.is_some(),
             log_tail,
@@ -347,6 +388,14 @@ fn new_trace_id() -> String {
     let seconds = SystemClock.now_us() / 1_000_000;
     let id = uuid::Uuid::new_v4().simple().to_string();
     format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])
+}
+
+/// What traces are known by, of a header in X-Ray's form; of any other, its beginning.
+fn trace_root(header: &str) -> &str {
+    let mut members = header.split(';').map(str::trim);
+    let root = members.find_map(|member| member.strip_prefix("Root="));
+    let id = root.unwrap_or(header);
+    &id[..id.floor_char_boundary(TRACE_ID_BYTES_MAX)]
 }
 
 /// What the platform says of a failure that is not the function's own word.
@@ -401,4 +450,25 @@ fn tail(lines: &[LogLine]) -> String {
         start += 1;
     }
     text.split_off(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_known_by_their_root() {
+        let made = new_trace_id();
+        assert_eq!(trace_root(&made).len(), 35, "{made}");
+        for (header, root) in [
+            ("Root=1-2-3;Parent=4;Sampled=1", "1-2-3"),
+            ("Parent=4; Root=1-2-3", "1-2-3"),
+            ("something else", "something else"),
+            ("", ""),
+        ] {
+            assert_eq!(trace_root(header), root);
+        }
+        // `ä` has two bytes: the cut must not go through one.
+        assert_eq!(trace_root(&format!("x{}", "ä".repeat(200))).len(), 127);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::image::{ImageTrouble, told};
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("there is no function `{name}`; `lambic function list` shows those that are deployed")]
@@ -21,7 +23,7 @@ pub enum Error {
     #[error("the event is not JSON: {reason}")]
     PayloadNotJson { reason: String },
     #[error(
-        "`{runtime}` is not a runtime; use `wasm` (a WASI component), `python` or `node` (a handler `file.function`), or `bootstrap` (a program that asks AWS's Runtime API)"
+        "`{runtime}` is not a runtime; use `wasm` (a WASI component), `python` or `node` (a handler `file.function`), `bootstrap` (a program that asks AWS's Runtime API), or `image` (a container image)"
     )]
     UnknownRuntime { runtime: String },
     #[error("function `{name}` was not deployed: {reason}")]
@@ -54,6 +56,16 @@ pub enum Error {
     BadValue { reason: String },
     #[error("the code of function `{name}` is not a zip that can be used: {reason}")]
     BadZip { name: String, reason: String },
+    #[error("{}", told(uri, *trouble, reason))]
+    Image {
+        uri: String,
+        trouble: ImageTrouble,
+        reason: String,
+    },
+    #[error(
+        "function `{name}` is not run: a container image needs a root folder of its own, which this machine does not allow ({reason}); run the server where that is allowed"
+    )]
+    NoRoot { name: String, reason: String },
     #[error("the policy has {bytes} bytes, over the limit of {limit}; remove statements")]
     PolicyTooLong { bytes: usize, limit: usize },
     #[error("stream `{stream}` does not exist; create it before function `{name}` uses it")]

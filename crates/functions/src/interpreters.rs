@@ -33,7 +33,7 @@ impl Interpreters {
         Ok(match runtime {
             Runtime::Python => Launch::Python(self.interpreter(name, &self.python, runtime).await?),
             Runtime::Node => Launch::Node(self.interpreter(name, &self.node, runtime).await?),
-            Runtime::Bootstrap | Runtime::Wasm => Launch::Bootstrap,
+            Runtime::Bootstrap | Runtime::Wasm | Runtime::Image => Launch::Bootstrap,
         })
     }
 
@@ -102,7 +102,7 @@ fn own_program(runtime: Runtime, name: &str) -> Option<PathBuf> {
             let version = name.strip_prefix("nodejs")?.strip_suffix(".x")?;
             Some(PathBuf::from(format!("node{version}")))
         }
-        Runtime::Bootstrap | Runtime::Wasm => None,
+        Runtime::Bootstrap | Runtime::Wasm | Runtime::Image => None,
     }
 }
 
@@ -112,6 +112,6 @@ pub fn runtime_name(launch: &Launch, asked_for: &str) -> String {
         Launch::Python(interpreter) => named(Runtime::Python, interpreter),
         Launch::Node(interpreter) => named(Runtime::Node, interpreter),
         Launch::Bootstrap if asked_for.is_empty() => "provided.al2023".to_owned(),
-        Launch::Bootstrap => asked_for.to_owned(),
+        Launch::Bootstrap | Launch::Image(_) => asked_for.to_owned(),
     }
 }

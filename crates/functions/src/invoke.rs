@@ -27,6 +27,8 @@ pub struct InvokeResult {
     pub billed_ms: u64,
     /// How long the start took, if this invocation had to wait for one.
     pub init_ms: Option<f64>,
+    /// What it took beside the start and the function: waiting for a turn, and what is done before and after.
+    pub overhead_ms: f64,
     pub memory_peak_mb: u64,
     pub cold: bool,
     /// The last 4 KB of what was logged, as AWS's `LogType=Tail` gives it.

@@ -17,31 +17,36 @@ mod error;
 mod events;
 mod filter;
 mod function;
+mod image;
 mod inspect;
 mod interpreters;
 mod invoke;
 mod layers;
 mod mapping;
 mod options;
+pub mod policy;
 mod queue;
 mod recorder;
 mod records;
 mod registry;
 mod rules;
+mod services;
 mod slots;
 mod sources;
+mod streamed;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod triggers;
 mod turns;
 mod unzip;
+mod values;
 mod version;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -58,6 +63,10 @@ pub use function::{
     Alias, AsyncSettings, Function, Policy, Provisioned, Url, check_description, check_revision,
     check_tags, new_revision,
 };
+pub use image::{
+    ImageConfig, ImageSource, ImageTrouble, ImageUse, Pulled, local_path as image_path,
+    seen_from as image_seen_from,
+};
 pub use inspect::{Inspected, inspect};
 pub use invoke::{Event, InvokeResult};
 use lambic_base::supervised;
@@ -72,17 +81,21 @@ pub use layers::{Layer, LayerSettings, LayerVersion};
 pub use options::{Decode, Options, StreamLookup};
 pub use rules::Rules;
 pub use sources::{EventSource, NewSource};
+pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{OnceCell, watch};
+use tracing::Instrument;
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
     entry::{Call, Entry, Program},
+    image::Images,
     interpreters::Interpreters,
     recorder::Recorder,
     registry::Registry,
     slots::Slots,
     triggers::{Starting, Triggers},
+    values::Values,
 };
 
 /// The service; clones share it.
@@ -92,7 +105,11 @@ pub struct Functions(Arc<Inner>);
 pub(crate) struct Inner {
     options: Options,
     registry: Registry,
+    images: Images,
     wasm: wasm::Wasm,
+    values: Values,
+    /// For what outlives a call.
+    this: Weak<Inner>,
     isolation: OnceCell<Isolation>,
     interpreters: Interpreters,
     slots: RwLock<Slots>,
@@ -117,12 +134,32 @@ impl Functions {
         process::remove_left_behind(&registry.codes());
         let wasm = wasm::Wasm::new(registry.compiled_dir())?;
         let stored = registry.load()?;
+        let images = Images::open(&options)?;
+        let used = stored.clone();
+        let kept = images.clone();
+        let removed = blocking(move || kept.keep_only(&images_of(&used))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "images that no function uses stay");
+        }
         let layers = registry.load_layers()?.into_iter();
         let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
-        let inner = Arc::new(Inner {
+        let values = Values::new(registry.values_dir(), options.values_bytes_max);
+        let is_there = |name: &str| {
+            stored
+                .iter()
+                .any(|function| function.info.name.as_str() == name)
+        };
+        if let Err(error) = values.forget_all_but(is_there) {
+            // Components that ask for them are told, and nobody else needs them.
+            tracing::error!(%error, "values of functions");
+        }
+        let inner = Arc::new_cyclic(|this| Inner {
             registry: registry.clone(),
+            images,
             wasm,
+            values,
+            this: this.clone(),
             isolation: OnceCell::new(),
             interpreters: Interpreters::new(&options),
             slots: RwLock::default(),
@@ -222,19 +259,18 @@ impl Functions {
         let inner = self.0.clone();
         let entry = inner.invocable(name, qualifier.as_ref())?;
         let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
-        let run = tokio::spawn(async move {
+        let run = async move {
             let request_id = uuid::Uuid::new_v4().to_string();
             let call = Call {
-                request_id: &request_id,
-                kind: InvocationKind::Sync,
-                attempt: 1,
                 qualifier: qualifier.as_ref(),
                 client_context: event.client_context.as_deref(),
                 trace_id: event.trace_id.as_deref(),
+                ..Call::new(&request_id, InvocationKind::Sync, 1)
             };
             let turn = entry.turn(call.kind).await?;
             turn.run(call, payload.as_bytes(), &inner).await
-        });
+        };
+        let run = tokio::spawn(run.in_current_span());
         run.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -405,6 +441,15 @@ impl Inner {
         slots.entries().any(|present| Arc::ptr_eq(present, entry))
     }
 
+    /// Whether records of the stream invoke the function.
+    pub(crate) fn is_fed_by(&self, name: &FunctionName, stream: &str) -> bool {
+        let slots = self.slots.read().expect("held shortly");
+        slots.function(name.as_str()).is_some_and(|function| {
+            let mut mappings = function.all_mappings();
+            mappings.any(|mapping| mapping.stream.as_str() == stream)
+        })
+    }
+
     /// How queued events for `name` or `name:qualifier` are tried, if that was set.
     pub(crate) fn async_settings(&self, name: &str) -> Option<AsyncSettings> {
         let (name, qualifier) = version::split(name);
@@ -498,6 +543,18 @@ fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::L
         memory_mb,
         log_bytes_max,
     }
+}
+
+/// The digests of all that functions and their versions run.
+fn images_of(functions: &[Function]) -> BTreeSet<String> {
+    let infos = functions.iter().flat_map(|function| {
+        let versions = function.versions.values();
+        versions.chain([&function.info])
+    });
+    infos
+        .filter(|info| info.runtime == Runtime::Image)
+        .map(|info| info.digest.clone())
+        .collect()
 }
 
 fn check_payload(payload: Vec<u8>, limit: usize) -> Result<String, Error> {

@@ -33,8 +33,12 @@ pub struct Options {
     pub async_max: usize,
     pub payload_bytes_max: usize,
     pub payload_async_bytes_max: usize,
+    /// Of a response that is streamed.
+    pub stream_bytes_max: usize,
     /// What one invocation may write to the log.
     pub log_bytes_max: usize,
+    /// What one function may keep as values.
+    pub values_bytes_max: u64,
     /// An environment that nobody used for this long is ended.
     pub idle: Duration,
     /// A process must ask for its first event within this time.
@@ -48,6 +52,11 @@ pub struct Options {
     pub python: PathBuf,
     /// The same of Node.
     pub node: PathBuf,
+    /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
+    /// registries that are public.
+    pub images: Vec<String>,
+    /// A `config.json` as Docker's clients keep it, with what registries want to see.
+    pub registry_accounts: Option<PathBuf>,
 }
 
 impl Options {
@@ -70,7 +79,9 @@ impl Options {
             async_max: 64,
             payload_bytes_max: 6 << 20,
             payload_async_bytes_max: 1 << 20,
+            stream_bytes_max: 200 << 20,
             log_bytes_max: 1 << 20,
+            values_bytes_max: 1 << 30,
             idle: Duration::from_secs(300),
             init_timeout: Duration::from_secs(10),
             retry_wait: Duration::from_secs(1),
@@ -78,6 +89,8 @@ impl Options {
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
+            images: Vec::new(),
+            registry_accounts: None,
         }
     }
 }

@@ -32,6 +32,9 @@ pub struct InvocationRow {
     pub memory_mb: i64,
     pub cold: bool,
     pub attempt: i32,
+    /// Beside start and duration.
+    pub overhead_ms: f64,
+    pub trace_id: String,
 }
 
 pub fn invocations(stream: &Stream, rows: &[InvocationRow]) -> RecordBatch {
@@ -72,6 +75,10 @@ pub fn invocations(stream: &Stream, rows: &[InvocationRow]) -> RecordBatch {
             Arc::new(Int32Array::from_iter_values(
                 rows.iter().map(|row| row.attempt),
             )),
+            Arc::new(Float64Array::from_iter_values(
+                rows.iter().map(|row| row.overhead_ms),
+            )),
+            texts(rows.iter().map(|row| Some(row.trace_id.as_str()))),
         ],
     )
 }

@@ -1,5 +1,5 @@
 //! What is deployed, on disk: `functions/<name>.json`, their names in `deployed.json`, `code/<digest>/` and its
-//! limits, `code/<digest>.json`; `layers/<name>.json`; the zips as they were uploaded, `zips/<sha256>.zip`.
+//! limits, `code/<digest>.json`; `layers/<name>.json`; the zips as they were uploaded, `zips/<sha256>.zip`. Beside them stands what functions keep, `kv/`.
 //!
 //! Code is addressed by its content and written before the file that names it; the file is swapped atomically.
 //! So a crash or a refused deployment leaves the former one whole.
@@ -63,6 +63,11 @@ impl Registry {
 
     pub fn compiled_dir(&self) -> PathBuf {
         self.dir.join("compiled")
+    }
+
+    /// What functions keep.
+    pub fn values_dir(&self) -> PathBuf {
+        self.dir.join("kv")
     }
 
     /// The folders of all code.

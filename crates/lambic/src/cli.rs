@@ -1,8 +1,12 @@
 //! The command line, declared. What each command does is in `commands/`, one file each.
 
+mod function;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use function::*;
 
 /// Keeps every record you append, derives views of them in SQL, and runs your functions on the way.
 #[derive(Debug, Parser)]
@@ -61,7 +65,7 @@ pub enum Command {
     Audit(Audit),
     /// Run a stretch of history through a version of a view, or a SELECT that is not deployed; nothing served changes
     Replay(Replay),
-    /// List, show, deploy, invoke or delete functions, or read their logs
+    /// Make functions, from templates, code, or what other tools deploy; invoke, test and delete them; read their logs
     #[command(subcommand)]
     Function(Function),
     /// Copy everything at one moment to a folder or URL; list, verify and delete such backups
@@ -371,42 +375,6 @@ impl std::str::FromStr for Speed {
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub enum Function {
-    /// All functions
-    List,
-    /// One function: runtime, limits, code
-    Show { name: String },
-    /// Deploy a function that a project's lambic.toml declares
-    Deploy {
-        name: String,
-        /// The project folder
-        #[arg(long, default_value = ".")]
-        project: PathBuf,
-    },
-    /// Invoke a function and print its answer
-    Invoke {
-        name: String,
-        /// The event in JSON, or - for standard input
-        #[arg(default_value = "{}")]
-        payload: String,
-        /// Queue it and do not wait for the answer
-        #[arg(long = "async")]
-        queued: bool,
-        /// Show the end of the invocation's log on stderr
-        #[arg(long)]
-        tail: bool,
-    },
-    /// The newest log lines of a function
-    Logs {
-        name: String,
-        #[arg(long, default_value_t = 50)]
-        lines: u32,
-    },
-    /// Delete a function
-    Delete { name: String },
-}
-
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Backup {
@@ -456,7 +424,10 @@ pub struct Restore {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
     /// A Parquet file of flights [default: the 200,000 rows of the example; examples/flights/fetch
     /// brings 3,000,000]
     pub file: Option<PathBuf>,
@@ -466,6 +437,22 @@ pub struct Bench {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<BenchPart>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Measure functions over HTTP: cold and warm, what they cost, what stands idle
+    Functions {
+        /// Rounds of what is compared, interleaved
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// A folder with others to measure beside: AWS's emulator, ministack, workerd
+        #[arg(long, value_name = "DIR")]
+        peers: Option<PathBuf>,
+    },
+    /// Be the bare server that requests are compared with
+    #[command(hide = true)]
+    Bare,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

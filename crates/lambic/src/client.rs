@@ -1,17 +1,26 @@
 //! The CLI's side of the HTTP door.
 
-use std::{io::Read, time::Duration};
+use std::{
+    io::Read,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, bail};
+use lambic_api::{Signer, Unsigned};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
-use ureq::{Agent, Body, http::Response};
+use ureq::{
+    Agent, Body, RequestBuilder,
+    http::{Response, Uri},
+};
 
-use crate::{output::Rows, source::Place};
+use crate::{credentials, output::Rows, source::Place};
 
 pub struct Client {
     agent: Agent,
     url: String,
+    /// If there is a key: a server that has none takes what is signed as well.
+    signer: Option<Signer>,
 }
 
 /// What the server said no to.
@@ -24,6 +33,10 @@ pub struct Failure {
     /// In characters of the statement, from 1.
     pub position: Option<usize>,
     pub retry: bool,
+    /// Of the answer; 0 if there was none.
+    pub status: u16,
+    /// AWS's name of the error.
+    pub kind: Option<String>,
     /// Where in the user's text, once that is known.
     pub place: Option<Place>,
 }
@@ -80,22 +93,28 @@ impl Client {
         Ok(Client {
             agent,
             url: url.trim_end_matches('/').to_owned(),
+            signer: credentials::signer()?,
         })
     }
 
     pub fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let answer = self.reached(self.agent.get(self.at(path)).call())?;
+        let request = self.agent.get(self.at(path));
+        let request = self.signed(request, "GET", path, &[], b"")?;
+        let answer = self.reached(request.call())?;
         read_json(checked(answer)?)
     }
 
     /// An answer that comes bit by bit.
     pub fn events(&self, path: &str) -> anyhow::Result<Response<Body>> {
         let request = self.agent.get(self.at(path));
+        let request = self.signed(request, "GET", path, &[], b"")?;
         checked(self.reached(request.header("accept", "text/event-stream").call())?)
     }
 
     pub fn delete(&self, path: &str) -> anyhow::Result<()> {
-        checked(self.reached(self.agent.delete(self.at(path)).call())?)?;
+        let request = self.agent.delete(self.at(path));
+        let request = self.signed(request, "DELETE", path, &[], b"")?;
+        checked(self.reached(request.call())?)?;
         Ok(())
     }
 
@@ -118,15 +137,23 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        let request = self.signed(request, "POST", path, headers, body)?;
         self.reached(request.send(body))
     }
 
+    pub fn post_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let headers = [("content-type", "application/json")];
+        read_json(self.post(path, &headers, &serde_json::to_vec(body)?)?)
+    }
+
     pub fn put_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = serde_json::to_vec(body)?;
         let request = self
             .agent
             .put(self.at(path))
             .header("content-type", "application/json");
-        let answer = self.reached(request.send(serde_json::to_vec(body)?.as_slice()))?;
+        let request = self.signed(request, "PUT", path, &[], &body)?;
+        let answer = self.reached(request.send(body.as_slice()))?;
         read_json(checked(answer)?)
     }
 
@@ -174,6 +201,42 @@ impl Client {
             .collect())
     }
 
+    /// Signs a request, if there is a key: its secret is not sent.
+    fn signed<B>(
+        &self,
+        mut request: RequestBuilder<B>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<RequestBuilder<B>> {
+        let Some(signer) = &self.signer else {
+            return Ok(request);
+        };
+        let url: Uri = self.at(path).parse()?;
+        let host = url.host().unwrap_or_default();
+        let host = match url.port_u16() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let covered = headers
+            .iter()
+            .filter(|(name, _)| name.starts_with("x-amz-"));
+        let covered: Vec<_> = covered.copied().chain([("host", host.as_str())]).collect();
+        let unsigned = Unsigned {
+            method,
+            path: url.path(),
+            query: url.query().unwrap_or_default(),
+            headers: &covered,
+            body,
+        };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        for (name, value) in signer.sign(&unsigned, i64::try_from(since.as_secs())?) {
+            request = request.header(name, value);
+        }
+        Ok(request.header("host", host))
+    }
+
     fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
@@ -202,9 +265,12 @@ fn checked(mut answer: Response<Body>) -> anyhow::Result<Response<Body>> {
     if status.is_success() {
         return Ok(answer);
     }
+    let kind = answer.headers().get("x-amzn-errortype");
+    let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
     let text = answer.body_mut().read_to_string().unwrap_or_default();
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Err(anyhow::Error::new(failure(status.as_u16(), &value)))
+    let failure = failure(status.as_u16(), &value);
+    Err(anyhow::Error::new(Failure { kind, ..failure }))
 }
 
 /// Ours has an `error` object, AWS's has `Message`.
@@ -233,6 +299,8 @@ fn failure(status: u16, value: &Value) -> Failure {
             .get("retry")
             .and_then(Value::as_bool)
             .unwrap_or(status == 429 || status == 503),
+        status,
+        kind: None,
         place: None,
     }
 }

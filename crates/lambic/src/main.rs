@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod client;
 mod commands;
+mod credentials;
 mod demo;
 mod engine;
 mod exit;
@@ -15,6 +16,7 @@ mod server;
 mod settings;
 mod source;
 mod toml_source;
+mod yaml_source;
 
 use std::process::ExitCode;
 

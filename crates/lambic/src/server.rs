@@ -79,6 +79,7 @@ impl Doors {
             http_bodies_bytes_max: serve.server.http_bodies_bytes_max,
             http_statements_max: serve.server.http_statements_max,
             append_bytes_max: serve.append_bytes_max,
+            keys: serve.keys.clone(),
             ..lambic_api::Options::default()
         };
         let services = lambic_api::Services {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{amount::Amount, exit::refusal, toml_source};
+use crate::{amount::Amount, credentials::Auth, exit::refusal, toml_source};
 
 /// The commented file that ships in the binary.
 pub const DEFAULTS: &str = include_str!("../defaults.toml");
@@ -20,6 +20,7 @@ pub const DEFAULTS: &str = include_str!("../defaults.toml");
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub server: Server,
+    pub auth: Auth,
     pub log: Log,
     pub dataset: Dataset,
     pub speed: Speed,
@@ -83,6 +84,9 @@ pub struct Functions {
     pub python: PathBuf,
     pub node: PathBuf,
     pub weak_isolation: bool,
+    pub images: Vec<String>,
+    /// Empty: there is none.
+    pub registry_accounts: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -117,14 +121,16 @@ impl Settings {
             .with_context(|| format!("cannot read the settings file {}", path.display()))
             .map_err(refusal)?;
         let table = toml_source::parse::<toml::Table>(path, &text).map_err(refusal)?;
-        Settings::overlaid(&table).map_err(|error| {
+        let mut settings = Settings::overlaid(&table).map_err(|error| {
             refusal(toml_source::explain_value(
                 path,
                 &text,
                 &error,
                 &known_keys(),
             ))
-        })
+        })?;
+        settings.auth.read(path).map_err(refusal)?;
+        Ok(settings)
     }
 
     /// The defaults with `table` laid over them.
@@ -159,6 +165,9 @@ impl Settings {
             ("threads", self.batch.threads, THREADS_MAX),
             ("nice", self.batch.nice.into(), NICE_MAX),
         ];
+        self.auth
+            .check()
+            .map_err(|what| serde::de::Error::custom(format!("`keys` under [auth]: {what}")))?;
         if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
             return Err(mistake(key, value, &format!("it must be at most {most}")));
         }
@@ -221,7 +230,12 @@ fn named(above: &toml::Table, error: toml::de::Error) -> toml::de::Error {
             let one = toml::Table::from_iter([(section.clone(), toml::Value::Table(one))]);
             overlay(&mut all, &one);
             if let Err(error) = all.try_into::<Settings>() {
-                return mistake(key, value, error.message().trim_end());
+                // Secrets are not shown, whatever is wrong with them.
+                let shown = match section.as_str() {
+                    "auth" => "…".to_owned(),
+                    _ => value.to_string(),
+                };
+                return mistake(key, shown, error.message().trim_end());
             }
         }
     }
@@ -269,6 +283,19 @@ mod tests {
         let settings = Settings::overlaid(&table).expect("known keys");
         assert_eq!(settings.dataset.seal_after(), Duration::from_secs(5));
         assert_eq!(settings.log, Settings::default().log);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for keys in [
+            "[[auth.keys]]\nid = 5\nsecret = \"hidden-hidden-hidden\"\n",
+            "[[auth.keys]]\nid = \"AKID\"\nsecret = \"hidden hidden hidden\"\n",
+            "[[auth.keys]]\nid = \"AKID\"\nsecrt = \"hidden-hidden-hidden\"\n",
+        ] {
+            let table: toml::Table = toml::from_str(keys).expect("valid TOML");
+            let told = Settings::overlaid(&table).expect_err(keys).to_string();
+            assert!(!told.contains("hidden") && told.contains("key"), "{told}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> anyhow::Result<T> 
 }
 
 fn explain(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let text = &masked(text);
     let message = first_line(error.message());
     let suggestion = suggestion(error.message());
     let text = match error.span() {
@@ -30,6 +31,7 @@ pub fn explain_value(
     error: &toml::de::Error,
     known: &[String],
 ) -> anyhow::Error {
+    let text = &masked(text);
     let message = first_line(error.message());
     let quoted = message.split('`').nth(1).unwrap_or_default().to_owned();
     let suggestion = suggestion(error.message()).or_else(|| {
@@ -61,6 +63,31 @@ pub fn explain_value(
         },
     };
     anyhow::anyhow!(text)
+}
+
+/// The same text with stars for what may be secret, which is not shown even where it is wrong: all values under `auth` but
+/// those that are known to be none.
+fn masked(text: &str) -> String {
+    const SHOWN: [&str; 4] = ["account", "id", "name", "secret_file"];
+    let mut is_auth = false;
+    let mask = |line: &str| {
+        let stars = |text: &str| "*".repeat(text.len());
+        let key = line.split('=').next().unwrap_or_default();
+        let is_comment = line.trim_start().starts_with('#');
+        if line.trim_start().starts_with('[') && !line.contains('=') {
+            is_auth = line.contains("auth");
+            return line.to_owned();
+        }
+        is_auth |= key.contains("auth");
+        if !is_auth || is_comment || line.trim().is_empty() || SHOWN.contains(&key.trim()) {
+            return line.to_owned();
+        }
+        match line.split_once('=') {
+            Some((key, value)) => format!("{key}={}", stars(value)),
+            None => stars(line),
+        }
+    };
+    text.split('\n').map(mask).collect::<Vec<_>>().join("\n")
 }
 
 fn first_line(message: &str) -> String {
@@ -105,6 +132,36 @@ mod tests {
     struct Example {
         #[allow(dead_code)]
         memory_mb: u32,
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let text = r#"
+[settings.auth]
+# Note.
+keys = [{ id = "a", secret = "hidden" }]
+[[auth.keys]]
+id = "AKID"
+secrt = "hidden"
+secret = """
+hidden"""
+[log]
+x = "shown"
+auth.keys = [
+  { secret = "hidden" },
+"#;
+        let shown = masked(text);
+        assert!(!shown.contains("hidden"), "{shown}");
+        assert_eq!(shown.len(), text.len());
+        for kept in [
+            "# Note.",
+            "id = \"AKID\"",
+            "secrt =",
+            "x = \"shown\"",
+            "[log]",
+        ] {
+            assert!(shown.contains(kept), "{kept}: {shown}");
+        }
     }
 
     #[test]

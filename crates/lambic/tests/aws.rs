@@ -3,6 +3,8 @@
 mod common;
 
 use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -36,6 +38,30 @@ fn unmodified_zips_run() {
 }
 
 #[test]
+fn responses_come_while_they_are_written() {
+    passes(python("streaming.py"));
+}
+
+#[test]
+fn container_images_run() {
+    let project = tempfile::tempdir().expect("a temporary folder");
+    let images = project.path().join("images");
+    std::fs::create_dir(&images).expect("it is ours");
+    let (folder, port) = (
+        images.display().to_string(),
+        common::free_port().to_string(),
+    );
+    let settings = format!("[settings.functions]\nimages = [\"127.0.0.1:{port}\", \"{folder}\"]\n");
+    std::fs::write(project.path().join("lambic.toml"), settings).expect("it is ours");
+    passes_with(
+        python("images.py"),
+        Some(project.path()),
+        &[],
+        &[&folder, &port],
+    );
+}
+
+#[test]
 fn the_aws_cli_lives_the_life_of_a_function() {
     let interpreter = common::python_with(&folder().join("cli/requirements.txt"));
     let mut run = Command::new("bash");
@@ -43,6 +69,21 @@ fn the_aws_cli_lives_the_life_of_a_function() {
         .env("AWS", interpreter.with_file_name("aws"))
         .env("PYTHON", &interpreter);
     passes(run);
+}
+
+#[test]
+fn signatures_are_verified_and_policies_hold() {
+    let told = python("signed.py").arg("--settings").output();
+    let told = told.expect("python runs");
+    assert!(told.status.success(), "{}", common::text(&told.stderr));
+    let folder_of_settings = tempfile::tempdir().expect("a temporary folder");
+    let settings = folder_of_settings.path().join("settings.toml");
+    fs::write(&settings, told.stdout).expect("it is written");
+    fs::set_permissions(&settings, Permissions::from_mode(0o600)).expect("it is ours");
+    let cli = common::python_with(&folder().join("cli/requirements.txt"));
+    let mut run = python("signed.py");
+    run.env("AWS", cli.with_file_name("aws"));
+    passes_with(run, None, &["--config", common::shown(&settings)], &[]);
 }
 
 fn folder() -> PathBuf {
@@ -59,9 +100,14 @@ fn python(script: &str) -> Command {
 }
 
 /// Runs it against a server of its own, which must end well afterwards.
-fn passes(mut run: Command) {
+fn passes(run: Command) {
+    passes_with(run, None, &[], &[]);
+}
+
+/// The same, with a project and more arguments for the server, and what else the script is told.
+fn passes_with(mut run: Command, project: Option<&Path>, extra: &[&str], more: &[&str]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut server = Server::start(&folder.path().join("data"));
+    let mut server = Server::start_with("serve", project, &folder.path().join("data"), extra);
     // Neither a key nor a proxy of whoever runs the tests.
     for name in [
         "AWS_PROFILE",
@@ -73,6 +119,7 @@ fn passes(mut run: Command) {
     }
     let status = run
         .arg(&server.url)
+        .args(more)
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true")

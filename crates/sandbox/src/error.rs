@@ -18,6 +18,10 @@ pub enum Error {
         program: String,
         source: std::io::Error,
     },
+    #[error(
+        "a container image needs a root folder of its own, which this machine does not allow: {reason}"
+    )]
+    NoRoot { reason: String },
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
         action: &'static str,

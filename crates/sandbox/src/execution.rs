@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::LogLine;
 
+/// AWS's, of one answer.
+pub(crate) const RESPONSE_BYTES_MAX: usize = 6_291_556;
+
 #[derive(Debug)]
 pub struct Execution {
     pub outcome: Outcome,
@@ -15,6 +18,19 @@ pub struct Execution {
     pub lines: Vec<LogLine>,
     /// False if the environment must not be used again.
     pub reusable: bool,
+}
+
+impl Execution {
+    /// Of an invocation whose code did not run.
+    pub(crate) fn unstarted(outcome: Outcome) -> Execution {
+        Execution {
+            outcome,
+            duration: Duration::ZERO,
+            memory_peak_bytes: 0,
+            lines: Vec::new(),
+            reusable: true,
+        }
+    }
 }
 
 /// A failure in AWS's shape.
@@ -41,6 +57,13 @@ pub(crate) fn out_of_memory(request_id: &str, memory_mb: u32) -> Outcome {
     failure(
         "Runtime.OutOfMemory",
         &format!("RequestId: {request_id} Error: Memory limit of {memory_mb} MB exceeded"),
+    )
+}
+
+pub(crate) fn response_too_large() -> Outcome {
+    failure(
+        "Function.ResponseSizeTooLarge",
+        "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
     )
 }
 

@@ -5,7 +5,10 @@ mod common;
 use bytes::Bytes;
 use common::{LONG, answer, code, error, failed_start, invocation, node_spec, start, texts};
 use lambic_model::Outcome;
-use lambic_sandbox::process::{Invocation, Spare, StreamPart};
+use lambic_sandbox::{
+    Execution,
+    process::{Environment, Invocation, Spare, StreamPart, StreamSink},
+};
 
 #[tokio::test]
 async fn handlers_of_all_kinds_answer() {
@@ -281,65 +284,174 @@ async fn a_log_entry_is_a_line_with_its_request() {
     assert_eq!(lines[2], "raw");
 }
 
+const STREAMING: &str = r#"
+    const { Readable } = require('stream');
+    const { pipeline } = require('stream/promises');
+    const soon = () => new Promise((resolve) => setTimeout(resolve, 5));
+    exports.handler = awslambda.streamifyResponse(async (event, stream) => {
+        if (event === 'early') throw new RangeError('early');
+        if (event.startsWith('http')) stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201 });
+        switch (event) {
+            case 'http-early': throw new RangeError('early');
+            case 'http-empty': return void stream.end();
+            case 'json': return void stream.end(JSON.stringify({ a: 1 }));
+            case 'object': stream.write({ a: 1 }); return void stream.end();
+            case 'pipeline': return await pipeline(Readable.from(['one ', 'two']), stream);
+            case 'piped': return void Readable.from(['one ', 'two']).pipe(stream);
+            case 'torn': return await pipeline((async function* () { yield 'one '; throw new RangeError('torn'); })(), stream);
+        }
+        stream.write('one ');
+        if (event === 'late') throw new RangeError('late');
+        if (event === 'long') throw new RangeError('x'.repeat(100_000));
+        await soon();
+        if (event === 'destroyed') return void stream.destroy();
+        if (event === 'uncaught') { setTimeout(() => { throw new RangeError('uncaught'); }, 1); await new Promise(() => {}); }
+        stream.write('two');
+        stream.end();
+    });
+"#;
+
+/// What came of a response, and how it ended.
+async fn streamed(
+    environment: &mut Environment,
+    event: &str,
+    bytes_max: usize,
+) -> (Option<String>, String, Execution) {
+    let payload = serde_json::to_vec(event).unwrap();
+    let (parts, mut came) = tokio::sync::mpsc::channel(1);
+    let sink = StreamSink { parts, bytes_max };
+    let (mut content_type, mut bytes) = (None, Vec::new());
+    let take = async {
+        while let Some(part) = came.recv().await {
+            match part {
+                StreamPart::ContentType(given) => content_type = Some(given),
+                StreamPart::Bytes(part) => bytes.extend(part),
+            }
+        }
+    };
+    let run = environment.invoke_streamed(invocation(&payload, LONG), sink);
+    let (execution, ()) = tokio::join!(run, take);
+    (content_type, String::from_utf8(bytes).unwrap(), execution)
+}
+
 #[tokio::test]
 async fn a_response_is_streamed_as_it_comes() {
-    let code = code(&[(
-        "index.js",
-        "exports.handler = awslambda.streamifyResponse(async (event, stream) => {\n\
-         \x20 if (event === 'early') throw new RangeError('early');\n\
-         \x20 if (event === 'http') stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201 });\n\
-         \x20 stream.write('one ');\n\
-         \x20 await new Promise((resolve) => setTimeout(resolve, 20));\n\
-         \x20 if (event === 'late') throw new RangeError('late');\n\
-         \x20 stream.write('two');\n\
-         \x20 stream.end();\n\
-         });",
-    )]);
-    let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+    const PLAIN: &str = "application/octet-stream";
+    const HTTP: &str = "application/vnd.awslambda.http-integration-response";
+    let code = code(&[("index.js", STREAMING)]);
+    let spec = || node_spec(code.path(), "index.handler");
+    let mut environment = start(spec().await).await;
     for (event, content_type, bytes, kind) in [
-        ("plain", Some("application/octet-stream"), "one two", None),
+        ("plain", Some(PLAIN), "one two", None),
+        ("pipeline", Some(PLAIN), "one two", None),
+        ("piped", Some(PLAIN), "one two", None),
+        ("object", Some(PLAIN), "{\"a\":1}", None),
         (
             "http",
-            Some("application/vnd.awslambda.http-integration-response"),
+            Some(HTTP),
             "{\"statusCode\":201}\0\0\0\0\0\0\0\0one two",
             None,
         ),
-        ("early", None, "", Some("RangeError")),
         (
-            "late",
-            Some("application/octet-stream"),
+            "http-empty",
+            Some(HTTP),
+            "{\"statusCode\":201}\0\0\0\0\0\0\0\0",
+            None,
+        ),
+        ("early", None, "", Some("RangeError")),
+        ("http-early", None, "", Some("RangeError")),
+        ("late", Some(PLAIN), "one ", Some("RangeError")),
+        ("long", Some(PLAIN), "one ", Some("RangeError")),
+        ("torn", Some(PLAIN), "one ", Some("RangeError")),
+        (
+            "destroyed",
+            Some(PLAIN),
             "one ",
-            Some("RangeError"),
+            Some("Runtime.StreamDestroyed"),
         ),
     ] {
-        let payload = serde_json::to_vec(event).unwrap();
-        let (sink, mut stream) = tokio::sync::mpsc::channel(100);
-        let execution = environment
-            .invoke_streamed(invocation(&payload, LONG), sink)
-            .await;
-        let (mut found_type, mut found) = (None, Vec::new());
-        while let Some(part) = stream.recv().await {
-            match part {
-                StreamPart::ContentType(content_type) => found_type = Some(content_type),
-                StreamPart::Bytes(part) => found.extend(part),
-            }
-        }
+        let (found_type, found, execution) = streamed(&mut environment, event, 1 << 20).await;
         assert_eq!(found_type.as_deref(), content_type, "{event}");
-        assert_eq!(String::from_utf8(found).unwrap(), bytes, "{event}");
+        assert_eq!(found, bytes, "{event}");
         match kind {
             None => {
                 assert!(matches!(&execution.outcome, Outcome::Success(empty) if empty.is_empty()))
             }
-            Some(kind) => assert_eq!(error(&execution.outcome).0, kind),
+            Some(kind) => assert_eq!(error(&execution.outcome).0, kind, "{event}"),
         }
         assert!(execution.reusable, "{event}");
     }
     // Whoever does not want it streamed has it in one piece.
-    let execution = environment.invoke(invocation(b"1", LONG)).await;
+    let execution = environment.invoke(invocation(b"\"plain\"", LONG)).await;
     let Outcome::Success(whole) = &execution.outcome else {
         panic!("{execution:?}")
     };
     assert_eq!(whole, b"one two");
+    // What ends the process is told behind what was written before.
+    let (_, found, execution) = streamed(&mut environment, "uncaught", 1 << 20).await;
+    let (kind, said) = error(&execution.outcome);
+    assert_eq!(
+        (found.as_str(), kind.as_str(), said.as_str()),
+        ("one ", "RangeError", "uncaught")
+    );
+    assert!(!execution.reusable);
+}
+
+#[tokio::test]
+async fn a_streamed_response_has_a_bound() {
+    let code = code(&[("index.js", STREAMING)]);
+    let spec = || node_spec(code.path(), "index.handler");
+    let mut environment = start(spec().await).await;
+    let (_, found, execution) = streamed(&mut environment, "plain", 7).await;
+    assert_eq!(found, "one two");
+    assert!(matches!(execution.outcome, Outcome::Success(_)));
+    let (_, found, execution) = streamed(&mut environment, "plain", 6).await;
+    assert_eq!(found, "one ");
+    assert_eq!(
+        error(&execution.outcome),
+        (
+            "Function.ResponseSizeTooLarge".to_owned(),
+            "Response payload size exceeded maximum allowed payload size (6 bytes).".to_owned()
+        )
+    );
+    assert!(!execution.reusable, "it is in the middle of its response");
+}
+
+#[tokio::test]
+async fn a_function_waits_for_who_takes_its_response_and_goes_on_without() {
+    let source = "exports.handler = awslambda.streamifyResponse(async (event, stream) => {\n\
+         \x20 const { once } = require('events');\n\
+         \x20 for (let at = 0; at < 64; at++) if (!stream.write(Buffer.alloc(1 << 20))) await once(stream, 'drain');\n\
+         \x20 console.log('written');\n\
+         \x20 stream.end();\n\
+         });";
+    let code = code(&[("index.js", source)]);
+    let mut environment = start(node_spec(code.path(), "index.handler").await).await;
+    let sink = |parts| StreamSink {
+        parts,
+        bytes_max: 1 << 30,
+    };
+    // More than all that is between the function and whoever takes it: as long as nobody does, it cannot end.
+    let (parts, mut came) = tokio::sync::mpsc::channel(1);
+    let run = environment.invoke_streamed(invocation(b"1", LONG), sink(parts));
+    tokio::pin!(run);
+    let first = tokio::select! {
+        part = came.recv() => part,
+        execution = &mut run => panic!("{execution:?}"),
+    };
+    assert!(matches!(first, Some(StreamPart::ContentType(_))));
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(200), &mut run).await;
+    assert!(waits.is_err(), "nobody took its response");
+    // Whoever has gone does not keep it.
+    drop(came);
+    let execution = run.await;
+    assert!(matches!(execution.outcome, Outcome::Success(_)));
+    assert!(
+        texts(&execution.lines)
+            .iter()
+            .any(|line| line.ends_with("\twritten"))
+    );
+    assert!(execution.reusable);
 }
 
 #[tokio::test]

@@ -8,7 +8,10 @@ mod common;
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use common::{LONG, answer, code, invocation, spec};
-use lambic_sandbox::process::{Interpreter, Isolation, Launch, Part, Spec};
+use lambic_sandbox::{
+    Error,
+    process::{Environment, Image, Interpreter, Isolation, Launch, Part, Spec},
+};
 
 /// Says to the second program which one it is.
 const PLAYS: &str = "LAMBIC_TEST_TIER";
@@ -138,6 +141,20 @@ async fn as_root_without_namespaces() {
             "uid": 65534, "opt": "EACCES"})
     );
     let _ = Isolation::probe(Path::new("/nowhere")).await.unwrap();
+    // An image would have to be mounted.
+    let mut spec = system_python(code.path()).await;
+    spec.launch = Launch::Image(Image {
+        root: code.path().to_owned(),
+        entry_point: vec!["/app.py".to_owned()],
+        working_dir: "/".to_owned(),
+        environment: Vec::new(),
+    });
+    let reason = spec.isolation.no_own_root().unwrap().to_owned();
+    match Environment::start(std::sync::Arc::new(spec)).await {
+        Err(Error::NoRoot { reason: told }) => assert_eq!(told, reason),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it started"),
+    }
 }
 
 #[test]

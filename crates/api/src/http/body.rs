@@ -23,6 +23,8 @@ const STEP_BYTES: usize = 1 << 20;
 pub struct Bounds {
     /// Bytes of bodies.
     bodies: Arc<Semaphore>,
+    /// Bytes of bodies that are read before their requests are let in.
+    ahead: Arc<Semaphore>,
     /// Bytes of the records that bodies were decoded to.
     records: Arc<Semaphore>,
     /// All of them.
@@ -37,6 +39,19 @@ pub struct Bounds {
 pub struct Held {
     pub bytes: Bytes,
     _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// To be read again; it holds its share until then.
+    pub fn into_body(self) -> Body {
+        Body::from(Bytes::from_owner(self))
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Why a body was not read.
@@ -63,6 +78,7 @@ impl Bounds {
             .clamp(bytes_min.min(bytes_max), bytes_max);
         Bounds {
             bodies: Arc::new(Semaphore::new(bytes)),
+            ahead: Arc::new(Semaphore::new(bytes)),
             records: Arc::new(Semaphore::new(bytes)),
             bytes_max: bytes,
             statements: Arc::new(Semaphore::new(options.http_statements_max)),
@@ -78,13 +94,34 @@ impl Bounds {
         headers: &HeaderMap,
         bytes_max: usize,
     ) -> Result<Held, Unread> {
+        self.read_in(&self.bodies, body, headers, bytes_max).await
+    }
+
+    /// The same for whoever needs it before the handler, which reads it again. The memory is other memory: whoever waits
+    /// for the second share with the first in hand waits for those who need no third.
+    pub async fn read_ahead(
+        &self,
+        body: Body,
+        headers: &HeaderMap,
+        bytes_max: usize,
+    ) -> Result<Held, Unread> {
+        self.read_in(&self.ahead, body, headers, bytes_max).await
+    }
+
+    async fn read_in(
+        &self,
+        room: &Arc<Semaphore>,
+        body: Body,
+        headers: &HeaderMap,
+        bytes_max: usize,
+    ) -> Result<Held, Unread> {
         let announced = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let announced = announced.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let mut share = match announced {
             Some(bytes) if bytes <= bytes_max && bytes > 0 => {
-                Some(self.wait(&self.bodies, bytes).await.ok_or(Unread::Busy)?)
+                Some(self.wait(room, bytes).await.ok_or(Unread::Busy)?)
             }
             _ => None,
         };
@@ -112,7 +149,7 @@ impl Bounds {
             if length > reserved {
                 // Waiting with a share in hand could be waiting for each other.
                 let more = permits((length - reserved).max(STEP_BYTES));
-                let more = Arc::clone(&self.bodies)
+                let more = Arc::clone(room)
                     .try_acquire_many_owned(more)
                     .map_err(|_| Unread::Busy)?;
                 match &mut share {
@@ -234,6 +271,19 @@ mod tests {
         let refused = bounds.read(Body::from("four"), &announced(4), 3).await;
         assert!(matches!(refused, Err(Unread::TooLarge)));
         assert_eq!(bounds.bodies.available_permits(), free);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_read_ahead_is_read_again() {
+        let bounds = bounds();
+        let free = bounds.ahead.available_permits();
+        let headers = announced(4);
+        let ahead = bounds.read_ahead(Body::from("four"), &headers, LIMIT).await;
+        let body = ahead.unwrap().into_body();
+        assert_eq!(bounds.ahead.available_permits(), free - 4);
+        let read = bounds.read(body, &headers, LIMIT).await.unwrap();
+        assert_eq!(&read.bytes[..], b"four");
+        assert_eq!(bounds.ahead.available_permits(), free);
     }
 
     #[tokio::test]

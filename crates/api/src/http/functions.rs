@@ -17,7 +17,9 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use lambic_functions::{Code, Deployment, Error, FunctionInfo, Start, Trigger};
+use lambic_functions::{
+    Code, Deployment, Error, FunctionInfo, ImageSource, ImageTrouble, Start, Trigger,
+};
 use lambic_model::{FunctionName, StreamName};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -55,6 +57,8 @@ struct Request {
     dead_letter: Option<String>,
     concurrency: Option<usize>,
     trigger: Option<TriggerRequest>,
+    /// A container image, for the runtime `image`; then there are no files.
+    image: Option<String>,
     /// Path inside the folder to content, base64.
     files: BTreeMap<String, String>,
 }
@@ -130,6 +134,11 @@ fn not_deployed(error: Error) -> Failure {
         | Error::WrongRevision
         | Error::BadValue { .. }
         | Error::NotShutIn { .. }
+        | Error::NoRoot { .. }
+        | Error::Image {
+            trouble: ImageTrouble::Missing | ImageTrouble::Unsupported | ImageTrouble::Bad,
+            ..
+        }
         | Error::BadZip { .. }
         | Error::PolicyTooLong { .. }
         | Error::PayloadTooLarge { .. }
@@ -145,6 +154,10 @@ fn not_deployed(error: Error) -> Failure {
         Error::Throttled { .. }
         | Error::Log(_)
         | Error::Sandbox(_)
+        | Error::Image {
+            trouble: ImageTrouble::Outside,
+            ..
+        }
         | Error::Io { .. }
         | Error::Closed => unavailable(message),
         Error::Damaged { .. } => ours(message),
@@ -180,7 +193,17 @@ fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deploym
         .parse()
         .map_err(|error: lambic_functions::Error| bad(&error))?;
     let name = FunctionName::new(name).map_err(|error| bad(&error))?;
-    let mut deployment = Deployment::new(name, runtime, Code::Folder(folder.to_owned()));
+    let code = match request.image {
+        Some(_) if !request.files.is_empty() => {
+            return Err(Failure::bad_request("an image and files at once"));
+        }
+        Some(uri) => Code::Image(ImageSource {
+            uri,
+            by_operator: false,
+        }),
+        None => Code::Folder(folder.to_owned()),
+    };
+    let mut deployment = Deployment::new(name, runtime, code);
     deployment.handler = request.handler;
     deployment.output = stream(&request.output)?;
     deployment.dead_letter = stream(&request.dead_letter)?;

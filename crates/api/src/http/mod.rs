@@ -12,16 +12,21 @@
 //! | `/2015-03-31/functions/…` and other dates | AWS Lambda's API |
 //! | `/lambda-url/{id}/…`, `GET /v1/code/{sha256}.zip` | functions' own URLs; code that was uploaded |
 //! | `GET /` | the console |
+//!
+//! A request passes, in this order: [`observe`], [`settle`], [`guard`] (what pages of other sites may), [`auth`] (whose it
+//! is), and its handler.
 
 mod answer;
 mod append;
 mod append_streams;
+mod auth;
 mod body;
 mod changes;
 mod error;
 mod functions;
 mod lambda;
 mod server;
+mod settle;
 mod sql;
 mod streams;
 mod views;
@@ -32,7 +37,7 @@ use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{Html, IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -47,6 +52,7 @@ use tracing::{Instrument, debug, info_span};
 use crate::{Options, Services, executor::Executor, telemetry};
 use body::Bounds;
 use error::Failure;
+pub use lambda::sigv4::{Signer, Unsigned};
 
 /// What the handlers share.
 pub struct App {
@@ -105,7 +111,10 @@ fn router(app: Arc<App>) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn(guard))
+        // From here on the last one is the first to see a request.
+        .layer(from_fn_with_state(Arc::clone(&app), auth::authenticate))
+        .layer(from_fn_with_state(Arc::clone(&app), guard))
+        .layer(from_fn(settle::settle))
         .layer(from_fn(observe))
         .with_state(app)
 }
@@ -151,19 +160,21 @@ async fn wrong_method(uri: Uri) -> Response {
     .into_response()
 }
 
-/// A page of another site that is open in the user's browser must not reach a server that takes
-/// anybody on loopback: neither from that site's origin, nor under a name that it made point here.
-async fn guard(request: Request, next: Next) -> Response {
+/// A page of another site that is open in the user's browser must not reach this server: neither from that site's
+/// origin, nor, where it takes anybody on loopback, under a name that it made point here.
+async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
     // A function's own URL is made for pages of other sites, and its bodies are the function's business.
     let is_own = lambda::is_function_url(request.uri().path());
     let headers = request.headers();
-    let refused = match is_own {
-        true => foreign_host(headers),
-        false => foreign(headers),
+    let refused = match (app.options.keys.is_empty(), is_own) {
+        (true, true) => foreign_host(headers).map(|refused| (refused, LOOPBACK_HINT)),
+        (true, false) => foreign(headers).map(|refused| (refused, LOOPBACK_HINT)),
+        (false, true) => None,
+        (false, false) => foreign_origin(headers).map(|refused| (refused, ORIGIN_HINT)),
     };
-    if let Some(refused) = refused {
+    if let Some((refused, hint)) = refused {
         return Failure::new(StatusCode::FORBIDDEN, "forbidden", refused)
-            .with_hint("use http://127.0.0.1 or http://localhost")
+            .with_hint(hint)
             .into_response();
     }
     if !is_own && let Some(refused) = encoded(headers) {
@@ -171,6 +182,10 @@ async fn guard(request: Request, next: Next) -> Response {
     }
     next.run(request).await
 }
+
+const LOOPBACK_HINT: &str = "use http://127.0.0.1 or http://localhost";
+const ORIGIN_HINT: &str =
+    "pages are served by this server itself; a proxy before it must pass the header Host on";
 
 /// A compressed body is not unpacked, so it must not be taken for what is inside.
 fn encoded(headers: &HeaderMap) -> Option<Response> {
@@ -201,6 +216,16 @@ fn foreign(headers: &HeaderMap) -> Option<String> {
     let origin = header_text(headers, &header::ORIGIN)?;
     let host = origin.split_once("://").map_or(origin, |(_, host)| host);
     (!is_loopback(host)).then(|| format!("pages of {origin} may not use this server"))
+}
+
+/// Where a request shows a key, its host may be any; but browsers show the key that they were given to every page that
+/// asks for something here.
+fn foreign_origin(headers: &HeaderMap) -> Option<String> {
+    let origin = header_text(headers, &header::ORIGIN)?;
+    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+    let is_own =
+        header_text(headers, &header::HOST).is_some_and(|own| own.eq_ignore_ascii_case(host));
+    (!is_own).then(|| format!("pages of {origin} may not use this server"))
 }
 
 fn foreign_host(headers: &HeaderMap) -> Option<String> {
@@ -319,6 +344,24 @@ mod tests {
             HeaderValue::from_static("http://localhost:7070"),
         );
         assert_eq!(foreign(&headers), None);
+    }
+
+    #[test]
+    fn pages_of_this_host_are_not_foreign() {
+        let foreign = |host: &'static str, origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            foreign_origin(&headers).is_some()
+        };
+        assert!(!foreign("lambic.example", None));
+        assert!(!foreign("lambic.example", Some("https://lambic.example")));
+        assert!(!foreign("10.0.0.1:7070", Some("http://10.0.0.1:7070")));
+        for other in ["https://evil.example", "http://localhost:3000", "null", ""] {
+            assert!(foreign("localhost:7070", Some(other)), "{other}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
-//! Accepts HTTP connections: not more than a number of them, and none that only sits there.
+//! Accepts HTTP connections: not more than a number of them, and none that only sits there. One that closes before all
+//! that was sent has been read takes the rest for a while, so that its last answer arrives.
+
+mod lingering;
 
 use std::{
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Arc,
@@ -11,10 +15,15 @@ use std::{
 
 use axum::{
     Router,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Request, header},
+    middleware::from_fn,
     response::IntoResponse,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -27,7 +36,15 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::body;
+use super::{
+    body,
+    settle::{IsCutShort, settle},
+};
+use lingering::Lingering;
+
+/// Where a request came from; left with each.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
 
 /// Connections over the limit that are told so before they are closed; beyond, they are just closed.
 const REFUSED_AT_ONCE_MAX: usize = 32;
@@ -50,12 +67,13 @@ pub async fn serve(
         response.headers_mut().insert(header::CONNECTION, close);
         response
     });
+    let full = full.layer(from_fn(settle));
     let connections = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _peer)) => {
+                Ok((socket, peer)) => {
                     let open = Open::new(&connections);
                     let is_over = open.count > connections_max;
                     if is_over {
@@ -65,7 +83,7 @@ pub async fn serve(
                         continue;
                     }
                     let router = if is_over { full.clone() } else { router.clone() };
-                    tasks.spawn(connection(socket, router, idle_max, stop.clone(), open));
+                    tasks.spawn(connection(socket, peer, router, idle_max, stop.clone(), open));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept an HTTP connection");
@@ -88,6 +106,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(
     socket: TcpStream,
+    peer: SocketAddr,
     router: Router,
     idle_max: Duration,
     mut stop: watch::Receiver<bool>,
@@ -97,8 +116,16 @@ async fn connection(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(idle_max);
+    let is_cut_short = IsCutShort::default();
+    let socket = TokioIo::new(Lingering::new(socket, is_cut_short.clone()));
     let service = TowerToHyperService::new(router);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let told = request.extensions_mut();
+        told.insert(Peer(peer.ip()));
+        told.insert(is_cut_short.clone());
+        service.call(request)
+    });
+    let mut connection = pin!(builder.serve_connection(socket, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(&mut stop) => {
@@ -138,7 +165,7 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use axum::{http::StatusCode, routing::get};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -155,7 +182,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let router = Router::new().route("/", get(|| async { "hello" }));
+        let router = Router::new()
+            .route("/", get(|| async { "hello" }))
+            .fallback(|| async { (StatusCode::NOT_FOUND, "nothing") })
+            .layer(from_fn(settle));
         let task = tokio::spawn(serve(listener, router, connections_max, idle_max, stopped));
         Served {
             address,
@@ -214,6 +244,87 @@ mod tests {
         let mut slow = served.connect().await;
         slow.write_all(&REQUEST[..10]).await.unwrap();
         assert!(is_closed(&mut slow).await);
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    /// One answer whole, by its length: status line and headers, body.
+    async fn answer(socket: &mut TcpStream) -> (String, Vec<u8>) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).unwrap();
+        let length = length.split("\r\n").next().unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        socket.read_exact(&mut body).await.unwrap();
+        (head, body)
+    }
+
+    fn post(path: &str, length: usize) -> String {
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
+    }
+
+    #[tokio::test]
+    async fn a_connection_outlives_a_request_whose_body_was_not_read() {
+        let served = served(1, Duration::from_secs(3_600)).await;
+        let mut socket = served.connect().await;
+        // The body comes after the answer could have been written.
+        for length in [4, 64 << 10, 1 << 20] {
+            socket
+                .write_all(post("/nowhere", length).as_bytes())
+                .await
+                .unwrap();
+            socket.write_all(&vec![b'x'; length]).await.unwrap();
+            let (head, _) = answer(&mut socket).await;
+            assert!(
+                head.contains(" 404 ") && !head.contains("connection: close"),
+                "{head}"
+            );
+        }
+        assert_eq!(ask(&mut socket).await, "200");
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_long_body_that_is_not_read_ends_its_connection_with_an_answer() {
+        const LENGTH: usize = 8 << 20;
+        let served = served(1, Duration::from_secs(3_600)).await;
+        let mut socket = served.connect().await;
+        socket
+            .write_all(post("/nowhere", LENGTH).as_bytes())
+            .await
+            .unwrap();
+        // A client that sends everything before it reads.
+        for _ in 0..LENGTH >> 16 {
+            socket.write_all(&[b'x'; 1 << 16]).await.unwrap();
+        }
+        let (head, _) = answer(&mut socket).await;
+        assert!(
+            head.contains(" 404 ") && head.contains("connection: close"),
+            "{head}"
+        );
+        assert!(is_closed(&mut socket).await);
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_ends_its_connection_with_an_answer() {
+        let served = served(1, Duration::from_secs(3_600)).await;
+        let mut socket = served.connect().await;
+        socket
+            .write_all(post("/nowhere", 4).as_bytes())
+            .await
+            .unwrap();
+        let (head, _) = answer(&mut socket).await;
+        assert!(
+            head.contains(" 404 ") && head.contains("connection: close"),
+            "{head}"
+        );
+        assert!(is_closed(&mut socket).await);
         served.stop.send_replace(true);
         served.task.await.unwrap();
     }

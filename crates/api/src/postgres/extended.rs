@@ -50,6 +50,7 @@ impl QueryParser for Handler {
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
+        self.connection.check_let_in()?;
         let pieces = split(sql).map_err(|error| error::from_query(error, 0))?;
         let piece = match pieces.as_slice() {
             [] => return Ok(None),

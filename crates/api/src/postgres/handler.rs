@@ -4,7 +4,10 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,6 +46,8 @@ use super::{
 pub struct Connection {
     pub settings: Mutex<Settings>,
     pub user: Mutex<String>,
+    /// The library goes on reading after it has refused somebody, and would take what comes then for queries.
+    pub is_let_in: AtomicBool,
     /// Told when a cancel request comes for this connection.
     pub cancel: Notify,
     block: Mutex<Block>,
@@ -63,6 +68,14 @@ impl Connection {
 
     fn notices(&self) -> MutexGuard<'_, Vec<String>> {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what comes from somebody who was not let in.
+    pub fn check_let_in(&self) -> PgWireResult<()> {
+        match self.is_let_in.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(error::fatal("28000", "this connection was refused", None)),
+        }
     }
 
     pub fn set_user(&self, user: &str) {

@@ -1,7 +1,7 @@
 //! The Postgres door: the wire protocol over the query room.
 //!
-//! On loopback any user is let in without a password; TLS requests are answered "no". What the
-//! tools ask of `pg_catalog` is answered in [`catalog`].
+//! Without keys any user is let in without a password; with keys, a user is a key's id, and shows that it has the secret
+//! ([`password`]). TLS requests are answered "no". What the tools ask of `pg_catalog` is answered in [`catalog`].
 
 mod calls;
 mod catalog;
@@ -16,6 +16,7 @@ mod flow;
 mod handler;
 mod information_schema;
 mod parameter;
+mod password;
 mod questions;
 mod relations;
 mod routines;
@@ -43,13 +44,16 @@ use pgwire::{
         PidSecretKeyGenerator, RandomPidSecretKeyGenerator,
         auth::{
             ServerParameterProvider, StartupHandler, finish_authentication, protocol_negotiation,
-            save_startup_parameters_to_metadata,
+            sasl::SASLState, save_startup_parameters_to_metadata,
         },
         cancel::CancelHandler,
         query::{ExtendedQueryHandler, SimpleQueryHandler},
     },
     error::{PgWireError, PgWireResult},
-    messages::{PgWireBackendMessage, PgWireFrontendMessage, cancel::CancelRequest},
+    messages::{
+        PgWireBackendMessage, PgWireFrontendMessage, cancel::CancelRequest,
+        startup::Startup as Greeting,
+    },
     tokio::process_socket,
 };
 use tokio::{
@@ -59,8 +63,9 @@ use tokio::{
 };
 use tracing::{Instrument, debug, debug_span, warn};
 
-use crate::executor::Executor;
+use crate::{executor::Executor, keys::Keys};
 use handler::{Connection, DRAIN_MAX, Handler};
+use password::Passwords;
 use settings::Settings;
 
 pub use catalog::install;
@@ -80,6 +85,8 @@ pub struct Shared {
     pub parser: Arc<dyn SqlParser>,
     connections_max: usize,
     connections: AtomicUsize,
+    /// `None`: nobody needs one.
+    passwords: Option<Passwords>,
     keys: RandomPidSecretKeyGenerator,
     /// By process id and secret: whom a cancel request means.
     cancellable: Mutex<HashMap<(i32, Bytes), Weak<Connection>>>,
@@ -100,6 +107,7 @@ pub async fn serve(
     listener: TcpListener,
     executor: Executor,
     connections_max: usize,
+    keys: Keys,
     mut stop: watch::Receiver<bool>,
 ) {
     let shared = Arc::new(Shared {
@@ -107,6 +115,7 @@ pub async fn serve(
         executor,
         connections_max,
         connections: AtomicUsize::new(0),
+        passwords: (!keys.is_empty()).then(|| Passwords::new(keys)),
         keys: RandomPidSecretKeyGenerator::default(),
         cancellable: Mutex::default(),
         statements_running: AtomicUsize::new(0),
@@ -232,6 +241,7 @@ impl PgWireServerHandlers for Handlers {
         Arc::new(Startup {
             handler: self.handler.clone(),
             over_limit: self.over_limit,
+            sasl: tokio::sync::Mutex::new(SASLState::Initial),
         })
     }
 
@@ -249,6 +259,8 @@ impl PgWireServerHandlers for Handlers {
 struct Startup {
     handler: Handler,
     over_limit: bool,
+    /// How far the client has shown that it knows its password.
+    sasl: tokio::sync::Mutex<SASLState>,
 }
 
 #[async_trait]
@@ -263,17 +275,42 @@ impl StartupHandler for Startup {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let PgWireFrontendMessage::Startup(startup) = message else {
-            return Ok(());
-        };
-        protocol_negotiation(client, &startup).await?;
-        save_startup_parameters_to_metadata(client, &startup);
-        let shared = &self.handler.shared;
+        match (message, &self.handler.shared.passwords) {
+            (PgWireFrontendMessage::Startup(greeting), None) => {
+                self.greet(client, &greeting).await?;
+                self.let_in(client).await
+            }
+            (PgWireFrontendMessage::Startup(greeting), Some(_)) => {
+                self.greet(client, &greeting).await?;
+                password::ask(client).await
+            }
+            (PgWireFrontendMessage::PasswordMessageFamily(message), Some(passwords)) => {
+                let mut sasl = self.sasl.lock().await;
+                match passwords.hear(client, message, &mut sasl).await? {
+                    true => self.let_in(client).await,
+                    false => Ok(()),
+                }
+            }
+            (_, None) => Ok(()),
+            (_, Some(_)) => Err(password::refused("08P01", "a password is due first")),
+        }
+    }
+}
+
+impl Startup {
+    async fn greet<C>(&self, client: &mut C, greeting: &Greeting) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        protocol_negotiation(client, greeting).await?;
+        save_startup_parameters_to_metadata(client, greeting);
         if self.over_limit {
             counter!("lambic_postgres_connections_refused_total").increment(1);
             let message = format!(
                 "sorry, too many clients already (the limit is {})",
-                shared.connections_max
+                self.handler.shared.connections_max
             );
             return Err(error::fatal(
                 "53300",
@@ -281,6 +318,16 @@ impl StartupHandler for Startup {
                 Some("close connections that idle, or use a pool"),
             ));
         }
+        Ok(())
+    }
+
+    async fn let_in<C>(&self, client: &mut C) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let shared = &self.handler.shared;
         let parameter = |name: &str| client.metadata().get(name).cloned().unwrap_or_default();
         let (user, database) = (parameter(METADATA_USER), parameter(METADATA_DATABASE));
         // Without `-d`, clients name a database after the user; tools like to start at `postgres`.
@@ -314,6 +361,7 @@ impl StartupHandler for Startup {
             .insert(key, Arc::downgrade(connection));
         counter!("lambic_postgres_connections_total").increment(1);
         let reported = Reported(connection.settings().reported());
+        connection.is_let_in.store(true, Ordering::Release);
         finish_authentication(client, &reported).await?;
         client.flush().await?;
         Ok(())

@@ -93,7 +93,7 @@ impl House {
         House::open_with(dir, |_| {}).await
     }
 
-    /// Beside those `keyed`, whose records have `t` as their key, and `lost`, for records of destinations.
+    /// With other options; beside those `keyed`, whose records have `t` as their key, and `lost`, for records of destinations.
     pub async fn open_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> House {
         let system = system_streams(StreamId(1));
         let mut streams = vec![stream(10, "input", 2), stream(11, "output", 1)];
@@ -132,6 +132,11 @@ impl House {
 
     /// Closes everything and opens it again from disk.
     pub async fn restart(self) -> House {
+        House::open_in(self.close().await).await
+    }
+
+    /// Closes everything; what is on disk stays.
+    pub async fn close(self) -> tempfile::TempDir {
         let House {
             dir,
             log,
@@ -141,7 +146,7 @@ impl House {
         functions.close().await;
         drop(functions);
         log.close().await;
-        House::open_in(dir).await
+        dir
     }
 
     pub fn stream(&self, name: &str) -> Arc<Stream> {

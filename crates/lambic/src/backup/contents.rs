@@ -28,6 +28,8 @@ const PROJECT: &str = "project.json";
 /// Which functions are deployed.
 pub const DEPLOYED: &str = "functions/functions";
 const CODE: &str = "functions/code";
+/// What container images are made of; their files are unpacked from it when they are used.
+const IMAGES: &str = "functions/images/blobs";
 
 /// A file of a data folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,7 @@ pub async fn beside_log(dir: &Path) -> Result<Vec<Item>, Error> {
         let first = within.trim_start_matches('/').split('/').next();
         !first.unwrap_or_default().ends_with(".tmp")
     })?);
+    items.extend(files_below(dir, IMAGES, &|path| !path.ends_with(".tmp"))?);
     Ok(items)
 }
 

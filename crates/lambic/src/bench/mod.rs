@@ -6,6 +6,7 @@ mod append;
 mod batch;
 mod disk;
 mod function;
+pub mod functions;
 mod history;
 mod read;
 mod sums;

@@ -10,6 +10,9 @@ use crate::{
 };
 
 pub async fn run(global: Global, args: cli::Bench) -> anyhow::Result<()> {
+    if let Some(cli::BenchCommand::Bare) = args.command {
+        return bench::functions::serve_bare().await;
+    }
     let mut facts = doctor::facts();
     facts.extend(bench::facts()?);
     if !global.json {
@@ -18,12 +21,21 @@ pub async fn run(global: Global, args: cli::Bench) -> anyhow::Result<()> {
         }
         output::print("\n")?;
     }
-    let figures = bench::run(bench::Options {
-        file: args.file,
-        rounds: args.rounds,
-        only: args.only,
-    })
-    .await?;
+    let figures = match args.command {
+        Some(cli::BenchCommand::Functions { rounds, peers }) => {
+            let options = bench::functions::Options { rounds, peers };
+            // It waits for servers, and starts its own threads.
+            tokio::task::block_in_place(|| bench::functions::run(&options))?
+        }
+        _ => {
+            bench::run(bench::Options {
+                file: args.file,
+                rounds: args.rounds,
+                only: args.only,
+            })
+            .await?
+        }
+    };
     if global.json {
         let machine: serde_json::Map<_, _> = facts
             .into_iter()

@@ -69,14 +69,14 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
 /// The settings that a project lays over the defaults.
 pub fn settings_of(project: Option<&Project>) -> anyhow::Result<Settings> {
     match project {
-        Some(project) => Settings::overlaid(&project.manifest.settings)
-            .with_context(|| {
-                format!(
-                    "the settings in {}",
-                    project.folder.join("lambic.toml").display()
-                )
-            })
-            .map_err(refusal),
+        Some(project) => {
+            let file = project.folder.join("lambic.toml");
+            let about = || format!("the settings in {}", file.display());
+            let settings = Settings::overlaid(&project.manifest.settings).with_context(about);
+            let mut settings = settings.map_err(refusal)?;
+            settings.auth.read(&file).map_err(refusal)?;
+            Ok(settings)
+        }
         None => Ok(Settings::default()),
     }
 }

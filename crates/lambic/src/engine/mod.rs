@@ -70,6 +70,7 @@ impl Options {
 pub struct ServeOptions {
     pub append_bytes_max: usize,
     pub server: settings::Server,
+    pub keys: lambic_api::Keys,
 }
 
 pub struct Engine {
@@ -190,6 +191,7 @@ impl Engine {
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,
+            keys: settings.auth.keys(),
         };
         Ok(Engine {
             database,
@@ -346,5 +348,8 @@ async fn open_functions(
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
     options.weak_isolation = settings.functions.weak_isolation;
+    options.images = settings.functions.images.clone();
+    options.registry_accounts = Some(settings.functions.registry_accounts.clone())
+        .filter(|file| !file.as_os_str().is_empty());
     Ok(Functions::open(options).await?)
 }

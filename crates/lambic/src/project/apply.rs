@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
-use lambic_functions::{Code, Deployment};
+use lambic_functions::{Code, Deployment, ImageSource};
 use lambic_model::{FunctionName, StreamName};
 use lambic_query::Session;
 
@@ -277,14 +277,18 @@ impl Applier {
         function: &Function,
     ) -> anyhow::Result<bool> {
         let folder = function.folder(&project.folder, name);
-        let print = fingerprint(&folder)?;
+        let image = function.image(&project.folder);
+        let print = match &image {
+            Some(image) => image_fingerprint(image)?,
+            None => fingerprint(&folder)?,
+        };
         self.applied.entry(format!("function {name}")).or_default();
         if self.functions.get(name) == Some(&(function.clone(), print.clone())) {
             return Ok(false);
         }
         engine
             .functions
-            .deploy(deployment(name, function, &folder)?)
+            .deploy(deployment(name, function, &folder, image)?)
             .await?;
         engine.database.set_functions(engine.functions.scalars());
         self.functions
@@ -326,18 +330,28 @@ fn decide(sql: &str, exists: bool, applied: Option<&str>, creates: &Option<Creat
     }
 }
 
-fn deployment(name: &str, function: &Function, folder: &Path) -> anyhow::Result<Deployment> {
+fn deployment(
+    name: &str,
+    function: &Function,
+    folder: &Path,
+    image: Option<String>,
+) -> anyhow::Result<Deployment> {
     let runtime = match function.runtime {
         Runtime::Wasm => lambic_functions::Runtime::Wasm,
         Runtime::Python => lambic_functions::Runtime::Python,
         Runtime::Node => lambic_functions::Runtime::Node,
         Runtime::Bootstrap => lambic_functions::Runtime::Bootstrap,
+        Runtime::Image => lambic_functions::Runtime::Image,
     };
-    let mut deployment = Deployment::new(
-        FunctionName::new(name)?,
-        runtime,
-        Code::Folder(folder.to_owned()),
-    );
+    let code = match image {
+        // Whoever starts the server on the project has written it.
+        Some(uri) => Code::Image(ImageSource {
+            uri,
+            by_operator: true,
+        }),
+        None => Code::Folder(folder.to_owned()),
+    };
+    let mut deployment = Deployment::new(FunctionName::new(name)?, runtime, code);
     deployment.handler = function.handler.clone();
     deployment.timeout = Duration::from_secs_f64(function.timeout_s);
     deployment.memory_mb = function.memory_mb;
@@ -361,6 +375,20 @@ fn deployment(name: &str, function: &Function, folder: &Path) -> anyhow::Result<
     }
     deployment.concurrency = function.concurrency;
     Ok(deployment)
+}
+
+/// Of a file or a folder of this machine. A folder's index changes with its image; what a registry has is not known here.
+fn image_fingerprint(image: &str) -> anyhow::Result<Fingerprint> {
+    let Some(path) = lambic_functions::image_path(image) else {
+        return Ok(Fingerprint::new());
+    };
+    let file = match path.is_dir() {
+        true => path.join("index.json"),
+        false => path,
+    };
+    let about = fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let modified = about.modified()?;
+    Ok(Fingerprint::from([(file, about.len(), modified)]))
 }
 
 fn fingerprint(folder: &Path) -> anyhow::Result<Fingerprint> {

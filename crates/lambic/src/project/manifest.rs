@@ -38,6 +38,9 @@ pub struct Function {
     /// Where the code is, relative to the project; `functions/<name>` unless said.
     #[serde(default)]
     pub code: Option<PathBuf>,
+    /// In its place, a container image: of a registry, or of a file or folder, whose path is relative to the project.
+    #[serde(default)]
+    pub image: Option<String>,
     #[serde(default = "timeout_s")]
     pub timeout_s: f64,
     #[serde(default = "memory_mb")]
@@ -82,6 +85,9 @@ pub enum Runtime {
     /// A program named `bootstrap` that asks AWS's Runtime API.
     #[serde(rename = "bootstrap", alias = "provided")]
     Bootstrap,
+    /// A container image whose entry point does the same.
+    #[serde(rename = "image")]
+    Image,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -138,8 +144,13 @@ impl Manifest {
             let named = match function.runtime {
                 Runtime::Python => Some("python"),
                 Runtime::Node => Some("node"),
-                Runtime::Wasm | Runtime::Bootstrap => None,
+                Runtime::Wasm | Runtime::Bootstrap | Runtime::Image => None,
             };
+            if (function.runtime == Runtime::Image) != function.image.is_some() {
+                return Err(about(
+                    "runtime \"image\" and `image = \"registry.example.com/app:1\"` go together",
+                ));
+            }
             if let Some(runtime) = named
                 && function.handler.is_none()
             {
@@ -172,6 +183,13 @@ impl Function {
             None => project.join("functions").join(name),
         }
     }
+
+    /// Its container image, seen from wherever.
+    pub fn image(&self, project: &Path) -> Option<String> {
+        let image = self.image.as_deref()?;
+        let project = std::path::absolute(project).unwrap_or_else(|_| project.to_owned());
+        Some(lambic_functions::image_seen_from(image, &project))
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +216,7 @@ mod tests {
         check(
             "[functions.f]\nruntime = \"wasm\"\ntimeout = 3\n",
             expect![[r#"
-                lambic.toml:3:1: unknown field `timeout`, expected one of `runtime`, `handler`, `code`, `timeout_s`, `memory_mb`, `environment`, `output`, `retries`, `dead_letter`, `concurrency`, `trigger`
+                lambic.toml:3:1: unknown field `timeout`, expected one of `runtime`, `handler`, `code`, `image`, `timeout_s`, `memory_mb`, `environment`, `output`, `retries`, `dead_letter`, `concurrency`, `trigger`
                   3 | timeout = 3
                     | ^
                   did you mean `timeout_s`?"#]],
@@ -209,6 +227,21 @@ mod tests {
                 r#"lambic.toml: function `f`: runtime "python" needs `handler = "module.function"`"#
             ]],
         );
+        check(
+            "[functions.f]\nruntime = \"image\"\nimage = \"oci-layout:images/app\"\n",
+            expect!["1 functions"],
+        );
+        for text in [
+            "[functions.f]\nruntime = \"image\"\n",
+            "[functions.f]\nruntime = \"wasm\"\nimage = \"app\"\n",
+        ] {
+            check(
+                text,
+                expect![[
+                    r#"lambic.toml: function `f`: runtime "image" and `image = "registry.example.com/app:1"` go together"#
+                ]],
+            );
+        }
         check(
             "[functions.f]\nruntime = \"wasm\"\ntimeout_s = 1e9\n",
             expect![

@@ -14,7 +14,6 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ConnectionClosedError
 
 import shapes
 
@@ -37,17 +36,6 @@ def connect(url, **config):
         config=settings,
     )
     client.operations_seen = shapes.watch(client)
-    once = client._make_api_call
-
-    def call(operation, arguments):
-        # A request that was refused before its body was read takes its connection with it, and whoever is given that
-        # connection from the pool begins anew. Nothing of its request was seen.
-        try:
-            return once(operation, arguments)
-        except ConnectionClosedError:
-            return once(operation, arguments)
-
-    client._make_api_call = call
     return client
 
 

@@ -199,6 +199,9 @@ def cases(world):
         ("too large a zip", "CreateFunction", create(Code={"ZipFile": bytes(52428801)}), 413, "RequestEntityTooLargeException", r"^Zipped size must be smaller than 52428800 bytes$"),
         ("a zip of too much", "CreateFunction", create(Code={"ZipFile": zipped({"app.py": APP, "zeros": bytes(262144000)})}), 400, INVALID, r"^Unzipped size must be smaller than 262144000 bytes$"),
         ("an image for a zip", "UpdateFunctionCode", configure(ImageUri="a/b:c"), 400, INVALID, r"^Please don't provide ImageUri when updating a function with packageType Zip\.$"),
+        ("an image that is none", "CreateFunction", create(PackageType="Image", Runtime=..., Handler=..., Code={"ImageUri": "a/B:c"}), 400, INVALID, r"^Source image a/B:c is not valid\. Provide a valid source image\."),
+        ("no image for an image", "CreateFunction", create(PackageType="Image", Runtime=..., Handler=...), 400, INVALID, r"^Please provide ImageUri when creating a function with packageType Image\.$"),
+        ("a runtime for an image", "CreateFunction", create(PackageType="Image", Code={"ImageUri": "a/b:c"}), 400, INVALID, r"^Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image\.$"),
         # Configuration.
         ("an unknown runtime", "CreateFunction", create(Runtime="cobol85"), 400, INVALID, r"^Value cobol85 at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: (?=.*[\[ ]python3\.11[,\]])\[.*\] or be a valid ARN$"),
         ("an unknown runtime", "UpdateFunctionConfiguration", configure(Runtime="cobol85"), 400, INVALID, r"^Value cobol85 at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: "),

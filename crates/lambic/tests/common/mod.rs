@@ -28,6 +28,10 @@ pub fn lambic() -> Command {
     let mut command = Command::new(std::env::var_os("LAMBIC_BIN").unwrap_or(built));
     // The surroundings of the tests say nothing about which server is meant.
     command.env_remove("LAMBIC_URL").env_remove("LAMBIC_LOG");
+    for name in ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"] {
+        command.env_remove(format!("LAMBIC_{name}"));
+        command.env_remove(format!("AWS_{name}"));
+    }
     command
 }
 

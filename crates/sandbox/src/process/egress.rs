@@ -79,7 +79,7 @@ impl Egress {
     pub fn start(listener: TcpListener, network: Network) -> Egress {
         let rules = Rules {
             network,
-            is_reachable: |address| is_public(address) && !is_ours(address),
+            is_reachable: is_outside,
         };
         Egress {
             server: tokio::spawn(serve(listener, Arc::new(rules))),
@@ -299,6 +299,11 @@ async fn open(request: &Request, rules: &Rules) -> Result<TcpStream, Refusal> {
         }
     }
     Err(unreachable(last))
+}
+
+/// True for addresses of the internet that are not this machine's.
+pub fn is_outside(address: IpAddr) -> bool {
+    is_public(address) && !is_ours(address)
 }
 
 /// True for addresses of the internet, by IANA's registries of special addresses.

@@ -6,6 +6,7 @@
 //! could find it.
 
 mod extension;
+mod stream;
 mod telemetry;
 
 use std::{
@@ -14,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -29,10 +29,11 @@ use lambic_model::Outcome;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore},
     task::JoinSet,
 };
 
+pub use self::stream::{StreamPart, StreamSink};
 use super::{
     Invocation,
     extensions::Extensions,
@@ -41,10 +42,7 @@ use super::{
 use crate::execution;
 
 /// AWS's cap of a response.
-const RESPONSE_BYTES_MAX: usize = 6_291_556;
-/// AWS's cap of a streamed response.
-const STREAM_BYTES_MAX: usize = 200 << 20;
-const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
+pub(super) const RESPONSE_BYTES_MAX: usize = 6_291_556;
 /// Open connections of one environment. A runtime needs one; more wait until one of them is closed.
 const CONNECTIONS_MAX: usize = 32;
 /// After a connection could not be taken: mostly the server has no file number left for it.
@@ -56,16 +54,7 @@ pub struct Event {
     pub invocation: Invocation,
     pub deadline_ms: i64,
     /// Where a streamed response goes as it comes; without it, it is kept together as any other.
-    pub stream: Option<mpsc::Sender<StreamPart>>,
-}
-
-/// A piece of a streamed response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamPart {
-    /// Comes first. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
-    /// prelude and 8 NUL bytes.
-    ContentType(String),
-    Bytes(Bytes),
+    pub stream: Option<StreamSink>,
 }
 
 /// What the environment said.
@@ -87,6 +76,10 @@ pub enum Said {
     ExtensionError(Reported),
     /// Its response was over AWS's cap.
     TooLarge,
+    /// The same of a streamed one, which the function may still be writing.
+    StreamTooLarge {
+        bytes_max: usize,
+    },
 }
 
 /// An error as the environment told it.
@@ -95,6 +88,8 @@ pub struct Reported {
     pub body: Bytes,
     /// Of the header; not all clients send it.
     pub kind: Option<String>,
+    /// It is the last word of the runtime.
+    pub ends: bool,
 }
 
 impl Reported {
@@ -330,7 +325,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
             let kind = kind_of(request.headers());
             match body(request).await {
                 Ok(body) => {
-                    shared.say(Said::InitError(Reported { body, kind }));
+                    let ends = true;
+                    shared.say(Said::InitError(Reported { body, kind, ends }));
                     accepted()
                 }
                 Err(status) => refused(status, "InvalidRequest", "the body could not be read"),
@@ -456,37 +452,31 @@ async fn finish(
         }
     }
     let kind = kind_of(request.headers());
-    let is_ending = request.headers().contains_key(ENDS);
+    let ends = request.headers().contains_key(ENDS);
     let is_stream = !is_error
         && request
             .headers()
             .get("Lambda-Runtime-Function-Response-Mode")
             .is_some_and(|mode| mode == "streaming");
     let heard = if is_stream {
-        let sink = shared
-            .state()
-            .event
-            .as_ref()
-            .and_then(|event| event.stream.clone());
-        match sink {
-            Some(sink) => streamed(request, &sink).await,
-            None => collected(request).await,
-        }
+        let event = shared.state().event.clone();
+        stream::heard(request, event.and_then(|event| event.stream)).await
     } else {
-        body(request).await.map(|body| {
-            if is_error {
-                Said::Error(Reported { body, kind })
-            } else {
-                Said::Response(body)
-            }
-        })
+        match body(request).await {
+            Ok(body) if is_error => Ok(Said::Error(Reported { body, kind, ends })),
+            Err(StatusCode::PAYLOAD_TOO_LARGE) => Ok(Said::TooLarge),
+            body => body.map(Said::Response),
+        }
     };
     let said = match heard {
         Ok(said) => said,
-        Err(StatusCode::PAYLOAD_TOO_LARGE) => Said::TooLarge,
         Err(status) => return refused(status, "InvalidRequest", "the body was cut off"),
     };
-    let too_large = matches!(said, Said::TooLarge);
+    let over = match &said {
+        Said::TooLarge => Some(RESPONSE_BYTES_MAX),
+        Said::StreamTooLarge { bytes_max } => Some(*bytes_max),
+        _ => None,
+    };
     {
         let mut state = shared.state();
         // The deadline may have passed while the body came in.
@@ -498,69 +488,18 @@ async fn finish(
             return wrong_state("the invocation has ended");
         }
         state.event = None;
+        state.is_ending |= matches!(&said, Said::Error(error) if error.ends);
         state.said = Some(said);
-        state.is_ending |= is_ending;
     }
     shared.word_said.notify_one();
-    if too_large {
+    if let Some(bytes_max) = over {
         return refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            "the response is over 6291556 bytes",
+            &format!("the response is over {bytes_max} bytes"),
         );
     }
     accepted()
-}
-
-/// A streamed response, kept together.
-async fn collected(request: Request<Incoming>) -> Result<Said, StatusCode> {
-    let collected = Limited::new(request.into_body(), RESPONSE_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|error| status_of(&*error))?;
-    let failure = collected.trailers().and_then(late_failure);
-    Ok(failure.map_or_else(|| Said::Raw(collected.to_bytes()), Said::Error))
-}
-
-/// Passes a streamed response on; whoever takes it too slowly slows the function down, whoever has gone does not.
-async fn streamed(
-    request: Request<Incoming>,
-    sink: &mpsc::Sender<StreamPart>,
-) -> Result<Said, StatusCode> {
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or(CONTENT_TYPE_DEFAULT);
-    let _ = sink
-        .send(StreamPart::ContentType(content_type.to_owned()))
-        .await;
-    let mut body = Limited::new(request.into_body(), STREAM_BYTES_MAX);
-    let mut failure = None;
-    while let Some(frame) = body.frame().await {
-        match frame.map_err(|error| status_of(&*error))?.into_data() {
-            Ok(bytes) => {
-                let _ = sink.send(StreamPart::Bytes(bytes)).await;
-            }
-            Err(frame) => failure = frame.trailers_ref().and_then(late_failure),
-        }
-    }
-    Ok(failure.map_or(Said::Streamed, Said::Error))
-}
-
-/// What went wrong after the first bytes had gone out.
-fn late_failure(trailers: &HeaderMap) -> Option<Reported> {
-    let kind = kind_of(trailers);
-    let body = trailers
-        .get("Lambda-Runtime-Function-Error-Body")
-        .and_then(|body| BASE64_STANDARD.decode(body).ok());
-    if kind.is_none() && body.is_none() {
-        return None;
-    }
-    Some(Reported {
-        body: body.unwrap_or_default().into(),
-        kind,
-    })
 }
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, StatusCode> {

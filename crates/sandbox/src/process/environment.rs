@@ -13,14 +13,14 @@ use std::{
 use lambic_base::{Clock, SystemClock};
 use lambic_model::Outcome;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Child, sync::mpsc};
+use tokio::{net::TcpListener, process::Child};
 
 use super::{
-    Invocation, Launch, Network, Spec,
+    Invocation, Network, Spec,
     capture::Capture,
     cgroup::{Controller, Group},
     egress::Egress,
-    endpoint::{About, Endpoint, Event, Said, StreamPart},
+    endpoint::{About, Endpoint, Event, RESPONSE_BYTES_MAX, Said, StreamSink},
     layout::Layout,
     network,
     place::{self, Kind, Place},
@@ -132,6 +132,7 @@ impl Environment {
         let extensions = spec.extensions();
         let (command, arguments) =
             place::with_extensions(&program, arguments, &extensions, &place.layout);
+        let started = command.clone();
         let mut command = std::process::Command::new(command);
         command.args(arguments).env_clear().envs(variables);
         if kind == Kind::Spare {
@@ -156,7 +157,7 @@ impl Environment {
             .isolation
             .spawn(Program {
                 command,
-                folder: place.layout.task.clone(),
+                folder: place::folder(&spec, &place.layout),
                 root: place.root,
                 data_bytes: place::data_bytes(&spec, kind),
                 file_bytes: place::file_bytes(&spec, kind),
@@ -174,8 +175,8 @@ impl Environment {
         } = match spawned {
             Ok(spawned) => spawned,
             // The user's own program, which is not one.
-            Err(error) if spec.launch == Launch::Bootstrap && place::is_no_program(&error) => {
-                return Ok(Err(failed(place::not_executable(&program, &error))));
+            Err(error) if spec.launch.interpreter().is_none() && place::is_no_program(&error) => {
+                return Ok(Err(failed(place::not_executable(&started, &error))));
             }
             Err(error) => return Err(spawn_error(error)),
         };
@@ -321,16 +322,12 @@ impl Environment {
     pub async fn invoke_streamed(
         &mut self,
         invocation: Invocation,
-        stream: mpsc::Sender<StreamPart>,
+        stream: StreamSink,
     ) -> Execution {
         self.run(invocation, Some(stream)).await
     }
 
-    async fn run(
-        &mut self,
-        invocation: Invocation,
-        stream: Option<mpsc::Sender<StreamPart>>,
-    ) -> Execution {
+    async fn run(&mut self, invocation: Invocation, stream: Option<StreamSink>) -> Execution {
         let start = Instant::now();
         let (request_id, timeout) = (invocation.request_id.clone(), invocation.timeout);
         let request_id = request_id.as_str();
@@ -354,13 +351,9 @@ impl Environment {
             Word::Said(Said::Raw(answer)) => (Outcome::Success(answer.to_vec()), true),
             Word::Said(Said::Streamed) => (Outcome::Success(Vec::new()), true),
             Word::Said(Said::Error(error)) => (error.outcome("Runtime.Error"), true),
-            Word::Said(Said::TooLarge) => (
-                failure(
-                    "Function.ResponseSizeTooLarge",
-                    "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
-                ),
-                true,
-            ),
+            Word::Said(Said::TooLarge) => (too_large(RESPONSE_BYTES_MAX), true),
+            // It is in the middle of its response: what it does with the next event is not known.
+            Word::Said(Said::StreamTooLarge { bytes_max }) => (too_large(bytes_max), false),
             Word::Said(Said::ExtensionError(error)) => {
                 (error.outcome("Extension.ExitError"), false)
             }
@@ -585,6 +578,16 @@ pub(super) fn variables_of(
         ),
     };
     variables::variables(spec, &facts)
+}
+
+/// In AWS's words.
+fn too_large(bytes_max: usize) -> Outcome {
+    failure(
+        "Function.ResponseSizeTooLarge",
+        &format!(
+            "Response payload size exceeded maximum allowed payload size ({bytes_max} bytes)."
+        ),
+    )
 }
 
 fn answer_of(answer: &[u8]) -> Outcome {

@@ -145,6 +145,19 @@ impl Isolation {
         self.own_root.is_some()
     }
 
+    /// Why there is no root of their own, if so: a container image cannot do without.
+    pub fn no_own_root(&self) -> Option<&str> {
+        if self.has_own_root() {
+            return None;
+        }
+        let lack = self.lacks.iter().find(|lack| lack.of == Part::Root);
+        Some(
+            lack.map_or("programs see the files of this machine", |lack| {
+                &lack.reason
+            }),
+        )
+    }
+
     fn lack(&mut self, of: Part, reason: String) {
         self.lacks.push(Lack { of, reason });
     }
@@ -307,6 +320,12 @@ impl Isolation {
             return Err(io::Error::other(format!("{SHELL} ended with {status}")));
         }
         Ok(())
+    }
+
+    /// Of a container image; `None` where there are no roots of their own.
+    pub(super) fn image_steps(&self, image: &Path, tmp_mb: u32) -> Option<io::Result<Vec<Step>>> {
+        let root = self.own_root.as_ref()?;
+        Some(root.image_steps(image, tmp_mb, self.user))
     }
 
     pub(super) fn root_steps(&self, own: &Own<'_>, opt: Option<&Path>) -> Option<Vec<Step>> {

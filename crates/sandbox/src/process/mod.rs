@@ -2,7 +2,7 @@
 //!
 //! The process is shut in as far as the machine allows it ([`isolation`]): a root of its own ([`root`]), a network of its
 //! own with a private [`endpoint`] and perhaps a way out ([`egress`]), a filter of system calls ([`seccomp`]), limits that
-//! the kernel counts ([`cgroup`]). At the deadline it is killed with everything that it started. Between two events all
+//! the kernel counts ([`cgroup`]). A container image is its own root ([`image`]). At the deadline it is killed with everything that it started. Between two events all
 //! of it stands still, as in AWS: what a handler leaves running can do nothing while nobody looks.
 
 mod assign;
@@ -13,6 +13,7 @@ mod endpoint;
 mod environment;
 mod extensions;
 mod host_link;
+mod image;
 mod interpreter;
 mod isolation;
 mod landlock;
@@ -31,12 +32,12 @@ mod tree;
 mod variables;
 
 pub use self::{
-    egress::Network,
-    endpoint::StreamPart,
+    egress::{Network, is_outside},
+    endpoint::{StreamPart, StreamSink},
     environment::{Environment, FailedStart},
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},
     layout::remove_left_behind,
     spare::Spare,
-    spec::{Invocation, Launch, Spec},
+    spec::{Image, Invocation, Launch, Spec},
 };

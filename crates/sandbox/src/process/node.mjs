@@ -17,6 +17,8 @@ const TASK_ROOT = process.env.LAMBDA_TASK_ROOT;
 const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
 
 let requestId;
+// The response of the running event, if that is streamed.
+let openStream;
 let isBetweenEvents = true;
 // What ends the running event when nothing is left to wait for.
 let whenEmpty;
@@ -71,8 +73,14 @@ function show(title, error) {
   return shaped;
 }
 
+// What a header may have.
+function headerText(value) {
+  return value.replace(/[^\x20-\x7e]/g, "?").slice(0, 256);
+}
+
 function json(shaped) {
-  return { body: JSON.stringify(shaped), headers: { "Lambda-Runtime-Function-Error-Type": shaped.errorType } };
+  const headers = { "Lambda-Runtime-Function-Error-Type": headerText(shaped.errorType) };
+  return { body: JSON.stringify(shaped), headers };
 }
 
 async function postInvocationError(id, title, error, more = {}) {
@@ -83,7 +91,10 @@ async function postInvocationError(id, title, error, more = {}) {
 // The last word of a process that cannot go on.
 async function giveUp(title, error, status) {
   try {
-    if (requestId !== undefined) {
+    if (openStream?.isOpen) {
+      // Its request is the way out, and nothing else can be asked before it has ended.
+      await openStream.fail(show(title, error), true);
+    } else if (requestId !== undefined) {
       await postInvocationError(requestId, title, error, { "Lambic-Runtime-Ends": "1" });
     } else if (isBetweenEvents === false) {
       const { body, headers } = json(show(title, error));
@@ -112,21 +123,33 @@ function patchConsole() {
   }
 }
 
+// A trailer has room for 16 KB, in base64.
+function trailerText(shaped) {
+  const fits = (error) => Buffer.byteLength(JSON.stringify(error)) <= 9_000;
+  const tries = [shaped, { ...shaped, trace: [] }, { ...shaped, errorMessage: shaped.errorMessage.slice(0, 1_000), trace: [] }];
+  return Buffer.from(JSON.stringify(tries.find(fits) ?? tries[2])).toString("base64");
+}
+
 // The response of a handler that streams: opened with its first bytes, so that what fails before is an error as any.
 class ResponseStream extends Writable {
   #id;
   #request;
+  #trailers;
+  #resolve;
+  #reject;
   #contentType = "application/octet-stream";
 
   constructor(id) {
     super();
     this.#id = id;
+    // Settled when the Runtime API has all of it, or cannot get it any more.
     this.answered = new Promise((resolve, reject) => {
-      this.resolve = resolve;
-      this.reject = reject;
+      this.#resolve = resolve;
+      this.#reject = reject;
     });
     // Whoever waits for it hears of it; nobody may.
     this.answered.catch(() => {});
+    this.on("error", () => {});
   }
 
   get isOpen() {
@@ -134,7 +157,14 @@ class ResponseStream extends Writable {
   }
 
   setContentType(contentType) {
+    if (this.isOpen) throw new RuntimeError("InvalidStreamingOperation", "Cannot set content-type, too late.");
     this.#contentType = contentType;
+  }
+
+  // As AWS's does: what is neither text nor bytes goes as JSON.
+  write(chunk, ...more) {
+    const isPlain = typeof chunk === "string" || chunk instanceof Uint8Array;
+    return super.write(isPlain ? chunk : JSON.stringify(chunk), ...more);
   }
 
   #open() {
@@ -143,15 +173,17 @@ class ResponseStream extends Writable {
       "Content-Type": this.#contentType,
       "Lambda-Runtime-Function-Response-Mode": "streaming",
       "Transfer-Encoding": "chunked",
-      Trailer: "Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body",
+      Trailer: "Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body, Lambic-Runtime-Ends",
     };
-    const where = `${API}/invocation/${this.#id}/response`;
-    this.#request = http.request({ host: HOST, port: PORT, method: "POST", path: where, agent, headers }, (response) => {
-      response.on("error", this.reject);
-      response.on("end", this.resolve);
+    const path = `${API}/invocation/${this.#id}/response`;
+    this.#request = http.request({ host: HOST, port: PORT, method: "POST", path, agent, headers }, (response) => {
+      response.on("error", this.#reject);
+      response.on("end", this.#resolve);
       response.resume();
     });
-    this.#request.on("error", this.reject);
+    this.#request.on("error", this.#reject);
+    // AWS's name of it; frameworks set it, too.
+    this._onBeforeFirstWrite?.((chunk) => this.#request.write(chunk));
     return this.#request;
   }
 
@@ -160,16 +192,35 @@ class ResponseStream extends Writable {
   }
 
   _final(done) {
-    this.#open().end(done);
+    const request = this.#open();
+    if (this.#trailers) request.addTrailers(this.#trailers);
+    request.end(done);
   }
 
-  // Tells of a failure after the first bytes.
-  fail(shaped) {
-    this.#request.addTrailers({
-      "Lambda-Runtime-Function-Error-Type": shaped.errorType,
-      "Lambda-Runtime-Function-Error-Body": Buffer.from(JSON.stringify(shaped)).toString("base64"),
-    });
-    this.#request.end();
+  _destroy(error, done) {
+    // Its request stays open, so that the reason can be told.
+    if (!this.writableFinished) {
+      this.#reject(error ?? new RuntimeError("Runtime.StreamDestroyed", "The response stream was destroyed before its end."));
+    }
+    done(error);
+  }
+
+  // Tells of a failure after the first bytes, behind everything that was written before.
+  async fail(shaped, ends) {
+    this.#trailers = {
+      "Lambda-Runtime-Function-Error-Type": headerText(shaped.errorType),
+      "Lambda-Runtime-Function-Error-Body": trailerText(shaped),
+      ...(ends ? { "Lambic-Runtime-Ends": "1" } : {}),
+    };
+    const told = new Promise((resolve) => this.#request.once("close", resolve));
+    if (this.#request.destroyed) return;
+    if (this.destroyed) {
+      this.#request.addTrailers(this.#trailers);
+      this.#request.end();
+    } else if (!this.writableEnded) {
+      this.end();
+    }
+    await told;
   }
 }
 
@@ -182,10 +233,14 @@ globalThis.awslambda = {
     return handler;
   },
   HttpResponseStream: {
+    // What comes before the body goes out with its first bytes: what fails before has an answer of its own.
     from(stream, metadata) {
+      const prelude = JSON.stringify(metadata);
       stream.setContentType("application/vnd.awslambda.http-integration-response");
-      stream.write(JSON.stringify(metadata));
-      stream.write(Buffer.alloc(8));
+      stream._onBeforeFirstWrite = (write) => {
+        write(prelude);
+        write(Buffer.alloc(8));
+      };
       return stream;
     },
   },
@@ -193,15 +248,24 @@ globalThis.awslambda = {
 
 async function runStreaming(handler, event, context, id) {
   const stream = new ResponseStream(id);
+  openStream = stream;
+  whenEmpty = () => {
+    const message =
+      "The event loop is empty, but the response stream has not ended: nothing is left that could end it.";
+    giveUp("Invoke Error", new RuntimeError("Runtime.NodeJsExit", message), 1);
+  };
   try {
     await handler(event, stream, context);
-    if (!stream.writableEnded) stream.end();
+    // It may go on after the handler has returned, until the stream is ended.
+    await stream.answered;
   } catch (error) {
     if (!stream.isOpen) throw error;
     const shaped = show("Invoke Error", error);
-    if (!stream.writableFinished) stream.fail(shaped);
+    await (stream.writableFinished ? stream.answered : stream.fail(shaped, false));
+  } finally {
+    whenEmpty = undefined;
+    openStream = undefined;
   }
-  await stream.answered;
 }
 
 function isModuleScope(file) {

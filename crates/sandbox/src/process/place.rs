@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::{
-    Interpreter, Launch, Network, Spec,
+    Image, Interpreter, Launch, Network, Spec,
     cgroup::{Bounds, Controller, Group},
+    image,
     landlock::{self, Reach},
     layout::{self, Layout},
     root::{Own, Step},
@@ -54,10 +55,15 @@ impl Place {
             group_entries: Vec::new(),
             has_own_process_limit: false,
         };
-        if isolation.has_own_root() {
-            place.make_root(spec, kind)?;
-        } else {
-            layout::copy_parts(spec, place.dir.path())?;
+        match (isolation.no_own_root(), spec.launch.image()) {
+            (None, None) => place.make_root(spec, kind)?,
+            (None, Some(image)) => place.make_image_root(spec, image)?,
+            (Some(_), None) => layout::copy_parts(spec, place.dir.path())?,
+            (Some(reason), Some(_)) => {
+                return Err(Error::NoRoot {
+                    reason: reason.to_owned(),
+                });
+            }
         }
         if let (Some(parents), Some(name)) = (isolation.groups(), place.dir.path().file_name()) {
             let (group, entries) = parents
@@ -70,10 +76,25 @@ impl Place {
         Ok(place)
     }
 
-    fn make_root(&mut self, spec: &Spec, kind: Kind) -> Result<(), Error> {
-        let isolation = &spec.isolation;
+    /// The folder that the root is put together at.
+    fn staging(&self) -> Result<PathBuf, Error> {
         let staging = self.dir.path().join("root");
         std::fs::create_dir(&staging).map_err(Error::io("create", &staging))?;
+        Ok(staging)
+    }
+
+    fn make_image_root(&mut self, spec: &Spec, image: &Image) -> Result<(), Error> {
+        let staging = self.staging()?;
+        let steps = spec.isolation.image_steps(&image.root, spec.tmp_mb);
+        let steps = steps.transpose().map_err(Error::io("read", &image.root))?;
+        self.root = steps.map(|steps| (staging, steps));
+        self.layout = Layout::own_root();
+        Ok(())
+    }
+
+    fn make_root(&mut self, spec: &Spec, kind: Kind) -> Result<(), Error> {
+        let isolation = &spec.isolation;
+        let staging = self.staging()?;
         if kind == Kind::Whole {
             let_read(spec)?;
         }
@@ -173,7 +194,7 @@ pub fn program(spec: &Spec, layout: &Layout) -> Result<(PathBuf, Vec<OsString>),
     match &spec.launch {
         Launch::Python(python) => Ok((
             placed(python),
-            vec!["-B".into(), layout.python_client().into()],
+            vec!["-B".into(), "-S".into(), layout.python_client().into()],
         )),
         Launch::Node(node) => Ok((placed(node), vec![layout.node_client().into()])),
         Launch::Bootstrap => match spec.bootstrap() {
@@ -184,6 +205,47 @@ pub fn program(spec: &Spec, layout: &Layout) -> Result<(PathBuf, Vec<OsString>),
                 "RequestId: init Error: Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]",
             )),
         },
+        Launch::Image(image) => of_image(image),
+    }
+}
+
+fn of_image(image: &Image) -> Result<(PathBuf, Vec<OsString>), Outcome> {
+    let refuse = |kind: &str, reason: String| {
+        Err(failure(kind, &format!("RequestId: init Error: {reason}")))
+    };
+    let [program, arguments @ ..] = image.entry_point.as_slice() else {
+        return refuse(
+            "Runtime.InvalidEntrypoint",
+            "the image has no entry point; set ENTRYPOINT or CMD in it, or ImageConfig".to_owned(),
+        );
+    };
+    if image.entry_point.iter().any(|part| part.contains('\0')) {
+        return refuse(
+            "Runtime.InvalidEntrypoint",
+            format!("the entry point of the image, {program:?} and so on, has a zero byte"),
+        );
+    }
+    let folder = Path::new(&image.working_dir);
+    // Whatever the image has at `/tmp`, this is there.
+    let is_there = folder == Path::new("/tmp")
+        || image::found(&image.root, folder).is_some_and(|host| host.is_dir());
+    if !is_there || !folder.is_absolute() || image.working_dir.contains('\0') {
+        return refuse(
+            "Runtime.InvalidWorkingDir",
+            format!("`{}` is no folder of the image", image.working_dir),
+        );
+    }
+    Ok((
+        program.into(),
+        arguments.iter().map(OsString::from).collect(),
+    ))
+}
+
+/// Where the program starts.
+pub fn folder(spec: &Spec, layout: &Layout) -> PathBuf {
+    match spec.launch.image() {
+        Some(image) => PathBuf::from(&image.working_dir),
+        None => layout.task.clone(),
     }
 }
 
@@ -247,7 +309,7 @@ pub fn data_bytes(spec: &Spec, kind: Kind) -> u64 {
     let extra_mb = match spec.launch {
         Launch::Python(_) => 32,
         // V8 sets space aside for code and for each of its threads, and uses little of it.
-        Launch::Node(_) | Launch::Bootstrap => 512,
+        Launch::Node(_) | Launch::Bootstrap | Launch::Image(_) => 512,
     };
     (u64::from(spec.memory_mb) + extra_mb) << 20
 }

@@ -1,17 +1,65 @@
 """Lambic's runtime client for Python: asks AWS's Runtime API for events and calls the handler.
 
-It needs nothing but the standard library. Errors have the shape of AWS's own client.
+It needs nothing but the standard library, and little of that: each module that it imports is waited for at each cold
+start. `http.client` alone takes longer than the interpreter itself, and so may `site`, which this is started without.
+Errors have the shape of AWS's own client.
 """
 
-import http.client
-import importlib
+import _socket
 import json
 import os
 import sys
 import time
-import traceback
 
 API = "/2018-06-01/runtime"
+
+
+class Connection:
+    """HTTP as far as Lambic's own endpoint speaks it: one request after the other, answers with a length."""
+
+    def __init__(self):
+        self.host = os.environ["AWS_LAMBDA_RUNTIME_API"]
+        self.socket = None
+
+    def connect(self):
+        name, _, port = self.host.rpartition(":")
+        self.socket = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        self.socket.connect((name, int(port)))
+        self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+    def request(self, method, path, body=b"", headers=()):
+        """The status, the headers by their names in small letters, and the body of the answer."""
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        if self.socket is None:
+            self.connect()
+        try:
+            self.socket.sendall("\r\n".join(lines).encode("utf-8") + b"\r\n\r\n" + body)
+        except ConnectionError:
+            # A body that is too large is refused before all of it was read: the answer is there.
+            pass
+        received = bytearray()
+        while (end := received.find(b"\r\n\r\n")) < 0:
+            self.receive(received)
+        status, *lines = received[:end].decode("utf-8", "replace").split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        del received[: end + 4]
+        length = int(headers.get("content-length", 0))
+        while len(received) < length:
+            self.receive(received)
+        if headers.get("connection") == "close":
+            self.socket.close()
+            self.socket = None
+        return int(status.split()[1]), headers, bytes(received)
+
+    def receive(self, received):
+        part = self.socket.recv(1 << 18)
+        if not part:
+            sys.exit("the Runtime API has gone away")
+        received += part
 
 
 class Identity:
@@ -34,23 +82,22 @@ class ClientContext:
 
 
 def parsed(header):
-    """The JSON of a header; headers are read as Latin-1, but hold UTF-8."""
-    return json.loads(header.encode("latin-1")) if header else None
+    return json.loads(header) if header else None
 
 
 class Context:
     def __init__(self, headers):
-        self.aws_request_id = headers["Lambda-Runtime-Aws-Request-Id"]
-        self.invoked_function_arn = headers["Lambda-Runtime-Invoked-Function-Arn"]
+        self.aws_request_id = headers["lambda-runtime-aws-request-id"]
+        self.invoked_function_arn = headers["lambda-runtime-invoked-function-arn"]
         self.function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
         self.function_version = os.environ["AWS_LAMBDA_FUNCTION_VERSION"]
         self.memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
         self.log_group_name = os.environ["AWS_LAMBDA_LOG_GROUP_NAME"]
         self.log_stream_name = os.environ["AWS_LAMBDA_LOG_STREAM_NAME"]
-        self.identity = Identity(parsed(headers["Lambda-Runtime-Cognito-Identity"]) or {})
-        client_context = parsed(headers["Lambda-Runtime-Client-Context"])
+        self.identity = Identity(parsed(headers.get("lambda-runtime-cognito-identity")) or {})
+        client_context = parsed(headers.get("lambda-runtime-client-context"))
         self.client_context = ClientContext(client_context) if client_context else None
-        self._deadline_ms = int(headers["Lambda-Runtime-Deadline-Ms"])
+        self._deadline_ms = int(headers["lambda-runtime-deadline-ms"])
 
     def get_remaining_time_in_millis(self):
         return max(0, self._deadline_ms - int(time.time() * 1000))
@@ -69,7 +116,9 @@ def load(handler):
     if not dot or not module_name or not function_name:
         return None, error("Runtime.MalformedHandlerName", f"Bad handler '{handler}': not enough values to unpack (expected 2, got 1)")
     try:
-        module = importlib.import_module(module_name.replace("/", "."))
+        name = module_name.replace("/", ".")
+        __import__(name)
+        module = sys.modules[name]
     except ImportError as e:
         return None, error("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {e}", stack_of(e))
     except SyntaxError as e:
@@ -85,6 +134,8 @@ def load(handler):
 
 def stack_of(exception):
     """The user's part of the traceback."""
+    import traceback
+
     frames = traceback.extract_tb(exception.__traceback__)
     own = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
     return traceback.format_list(own)
@@ -96,11 +147,6 @@ def flush():
             stream.flush()
         except Exception:
             pass
-
-
-def post(connection, path, body, headers=None):
-    connection.request("POST", API + path, body, headers or {})
-    connection.getresponse().read()
 
 
 def set_trace(trace_id):
@@ -124,10 +170,32 @@ def show(failure):
 def set_path():
     """The code stands before the layers, and the layers before what the interpreter has."""
     layers = os.environ.pop("LAMBIC_LAYERS", "/opt")
-    site = f"{layers}/python/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    own = [os.environ["LAMBDA_TASK_ROOT"], site, f"{layers}/python"]
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    own = [os.environ["LAMBDA_TASK_ROOT"], f"{layers}/python/lib/{version}/site-packages", f"{layers}/python"]
     # The first one is the folder of this file.
-    sys.path[:] = own + [path for path in sys.path[1:] if path not in own]
+    sys.path[:] = own + [path for path in sys.path[1:] if path not in own] + packages(version)
+
+
+def packages(version):
+    """Where the interpreter has what was installed into it; `site` would also run what stands there in `.pth` files."""
+    venv = os.path.dirname(os.path.dirname(sys.executable))
+    prefix = venv if os.path.exists(f"{venv}/pyvenv.cfg") else sys.prefix
+    # Debian has folders of its own.
+    return [
+        f"{prefix}/lib/{version}/site-packages",
+        f"{prefix}/local/lib/{version}/dist-packages",
+        f"{prefix}/lib/python3/dist-packages",
+    ]
+
+
+def add_builtins():
+    """What `site` gives to scripts."""
+    import builtins
+    from _sitebuiltins import Quitter, _Helper
+
+    builtins.exit = Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.quit = Quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.help = _Helper()
 
 
 def take_assignment():
@@ -135,18 +203,17 @@ def take_assignment():
     # What many functions import, read while nobody waits for it.
     for name in (
         "base64 collections concurrent.futures contextlib dataclasses datetime decimal enum functools hashlib io "
-        "logging pathlib random re socket ssl tempfile threading typing urllib.parse urllib.request uuid"
+        "logging pathlib random re socket ssl tempfile threading traceback typing urllib.parse urllib.request uuid"
     ).split():
         try:
-            importlib.import_module(name)
+            __import__(name)
         except ImportError:
             pass
+    import importlib
     import resource
 
-    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
-    connection.request("GET", "/lambic/assignment")
-    variables = json.loads(connection.getresponse().read())
-    connection.close()
+    _, _, body = Connection().request("GET", "/lambic/assignment")
+    variables = json.loads(body)
     data_bytes = int(variables.pop("LAMBIC_DATA_BYTES"))
     resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
     os.environ.clear()
@@ -163,24 +230,23 @@ def main():
         take_assignment()
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     set_path()
-    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    add_builtins()
+    connection = Connection()
     handler, failure = load(os.environ["_HANDLER"])
     if failure:
         show(failure)
         flush()
-        kind = {"Lambda-Runtime-Function-Error-Type": failure["errorType"]}
-        post(connection, "/init/error", encode(failure), kind)
+        kind = [("Lambda-Runtime-Function-Error-Type", failure["errorType"])]
+        connection.request("POST", API + "/init/error", encode(failure), kind)
         sys.exit(1)
     while True:
-        connection.request("GET", API + "/invocation/next")
-        response = connection.getresponse()
-        payload = response.read()
-        if response.status != 200:
-            sys.exit(f"the Runtime API answered {response.status}")
-        request_id = response.headers["Lambda-Runtime-Aws-Request-Id"]
-        set_trace(response.headers["Lambda-Runtime-Trace-Id"])
+        status, headers, payload = connection.request("GET", API + "/invocation/next")
+        if status != 200:
+            sys.exit(f"the Runtime API answered {status}")
+        request_id = headers["lambda-runtime-aws-request-id"]
+        set_trace(headers.get("lambda-runtime-trace-id"))
         try:
-            answer = handler(json.loads(payload), Context(response.headers))
+            answer = handler(json.loads(payload), Context(headers))
         except MemoryError as e:
             path, body = "/error", encode(error("MemoryError", str(e) or "out of memory"))
         except Exception as e:
@@ -197,7 +263,7 @@ def main():
                 path, body = "/error", encode(failure)
             answer = None
         flush()
-        post(connection, f"/invocation/{request_id}{path}", body)
+        connection.request("POST", f"{API}/invocation/{request_id}{path}", body)
 
 
 if __name__ == "__main__":

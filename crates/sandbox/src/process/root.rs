@@ -3,7 +3,8 @@
 //!
 //! The list is made beforehand, on the host's side, from what the machine has; the child between fork and exec only
 //! carries it out ([`build`]), with paths relative to the new root. Nothing of the server is in it: no data, no other
-//! function's code, no folder for temporary files, no `/sys`.
+//! function's code, no folder for temporary files, no `/sys`. Of a container image, its own folders stand in the place of
+//! the machine's.
 
 use std::{
     ffi::{CStr, CString},
@@ -55,6 +56,8 @@ const TAKEN: [&str; 8] = [
     "/var/runtime",
     "/var/task",
 ];
+
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 const HOSTS: &str = "127.0.0.1 localhost sandbox.localdomain sandbox\n::1 localhost\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
@@ -142,7 +145,7 @@ impl Base {
             base.take(&Path::new("/etc").join(name));
         }
         if !own_network {
-            base.take(Path::new("/etc/resolv.conf"));
+            base.take(Path::new(RESOLV_CONF));
         }
         let (passwd, group) = users(user, group);
         for (at, content) in [
@@ -158,31 +161,7 @@ impl Base {
                 content: content.as_bytes().to_vec(),
             });
         }
-        for name in DEVICES {
-            base.steps.push(Step::Bind {
-                from: path(format!("/dev/{name}")),
-                at: path(format!("dev/{name}")),
-                is_folder: false,
-                access: Access::Device,
-            });
-        }
-        for (at, to) in [
-            ("dev/fd", "/proc/self/fd"),
-            ("dev/stdin", "/proc/self/fd/0"),
-            ("dev/stdout", "/proc/self/fd/1"),
-            ("dev/stderr", "/proc/self/fd/2"),
-        ] {
-            base.steps.push(Step::Link {
-                at: path(at),
-                to: path(to),
-            });
-        }
-        base.steps.push(Step::Mount {
-            kind: path("proc"),
-            at: path("proc"),
-            flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY,
-            options: path(""),
-        });
+        base.steps.extend(kernel());
         base
     }
 
@@ -196,7 +175,7 @@ impl Base {
         file.to_owned()
     }
 
-    fn has(&self, path: &Path) -> bool {
+    pub(super) fn has(&self, path: &Path) -> bool {
         self.bound.iter().any(|bound| path.starts_with(bound))
     }
 
@@ -229,7 +208,7 @@ impl Base {
         self.bound.push(from.to_owned());
     }
 
-    fn bind(&self, steps: &mut Vec<Step>, from: &Path, at: &Path) {
+    pub(super) fn bind(&self, steps: &mut Vec<Step>, from: &Path, at: &Path) {
         let Ok(real) = from.canonicalize() else {
             return;
         };
@@ -307,17 +286,52 @@ impl Base {
                 options: overlay_options(several),
             }),
         }
-        let owner = own
-            .user
-            .map(|user| format!(",uid={user},gid={user}"))
-            .unwrap_or_default();
-        steps.push(Step::Mount {
-            kind: path("tmpfs"),
-            at: path("tmp"),
-            flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            options: path(format!("{},mode=700{owner}", tmp_size(own.tmp_mb))),
-        });
+        steps.push(tmp(own.tmp_mb, own.user));
         steps
+    }
+}
+
+/// What every root has of the kernel's.
+pub fn kernel() -> Vec<Step> {
+    let mut steps = Vec::new();
+    for name in DEVICES {
+        steps.push(Step::Bind {
+            from: path(format!("/dev/{name}")),
+            at: path(format!("dev/{name}")),
+            is_folder: false,
+            access: Access::Device,
+        });
+    }
+    for (at, to) in [
+        ("dev/fd", "/proc/self/fd"),
+        ("dev/stdin", "/proc/self/fd/0"),
+        ("dev/stdout", "/proc/self/fd/1"),
+        ("dev/stderr", "/proc/self/fd/2"),
+    ] {
+        steps.push(Step::Link {
+            at: path(at),
+            to: path(to),
+        });
+    }
+    steps.push(Step::Mount {
+        kind: path("proc"),
+        at: path("proc"),
+        flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY,
+        options: path(""),
+    });
+    steps
+}
+
+/// The one folder that can be written to.
+pub fn tmp(tmp_mb: u32, user: Option<u32>) -> Step {
+    let owner = user
+        .map(|user| format!(",uid={user},gid={user}"))
+        .unwrap_or_default();
+    Step::Mount {
+        kind: path("tmpfs"),
+        at: path("tmp"),
+        flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        options: path(format!("{},mode=700{owner}", tmp_size(tmp_mb))),
     }
 }
 
@@ -356,7 +370,7 @@ fn users(user: u32, group: u32) -> (String, String) {
 }
 
 /// Paths of the system have no NUL.
-fn path(text: impl AsRef<Path>) -> CString {
+pub fn path(text: impl AsRef<Path>) -> CString {
     CString::new(text.as_ref().as_os_str().as_bytes()).unwrap_or_default()
 }
 
@@ -467,11 +481,16 @@ fn folder(at: &CStr) -> io::Result<()> {
 
 fn file(at: &CStr, content: &[u8]) -> io::Result<()> {
     use nix::fcntl::OFlag;
-    let file = nix::fcntl::open(
+    let opened = nix::fcntl::open(
         at,
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
         nix::sys::stat::Mode::from_bits_truncate(0o444),
-    )?;
+    );
+    let file = match opened {
+        // In a mount that is read only already: it is there, or what is mounted there says that it is not.
+        Err(nix::Error::EROFS) if content.is_empty() => return Ok(()),
+        opened => opened?,
+    };
     let mut left = content;
     while !left.is_empty() {
         let written = nix::unistd::write(&file, left)?;

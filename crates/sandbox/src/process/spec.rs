@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Interpreter, Isolation, Network, extensions::EXTENSIONS_MAX};
+use super::{Interpreter, Isolation, Network, extensions::EXTENSIONS_MAX, image};
 
 /// What an environment is made of.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Spec {
     /// As its runtime understands it: `file.function`, or whatever a bootstrap makes of it.
     pub handler: String,
     /// Mounted where the machine allows it, else copied: it must stay, and stay as it is, as long as an environment
-    /// of it lives.
+    /// of it lives. An image has its code in itself: of this, only the folder around it counts then.
     pub code_dir: PathBuf,
     /// Folders of unpacked layers, for which the same holds; files of later ones hide those of earlier ones.
     pub layers: Vec<PathBuf>,
@@ -49,21 +49,47 @@ pub enum Launch {
     Node(Interpreter),
     /// `bootstrap` of the code or else of the layers, as in AWS's `provided` runtimes.
     Bootstrap,
+    /// What a container image brings along, which is all that there is.
+    Image(Image),
+}
+
+/// A container image that was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its files, for anybody to read: mounted, so that they must stay, and stay as they are, as long as an environment
+    /// of it lives.
+    pub root: PathBuf,
+    /// The program, as a path or a name that is looked for on the image's `PATH`, and its arguments.
+    pub entry_point: Vec<String>,
+    /// Where it starts, from its own root.
+    pub working_dir: String,
+    /// Stand above what every program finds and below what the function's user sets.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Launch {
     pub fn interpreter(&self) -> Option<&Interpreter> {
         match self {
             Launch::Python(interpreter) | Launch::Node(interpreter) => Some(interpreter),
-            Launch::Bootstrap => None,
+            Launch::Bootstrap | Launch::Image(_) => None,
+        }
+    }
+
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            Launch::Image(image) => Some(image),
+            Launch::Python(_) | Launch::Node(_) | Launch::Bootstrap => None,
         }
     }
 }
 
 impl Spec {
-    /// Names of the programs below `extensions` of the layers, which run beside the runtime.
+    /// Names of the programs below `extensions` of the layers or of the image's `/opt`, which run beside the runtime.
     pub(super) fn extensions(&self) -> Vec<String> {
         let mut names = std::collections::BTreeSet::new();
+        if let Some(image) = self.launch.image() {
+            names.extend(image::extensions(&image.root));
+        }
         for layer in &self.layers {
             for entry in std::fs::read_dir(layer.join("extensions"))
                 .into_iter()

@@ -15,7 +15,10 @@ pub struct Facts<'a> {
     pub log_stream: &'a str,
 }
 
-/// Defaults stand below the user's, the user's below what AWS reserves.
+/// What every image finds on its `PATH`, if it does not say otherwise.
+const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Defaults stand below an image's own, those below the user's, the user's below what AWS reserves.
 pub fn variables(spec: &Spec, facts: &Facts<'_>) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let mut set = |name: &str, value: String| {
@@ -24,7 +27,8 @@ pub fn variables(spec: &Spec, facts: &Facts<'_>) -> BTreeMap<String, String> {
     for (name, value) in defaults(spec, facts) {
         set(name, value);
     }
-    for (name, value) in &spec.environment {
+    let of_image = spec.launch.image().map(|image| &image.environment);
+    for (name, value) in of_image.into_iter().flatten().chain(&spec.environment) {
         // One that no environment can hold would end the start.
         if !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0') {
             set(name, value.clone());
@@ -44,6 +48,9 @@ fn defaults(spec: &Spec, facts: &Facts<'_>) -> Vec<(&'static str, String)> {
     let [task, opt, tmp] = [task, opt, tmp].map(|path| path.display());
     let mut path = format!("/usr/local/bin:/usr/bin:/bin:{opt}/bin");
     let mut libraries = format!("{task}:{task}/lib:{opt}/lib");
+    if spec.launch.image().is_some() {
+        path = IMAGE_PATH.to_owned();
+    }
     if spec.launch.interpreter().is_some()
         && let Some(bin) = facts.program.parent()
         && !path.split(':').any(|folder| Path::new(folder) == bin)
@@ -56,7 +63,6 @@ fn defaults(spec: &Spec, facts: &Facts<'_>) -> Vec<(&'static str, String)> {
     }
     let mut defaults = vec![
         ("PATH", path),
-        ("LD_LIBRARY_PATH", libraries),
         ("LANG", "C.UTF-8".to_owned()),
         ("TZ", ":UTC".to_owned()),
         ("HOME", tmp.to_string()),
@@ -89,16 +95,26 @@ fn defaults(spec: &Spec, facts: &Facts<'_>) -> Vec<(&'static str, String)> {
             ),
         )),
         Launch::Bootstrap => {}
+        // Its own libraries are where its own linker looks, and it says itself where its code is.
+        Launch::Image(_) => {
+            defaults.extend(folders(facts.layout));
+            return defaults;
+        }
     }
+    defaults.push(("LD_LIBRARY_PATH", libraries));
     defaults
+}
+
+fn folders(layout: &Layout) -> [(&'static str, String); 2] {
+    [
+        ("LAMBDA_TASK_ROOT", layout.task.display().to_string()),
+        ("LAMBDA_RUNTIME_DIR", layout.runtime.display().to_string()),
+    ]
 }
 
 fn reserved(spec: &Spec, facts: &Facts<'_>) -> Vec<(&'static str, String)> {
     let layout = facts.layout;
     let mut reserved = vec![
-        ("_HANDLER", spec.handler.clone()),
-        ("LAMBDA_TASK_ROOT", layout.task.display().to_string()),
-        ("LAMBDA_RUNTIME_DIR", layout.runtime.display().to_string()),
         ("AWS_REGION", "local".to_owned()),
         ("AWS_DEFAULT_REGION", "local".to_owned()),
         ("AWS_LAMBDA_RUNTIME_API", facts.runtime_api.to_owned()),
@@ -115,6 +131,11 @@ fn reserved(spec: &Spec, facts: &Facts<'_>) -> Vec<(&'static str, String)> {
         ),
         ("AWS_LAMBDA_LOG_STREAM_NAME", facts.log_stream.to_owned()),
     ];
+    if spec.launch.image().is_some() {
+        return reserved;
+    }
+    reserved.push(("_HANDLER", spec.handler.clone()));
+    reserved.extend(folders(layout));
     if !spec.runtime.starts_with("provided") {
         reserved.push(("AWS_EXECUTION_ENV", format!("AWS_Lambda_{}", spec.runtime)));
     }
@@ -167,6 +188,52 @@ mod tests {
                 name,
                 format!("{date}/[$LATEST]000000000000000000000000000000ab")
             );
+        }
+    }
+
+    #[test]
+    fn an_image_sets_what_neither_users_nor_aws_set() {
+        let mut spec = Spec::example();
+        let pairs = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect::<Vec<_>>()
+        };
+        spec.launch = Launch::Image(crate::process::Image {
+            root: "/images/one/root".into(),
+            entry_point: vec!["run".to_owned()],
+            working_dir: "/".to_owned(),
+            environment: pairs(&[
+                ("PATH", "/app/bin"),
+                ("LAMBDA_TASK_ROOT", "/app"),
+                ("MINE", "image"),
+                ("AWS_LAMBDA_RUNTIME_API", "elsewhere"),
+                ("", "nameless"),
+            ]),
+        });
+        spec.environment = pairs(&[("MINE", "user")]);
+        let facts = Facts {
+            layout: &Layout::own_root(),
+            program: Path::new("run"),
+            egress: None,
+            runtime_api: "127.0.0.1:9001",
+            log_stream: "stream",
+        };
+        let variables = variables(&spec, &facts);
+        for (name, value) in [
+            ("PATH", Some("/app/bin")),
+            ("LAMBDA_TASK_ROOT", Some("/app")),
+            ("LAMBDA_RUNTIME_DIR", Some("/var/runtime")),
+            ("MINE", Some("user")),
+            ("AWS_LAMBDA_RUNTIME_API", Some("127.0.0.1:9001")),
+            ("HOME", Some("/tmp")),
+            ("LD_LIBRARY_PATH", None),
+            ("_HANDLER", None),
+            ("AWS_EXECUTION_ENV", None),
+            ("", None),
+        ] {
+            assert_eq!(variables.get(name).map(String::as_str), value, "{name}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What an instance sees of its host: WASI with nothing in it, `log`, and a bound on memory.
+//! What an instance sees of its host: WASI with nothing in it, `wasi:http`, `log`, and a bound on memory.
 
 use std::{
     sync::{Arc, Mutex},
@@ -8,27 +8,50 @@ use std::{
 use bytes::Bytes;
 use wasmtime::{
     ResourceLimiter, StoreContextMut,
-    component::{Linker, ResourceTable, types::ComponentFunc, types::Type},
+    component::{Linker, ResourceTable},
 };
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult, pipe::MemoryInputPipe};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream},
     random::Deterministic,
 };
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::{
-    Error,
-    lines::{Lines, LogSource},
+use super::{
+    command::Stdout,
+    outgoing::Outgoing,
+    services::{self, Services},
 };
+use crate::lines::{Lines, LogSource};
+
+/// Streams, requests, headers and so on that an instance may hold at one time. Each may keep some tens of KB here.
+const RESOURCES_MAX: usize = 1_024;
+/// Of one set of headers, as it is in memory.
+const HEADERS_BYTES_MAX: usize = 64 << 10;
 
 pub struct Host {
     /// `None` for a component without imports, which cannot ask for it: its rows come by the million, and each has a
     /// host of its own.
     wasi: Option<WasiCtx>,
-    table: ResourceTable,
+    pub(super) table: ResourceTable,
     pub(super) memory: Memory,
     lines: Option<Arc<Mutex<Lines>>>,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    pub(super) services: Services,
+}
+
+/// What an instance may reach besides its event.
+#[derive(Clone, Default)]
+pub struct Outside {
+    pub services: Services,
+}
+
+/// What a command reads, and where its result goes.
+pub struct Stdio {
+    pub stdin: MemoryInputPipe,
+    pub stdout: Stdout,
 }
 
 impl Host {
@@ -36,12 +59,20 @@ impl Host {
         environment: &[(String, String)],
         lines: Arc<Mutex<Lines>>,
         memory_mb: u32,
+        stdio: Option<Stdio>,
+        outside: Outside,
     ) -> Host {
         let mut wasi = WasiCtxBuilder::new();
         wasi.envs(environment)
-            .stdout(Output(LogSource::Stdout, lines.clone()))
             .stderr(Output(LogSource::Stderr, lines.clone()));
-        Host::new(&mut wasi, memory_mb, Some(lines))
+        match stdio {
+            Some(stdio) => wasi.arg("command").stdin(stdio.stdin).stdout(stdio.stdout),
+            None => wasi.stdout(Output(LogSource::Stdout, lines.clone())),
+        };
+        Host {
+            services: outside.services,
+            ..Host::new(&mut wasi, memory_mb, Some(lines))
+        }
     }
 
     /// For SQL: time stands still and chance has one outcome.
@@ -66,9 +97,13 @@ impl Host {
     }
 
     fn of(wasi: Option<WasiCtx>, memory_mb: u32, lines: Option<Arc<Mutex<Lines>>>) -> Host {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HEADERS_BYTES_MAX);
         Host {
             wasi,
-            table: ResourceTable::new(),
+            table,
             memory: Memory {
                 limit: (memory_mb as usize) << 20,
                 used: 0,
@@ -76,6 +111,19 @@ impl Host {
                 refused: false,
             },
             lines,
+            http,
+            outgoing: Outgoing,
+            services: Services::default(),
+        }
+    }
+}
+
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: &mut self.table,
+            ctx: &mut self.http,
         }
     }
 }
@@ -94,6 +142,8 @@ impl WasiView for Host {
 
 pub fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    services::link(linker)?;
     linker.root().func_wrap(
         "log",
         |store: StoreContextMut<'_, Host>, (line,): (String,)| {
@@ -105,28 +155,6 @@ pub fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(())
         },
     )
-}
-
-/// `handle` must be as `lambic.wit` says.
-pub fn check_handle(function: &ComponentFunc) -> Result<(), Error> {
-    let is_string = |found: Option<Type>| matches!(found, Some(Type::String));
-    let parameters: Vec<Type> = function.params().map(|(_, found)| found).collect();
-    let results: Vec<Type> = function.results().collect();
-    let fits = match (parameters.as_slice(), results.as_slice()) {
-        ([Type::String], [Type::Result(result)]) => {
-            is_string(result.ok()) && is_string(result.err())
-        }
-        _ => false,
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::WrongWorld {
-            reason:
-                "its `handle` is not `func(event: string) -> result<string, string>` (lambic.wit)"
-                    .to_owned(),
-        })
-    }
 }
 
 /// Refuses to grow over the limit; the refusal traps, so that the reason is not lost in a guest's allocator.

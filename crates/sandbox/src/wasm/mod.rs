@@ -1,49 +1,61 @@
 //! WASI 0.2 components: compiled once, a fresh instance for every invocation.
 //!
-//! A component is one of two things. With the export `handle` (see `wit/lambic.wit`) it is invoked with events.
-//! Other plain functions that it exports are SQL functions; such a component may import WASI only, and its
-//! clocks, randomness and environment are fixed, so that equal arguments give equal answers for ever.
+//! What a component exports says how it is invoked ([`World`]): with JSON (`handle`, see `wit/lambic.wit`), with HTTP
+//! requests, or as a command. Other plain functions that it exports are SQL functions; such a component may import WASI
+//! only, and its clocks, randomness and environment are fixed, so that equal arguments give equal answers for ever.
 //! Each row has an instance of its own, so that an answer depends on the arguments alone.
 //! Nothing is preopened and no network is reachable.
 
 mod cache;
+mod command;
+mod engine;
+mod event;
 mod host;
+mod http;
+mod outgoing;
+mod run;
 mod scalar;
+mod services;
 mod slots;
+mod world;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use lambic_model::ScalarFunction;
+use bytes::Bytes;
+use hyper::Request;
+use lambic_model::{Outcome, ScalarFunction};
 use sha2::{Digest, Sha256};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
-    component::{Component, InstancePre, Linker, types::ComponentItem},
+    Engine,
+    component::{Component, InstancePre, Linker},
 };
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use self::{host::Host, slots::Slots};
-use crate::{Error, Execution, execution, failure, lines::Lines};
+use self::{
+    engine::TICK,
+    host::{Host, Outside},
+    run::Call,
+    services::Services,
+    slots::Slots,
+};
+pub use self::{
+    http::Served,
+    services::{HostServices, ServiceError},
+    world::World,
+};
+use crate::{Error, Execution, failure};
 
-/// How often running code is looked at: a deadline is kept to this.
-const TICK: Duration = Duration::from_millis(10);
 /// Memories of handlers alive at one time; a component usually has one.
 const HANDLERS_MAX: u32 = 100;
 /// The same of SQL functions: they run on the threads of queries, of which there are few.
 const SCALARS_MAX: u32 = 32;
-/// Of one component.
-const MEMORIES_MAX: u32 = 8;
-const TABLES_MAX: u32 = 8;
-const CORE_INSTANCES_MAX: u32 = 20;
-/// No component may ask for more, whatever its own limit.
-const MEMORY_BYTES_MAX: usize = 4 << 30;
 
 /// The engine; clones share it.
 #[derive(Clone)]
 pub struct Wasm {
     engine: Engine,
+    linker: Arc<Linker<Host>>,
     cache_dir: PathBuf,
     slots: Slots,
 }
@@ -60,11 +72,19 @@ pub struct Limits {
 #[derive(Clone)]
 pub struct Module {
     digest: String,
-    handler: Option<InstancePre<Host>>,
+    handler: Option<Handler>,
     slots: Slots,
     /// By one instance.
     slots_taken: u32,
     scalars: Vec<Arc<scalar::Scalar>>,
+    outside: Outside,
+}
+
+#[derive(Clone)]
+enum Handler {
+    Event(InstancePre<Host>),
+    Http(ProxyPre<Host>),
+    Command(CommandPre<Host>),
 }
 
 impl Wasm {
@@ -75,31 +95,14 @@ impl Wasm {
 
     fn with_slots(cache_dir: PathBuf, handlers: u32, scalars: u32) -> Result<Wasm, Error> {
         cache::open(&cache_dir)?;
-        let engine = match Engine::new(&config(Some(handlers + scalars))) {
-            Ok(engine) => engine,
-            Err(error) => {
-                // A machine with little address space (ulimit -v, small containers) cannot reserve the pool.
-                tracing::warn!(%error, "no pool of instances; each is allocated on demand");
-                Engine::new(&config(None)).map_err(|error| Error::Engine {
-                    reason: format!("{error:#}"),
-                })?
-            }
-        };
-        let ticked = engine.weak();
-        std::thread::Builder::new()
-            .name("lambic-epoch".to_owned())
-            .spawn(move || {
-                while let Some(engine) = ticked.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
-                    std::thread::sleep(TICK);
-                }
-            })
-            .map_err(|error| Error::Engine {
-                reason: error.to_string(),
-            })?;
+        let engine = engine::start(handlers + scalars)?;
+        let mut linker = Linker::<Host>::new(&engine);
+        host::link(&mut linker).map_err(|error| Error::Engine {
+            reason: format!("{error:#}"),
+        })?;
         Ok(Wasm {
             engine,
+            linker: Arc::new(linker),
             cache_dir,
             slots: Slots::new(handlers, scalars),
         })
@@ -110,69 +113,40 @@ impl Wasm {
     pub fn load(&self, code: &[u8], limits: Limits) -> Result<Module, Error> {
         let digest = hex(&Sha256::digest(code));
         let component = cache::component(&self.engine, &self.cache_dir, &digest, code)?;
-        self.fit(&component, digest, limits)
+        self.module(&component, digest, limits)
     }
 
-    fn fit(&self, component: &Component, digest: String, limits: Limits) -> Result<Module, Error> {
-        let world = component.component_type();
-        let imports: Vec<String> = world
-            .imports(&self.engine)
-            .map(|(name, _)| name.to_owned())
-            .collect();
-        let mut is_handler = false;
-        let mut signatures = Vec::new();
-        for (name, export) in world.exports(&self.engine) {
-            match export.ty {
-                ComponentItem::ComponentFunc(function) if name == "handle" => {
-                    host::check_handle(&function)?;
-                    is_handler = true;
-                }
-                ComponentItem::ComponentFunc(function) => {
-                    signatures.push(scalar::Signature::of(name, &function)?);
-                }
-                // Types and interfaces that it exports beside its functions are of no use to us.
-                _ => {}
-            }
-        }
-        let foreign = imports
-            .iter()
-            .find(|name| !name.starts_with("wasi:") && (name.as_str() != "log" || !is_handler));
-        if let Some(name) = foreign {
-            return Err(Error::WrongWorld {
-                reason: if is_handler {
-                    format!("it imports `{name}`; a handler may import `log` and WASI 0.2")
-                } else {
-                    format!("it imports `{name}`; a SQL function may import WASI only")
-                },
-            });
-        }
-        if !is_handler && signatures.is_empty() {
-            return Err(Error::WrongWorld {
-                reason: "it exports no function; export `handle: func(event: string) -> result<string, string>`, \
-                         or plain functions for SQL"
-                    .to_owned(),
-            });
-        }
-        let memories = component
-            .resources_required()
-            .map_or(1, |required| required.num_memories);
-        if memories > MEMORIES_MAX {
-            return Err(Error::WrongWorld {
-                reason: format!("it has {memories} memories, over the limit of {MEMORIES_MAX}"),
-            });
-        }
-        let slots_taken = memories.max(1);
-        let mut linker = Linker::<Host>::new(&self.engine);
-        host::link(&mut linker).map_err(wrong_world)?;
+    fn module(
+        &self,
+        component: &Component,
+        digest: String,
+        limits: Limits,
+    ) -> Result<Module, Error> {
+        let fit = world::fit(&self.engine, component)?;
+        let slots_taken = fit.memories.max(1);
+        let linker = &self.linker;
         let instance = linker.instantiate_pre(component).map_err(wrong_world)?;
-        let scalars = signatures
+        let handler = match fit.world {
+            None => None,
+            Some(World::Event) => Some(Handler::Event(instance.clone())),
+            Some(World::Http) => {
+                let proxy = ProxyPre::new(instance.clone()).map_err(wrong_world)?;
+                Some(Handler::Http(proxy))
+            }
+            Some(World::Command) => {
+                let command = CommandPre::new(instance.clone()).map_err(wrong_world)?;
+                Some(Handler::Command(command))
+            }
+        };
+        let scalars = fit
+            .signatures
             .into_iter()
             .map(|signature| {
                 Arc::new(scalar::Scalar::new(
                     signature,
                     digest.clone(),
                     instance.clone(),
-                    imports.is_empty(),
+                    fit.is_pure,
                     limits,
                     self.slots.clone(),
                     slots_taken,
@@ -181,15 +155,22 @@ impl Wasm {
             .collect();
         Ok(Module {
             digest,
-            handler: is_handler.then_some(instance),
+            handler,
             slots: self.slots.clone(),
             slots_taken,
             scalars,
+            outside: Outside::default(),
         })
     }
 }
 
 impl Module {
+    /// Its invocations may ask for these; SQL functions have none.
+    pub fn with_services(mut self, services: Arc<dyn HostServices>) -> Module {
+        self.outside.services = Services(Some(services));
+        self
+    }
+
     /// SHA-256 of the code, hex.
     pub fn digest(&self) -> &str {
         &self.digest
@@ -198,6 +179,15 @@ impl Module {
     /// True if it can be invoked with an event.
     pub fn is_handler(&self) -> bool {
         self.handler.is_some()
+    }
+
+    /// How it is invoked; `None`: not at all, it has SQL functions only.
+    pub fn world(&self) -> Option<World> {
+        Some(match self.handler.as_ref()? {
+            Handler::Event(_) => World::Event,
+            Handler::Http(_) => World::Http,
+            Handler::Command(_) => World::Command,
+        })
     }
 
     /// Its SQL functions.
@@ -215,8 +205,8 @@ impl Module {
             .collect()
     }
 
-    /// Runs `handle` on one event in an instance of its own; waits while too many are alive, which does not count
-    /// as its time.
+    /// Runs it on one event in an instance of its own; waits while too many are alive, which does not count as its
+    /// time. What an event is to a component of HTTP: see [`http::event`].
     pub async fn invoke(
         &self,
         request_id: &str,
@@ -225,116 +215,92 @@ impl Module {
         limits: Limits,
     ) -> Execution {
         let Some(handler) = self.handler.clone() else {
-            return ended(failure(
+            return Execution::unstarted(failure(
                 "Runtime.HandlerNotFound",
-                "the component does not export `handle`",
+                "the component exports SQL functions only",
             ));
         };
-        let event = match std::str::from_utf8(payload) {
-            Ok(event) => event.to_owned(),
-            Err(_) => {
-                return ended(failure(
-                    "Runtime.UnmarshalError",
-                    "the event is not UTF-8 text",
-                ));
+        let Ok(event) = std::str::from_utf8(payload).map(str::to_owned) else {
+            return Execution::unstarted(failure(
+                "Runtime.UnmarshalError",
+                "the event is not UTF-8 text",
+            ));
+        };
+        let call = self.call(request_id, environment, limits);
+        let ran = match handler {
+            Handler::Event(handler) => {
+                self.apart(async move || event::run(&handler, call, event).await)
+                    .await
+            }
+            Handler::Command(command) => {
+                self.apart(async move || command::run(&command, call, event.into()).await)
+                    .await
+            }
+            Handler::Http(handler) => {
+                let (shape, request) = match http::event::request(event.into()) {
+                    Ok(request) => request,
+                    Err(failed) => return Execution::unstarted(failed),
+                };
+                self.apart(async move || {
+                    let served = http::serve(&handler, call, request).await;
+                    let mut execution = served.execution;
+                    if let Some(response) = served.response {
+                        execution.outcome = http::event::outcome(shape, &response);
+                    }
+                    execution
+                })
+                .await
             }
         };
-        let (request_id, environment) = (request_id.to_owned(), environment.to_vec());
+        ran.unwrap_or_else(Execution::unstarted)
+    }
+
+    /// The same for a component of HTTP, without JSON on the way. The request's URI has a path; its host is that of the
+    /// URI or of the header `host`. Headers that belong to one connection do not get to the component.
+    pub async fn serve(
+        &self,
+        request_id: &str,
+        request: Request<Bytes>,
+        environment: &[(String, String)],
+        limits: Limits,
+    ) -> Served {
+        let Some(Handler::Http(handler)) = self.handler.clone() else {
+            return Served::failed(Execution::unstarted(failure(
+                "Runtime.HandlerNotFound",
+                "the component does not export `wasi:http/incoming-handler`",
+            )));
+        };
+        let call = self.call(request_id, environment, limits);
+        self.apart(async move || http::serve(&handler, call, request).await)
+            .await
+            .unwrap_or_else(|failed| Served::failed(Execution::unstarted(failed)))
+    }
+
+    fn call(&self, request_id: &str, environment: &[(String, String)], limits: Limits) -> Call {
+        Call {
+            request_id: request_id.to_owned(),
+            environment: environment.to_vec(),
+            limits,
+            outside: self.outside.clone(),
+        }
+    }
+
+    /// On a thread of its own: the code yields at each tick only, and ten milliseconds are long for whoever else waits on
+    /// this runtime.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce() -> T + Send + 'static,
+    ) -> Result<T, Outcome> {
         let slots = self.slots.for_handler(self.slots_taken).await;
         let runtime = tokio::runtime::Handle::current();
-        // On a thread of its own: the code yields at each tick only, and ten milliseconds are long for
-        // whoever else waits on this runtime.
         let run = tokio::task::spawn_blocking(move || {
             // Given back when the instance is gone, also if the caller went away before.
             let _slots = slots;
-            runtime.block_on(run(&handler, &request_id, event, &environment, limits))
+            runtime.block_on(work())
         });
-        match run.await {
-            Ok(execution) => execution,
-            Err(error) => ended(failure("Runtime.Crash", &error.to_string())),
-        }
+        run.await
+            .map_err(|error| failure("Runtime.Crash", &error.to_string()))
     }
-}
-
-async fn run(
-    handler: &InstancePre<Host>,
-    request_id: &str,
-    event: String,
-    environment: &[(String, String)],
-    limits: Limits,
-) -> Execution {
-    let start = Instant::now();
-    let lines = Arc::new(Mutex::new(Lines::new(limits.log_bytes_max)));
-    let host = Host::for_handler(environment, lines.clone(), limits.memory_mb);
-    let mut store = Store::new(handler.engine(), host);
-    store.limiter(|host| &mut host.memory);
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_async_yield_and_update(1);
-    let call = async {
-        let instance = handler.instantiate_async(&mut store).await?;
-        let handle = instance
-            .get_typed_func::<(String,), (Result<String, String>,)>(&mut store, "handle")?;
-        handle.call_async(&mut store, (event,)).await
-    };
-    let called = tokio::time::timeout(limits.timeout, call).await;
-    let memory = &store.data().memory;
-    let outcome = match called {
-        Err(_) => execution::timed_out(request_id, limits.timeout),
-        Ok(Ok((Ok(answer),))) if serde_json::from_str::<serde::de::IgnoredAny>(&answer).is_ok() => {
-            lambic_model::Outcome::Success(answer.into_bytes())
-        }
-        Ok(Ok((Ok(_),))) => failure("Runtime.MarshalError", "the answer is not JSON"),
-        Ok(Ok((Err(error),))) => execution::reported(error.into_bytes(), "HandlerError"),
-        Ok(Err(_)) if memory.refused => execution::out_of_memory(request_id, limits.memory_mb),
-        Ok(Err(error)) => failure(
-            "Runtime.Trap",
-            &format!("RequestId: {request_id} Error: {}", reason(&error)),
-        ),
-    };
-    let memory_peak_bytes = memory.peak as u64;
-    drop(store);
-    let lines = lines.lock().expect("no panic while lines are held").take();
-    Execution {
-        outcome,
-        duration: start.elapsed(),
-        memory_peak_bytes,
-        lines,
-        reusable: true,
-    }
-}
-
-fn ended(outcome: lambic_model::Outcome) -> Execution {
-    Execution {
-        outcome,
-        duration: Duration::ZERO,
-        memory_peak_bytes: 0,
-        lines: Vec::new(),
-        reusable: true,
-    }
-}
-
-/// With a pool of that many memories, or without.
-fn config(pooled: Option<u32>) -> Config {
-    let mut config = Config::new();
-    config.epoch_interruption(true);
-    // The same bits on every machine, so that a view recomputed elsewhere is the same view.
-    config.cranelift_nan_canonicalization(true);
-    config.relaxed_simd_deterministic(true);
-    if let Some(memories) = pooled {
-        let mut pool = PoolingAllocationConfig::new();
-        // Slots bound the memories, so whatever else an instance may need has to be there for each of them.
-        pool.total_component_instances(memories)
-            .total_core_instances(memories * CORE_INSTANCES_MAX)
-            .total_memories(memories)
-            .total_tables(memories * TABLES_MAX)
-            .total_stacks(memories)
-            .max_core_instances_per_component(CORE_INSTANCES_MAX)
-            .max_memories_per_component(MEMORIES_MAX)
-            .max_tables_per_component(TABLES_MAX)
-            .max_memory_size(MEMORY_BYTES_MAX);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    }
-    config
 }
 
 fn wrong_world(error: wasmtime::Error) -> Error {
@@ -357,6 +323,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int32Array};
 
     use super::*;
+    use crate::execution;
 
     const LIMITS: Limits = Limits {
         timeout: Duration::from_millis(100),

@@ -1,23 +1,68 @@
-//! Who calls: what a request's signature says about the caller.
+//! Where a caller is, and what AWS's API answers to one whose signature is not right.
 //!
-//! The server answers on loopback only, where everybody may do everything, so signatures (SigV4) are read and not
-//! verified. This is the place where they will be.
+//! Signatures are verified before ([`super::super::auth`]) where the server has keys. Where it has none they are not,
+//! and tell the place all the same.
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, header::AUTHORIZATION},
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     middleware::Next,
     response::Response,
 };
+use lambic_functions::{ACCOUNT, REGION};
 
-use super::names::{Place, is_account, is_region};
+use super::{
+    super::auth::Caller,
+    error::AwsError,
+    names::{Place, is_account, is_region},
+    sigv4::Refusal,
+};
 
 /// Leaves the [`Place`] of the caller with the request.
 pub async fn identify(mut request: Request, next: Next) -> Response {
-    if let Some(place) = place(request.headers()) {
+    let place = match request.extensions().get::<Caller>() {
+        Some(caller) => Some(known(caller)),
+        None => place(request.headers()),
+    };
+    if let Some(place) = place {
         request.extensions_mut().insert(place);
     }
     next.run(request).await
+}
+
+/// The account is that to which everything belongs, whoever asks.
+fn known(caller: &Caller) -> Place {
+    let region = caller.region.clone().filter(|region| is_region(region));
+    Place {
+        region: region.unwrap_or(REGION.to_owned()),
+        account: ACCOUNT.to_owned(),
+    }
+}
+
+impl From<Refusal> for AwsError {
+    fn from(refusal: Refusal) -> AwsError {
+        let (status, kind, message) = match refusal {
+            Refusal::Missing => (
+                StatusCode::FORBIDDEN,
+                "MissingAuthenticationTokenException",
+                "Missing Authentication Token".to_owned(),
+            ),
+            Refusal::Incomplete(message) => (
+                StatusCode::BAD_REQUEST,
+                "IncompleteSignatureException",
+                message,
+            ),
+            Refusal::UnknownKey => (
+                StatusCode::FORBIDDEN,
+                "UnrecognizedClientException",
+                "The security token included in the request is invalid.".to_owned(),
+            ),
+            Refusal::Invalid(message) => {
+                (StatusCode::FORBIDDEN, "InvalidSignatureException", message)
+            }
+        };
+        AwsError::new(status, kind, message)
+    }
 }
 
 /// From `AWS4-HMAC-SHA256 Credential=<key id>/<date>/<region>/lambda/aws4_request, …`. A key id of twelve digits is
@@ -44,6 +89,24 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn refusals_have_the_names_that_aws_gives_them() {
+        let text = || "x".to_owned();
+        for (refusal, status, kind) in [
+            (Refusal::Missing, 403, "MissingAuthenticationTokenException"),
+            (
+                Refusal::Incomplete(text()),
+                400,
+                "IncompleteSignatureException",
+            ),
+            (Refusal::UnknownKey, 403, "UnrecognizedClientException"),
+            (Refusal::Invalid(text()), 403, "InvalidSignatureException"),
+        ] {
+            let error = AwsError::from(refusal);
+            assert_eq!((error.status.as_u16(), error.kind), (status, kind));
+        }
+    }
 
     #[test]
     fn the_scope_of_a_signature_says_where_the_caller_is() {

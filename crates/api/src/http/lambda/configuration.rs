@@ -3,7 +3,7 @@
 //! Pure, but for [`of`]: what is not set has AWS's default, and only members that AWS's model knows are written.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use lambic_functions::{FunctionInfo, Qualifier};
+use lambic_functions::{FunctionInfo, ImageConfig, Qualifier, Runtime};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -95,6 +95,10 @@ pub fn describe(
     if let Some(architectures) = settings.kept.get("Architectures") {
         body["Architectures"] = architectures.clone();
     }
+    let is_image = info.runtime == Runtime::Image;
+    if is_image {
+        of_image(&mut body, info);
+    }
     if !info.environment.is_empty() {
         body["Environment"] = json!({ "Variables": info.environment });
     }
@@ -112,7 +116,7 @@ pub fn describe(
     if phase == Phase::Listed {
         return body;
     }
-    if info.settings.runtime_name != "wasm" && runtime != "provided.wasm" {
+    if info.settings.runtime_name != "wasm" && runtime != "provided.wasm" && !is_image {
         body["RuntimeVersionConfig"] =
             json!({ "RuntimeVersionArn": runtime_version_arn(place, runtime) });
     }
@@ -130,7 +134,7 @@ pub fn describe(
         (_, Some(reason)) => json!({
             "State": "Failed",
             "StateReason": reason,
-            "StateReasonCode": "FunctionError",
+            "StateReasonCode": if is_image { "InvalidImage" } else { "FunctionError" },
             "LastUpdateStatus": "Successful",
         }),
         (_, None) => json!({ "State": "Active", "LastUpdateStatus": "Successful" }),
@@ -139,6 +143,33 @@ pub fn describe(
         body.extend(state);
     }
     body
+}
+
+/// An image has neither runtime nor handler, and AWS writes its digest as images' digests are written.
+fn of_image(body: &mut Value, info: &FunctionInfo) {
+    if let Value::Object(members) = body {
+        members.remove("Runtime");
+        members.remove("Handler");
+    }
+    body["PackageType"] = Value::from("Image");
+    body["CodeSha256"] = Value::from(info.digest.as_str());
+    let ImageConfig {
+        entry_point,
+        command,
+        working_dir,
+    } = &info.settings.image;
+    let mut config = json!({});
+    for (name, words) in [("EntryPoint", entry_point), ("Command", command)] {
+        if !words.is_empty() {
+            config[name] = json!(words);
+        }
+    }
+    if !working_dir.is_empty() {
+        config["WorkingDirectory"] = Value::from(working_dir.as_str());
+    }
+    if info.settings.image != ImageConfig::default() {
+        body["ImageConfigResponse"] = json!({ "ImageConfig": config });
+    }
 }
 
 /// Of the runtime's name: there is one of each here.
@@ -297,6 +328,31 @@ pub mod tests {
             json!([{ "Arn": "arn:aws:lambda:us-east-1:000000000000:layer:l:2", "CodeSize": 5 }])
         );
         assert!(body.get("RecursiveLoop").is_none());
+    }
+
+    #[test]
+    fn an_image_is_described_as_one() {
+        let mut info = sample();
+        info.runtime = Runtime::Image;
+        info.settings.runtime_name = String::new();
+        let plain = described(&info, Phase::Settled, None);
+        assert_eq!(plain["PackageType"], "Image");
+        assert_eq!(plain["CodeSha256"], "00ff");
+        info.settings.image.command = vec!["app.handler".to_owned()];
+        let body = described(&info, Phase::Settled, Some("gone"));
+        assert_eq!(
+            body["ImageConfigResponse"],
+            json!({ "ImageConfig": { "Command": ["app.handler"] } })
+        );
+        assert_eq!(body["StateReasonCode"], "InvalidImage");
+        for absent in [
+            "Runtime",
+            "Handler",
+            "RuntimeVersionConfig",
+            "ImageConfigResponse",
+        ] {
+            assert!(plain.get(absent).is_none(), "{absent}");
+        }
     }
 
     #[test]

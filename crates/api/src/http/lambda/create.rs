@@ -7,7 +7,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use lambic_functions::{Code, Deployment, Functions, Runtime, Settings, TMP_MB_DEFAULT};
+use lambic_functions::{
+    Code, Deployment, Functions, ImageSource, Runtime, Settings, TMP_MB_DEFAULT,
+};
 use serde_json::Value;
 use tracing::{Instrument, info_span};
 
@@ -71,31 +73,47 @@ fn deployment(
     let target = names::target(place.clone(), name, None)?;
     target.unqualified()?;
     members.check_available()?;
-    let (Some(runtime_name), Some(handler)) = (&members.runtime, &members.handler) else {
-        return Err(AwsError::invalid(
-            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
-        ));
+    let is_image = members.package_type.as_deref() == Some("Image");
+    members.check_kind(is_image)?;
+    let (runtime, runtime_name, handler) = match (is_image, &members.runtime, &members.handler) {
+        (true, _, _) => (Runtime::Image, String::new(), None),
+        (false, Some(name), Some(handler)) => (
+            runtimes::resolve(name)?,
+            name.clone(),
+            Some(handler.clone()),
+        ),
+        (false, _, _) => {
+            return Err(AwsError::invalid(
+                "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+            ));
+        }
     };
-    let runtime = runtimes::resolve(runtime_name)?;
     check_architecture(runtime, members.architectures.as_deref())?;
     let mut kept = members.kept();
     kept.retain(|_, value| *value != Value::Null);
     let settings = Settings {
         description: members.description.clone().unwrap_or_default(),
         role: members.role.clone().unwrap_or_default(),
-        runtime_name: runtime_name.clone(),
+        runtime_name,
         layers: members.layers(functions)?.unwrap_or_default(),
         tmp_mb: tmp_mb(&members).unwrap_or(TMP_MB_DEFAULT),
+        image: members.image().unwrap_or_default(),
         kept,
     };
     let environment = members.variables()?.unwrap_or_default();
-    let handler = handler.clone();
     let (timeout, memory_mb) = (timeout(&members), memory_mb(&members));
     let tags = members.tags.unwrap_or_default();
-    let zip = zip(members.code.unwrap_or_default())?;
-    let default = Deployment::new(target.name, runtime, Code::Zip(zip));
+    let code = members.code.unwrap_or_default();
+    let code = match is_image {
+        true => Code::Image(image(
+            code,
+            "Please provide ImageUri when creating a function with packageType Image.",
+        )?),
+        false => Code::Zip(zip(code)?),
+    };
+    let default = Deployment::new(target.name, runtime, code);
     Ok(Deployment {
-        handler: Some(handler),
+        handler,
         timeout: timeout.unwrap_or(default.timeout),
         memory_mb: memory_mb.unwrap_or(default.memory_mb),
         environment,
@@ -134,11 +152,23 @@ pub fn tmp_mb(members: &Members) -> Option<u32> {
     u32::try_from(storage.size?).ok()
 }
 
+/// The image that is named, and nothing else; `otherwise` says so.
+pub fn image(code: CodeMembers, otherwise: &str) -> Result<ImageSource, AwsError> {
+    let is_alone = code.zip_file.is_none() && code.s3_bucket.is_none() && code.s3_key.is_none();
+    match code.image_uri {
+        Some(uri) if is_alone => Ok(ImageSource {
+            uri,
+            by_operator: false,
+        }),
+        _ => Err(AwsError::invalid(otherwise)),
+    }
+}
+
 /// The code, which must come along: there is no S3 here.
 pub fn zip(code: CodeMembers) -> Result<Vec<u8>, AwsError> {
     if code.image_uri.is_some() {
         return Err(AwsError::invalid(
-            "Container images are not available on this server yet; send the code as ZipFile",
+            "Please provide a source for function code.",
         ));
     }
     if code.s3_bucket.is_some() || code.s3_key.is_some() {
@@ -173,8 +203,8 @@ pub fn check_architecture(
         .iter()
         .find(|name| *name != ours);
     match (runtime, other) {
-        (Runtime::Bootstrap, Some(other)) => Err(AwsError::invalid(format!(
-            "This server is {ours} and cannot run a bootstrap for {other}"
+        (Runtime::Bootstrap | Runtime::Image, Some(other)) => Err(AwsError::invalid(format!(
+            "This server is {ours} and cannot run a program for {other}"
         ))),
         _ => Ok(()),
     }
@@ -194,10 +224,24 @@ mod tests {
             (json!({}), "provide a source"),
             (json!({ "ZipFile": "" }), "non-empty"),
             (json!({ "S3Bucket": "b", "S3Key": "k" }), "no S3"),
-            (json!({ "ImageUri": "i" }), "images"),
+            (json!({ "ImageUri": "i" }), "provide a source"),
         ] {
             let message = read(value).unwrap_err().message;
             assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_named_alone() {
+        let read = |value| image(serde_json::from_value(value).unwrap(), "name one");
+        assert_eq!(read(json!({ "ImageUri": "i" })).unwrap().uri, "i");
+        for value in [
+            json!({}),
+            json!({ "ZipFile": "UEs=" }),
+            json!({ "ImageUri": "i", "ZipFile": "UEs=" }),
+            json!({ "ImageUri": "i", "S3Bucket": "b", "S3Key": "k" }),
+        ] {
+            assert_eq!(read(value).unwrap_err().message, "name one");
         }
     }
 
@@ -208,6 +252,7 @@ mod tests {
             _ => ["arm64".to_owned()],
         };
         assert!(check_architecture(Runtime::Bootstrap, Some(&other)).is_err());
+        assert!(check_architecture(Runtime::Image, Some(&other)).is_err());
         assert!(check_architecture(Runtime::Python, Some(&other)).is_ok());
         assert!(check_architecture(Runtime::Bootstrap, None).is_ok());
     }

@@ -194,6 +194,8 @@ impl From<Error> for AwsError {
             | Error::BadStart { .. }
             | Error::BadValue { .. }
             | Error::NotShutIn { .. }
+            | Error::NoRoot { .. }
+            | Error::Image { .. }
             | Error::UnknownStream { .. }
             | Error::TriggerLoop { .. } => AwsError::invalid(message),
             _ => AwsError::new(

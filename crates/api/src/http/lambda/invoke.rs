@@ -24,35 +24,37 @@ pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 const CLIENT_CONTEXT_BYTES_MAX: usize = 3_583;
 const LOG_TAIL_BYTES: usize = 4 << 10;
 
-const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+pub const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 
+const KINDS: [&str; 3] = ["Event", "RequestResponse", "DryRun"];
+
 /// What the headers of an invocation ask for.
 #[derive(Debug, PartialEq)]
-struct Asked {
-    kind: Kind,
-    with_log: bool,
+pub struct Asked {
+    pub kind: Kind,
+    pub with_log: bool,
     /// JSON.
-    client_context: Option<String>,
-    trace_id: Option<String>,
+    pub client_context: Option<String>,
+    pub trace_id: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+pub enum Kind {
     Sync,
     Queued,
     Dry,
 }
 
 impl Asked {
-    fn of(headers: &HeaderMap) -> Result<Asked, AwsError> {
+    /// `kinds`: those that the operation takes.
+    pub fn of(headers: &HeaderMap, kinds: &[&str]) -> Result<Asked, AwsError> {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let kind = text("x-amz-invocation-type");
         let log = text("x-amz-log-type");
         let mut violations = Violations::default();
-        let kinds = ["Event", "RequestResponse", "DryRun"];
-        violations.one_of("invocationType", kind, &kinds);
+        violations.one_of("invocationType", kind, kinds);
         violations.one_of("logType", log, &["None", "Tail"]);
         violations.end()?;
         Ok(Asked {
@@ -89,7 +91,7 @@ fn client_context(base64: &str) -> Result<Option<String>, AwsError> {
 }
 
 pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body: Body) -> Answer {
-    let asked = Asked::of(&headers)?;
+    let asked = Asked::of(&headers, &KINDS)?;
     let payload = payload(&app, &headers, body).await?;
     let functions = &app.services.functions;
     let refuse = |error| target.place.refuse(error);
@@ -123,17 +125,20 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
             put(&mut response, REQUEST_ID, &id);
             Ok(response)
         }
-        Kind::Dry => {
-            functions
-                .check_invocable(name, qualifier.as_ref())
-                .map_err(refuse)?;
-            let function = target.function(&app)?;
-            let version = target.info(&function)?.version;
-            let mut response = answer::empty(StatusCode::NO_CONTENT);
-            put(&mut response, EXECUTED_VERSION, &version.to_string());
-            Ok(response)
-        }
+        Kind::Dry => dry(&app, &target),
     }
+}
+
+/// Whether it would be invoked.
+pub fn dry(app: &App, target: &Target) -> Answer {
+    let functions = &app.services.functions;
+    let invocable = functions.check_invocable(&target.name, target.qualifier.as_ref());
+    invocable.map_err(|error| target.place.refuse(error))?;
+    let function = target.function(app)?;
+    let version = target.info(&function)?.version;
+    let mut response = answer::empty(StatusCode::NO_CONTENT);
+    put(&mut response, EXECUTED_VERSION, &version.to_string());
+    Ok(response)
 }
 
 /// The older way to queue an event.
@@ -164,7 +169,7 @@ fn not_queued(target: &Target, error: Error) -> AwsError {
 }
 
 /// AWS takes an empty body for an empty event.
-async fn payload(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, AwsError> {
+pub async fn payload(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, AwsError> {
     let body = app.bounds.read(body, headers, PAYLOAD_BYTES_MAX).await;
     let body = body.map_err(|unread| {
         AwsError::unread(unread, || {
@@ -194,11 +199,14 @@ fn invoked_answer(result: &InvokeResult, with_log: bool) -> Response {
         put(&mut response, FUNCTION_ERROR, "Unhandled");
     }
     if with_log {
-        let tail = result.log_tail.as_bytes();
-        let tail = &tail[tail.len().saturating_sub(LOG_TAIL_BYTES)..];
-        put(&mut response, LOG_RESULT, &BASE64_STANDARD.encode(tail));
+        put(&mut response, LOG_RESULT, &log_result(result));
     }
     response
+}
+
+pub fn log_result(result: &InvokeResult) -> String {
+    let tail = result.log_tail.as_bytes();
+    BASE64_STANDARD.encode(&tail[tail.len().saturating_sub(LOG_TAIL_BYTES)..])
 }
 
 #[cfg(test)]
@@ -214,7 +222,7 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             )
         });
-        Asked::of(&headers.collect())
+        Asked::of(&headers.collect(), &KINDS)
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! the functions' room's.
 
 mod account;
+mod actions;
 mod aliases;
 mod answer;
 mod asynchronous;
@@ -20,6 +21,7 @@ mod create;
 mod environment;
 mod error;
 mod invoke;
+mod invoke_streamed;
 mod layer_policies;
 mod layers;
 mod management;
@@ -33,12 +35,15 @@ mod remove;
 mod request;
 mod runtimes;
 mod settings;
+pub mod sigv4;
 mod sources;
 mod tags;
 mod update;
 mod url_answer;
+mod url_auth;
 mod url_door;
 mod url_event;
+mod url_stream;
 mod urls;
 mod versions;
 
@@ -53,7 +58,9 @@ use axum::{
 };
 
 use super::App;
-use error::AwsError;
+pub use actions::{authorize, not_ours};
+pub use answer::now_us;
+pub use error::AwsError;
 pub use url_door::is_function_url;
 
 /// All paths of AWS's API that are answered, the code that it hands out, and functions' own URLs.
@@ -165,6 +172,10 @@ fn of_functions() -> Router<Arc<App>> {
         )
         .route("/2021-10-31/functions/{name}/urls", get(urls::list))
         .route(
+            "/2021-11-15/functions/{name}/response-streaming-invocations",
+            post(invoke_streamed::invoke),
+        )
+        .route(
             "/2024-08-31/functions/{name}/recursion-config",
             get(management::recursion).put(management::put_recursion),
         )
@@ -222,6 +233,19 @@ pub fn is_aws_path(path: &str) -> bool {
         })
 }
 
+/// What a signed request may hold. Those that carry code may be longer than others.
+pub fn body_bytes_max(path: &str) -> usize {
+    let path = path.trim_end_matches('/');
+    let ends = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
+    if ends(&["/code", "/functions"]) || (path.contains("/layers/") && ends(&["/versions"])) {
+        request::CODE_REQUEST_BYTES_MAX
+    } else if ends(&["-invocations", "/invocations", "/invoke-async"]) {
+        invoke::PAYLOAD_BYTES_MAX
+    } else {
+        request::REQUEST_BYTES_MAX
+    }
+}
+
 pub fn unknown(path: &str) -> Response {
     AwsError::new(
         StatusCode::NOT_FOUND,
@@ -241,6 +265,37 @@ mod tests {
         assert!(is_aws_path("/2020-06-30/functions/f/code-signing-config"));
         assert!(!is_aws_path("/v1/streams"));
         assert!(!is_aws_path("/"));
+    }
+
+    #[test]
+    fn signed_requests_may_be_as_long_as_others() {
+        for (path, expected) in [
+            ("/2015-03-31/functions", request::CODE_REQUEST_BYTES_MAX),
+            ("/2015-03-31/functions/", request::CODE_REQUEST_BYTES_MAX),
+            (
+                "/2015-03-31/functions/f/code",
+                request::CODE_REQUEST_BYTES_MAX,
+            ),
+            (
+                "/2018-10-31/layers/l/versions",
+                request::CODE_REQUEST_BYTES_MAX,
+            ),
+            (
+                "/2015-03-31/functions/f/versions",
+                request::REQUEST_BYTES_MAX,
+            ),
+            (
+                "/2015-03-31/functions/f/invocations",
+                invoke::PAYLOAD_BYTES_MAX,
+            ),
+            (
+                "/2014-11-13/functions/f/invoke-async/",
+                invoke::PAYLOAD_BYTES_MAX,
+            ),
+            ("/2017-03-31/tags/arn", request::REQUEST_BYTES_MAX),
+        ] {
+            assert_eq!(body_bytes_max(path), expected, "{path}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Resource policies in IAM's shape: statements as AWS builds them, and the one question that is asked of them here.
+//! Resource policies in IAM's shape: statements as AWS builds them. What they say is read by `lambic_functions::policy`.
 
 use lambic_functions::Policy;
 use serde::Deserialize;
@@ -131,26 +131,6 @@ pub fn document(policy: &Policy) -> String {
     json!({ "Version": "2012-10-17", "Id": "default", "Statement": policy.statements }).to_string()
 }
 
-/// Whether everybody may call the function's URL without a signature.
-pub fn is_public(policy: Option<&Policy>) -> bool {
-    policy.is_some_and(|policy| policy.statements.iter().any(allows_public_url))
-}
-
-fn allows_public_url(statement: &Value) -> bool {
-    let is_everybody = statement["Principal"] == "*" || statement["Principal"]["AWS"] == "*";
-    let is_invoking = statement["Action"]
-        .as_str()
-        .is_some_and(|action| matches!(action, "lambda:InvokeFunctionUrl" | "lambda:*" | "*"));
-    // Whatever else it asks for is not given by a request without a signature.
-    let is_fulfilled = match &statement["Condition"] {
-        Value::Null => true,
-        condition => {
-            *condition == json!({ "StringEquals": { "lambda:FunctionUrlAuthType": "NONE" } })
-        }
-    };
-    statement["Effect"] == "Allow" && is_everybody && is_invoking && is_fulfilled
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,35 +174,6 @@ mod tests {
             let made = made.ok().map(|made| made["Principal"].clone());
             assert_eq!(made, expected, "{principal}");
         }
-    }
-
-    #[test]
-    fn only_a_statement_for_everybody_makes_a_url_public() {
-        let public = json!({
-            "StatementId": "url", "Action": "lambda:InvokeFunctionUrl", "Principal": "*",
-            "FunctionUrlAuthType": "NONE",
-        });
-        let with = |name: &str, value: Value| {
-            let mut changed = public.clone();
-            changed[name] = value;
-            changed
-        };
-        for (permission, expected) in [
-            (public.clone(), true),
-            (with("FunctionUrlAuthType", Value::Null), true),
-            (with("Action", json!("lambda:*")), true),
-            (with("FunctionUrlAuthType", json!("AWS_IAM")), false),
-            (with("Principal", json!("123456789012")), false),
-            (with("Action", json!("lambda:InvokeFunction")), false),
-            (with("SourceAccount", json!("123456789012")), false),
-        ] {
-            let policy = Policy {
-                statements: vec![statement(permission.clone()).unwrap()],
-                revision: String::new(),
-            };
-            assert_eq!(is_public(Some(&policy)), expected, "{permission}");
-        }
-        assert!(!is_public(None));
     }
 
     #[test]

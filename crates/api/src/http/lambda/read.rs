@@ -21,7 +21,12 @@ pub async fn one(State(app): Shared, target: Target, base: Base) -> Answer {
     let function = target.function(&app)?;
     let info = target.info(&function)?;
     let qualifier = target.qualifier.as_ref();
-    let mut code = json!({ "RepositoryType": "S3" });
+    let mut code = match &info.image {
+        Some(image) => json!({
+            "RepositoryType": "ECR", "ImageUri": image.uri, "ResolvedImageUri": image.resolved,
+        }),
+        None => json!({ "RepositoryType": "S3" }),
+    };
     // Code that did not come as a zip is not kept as one.
     if let Some(upload) = &info.upload {
         code["Location"] = Value::from(base.code(&upload.sha256));

@@ -139,8 +139,14 @@ pub struct Base(pub String);
 
 impl Base {
     pub fn of(headers: &HeaderMap) -> Base {
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        Base(format!("http://{}", host.unwrap_or("localhost")))
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // A proxy that speaks TLS before this server says so.
+        let scheme = match text("x-forwarded-proto") {
+            Some("https") => "https",
+            _ => "http",
+        };
+        let host = text(HOST.as_str()).unwrap_or("localhost");
+        Base(format!("{scheme}://{host}"))
     }
 
     /// Where a zip that was uploaded can be fetched.
@@ -159,6 +165,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Base {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -182,6 +190,26 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap_err().kind, kind, "{text}");
         }
+    }
+
+    #[test]
+    fn urls_begin_as_the_caller_reaches_the_server() {
+        let base = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| {
+                let (name, value) = (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                );
+                (name, value)
+            });
+            Base::of(&headers.collect()).0
+        };
+        assert_eq!(base(&[("host", "h:7070")]), "http://h:7070");
+        assert_eq!(
+            base(&[("host", "lambic.example"), ("x-forwarded-proto", "https")]),
+            "https://lambic.example"
+        );
+        assert_eq!(base(&[("x-forwarded-proto", "gopher")]), "http://localhost");
     }
 
     #[test]

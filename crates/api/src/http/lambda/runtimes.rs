@@ -93,6 +93,8 @@ pub fn name(info: &FunctionInfo) -> &str {
         Runtime::Node => &NODE,
         Runtime::Bootstrap => "provided.al2023",
         Runtime::Wasm => "provided.wasm",
+        // It has none.
+        Runtime::Image => "",
     }
 }
 

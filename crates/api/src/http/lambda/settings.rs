@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lambic_functions::{Functions, LayerUse};
+use lambic_functions::{Functions, ImageConfig, LayerUse};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,6 +19,8 @@ const MEMORY_MB: (i64, i64) = (128, 10_240);
 const TIMEOUT_S: (i64, i64) = (1, 900);
 const TMP_MB: (i64, i64) = (512, 10_240);
 const LAYERS_MAX: usize = 5;
+/// AWS's, of an entry point or a command.
+const IMAGE_WORDS_MAX: usize = 1_500;
 pub const ARCHITECTURES: [&str; 2] = ["x86_64", "arm64"];
 
 /// CreateFunction's and UpdateFunctionConfiguration's bodies: what the other does not have is not looked at.
@@ -50,7 +52,7 @@ pub struct Members {
     logging_config: Option<LoggingConfig>,
     code_signing_config_arn: Option<String>,
     file_system_configs: Option<Vec<Value>>,
-    image_config: Option<Value>,
+    pub image_config: Option<ImageMembers>,
     tenancy_config: Option<Value>,
     capacity_provider_config: Option<Value>,
     durable_config: Option<Value>,
@@ -76,6 +78,15 @@ pub struct CodeMembers {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Environment {
     pub variables: Option<BTreeMap<String, String>>,
+}
+
+/// What stands in the place of what an image says; what is empty is the image's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageMembers {
+    entry_point: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+    working_directory: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -188,6 +199,13 @@ impl Members {
         if let Some(config) = &self.logging_config {
             config.check(v);
         }
+        if let Some(config) = &self.image_config {
+            let (entry_point, command) = (config.entry_point.as_deref(), config.command.as_deref());
+            v.count("imageConfig.entryPoint", entry_point, 0, IMAGE_WORDS_MAX);
+            v.count("imageConfig.command", command, 0, IMAGE_WORDS_MAX);
+            let dir = config.working_directory.as_deref();
+            v.length("imageConfig.workingDirectory", dir, 0, 1_000);
+        }
     }
 
     /// What this server cannot do is refused: code that counts on it would fail later.
@@ -201,11 +219,6 @@ impl Members {
                 format!(
                     "The code signing configuration cannot be found. Check that the provided code signing configuration is not deleted: {arn}."
                 ),
-            ));
-        }
-        if self.package_type.as_deref() == Some("Image") || self.image_config.is_some() {
-            return Err(AwsError::invalid(
-                "Container images are not available on this server yet; use PackageType Zip",
             ));
         }
         let has_file_systems = self
@@ -275,6 +288,33 @@ impl Members {
         keep("LoggingConfig", self.logging_config.as_ref().map(to_value));
         keep("Architectures", self.architectures.as_ref().map(to_value));
         kept
+    }
+
+    /// Whether these members are those of a function of this kind.
+    pub fn check_kind(&self, is_image: bool) -> Result<(), AwsError> {
+        let has_layers = self
+            .layers
+            .as_ref()
+            .is_some_and(|layers| !layers.is_empty());
+        let of_zip = self.runtime.is_some() || self.handler.is_some() || has_layers;
+        match is_image {
+            true if of_zip => Err(AwsError::invalid(
+                "Please don't provide Handler or Runtime or Layer when the intended function PackageType is Image.",
+            )),
+            false if self.image_config.is_some() => Err(AwsError::invalid(
+                "Please don't provide ImageConfig when the intended function PackageType is Zip.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn image(&self) -> Option<ImageConfig> {
+        let config = self.image_config.as_ref()?;
+        Some(ImageConfig {
+            entry_point: config.entry_point.clone().unwrap_or_default(),
+            command: config.command.clone().unwrap_or_default(),
+            working_dir: config.working_directory.clone().unwrap_or_default(),
+        })
     }
 
     pub fn variables(&self) -> Result<Option<BTreeMap<String, String>>, AwsError> {
@@ -455,7 +495,6 @@ mod tests {
     #[test]
     fn what_is_not_here_is_refused() {
         for value in [
-            json!({ "PackageType": "Image" }),
             json!({ "DurableConfig": {} }),
             json!({ "FileSystemConfigs": [{}] }),
             json!({ "CodeSigningConfigArn": "arn" }),
@@ -467,6 +506,35 @@ mod tests {
                 .check_available()
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn an_image_has_no_runtime_and_a_zip_no_image_config() {
+        let check = |value, is_image| {
+            let found = members(value).check_kind(is_image);
+            found.map_err(|error| error.message)
+        };
+        for (value, is_image, part) in [
+            (
+                json!({ "Runtime": "python3.11" }),
+                true,
+                "Handler or Runtime",
+            ),
+            (json!({ "Handler": "a.b" }), true, "Handler or Runtime"),
+            (json!({ "Layers": ["a"] }), true, "Handler or Runtime"),
+            (json!({ "ImageConfig": {} }), false, "ImageConfig"),
+        ] {
+            assert_eq!(check(value.clone(), !is_image), Ok(()));
+            let message = check(value, is_image).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(check(json!({ "Layers": [] }), true), Ok(()));
+        let config = members(json!({ "ImageConfig": { "Command": ["a"] } })).image();
+        assert_eq!(config.unwrap().command, ["a"]);
+        let long = vec!["x"; 1_501];
+        let mut violations = Violations::default();
+        members(json!({ "ImageConfig": { "EntryPoint": long } })).check(&mut violations);
+        assert!(violations.end().is_err());
     }
 
     #[test]

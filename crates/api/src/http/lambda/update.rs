@@ -5,7 +5,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use lambic_functions::{Changes, Code, FunctionInfo, Functions, Qualifier, Upload, check_revision};
+use lambic_functions::{
+    Changes, Code, FunctionInfo, Functions, Qualifier, Runtime, Upload, check_revision,
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tracing::{Instrument, info_span};
@@ -15,7 +17,7 @@ use super::{
     answer::{self, Answer, to_the_end},
     check::Violations,
     configuration::{self, Phase},
-    create::{check_architecture, memory_mb, timeout, tmp_mb, zip},
+    create::{check_architecture, image, memory_mb, timeout, tmp_mb, zip},
     error::AwsError,
     names::Target,
     request::{self, CODE_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX},
@@ -41,18 +43,13 @@ pub async fn code(State(app): Shared, target: Target, headers: HeaderMap, body: 
     let (is_published, is_dry) = (members.publish == Some(true), members.dry_run == Some(true));
     let revision = members.revision_id.clone();
     let architectures = members.architectures.clone();
-    if members.image_uri.is_some() {
-        return Err(AwsError::invalid(
-            "Please don't provide ImageUri when updating a function with packageType Zip.",
-        ));
-    }
-    let zip = zip(members)?;
+    let code = code_of(&function.info, members)?;
     if is_dry {
         check_revision(
             &configuration::revision(&function.info),
             revision.as_deref(),
         )?;
-        let info = with_code(&function.info, &zip);
+        let info = with_code(&function.info, &code);
         let body = configuration::of(&app, &target.place, &info, None, Phase::Settled);
         return Ok(answer::json(StatusCode::OK, &body));
     }
@@ -61,7 +58,7 @@ pub async fn code(State(app): Shared, target: Target, headers: HeaderMap, body: 
     let work = async move {
         let (functions, name) = (&services.functions, &updating.name);
         let refuse = |error| updating.place.refuse(error);
-        let updated = functions.update_code(name, Code::Zip(zip), revision).await;
+        let updated = functions.update_code(name, code, revision).await;
         let mut info = updated.map_err(refuse)?;
         services.database.set_functions(functions.scalars());
         if let Some(architectures) = architectures {
@@ -91,8 +88,25 @@ pub async fn code(State(app): Shared, target: Target, headers: HeaderMap, body: 
     Ok(answer::json(StatusCode::OK, &body))
 }
 
-/// What a function would be with other code.
-fn with_code(info: &FunctionInfo, zip: &[u8]) -> FunctionInfo {
+/// Of the kind that the function has.
+fn code_of(info: &FunctionInfo, members: CodeMembers) -> Result<Code, AwsError> {
+    if info.runtime == Runtime::Image {
+        let otherwise = "Please provide ImageUri when updating a function with packageType Image.";
+        return image(members, otherwise).map(Code::Image);
+    }
+    if members.image_uri.is_some() {
+        return Err(AwsError::invalid(
+            "Please don't provide ImageUri when updating a function with packageType Zip.",
+        ));
+    }
+    zip(members).map(Code::Zip)
+}
+
+/// What a function would be with other code; an image is not looked for.
+fn with_code(info: &FunctionInfo, code: &Code) -> FunctionInfo {
+    let Code::Zip(zip) = code else {
+        return info.clone();
+    };
     FunctionInfo {
         upload: Some(Upload {
             sha256: configuration::hex(&Sha256::digest(zip)),
@@ -113,6 +127,8 @@ pub async fn configuration(
         request::read(&app, &headers, body, REQUEST_BYTES_MAX, operation).await?;
     target.unqualified()?;
     let changes = changes(&members, &app.services.functions)?;
+    let is_image = target.function(&app)?.info.runtime == Runtime::Image;
+    members.check_kind(is_image)?;
     let services = app.services.clone();
     let (place, name) = (target.place.clone(), target.name.clone());
     let span = info_span!("update", function = %name);
@@ -147,6 +163,7 @@ fn changes(members: &Members, functions: &Functions) -> Result<Changes, AwsError
         runtime,
         layers: members.layers(functions)?,
         tmp_mb: tmp_mb(members),
+        image: members.image(),
         kept: members.kept(),
         revision: members.revision_id.clone(),
     })
@@ -154,13 +171,39 @@ fn changes(members: &Members, functions: &Functions) -> Result<Changes, AwsError
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_dry_run_shows_the_code_that_would_be() {
-        let info = with_code(&configuration::tests::sample(), b"abc");
+        let code = Code::Zip(b"abc".to_vec());
+        let info = with_code(&configuration::tests::sample(), &code);
         let upload = info.upload.unwrap();
         assert_eq!(upload.bytes, 3);
         assert!(upload.sha256.starts_with("ba7816bf"));
+    }
+
+    #[test]
+    fn code_is_of_the_functions_kind() {
+        let read = |info: &FunctionInfo, value: Value| {
+            let code = code_of(info, serde_json::from_value(value).unwrap());
+            code.map_err(|error| error.message)
+        };
+        let zip = configuration::tests::sample();
+        let image = FunctionInfo {
+            runtime: Runtime::Image,
+            ..zip.clone()
+        };
+        let uri = || json!({ "ImageUri": "i" });
+        let file = || json!({ "ZipFile": "UEs=" });
+        assert!(matches!(read(&zip, file()), Ok(Code::Zip(_))));
+        assert!(matches!(read(&image, uri()), Ok(Code::Image(_))));
+        assert!(read(&zip, uri()).unwrap_err().contains("packageType Zip"));
+        assert!(
+            read(&image, file())
+                .unwrap_err()
+                .contains("packageType Image")
+        );
     }
 }

@@ -40,7 +40,8 @@ fn json_type() -> HeaderValue {
     HeaderValue::from_static("application/json")
 }
 
-fn structured(response: &Value) -> Option<Reply> {
+/// Status and headers, as a response or the prelude of a streamed one has them.
+pub fn head(response: &Value) -> Option<(StatusCode, HeaderMap)> {
     let status = match &response["statusCode"] {
         Value::Number(number) => number.as_u64()?,
         // As AWS does.
@@ -67,6 +68,11 @@ fn structured(response: &Value) -> Option<Reply> {
     for cookie in response["cookies"].as_array().into_iter().flatten() {
         headers.append(header::SET_COOKIE, header_value(cookie)?);
     }
+    Some((status, headers))
+}
+
+fn structured(response: &Value) -> Option<Reply> {
+    let (status, mut headers) = head(response)?;
     if !headers.contains_key(header::CONTENT_TYPE) {
         headers.insert(header::CONTENT_TYPE, json_type());
     }

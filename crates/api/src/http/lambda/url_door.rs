@@ -9,20 +9,21 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use lambic_functions::{Error, Event, Function, Qualifier, Url};
+use lambic_functions::{Error, Event, Function, Policy, Qualifier, Url};
 use lambic_model::FunctionName;
 use serde_json::json;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::{
-    super::{App, Shared},
+    super::{App, Shared, auth::Caller, server::Peer},
     answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put},
     cors::Cors,
     invoke::PAYLOAD_BYTES_MAX,
-    policy,
     url_answer::reply,
+    url_auth::admit,
     url_event::{Circumstances, event},
+    url_stream,
     urls::PATH,
 };
 
@@ -42,16 +43,17 @@ fn split(path: &str) -> Option<(&str, &str)> {
 }
 
 /// What is found under an id.
-struct Endpoint {
-    name: FunctionName,
-    qualifier: Qualifier,
-    url: Url,
-    is_public: bool,
+pub struct Endpoint {
+    pub name: FunctionName,
+    pub qualifier: Qualifier,
+    pub url: Url,
+    pub policy: Option<Policy>,
 }
 
 pub async fn call(State(app): Shared, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let Some((id, path)) = split(head.uri.path()) else {
+    let (mut head, body) = request.into_parts();
+    let sent = head.uri.path().to_owned();
+    let Some((id, path)) = split(&sent) else {
         return refused(
             StatusCode::NOT_FOUND,
             "ResourceNotFoundException",
@@ -73,9 +75,9 @@ pub async fn call(State(app): Shared, request: Request) -> Response {
     if let Some(headers) = preflight {
         return (StatusCode::OK, headers).into_response();
     }
-    let mut response = match endpoint.is_public {
-        true => answer(&app, &endpoint, path, &head, body).await,
-        false => refused(StatusCode::FORBIDDEN, "AccessDeniedException", "Forbidden"),
+    let mut response = match admit(&app, &endpoint, &mut head, body).await {
+        Ok(body) => answer(&app, &endpoint, path, &head, body).await,
+        Err(refused) => refused,
     };
     if let Some(cors) = cors {
         for (name, value) in cors.headers(&head.headers) {
@@ -89,13 +91,11 @@ pub async fn call(State(app): Shared, request: Request) -> Response {
 
 fn endpoint(function: &std::sync::Arc<Function>, id: &str) -> Option<Endpoint> {
     let (qualifier, url) = function.urls.iter().find(|(_, url)| url.id == id)?;
-    let policy = function.policies.get(qualifier);
     Some(Endpoint {
         name: function.info.name.clone(),
         qualifier: qualifier.clone(),
         url: url.clone(),
-        // Those that want a signature get none verified yet, so nobody may call them.
-        is_public: url.is_public && policy::is_public(policy),
+        policy: function.policies.get(qualifier).cloned(),
     })
 }
 
@@ -118,6 +118,8 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
         request_id: &request_id,
         trace_id: &trace_id,
         now_us: now_us(),
+        source: head.extensions.get::<Peer>().copied(),
+        caller: head.extensions.get::<Caller>().map(|caller| &*caller.key),
     };
     let payload = event(
         &head.method,
@@ -134,25 +136,39 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
     };
     drop(body);
     let span = info_span!("invoke", function = %endpoint.name, kind = "url");
-    let functions = &app.services.functions;
-    let invoked = functions.invoke_at(&endpoint.name, Some(endpoint.qualifier.clone()), event);
-    let mut response = match invoked.instrument(span).await {
-        Ok(result) if result.is_success() => match reply(result.payload()) {
-            Some(reply) => {
-                let mut response = (reply.status, Body::from(reply.body)).into_response();
-                *response.headers_mut() = reply.headers;
-                response
-            }
-            None => internal(),
-        },
+    let invoked = invoked(app, endpoint, event).instrument(span);
+    let mut response = match invoked.await {
+        Ok(Some(response)) => response,
         // The caller is not told what went wrong inside.
-        Ok(_failed) => internal(),
+        Ok(None) => internal(),
         Err(error) => not_invoked(&error),
     };
     put(&mut response, REQUEST_ID, &request_id);
     put(&mut response, TRACE_ID, &trace_id);
     shut_out(&mut response);
     response
+}
+
+/// `None`: it failed, or gave what cannot be a response.
+async fn invoked(app: &App, endpoint: &Endpoint, event: Event) -> Result<Option<Response>, Error> {
+    let functions = &app.services.functions;
+    let (name, qualifier) = (&endpoint.name, Some(endpoint.qualifier.clone()));
+    if endpoint.url.is_streamed {
+        let streamed = functions.invoke_streamed(name, qualifier, event).await?;
+        return Ok(url_stream::reply(streamed).await);
+    }
+    let result = functions.invoke_at(name, qualifier, event).await?;
+    Ok(match result.is_success() {
+        true => whole(result.payload()),
+        false => None,
+    })
+}
+
+fn whole(payload: &[u8]) -> Option<Response> {
+    let reply = reply(payload)?;
+    let mut response = (reply.status, Body::from(reply.body)).into_response();
+    *response.headers_mut() = reply.headers;
+    Some(response)
 }
 
 /// What a function answers stands at the same host and port as the console and the API. A browser is told to take its
@@ -206,7 +222,7 @@ fn internal() -> Response {
     (StatusCode::BAD_GATEWAY, json, "Internal Server Error").into_response()
 }
 
-fn refused(status: StatusCode, kind: &'static str, message: &str) -> Response {
+pub fn refused(status: StatusCode, kind: &'static str, message: &str) -> Response {
     let mut response = (status, axum::Json(json!({ "Message": message }))).into_response();
     response
         .headers_mut()

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use axum::http::{HeaderMap, Method, Uri, header};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use lambic_functions::ACCOUNT;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::answer::formatted;
+use super::{super::server::Peer, answer::formatted};
+use crate::keys::Key;
 
 /// What of a request is not in its head and body.
 pub struct Circumstances<'a> {
@@ -15,6 +17,9 @@ pub struct Circumstances<'a> {
     pub request_id: &'a str,
     pub trace_id: &'a str,
     pub now_us: i64,
+    pub source: Option<Peer>,
+    /// Who signed it.
+    pub caller: Option<&'a Key>,
 }
 
 /// `path` is what stands behind the URL, with a slash.
@@ -28,8 +33,9 @@ pub fn event(
 ) -> Value {
     let query = uri.query().unwrap_or_default();
     let host = text(headers, header::HOST.as_str());
-    // This server answers on loopback only.
-    let source = "127.0.0.1";
+    let source = around.source.map(|Peer(address)| address.to_canonical());
+    let source = source.map_or("127.0.0.1".to_owned(), |address| address.to_string());
+    let source = source.as_str();
     let mut event = json!({
         "version": "2.0",
         "routeKey": "$default",
@@ -37,7 +43,7 @@ pub fn event(
         "rawQueryString": query,
         "headers": joined(headers, source, around.trace_id),
         "requestContext": {
-            "accountId": "anonymous",
+            "accountId": around.caller.map_or("anonymous", |_| ACCOUNT),
             "apiId": around.url_id,
             "domainName": host,
             "domainPrefix": around.url_id,
@@ -56,6 +62,17 @@ pub fn event(
         },
         "isBase64Encoded": false,
     });
+    if let Some(key) = around.caller {
+        event["requestContext"]["authorizer"] = json!({ "iam": {
+            "accessKey": key.id,
+            "accountId": key.account,
+            "callerId": key.id,
+            "cognitoIdentity": null,
+            "principalOrgId": null,
+            "userArn": key.arn,
+            "userId": key.id,
+        } });
+    }
     let cookies = cookies(headers);
     if !cookies.is_empty() {
         event["cookies"] = Value::from(cookies);
@@ -154,6 +171,7 @@ mod tests {
     use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::keys::Secret;
 
     fn made(uri: &str, headers: &[(&'static str, &'static str)], body: &[u8]) -> Value {
         let mut map = HeaderMap::new();
@@ -168,6 +186,8 @@ mod tests {
             request_id: "r",
             trace_id: "Root=1",
             now_us: 1_700_000_000_123_456,
+            source: None,
+            caller: None,
         };
         event(
             &Method::POST,
@@ -177,6 +197,34 @@ mod tests {
             body,
             &around,
         )
+    }
+
+    #[test]
+    fn an_event_says_who_signed_it_and_where_it_comes_from() {
+        let key = Key::new(
+            "AKID",
+            Secret::new("secret"),
+            Some("123456789012"),
+            Some("ci"),
+        );
+        let around = Circumstances {
+            url_id: "id",
+            request_id: "r",
+            trace_id: "Root=1",
+            now_us: 0,
+            source: Some(Peer("::ffff:192.0.2.7".parse().unwrap())),
+            caller: Some(&key),
+        };
+        let uri = "/".parse().unwrap();
+        let event = event(&Method::GET, &uri, "/", &HeaderMap::new(), b"", &around);
+        let context = &event["requestContext"];
+        assert_eq!(context["accountId"], ACCOUNT);
+        assert_eq!(context["http"]["sourceIp"], "192.0.2.7");
+        assert_eq!(event["headers"]["x-forwarded-for"], "192.0.2.7");
+        let iam = &context["authorizer"]["iam"];
+        assert_eq!(iam["accountId"], "123456789012");
+        assert_eq!(iam["userArn"], "arn:aws:iam::123456789012:user/ci");
+        assert!(!event.to_string().contains("secret"));
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub async fn answer(
                 .map(str::to_owned);
             match body(request).await {
                 Ok(body) => {
-                    shared.say(Said::ExtensionError(Reported { body, kind }));
+                    let ends = true;
+                    shared.say(Said::ExtensionError(Reported { body, kind, ends }));
                     accepted()
                 }
                 Err(status) => refused(status, "InvalidRequest", "the body could not be read"),

@@ -1,0 +1,370 @@
+//! `lambic function import`: what other tools deploy, read into a plan, shown, and made.
+//!
+//! Reading is apart from making: a source with a mistake is refused whole, with all of its mistakes, before anything is
+//! changed. What is there already is compared first, so that a second import changes only what changed.
+
+mod apply;
+mod cargo_lambda;
+mod cloudformation;
+mod events;
+mod plan;
+mod sam;
+mod serverless;
+mod variables;
+
+use std::{
+    fs,
+    io::{Cursor, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use zip::ZipArchive;
+
+use super::{
+    super::Global,
+    api::Api,
+    guess::{self, HERE, Language},
+    package::Package,
+};
+use crate::{
+    cli,
+    client::Failure,
+    output::{self, Rows, counted},
+    yaml_source::Source,
+};
+use apply::Outcome;
+use plan::{Function, Plan};
+
+/// Of a template that stands in a zip, with its code.
+const UNPACKED_BYTES_MAX: u64 = 262_144_000;
+
+/// What the command line says of a source.
+pub struct Asked<'a> {
+    parameters: &'a [(String, String)],
+    /// For each language at most one counts.
+    runtimes: Vec<String>,
+}
+
+impl Asked<'_> {
+    /// What runs functions that name this runtime.
+    fn runtime(&self, named: &str) -> Result<String, String> {
+        let language = Language::of(named);
+        let mut given = self.runtimes.iter();
+        if let Some(runtime) = given.find(|runtime| Language::of(runtime) == language) {
+            return Ok(runtime.clone());
+        }
+        HERE.runtime(named)
+            .map_err(|error| format!("{error} (--runtime NAME runs it by another version)"))
+    }
+}
+
+pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
+    let runtimes = args.runtime.iter().map(|written| HERE.runtime(written));
+    let asked = Asked {
+        parameters: &args.parameters,
+        runtimes: runtimes
+            .collect::<Result<_, _>>()
+            .map_err(anyhow::Error::msg)?,
+    };
+    let mut plan = read(&args.source, &asked)?;
+    if let Some(name) = &args.name {
+        rename(&mut plan, name)?;
+    }
+    plan.check_names();
+    plan.check_dependencies();
+    if !plan.problems.is_empty() {
+        bail!("{}\nnothing was imported", plan.problems.join("\n"));
+    }
+    if plan.functions.is_empty() && plan.layers.is_empty() {
+        tell(&plan);
+        bail!("there is nothing in {} that can be taken over", plan.source);
+    }
+    if args.plan {
+        return show_plan(global, &plan);
+    }
+    let api = Api::new(global)?;
+    // A server that is not there is told once, not for every function.
+    api.functions()?;
+    let outcomes = apply::apply(&api, &plan);
+    report(global, &plan, &outcomes)?;
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|one| one.error.is_some()).collect();
+    match failed.len() as u64 {
+        0 => Ok(()),
+        count => bail!(
+            "{} of {} failed",
+            count,
+            counted(outcomes.len() as u64, "entry")
+        ),
+    }
+}
+
+/// Without a server it is shown all the same, but for what is there already.
+fn show_plan(global: &Global, plan: &Plan) -> anyhow::Result<()> {
+    let compared = Api::new(global).and_then(|api| apply::compare(&api, plan));
+    let outcomes = match compared {
+        Ok(outcomes) => outcomes,
+        Err(error) if error.downcast_ref::<Failure>().is_some() => return Err(error),
+        Err(_) => {
+            eprintln!(
+                "no server answers at {}: what is there already is not known",
+                global.server
+            );
+            let names = plan.layers.iter().map(|layer| &layer.name);
+            let names = names.chain(plan.functions.iter().map(|function| &function.name));
+            let unknown = names.map(|name| Outcome {
+                name: name.clone(),
+                change: "?".to_owned(),
+                url: None,
+                error: None,
+            });
+            unknown.collect()
+        }
+    };
+    report(global, plan, &outcomes)
+}
+
+/// Layers first, then functions, as [`apply`] goes through them.
+fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let (layers, functions) = outcomes.split_at(plan.layers.len().min(outcomes.len()));
+    if global.json {
+        let error = |outcome: &Outcome| outcome.error.as_ref().map(|error| format!("{error:#}"));
+        let layers = layers.iter().map(|outcome| {
+            json!({ "name": outcome.name, "change": outcome.change, "error": error(outcome) })
+        });
+        let functions = plan
+            .functions
+            .iter()
+            .zip(functions)
+            .map(|(function, outcome)| {
+                json!({
+                    "name": function.name,
+                    "runtime": function.runtime,
+                    "handler": function.handler,
+                    "change": outcome.change,
+                    "url": outcome.url,
+                    "error": error(outcome),
+                    "configuration": function.configuration(&[], None),
+                    "event_source_mappings": function.mappings,
+                })
+            });
+        let left_out = plan.left_out.iter().map(|one| {
+            json!({ "place": one.place.trim_end_matches([':', ' ']), "what": one.what, "why": one.why })
+        });
+        return output::print_json(&json!({
+            "source": plan.source,
+            "layers": layers.collect::<Value>(),
+            "functions": functions.collect::<Value>(),
+            "left_out": left_out.collect::<Value>(),
+        }));
+    }
+    let row = |what: &str, runtime: &str, handler: &str, code: String, outcome: &Outcome| {
+        vec![
+            json!(what),
+            json!(outcome.name),
+            json!(runtime),
+            json!(handler),
+            json!(code),
+            json!(outcome.change),
+            json!(outcome.url.as_deref().unwrap_or_default()),
+        ]
+    };
+    let layers = plan.layers.iter().zip(layers);
+    let mut rows: Vec<Vec<Value>> = layers
+        .map(|(layer, outcome)| row("layer", "", "", layer.package.size_shown(), outcome))
+        .collect();
+    rows.extend(
+        plan.functions
+            .iter()
+            .zip(functions)
+            .map(|(function, outcome)| {
+                let code = function.package.size_shown();
+                row(
+                    "function",
+                    &function.runtime,
+                    &function.handler,
+                    code,
+                    outcome,
+                )
+            }),
+    );
+    let columns = [
+        "what", "name", "runtime", "handler", "code", "change", "url",
+    ];
+    output::print_rows(
+        &Rows {
+            columns: columns.map(str::to_owned).to_vec(),
+            rows,
+            ..Rows::default()
+        },
+        false,
+    )?;
+    tell(plan);
+    for outcome in outcomes {
+        if let Some(error) = &outcome.error {
+            eprintln!("{}: {error:#}", outcome.name);
+        }
+    }
+    Ok(())
+}
+
+/// What was left out, on stderr.
+fn tell(plan: &Plan) {
+    for one in &plan.left_out {
+        eprintln!("not as it was: {}", one.shown());
+    }
+}
+
+fn rename(plan: &mut Plan, name: &str) -> anyhow::Result<()> {
+    match plan.functions.as_mut_slice() {
+        [one] => {
+            name.clone_into(&mut one.name);
+            Ok(())
+        }
+        several => {
+            let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
+            bail!(
+                "--name is for a source with one function; {} has {} ({})",
+                plan.source,
+                counted(several.len() as u64, "function"),
+                names.join(", ")
+            );
+        }
+    }
+}
+
+/// By what the source is.
+fn read(path: &Path, asked: &Asked) -> anyhow::Result<Plan> {
+    let about = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if about.is_dir() {
+        return of_folder(path, asked);
+    }
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match extension {
+        Some("yaml" | "yml" | "json") => {
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            of_description(path, folder.unwrap_or(Path::new(".")), asked)
+        }
+        Some("ts" | "js" | "mjs") if is_serverless_program(path) => bail!(program(path)),
+        _ => of_code(path, asked),
+    }
+}
+
+fn of_folder(folder: &Path, asked: &Asked) -> anyhow::Result<Plan> {
+    let described = sam::find(folder).or_else(|| serverless::find(folder));
+    if let Some(path) = described {
+        return of_description(&path, folder, asked);
+    }
+    let programs = ["serverless.ts", "serverless.js"].map(|name| folder.join(name));
+    if let Some(path) = programs.iter().find(|path| path.is_file()) {
+        bail!(program(path));
+    }
+    if let Some(built) = cargo_lambda::find(folder) {
+        return cargo_lambda::plan(&built);
+    }
+    of_code(folder, asked)
+}
+
+fn is_serverless_program(path: &Path) -> bool {
+    path.file_stem().is_some_and(|name| name == "serverless")
+}
+
+fn program(path: &Path) -> String {
+    format!(
+        "{} is a program: let Serverless print what it makes, `serverless print > serverless.yml`, and import that",
+        path.display()
+    )
+}
+
+fn of_description(path: &Path, folder: &Path, asked: &Asked) -> anyhow::Result<Plan> {
+    // Names are made of it.
+    let whole = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    let source = Source::read(path)?;
+    if serverless::is_service(&source) {
+        return Ok(serverless::plan(&source, folder, asked));
+    }
+    if sam::is_template(&source) {
+        let mut plan = sam::plan(&source, &whole, asked).map_err(anyhow::Error::msg)?;
+        shorten(&mut plan, &whole, folder);
+        return Ok(plan);
+    }
+    bail!(
+        "{} is neither a template of AWS SAM or CloudFormation (it has no Resources) nor a serverless.yml (service, provider, functions)",
+        path.display()
+    )
+}
+
+/// Messages name files as the user did.
+fn shorten(plan: &mut Plan, whole: &Path, folder: &Path) {
+    let (whole, folder) = (whole.display().to_string(), folder.display().to_string());
+    for problem in &mut plan.problems {
+        *problem = problem.replace(&whole, &folder);
+    }
+}
+
+/// Code alone: the runtime is seen in it, the name is that of the file or folder.
+fn of_code(path: &Path, asked: &Asked) -> anyhow::Result<Plan> {
+    if let Some(unpacked) = with_template(path)? {
+        let mut plan = of_folder(unpacked.path(), asked)?;
+        plan.source = path.display().to_string();
+        return Ok(plan);
+    }
+    let package = Package::open(path)?;
+    let guess = guess::guess(&package, None, None, &HERE).map_err(anyhow::Error::msg)?;
+    let runtime = asked.runtime(&guess.runtime).map_err(anyhow::Error::msg)?;
+    let whole = fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
+    let name = match whole.is_dir() {
+        true => whole.file_name(),
+        false => whole.file_stem(),
+    };
+    let name = name.unwrap_or_default().to_string_lossy();
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let name = name.replace(|c: char| !is_allowed(c), "-");
+    let mut plan = Plan {
+        source: path.display().to_string(),
+        ..Plan::default()
+    };
+    plan.functions
+        .push(Function::new(name, package, runtime, guess.handler));
+    Ok(plan)
+}
+
+/// A zip with a template at its top, as AWS's console exports a function, unpacked; `None` for any other.
+fn with_template(path: &Path) -> anyhow::Result<Option<tempfile::TempDir>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Ok(mut archive) = ZipArchive::new(Cursor::new(file)) else {
+        return Ok(None);
+    };
+    let is_template = ["template.yaml", "template.yml", "serverless.yml"]
+        .iter()
+        .any(|name| archive.by_name(name).is_ok());
+    if !is_template {
+        return Ok(None);
+    }
+    let folder = tempfile::tempdir()?;
+    let mut left = UNPACKED_BYTES_MAX;
+    for index in 0..archive.len() {
+        let file = archive.by_index(index)?;
+        let Some(name) = file.enclosed_name() else {
+            bail!("{} holds a file that leads out of it", path.display());
+        };
+        if !file.is_file() {
+            continue;
+        }
+        let target = folder.path().join(name);
+        fs::create_dir_all(target.parent().unwrap_or(folder.path()))?;
+        let mut content = Vec::new();
+        file.take(left + 1).read_to_end(&mut content)?;
+        left = left
+            .checked_sub(content.len() as u64)
+            .with_context(|| format!("{} holds more than code may have", path.display()))?;
+        fs::write(target, content)?;
+    }
+    Ok(Some(folder))
+}

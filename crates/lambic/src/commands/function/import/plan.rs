@@ -1,0 +1,313 @@
+//! What an import would make, whatever it was read from, and what it leaves out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::super::package::Package;
+
+/// AWS's defaults: what a source does not say has them, also where it once said something else.
+const TIMEOUT_S: u32 = 3;
+const MEMORY_MB: u32 = 128;
+const TMP_MB: u32 = 512;
+
+#[derive(Default)]
+pub struct Plan {
+    /// What it was read from.
+    pub source: String,
+    pub layers: Vec<Layer>,
+    pub functions: Vec<Function>,
+    pub left_out: Vec<LeftOut>,
+    /// Mistakes, each with its place. With any of them nothing is done.
+    pub problems: Vec<String>,
+}
+
+pub struct Layer {
+    pub name: String,
+    pub package: Package,
+    pub description: String,
+    pub runtimes: Vec<String>,
+    pub license: String,
+}
+
+pub struct Function {
+    pub name: String,
+    pub package: Package,
+    pub runtime: String,
+    pub handler: String,
+    pub settings: Settings,
+    pub environment: BTreeMap<String, String>,
+    /// Variables whose values are not known: those that the function has here stay.
+    pub environment_kept: BTreeSet<String>,
+    pub layers: Vec<LayerUse>,
+    pub tags: BTreeMap<String, String>,
+    pub concurrency: Option<u32>,
+    /// Body of CreateFunctionUrlConfig.
+    pub url: Option<Value>,
+    /// Bodies of CreateEventSourceMapping, but for the function's name.
+    pub mappings: Vec<Value>,
+    /// Body of PutFunctionEventInvokeConfig.
+    pub queued: Option<Value>,
+    /// An alias that follows the newest version; URL and mappings are its.
+    pub alias: Option<String>,
+}
+
+/// What has a default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    pub description: Option<String>,
+    pub timeout: Option<u32>,
+    pub memory: Option<u32>,
+    pub tmp: Option<u32>,
+    /// Members of AWS's API that are kept and given back.
+    pub kept: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerUse {
+    /// Of this plan, by its name.
+    Local(String),
+    Arn(String),
+}
+
+/// Something that the source says and the import does not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// `template.yaml:12: `
+    pub place: String,
+    pub what: String,
+    pub why: String,
+}
+
+impl LeftOut {
+    pub fn shown(&self) -> String {
+        format!("{}{}: {}", self.place, self.what, self.why)
+    }
+}
+
+impl Function {
+    /// With nothing but code and what runs it.
+    pub fn new(name: String, package: Package, runtime: String, handler: String) -> Function {
+        Function {
+            name,
+            package,
+            runtime,
+            handler,
+            settings: Settings::default(),
+            environment: BTreeMap::new(),
+            environment_kept: BTreeSet::new(),
+            layers: Vec::new(),
+            tags: BTreeMap::new(),
+            concurrency: None,
+            url: None,
+            mappings: Vec::new(),
+            queued: None,
+            alias: None,
+        }
+    }
+
+    /// The configuration that is wanted, as AWS's API takes it; `layers` are the ARNs of its layers, `present` what
+    /// there is.
+    pub fn configuration(&self, layers: &[String], present: Option<&Value>) -> Map<String, Value> {
+        let mut variables = self.environment.clone();
+        let there = present.and_then(|present| present["Environment"]["Variables"].as_object());
+        for (name, value) in there.into_iter().flatten() {
+            if self.environment_kept.contains(name) {
+                let value = value.as_str().unwrap_or_default();
+                variables.insert(name.clone(), value.to_owned());
+            }
+        }
+        let settings = &self.settings;
+        let mut wanted = settings.kept.clone();
+        let description = settings.description.as_deref().unwrap_or_default();
+        for (name, value) in [
+            ("Runtime", json!(self.runtime)),
+            ("Handler", json!(self.handler)),
+            ("Description", json!(description)),
+            ("Timeout", json!(settings.timeout.unwrap_or(TIMEOUT_S))),
+            ("MemorySize", json!(settings.memory.unwrap_or(MEMORY_MB))),
+            (
+                "EphemeralStorage",
+                json!({ "Size": settings.tmp.unwrap_or(TMP_MB) }),
+            ),
+            ("Environment", json!({ "Variables": variables })),
+            ("Layers", json!(layers)),
+        ] {
+            wanted.insert(name.to_owned(), value);
+        }
+        wanted
+    }
+}
+
+/// Members of the wanted configuration that differ from what there is.
+pub fn differing(wanted: &Map<String, Value>, present: &Value) -> Map<String, Value> {
+    let differs = |name: &str, value: &Value| match name {
+        // AWS leaves them out where there are none, and describes layers by more than their ARNs.
+        "Environment" => {
+            let there = present["Environment"]["Variables"].as_object();
+            there.cloned().unwrap_or_default()
+                != *value["Variables"].as_object().unwrap_or(&Map::new())
+        }
+        "Layers" => {
+            let there = present["Layers"].as_array().into_iter().flatten();
+            let there: Vec<Value> = there.map(|layer| layer["Arn"].clone()).collect();
+            Value::Array(there) != *value
+        }
+        _ => present[name] != *value,
+    };
+    let members = wanted.iter().filter(|(name, value)| differs(name, value));
+    members
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+impl Plan {
+    pub fn leave_out(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
+        self.left_out.push(LeftOut {
+            place,
+            what: what.into(),
+            why: why.into(),
+        });
+    }
+
+    /// Two functions of one name would be one.
+    pub fn check_names(&mut self) {
+        let mut seen = BTreeSet::new();
+        for function in &self.functions {
+            if !seen.insert(&function.name) {
+                self.problems.push(format!(
+                    "{}: two functions are named {}",
+                    self.source, function.name
+                ));
+            }
+        }
+    }
+
+    /// Code whose dependencies are named but not there fails at its first invocation.
+    pub fn check_dependencies(&mut self) {
+        let mut notes = Vec::new();
+        for function in &self.functions {
+            if let Some((what, why)) = missing_dependencies(&function.package, &function.layers) {
+                notes.push((format!("{}: {what}", function.name), why));
+            }
+        }
+        for (what, why) in notes {
+            self.leave_out(String::new(), what, why);
+        }
+    }
+}
+
+fn missing_dependencies(
+    package: &Package,
+    layers: &[LayerUse],
+) -> Option<(&'static str, &'static str)> {
+    let has = |part: &str| package.files.keys().any(|name| name.contains(part));
+    if !layers.is_empty() {
+        return None;
+    }
+    let requirements = package.text("requirements.txt").unwrap_or_default();
+    let is_named = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    if requirements.lines().any(is_named) && !has(".dist-info/") {
+        return Some((
+            "requirements.txt",
+            "nothing of it is installed beside the code; run `sam build` and import .aws-sam/build, or pip install --target",
+        ));
+    }
+    let about: Value = serde_json::from_str(&package.text("package.json")?).ok()?;
+    let dependencies = about["dependencies"].as_object();
+    let has_any = dependencies.is_some_and(|all| !all.is_empty());
+    (has_any && !has("node_modules/")).then_some((
+        "package.json",
+        "its dependencies are not installed beside the code; run npm install first",
+    ))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn package(files: &[(&str, &str)]) -> Package {
+        use std::io::{Cursor, Write};
+
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, content) in files {
+            let options = zip::write::SimpleFileOptions::default();
+            writer.start_file(*name, options).unwrap();
+            writer.write_all(content.as_bytes()).unwrap();
+        }
+        let zip = writer.finish().unwrap().into_inner();
+        Package::zipped("code".to_owned(), zip).unwrap()
+    }
+
+    fn function(files: &[(&str, &str)]) -> Function {
+        Function::new(
+            "f".to_owned(),
+            package(files),
+            "python3.11".to_owned(),
+            "app.handler".to_owned(),
+        )
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let mut one = function(&[("app.py", "")]);
+        one.settings.timeout = Some(30);
+        one.environment.insert("A".to_owned(), "1".to_owned());
+        one.environment_kept.insert("TABLE".to_owned());
+        let present = json!({
+            "Runtime": "python3.11", "Handler": "app.handler", "Description": "", "Timeout": 3,
+            "MemorySize": 128, "EphemeralStorage": { "Size": 512 },
+            "Environment": { "Variables": { "A": "1", "TABLE": "mine", "OLD": "x" } },
+            "Layers": [{ "Arn": "l:1", "CodeSize": 5 }],
+        });
+        let wanted = one.configuration(&["l:1".to_owned()], Some(&present));
+        let changes = differing(&wanted, &present);
+        assert_eq!(
+            Value::Object(changes),
+            json!({ "Timeout": 30, "Environment": { "Variables": { "A": "1", "TABLE": "mine" } } })
+        );
+        let plain = function(&[("app.py", "")]);
+        let bare = json!({
+            "Runtime": "python3.11", "Handler": "app.handler", "Description": "", "Timeout": 3,
+            "MemorySize": 128, "EphemeralStorage": { "Size": 512 },
+        });
+        assert!(differing(&plain.configuration(&[], Some(&bare)), &bare).is_empty());
+    }
+
+    #[test]
+    fn dependencies_that_are_not_there_are_told() {
+        let check = |files: &[(&str, &str)], expected: Option<&str>| {
+            let found = missing_dependencies(&package(files), &[]);
+            assert_eq!(found.map(|(what, _)| what), expected, "{files:?}");
+        };
+        check(&[("requirements.txt", "# none\n\n")], None);
+        check(
+            &[("requirements.txt", "requests\n")],
+            Some("requirements.txt"),
+        );
+        check(
+            &[
+                ("requirements.txt", "requests\n"),
+                ("requests-2.dist-info/METADATA", ""),
+            ],
+            None,
+        );
+        check(&[("package.json", "{\"dependencies\": {}}")], None);
+        check(
+            &[("package.json", "{\"dependencies\": {\"a\": \"1\"}}")],
+            Some("package.json"),
+        );
+        check(
+            &[
+                ("package.json", "{\"dependencies\": {\"a\": \"1\"}}"),
+                ("node_modules/a/index.js", ""),
+            ],
+            None,
+        );
+        let layered = package(&[("requirements.txt", "requests\n")]);
+        assert_eq!(
+            missing_dependencies(&layered, &[LayerUse::Arn("a".to_owned())]),
+            None
+        );
+    }
+}

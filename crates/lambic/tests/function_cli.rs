@@ -1,0 +1,967 @@
+//! `lambic function` against a real server: bad input first, then the life of functions, templates and imports.
+
+mod common;
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use common::{Server, json, refused, shown, text};
+use serde_json::{Value, json as object};
+
+const PYTHON: &str = "def handler(event, context):\n    print('seen', event)\n    if event.get('fail'):\n        raise ValueError('as asked')\n    return {'got': event}\n";
+
+struct World {
+    /// Where commands run.
+    folder: tempfile::TempDir,
+    server: Server,
+}
+
+impl World {
+    fn new() -> World {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = Server::start(&folder.path().join("data"));
+        World { folder, server }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file and gives its path.
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("the folder is ours");
+        fs::write(&path, content).expect("the folder is ours");
+        shown(&path).to_owned()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary is there")
+    }
+
+    fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = common::lambic();
+        command
+            .current_dir(self.folder.path())
+            .env("LAMBIC_URL", &self.server.url)
+            .arg("function")
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// It must succeed; gives stdout.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let told = text(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{args:?}: {told}\n{}",
+            self.server.said()
+        );
+        text(&output.stdout)
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        json(&self.ok(&[args, &["--json"]].concat()))
+    }
+
+    #[track_caller]
+    fn fails(&self, args: &[&str], said: &[&str]) {
+        refused(&self.run(args), 1, said);
+    }
+
+    /// A function `name` in Python, in a folder of its name.
+    fn function(&self, name: &str) {
+        self.file(&format!("{name}/handler.py"), PYTHON);
+        self.ok(&["create", name, name, "--runtime", "python"]);
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/function_cli")
+        .join(name)
+}
+
+#[test]
+fn code_that_is_none_is_refused_before_a_server_is_asked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("the folder is ours");
+        fs::write(path, content).expect("the folder is ours");
+    };
+    write("notes.zip", b"hello");
+    write("cut.zip", b"PK\x03\x04hello");
+    write("core.wasm", b"\0asm\x01\0\0\0");
+    write("empty/.gitignore", b"x");
+    write("go/go.mod", b"module x");
+    write("both/app.py", b"def handler(event, context): ...");
+    write("both/index.js", b"exports.handler = 1");
+    write("linked/handler.py", PYTHON.as_bytes());
+    std::os::unix::fs::symlink("/etc/hostname", folder.path().join("linked/host"))
+        .expect("the folder is ours");
+    write("good/handler.py", PYTHON.as_bytes());
+    let create = |args: &[&str]| {
+        let mut command = common::lambic();
+        command
+            .current_dir(folder.path())
+            .args(["function", "create", "f"])
+            .args(args);
+        command
+            .args(["--server", "http://127.0.0.1:1"])
+            .output()
+            .expect("the binary is there")
+    };
+    for (args, said) in [
+        (
+            &["none.zip"][..],
+            &["cannot read none.zip", "No such file"][..],
+        ),
+        (&["notes.zip"], &["notes.zip is no zip"]),
+        (&["cut.zip"], &["cut.zip is no zip that can be read"]),
+        (&["core.wasm"], &["core module", "wasm32-wasip2"]),
+        (
+            &["empty"],
+            &[
+                "nothing in empty can be seen to be a function",
+                "--runtime and --handler",
+            ],
+        ),
+        (&["go"], &["build it first", "-o bootstrap"]),
+        (
+            &["both"],
+            &["app.handler", "index.handler", "say --runtime"],
+        ),
+        (
+            &["linked"],
+            &[
+                "linked/host is a symbolic link to /etc/hostname",
+                ".lambicignore",
+            ],
+        ),
+        (
+            &["good", "--runtime", "pythn3.11"],
+            &["no runtime", "did you mean python3.11?"],
+        ),
+        (
+            &["good", "--handler", "other.go"],
+            &["no file for the handler other.go", "handler.py"],
+        ),
+        (
+            &["good", "--runtime", "python", "--handler", "other.go"],
+            &["wants the file other.py", "it holds handler.py"],
+        ),
+        (
+            &["good", "--runtime", "bootstrap"],
+            &["a program named bootstrap"],
+        ),
+        (&["good"], &["no server answers", "lambic serve"]),
+    ] {
+        refused(&create(args), 1, said);
+    }
+    // What is written wrongly is wrong usage.
+    for (args, said) in [
+        (&["good", "--env", "LEVEL"][..], &["--env", "KEY=VALUE"][..]),
+        (&["good", "--timeout", "soon"], &["--timeout"]),
+        (&["good", "--memory", "much"], &["--memory"]),
+    ] {
+        refused(&create(args), 2, said);
+    }
+}
+
+#[test]
+fn what_is_too_large_names_the_largest_files() {
+    let world = World::new();
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, megabytes) in [("handler.py", 0), ("words.bin", 14), ("model.bin", 40)] {
+        writer.start_file(name, stored).expect("memory");
+        writer.write_all(&vec![0; megabytes << 20]).expect("memory");
+    }
+    let large = world.file("large.zip", writer.finish().expect("memory").into_inner());
+    world.fails(
+        &["create", "large", &large],
+        &[
+            "54.0 MB when packed",
+            "at most 50.0 MB",
+            "model.bin (40.0 MB), words.bin (14.0 MB)",
+            ".lambicignore",
+        ],
+    );
+    // Unpacked it has a bound, too; a file of holes takes no time to make.
+    world.file("folder/handler.py", PYTHON);
+    let holes = fs::File::create(world.path("folder/data.bin")).expect("the folder is ours");
+    holes.set_len(300 << 20).expect("the folder is ours");
+    world.fails(
+        &["create", "folder", "folder"],
+        &[
+            "300.0 MB in 2 files",
+            "at most 250.0 MB",
+            "data.bin (300.0 MB)",
+        ],
+    );
+    world.file("folder/.lambicignore", "*.bin\n");
+    world.ok(&["create", "folder", "folder"]);
+}
+
+#[test]
+fn the_life_of_a_function() {
+    let world = World::new();
+    world.fails(
+        &["create", &"x".repeat(65), &world.file("f.py", PYTHON)],
+        &["less than or equal to 64"],
+    );
+    world.file("hello/handler.py", PYTHON);
+    let created = world.run(&[
+        "create",
+        "hello",
+        "hello",
+        "--env",
+        "A=1",
+        "--env",
+        "B=2",
+        "--timeout",
+        "20s",
+    ]);
+    let told = text(&created.stderr);
+    assert!(created.status.success(), "{told}");
+    for part in [
+        "function hello created: python3",
+        "handler.handler (handler.py has a function handler)",
+        "1 file",
+    ] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    assert!(created.stdout.is_empty());
+    world.fails(
+        &["create", "hello", "hello"],
+        &["already exist", "lambic function update hello CODE"],
+    );
+    let listed = world.ok(&["list"]);
+    assert!(
+        listed.contains("hello") && listed.contains("handler.handler"),
+        "{listed}"
+    );
+
+    // Invoking: the answer as it is, and every way to fail.
+    assert_eq!(
+        world.ok(&["invoke", "hello", "{\"a\":1}"]),
+        "{\"got\": {\"a\": 1}}"
+    );
+    let event = world.file("event.json", "{\"b\": 2}");
+    assert_eq!(
+        world.ok(&["invoke", "hello", &format!("@{event}")]),
+        "{\"got\": {\"b\": 2}}"
+    );
+    let mut piped = world.command(&["invoke", "hello", "-"]);
+    let mut piped = piped
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary is there");
+    let mut stdin = piped.stdin.take().expect("stdin is piped");
+    stdin.write_all(b"{\"c\": 3}").expect("it reads");
+    drop(stdin);
+    let output = piped.wait_with_output().expect("it ends");
+    assert_eq!(text(&output.stdout), "{\"got\": {\"c\": 3}}");
+    let tail = world.run(&["invoke", "hello", "--tail"]);
+    assert!(
+        text(&tail.stderr).contains("REPORT RequestId"),
+        "{}",
+        text(&tail.stderr)
+    );
+    world.fails(
+        &["invoke", "hello", "{\n  \"a\": nul\n}"],
+        &["event:2:", "the event is not JSON", "2 |   \"a\": nul", "^"],
+    );
+    world.fails(
+        &["invoke", "hello", "@none.json"],
+        &["cannot read none.json"],
+    );
+    world.fails(
+        &["invoke", "helo"],
+        &["Function not found", "did you mean hello?"],
+    );
+    world.fails(
+        &["invoke", "hello", "--qualifier", "7"],
+        &["Function not found"],
+    );
+    let failed = world.run(&["invoke", "hello", "{\"fail\": true}"]);
+    refused(
+        &failed,
+        1,
+        &[
+            "the function failed: ValueError: as asked",
+            "handler.py",
+            "lambic function logs hello --request",
+        ],
+    );
+    assert_eq!(json(&text(&failed.stdout))["errorType"], "ValueError");
+    assert!(text(&world.run(&["invoke", "hello", "--async"]).stderr).starts_with("queued as "));
+    let queued = world.json(&["invoke", "hello", "--queued"]);
+    assert!(queued["request_id"].is_string(), "{queued}");
+
+    // Updating: only what is named changes.
+    world.fails(&["update", "hello"], &["there is nothing to update"]);
+    world.fails(
+        &["update", "helo", "--timeout", "1m"],
+        &["did you mean hello?"],
+    );
+    world.fails(
+        &["update", "hello", "--unset-env", "C"],
+        &["no environment variable C"],
+    );
+    world.file("wrong/main.py", PYTHON);
+    world.fails(
+        &["update", "hello", "wrong"],
+        &[
+            "wants the file handler.py",
+            "it holds main.py",
+            "say --handler",
+        ],
+    );
+    world.ok(&[
+        "update",
+        "hello",
+        "--env",
+        "A=3",
+        "--unset-env",
+        "B",
+        "--memory",
+        "256",
+        "--description",
+        "says hello",
+    ]);
+    let function = world.json(&["show", "hello"]);
+    assert_eq!(function["Environment"]["Variables"], object!({ "A": "3" }));
+    assert_eq!(
+        (&function["Timeout"], &function["MemorySize"]),
+        (&object!(20), &object!(256))
+    );
+    world.ok(&["update", "hello", "wrong", "--handler", "main.handler"]);
+    assert_eq!(
+        world.ok(&["invoke", "hello", "{\"d\": 4}"]),
+        "{\"got\": {\"d\": 4}}"
+    );
+    let shown = world.ok(&["show", "hello"]);
+    for part in ["main.handler", "A=3", "says hello", "Active"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+
+    // Versions and aliases.
+    assert_eq!(
+        world.ok(&["publish", "hello", "--description", "first"]),
+        "1\n"
+    );
+    world.ok(&["alias", "set", "hello", "live", "1"]);
+    world.file(
+        "wrong/main.py",
+        "def handler(event, context):\n    return 'second'\n",
+    );
+    world.ok(&["update", "hello", "wrong", "--publish"]);
+    let versions = world.ok(&["versions", "hello"]);
+    assert!(
+        versions.contains("$LATEST") && versions.contains("first"),
+        "{versions}"
+    );
+    assert_eq!(
+        world.ok(&["invoke", "hello", "--qualifier", "2"]),
+        "\"second\""
+    );
+    assert_eq!(world.ok(&["invoke", "hello:live", "{}"]), "{\"got\": {}}");
+    world.ok(&["alias", "set", "hello", "live", "1", "--weight", "2=0.5"]);
+    let aliases = world.ok(&["alias", "list", "hello"]);
+    assert!(aliases.contains("2=0.5"), "{aliases}");
+    world.ok(&["alias", "set", "hello", "live", "2"]);
+    let aliases = world.json(&["alias", "list", "hello"]);
+    assert_eq!(aliases[0]["FunctionVersion"], "2", "{aliases}");
+    world.fails(&["alias", "set", "hello", "live", "9"], &["9"]);
+    refused(
+        &world.run(&["alias", "set", "hello", "live", "1", "--weight", "2"]),
+        2,
+        &["VERSION=SHARE"],
+    );
+    world.fails(&["alias", "delete", "hello", "none"], &["not"]);
+    world.ok(&["alias", "delete", "hello", "live"]);
+    world.ok(&["delete", "hello", "--version", "1", "--yes"]);
+    assert_eq!(
+        world.json(&["versions", "hello"]).as_array().map(Vec::len),
+        Some(2)
+    );
+
+    // Concurrency.
+    assert!(
+        world
+            .ok(&["concurrency", "hello"])
+            .starts_with("none reserved")
+    );
+    assert_eq!(world.ok(&["concurrency", "hello", "5"]), "5\n");
+    assert_eq!(world.json(&["concurrency", "hello"])["concurrency"], 5);
+    world.ok(&["concurrency", "hello", "--none"]);
+    world.fails(
+        &["concurrency", "hello", "5000"],
+        &["UnreservedConcurrentExecution"],
+    );
+    world.fails(&["concurrency", "helo"], &["did you mean hello?"]);
+
+    // The end.
+    world.fails(&["delete", "helo"], &["did you mean hello?"]);
+    world.ok(&["delete", "hello"]);
+    world.fails(&["show", "hello"], &["Function not found"]);
+    assert_eq!(world.ok(&["list", "--json"]), "[]\n");
+}
+
+#[test]
+fn logs_are_found_and_followed() {
+    let world = World::new();
+    world.fails(&["logs", "nope"], &["Function not found"]);
+    world.function("talker");
+    assert_eq!(world.ok(&["logs", "talker"]), "");
+    let mut follower = world.command(&["logs", "talker", "--follow", "--json"]);
+    let mut follower = follower
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary is there");
+    let mut lines = {
+        use std::io::{BufRead, BufReader};
+        BufReader::new(follower.stdout.take().expect("stdout is piped")).lines()
+    };
+    world.ok(&["invoke", "talker", "{\"n\": 1}"]);
+    let said = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .map(|line| json(&line))
+        .find(|line| {
+            line["line"]
+                .as_str()
+                .is_some_and(|line| line.contains("seen {'n': 1}"))
+        })
+        .expect("the follower ends only when it is told to");
+    let id = said["request_id"]
+        .as_str()
+        .expect("a line has one")
+        .to_owned();
+    world.ok(&["invoke", "talker", "{\"n\": 2}"]);
+    let later = lines
+        .map_while(Result::ok)
+        .find(|line| line.contains("seen {'n': 2}"));
+    assert!(later.is_some(), "what comes later is followed as well");
+    follower.kill().expect("it is our child");
+    follower.wait().expect("it is our child");
+
+    let one = world.ok(&["logs", "talker", "--request", &id]);
+    assert!(
+        one.contains("START") && one.contains("'n': 1") && !one.contains("'n': 2"),
+        "{one}"
+    );
+    let recent = world.ok(&["logs", "talker", "--since", "1h"]);
+    assert!(
+        recent.contains("'n': 1") && recent.contains("'n': 2"),
+        "{recent}"
+    );
+    let newest = world.json(&["logs", "talker", "--lines", "1"]);
+    assert_eq!(newest.as_array().map(Vec::len), Some(1));
+    assert!(newest[0].get("_offset").is_none(), "{newest}");
+    refused(
+        &world.run(&["logs", "talker", "--since", "soon"]),
+        2,
+        &["--since"],
+    );
+}
+
+#[test]
+fn a_url_is_made_changed_and_taken_away() {
+    let world = World::new();
+    world.fails(&["url", "web"], &["Function not found"]);
+    world.fails(&["url", "web", "--create"], &["Function not found"]);
+    world.file(
+        "web/handler.py",
+        "def handler(event, context):\n    return {'statusCode': 201, 'body': event['rawPath']}\n",
+    );
+    world.ok(&["create", "web", "web"]);
+    world.fails(&["url", "web"], &["function web has no URL", "--create"]);
+    world.fails(&["url", "web", "--delete"], &["has no URL"]);
+    refused(
+        &world.run(&["url", "web", "--auth", "none"]),
+        2,
+        &["--create"],
+    );
+    let url = world.ok(&[
+        "url",
+        "web",
+        "--create",
+        "--auth",
+        "none",
+        "--cors-origin",
+        "https://a.example",
+    ]);
+    let call = |url: &str| {
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        let mut answer = agent
+            .get(format!("{}x", url.trim()))
+            .call()
+            .expect("it answers");
+        (
+            answer.status().as_u16(),
+            answer.body_mut().read_to_string().expect("text"),
+        )
+    };
+    assert_eq!(call(&url), (201, "/x".to_owned()));
+    // Again: the same URL, with what is named changed.
+    assert_eq!(world.ok(&["url", "web", "--create"]), url);
+    assert_eq!(world.ok(&["url", "web"]), url);
+    let about = world.json(&["url", "web"]);
+    assert_eq!(
+        about["Cors"]["AllowOrigins"],
+        object!(["https://a.example"])
+    );
+    assert!(world.ok(&["show", "web"]).contains(url.trim()));
+    assert_eq!(world.ok(&["url", "web", "--create", "--auth", "iam"]), url);
+    assert_eq!(call(&url).0, 403);
+    assert_eq!(world.ok(&["url", "web", "--create", "--auth", "none"]), url);
+    assert_eq!(call(&url).0, 201);
+    world.ok(&["url", "web", "--delete"]);
+    assert_eq!(call(&url).0, 404);
+}
+
+#[test]
+fn templates_work_as_they_are() {
+    let world = World::new();
+    let listed = world.json(&["templates"]);
+    let names: Vec<&str> = listed
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["template"].as_str())
+        .collect();
+    for name in [
+        "python",
+        "node",
+        "bash",
+        "http",
+        "rust",
+        "wasm-python",
+        "wasm-js",
+        "wasm-rust",
+        "wasm-http",
+    ] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    world.fails(
+        &["new", "f", "--template", "pyton"],
+        &["no template", "did you mean python?"],
+    );
+    world.fails(
+        &["new", "a/b", "--template", "python"],
+        &["cannot be a function's name"],
+    );
+    world.file("taken/notes.txt", "mine");
+    world.fails(
+        &["new", "taken", "--template", "python"],
+        &["taken is there already", "nothing was written"],
+    );
+    assert_eq!(
+        fs::read_dir(world.path("taken"))
+            .expect("it is there")
+            .count(),
+        1
+    );
+    for template in ["python", "node", "bash", "http"] {
+        let name = format!("my-{template}");
+        world.ok(&["new", &name, "--template", template]);
+        let tested = world.ok(&["test", &format!("./{name}")]);
+        assert_eq!(tested.matches("passed").count(), 2, "{tested}");
+        world.ok(&["create", &name, &name]);
+        let tested = world.ok(&["test", &name]);
+        assert_eq!(tested.matches("passed").count(), 2, "{tested}");
+    }
+    assert_eq!(
+        json(&world.ok(&["invoke", "my-bash", "{\"name\": \"you\"}"])),
+        object!({ "message": "hello you" })
+    );
+    // Those that are built first say so.
+    for (template, part) in [
+        ("rust", "build it first"),
+        ("wasm-rust", "wasm32-wasip2"),
+        ("wasm-js", "not built yet"),
+        ("wasm-python", "not built yet"),
+        ("wasm-http", "build it first"),
+    ] {
+        world.ok(&["new", template, "--template", template]);
+        world.fails(&["create", template, template], &[part]);
+    }
+    let functions = world.json(&["list"]);
+    assert_eq!(
+        functions.as_array().map(Vec::len),
+        Some(4),
+        "tests leave nothing behind: {functions}"
+    );
+}
+
+#[test]
+fn tests_compare_answers_with_what_is_expected() {
+    let world = World::new();
+    world.function("tested");
+    world.fails(&["test", "./none"], &["no folder ./none"]);
+    world.fails(&["test", "none"], &["Function not found"]);
+    world.fails(
+        &["test", "tested"],
+        &["no folder tested/events", "first.expected.json"],
+    );
+    world.file("tested/events/plain.json", "{\"a\": [1, 2]}");
+    world.file("tested/events/fails.json", "{\"fail\": true}");
+    let output = world.run(&["test", "tested"]);
+    refused(
+        &output,
+        1,
+        &[
+            "fails: the function failed: ValueError: as asked",
+            "1 of 2 events did not pass",
+        ],
+    );
+    let table = text(&output.stdout);
+    assert!(
+        table.contains("event") && table.contains("duration_ms") && table.contains("cold"),
+        "{table}"
+    );
+    // A failure can be what is expected.
+    world.file(
+        "tested/events/fails.expected.json",
+        "{\"errorType\": \"ValueError\"}",
+    );
+    world.file(
+        "tested/events/plain.expected.json",
+        "{\"got\": {\"a\": [1, 3]}}",
+    );
+    world.fails(
+        &["test", "tested"],
+        &["plain: .got.a[1]: expected 3, got 2", "1 of 2"],
+    );
+    world.ok(&["test", "tested", "--only", "fails"]);
+    world.fails(&["test", "tested", "--only", "nothing"], &["no event"]);
+    let updated = world.ok(&["test", "tested", "--update"]);
+    assert!(updated.contains("written"), "{updated}");
+    let written =
+        fs::read_to_string(world.path("tested/events/plain.expected.json")).expect("it is there");
+    assert_eq!(json(&written), object!({ "got": { "a": [1, 2] } }));
+    // What passes is left as it is.
+    let kept =
+        fs::read_to_string(world.path("tested/events/fails.expected.json")).expect("it is there");
+    assert_eq!(kept, "{\"errorType\": \"ValueError\"}");
+    world.file("tested/events/plain.expected.json", "{}");
+    let passed = world.json(&["test", "tested"]);
+    assert_eq!(passed[1]["outcome"], "passed", "{passed}");
+    assert!(
+        passed[1]["duration_ms"].is_number() && passed[1]["cold"].is_boolean(),
+        "{passed}"
+    );
+    world.fails(
+        &["test", "tested", "--exact"],
+        &["plain: .got: nothing expected"],
+    );
+    world.file("tested/events/bad.json", "{");
+    world.fails(&["test", "tested"], &["tested/events/bad.json:1:"]);
+}
+
+#[test]
+fn a_sam_application_is_imported_and_imported_again() {
+    let world = World::new();
+    let source = fixture("sam");
+    let source = shown(&source);
+    let own = ["--runtime", "python", "--runtime", "node"];
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    world.fails(&["import", "nowhere"], &["cannot read nowhere"]);
+    world.fails(
+        &["import", source, "--parameter", "Stag=x"],
+        &["the template has no parameter Stag"],
+    );
+    world.fails(
+        &["import", source, "--name", "one"],
+        &["--name is for a source with one function", "2 functions"],
+    );
+
+    let planned = world.run(&[&["import", source, "--plan"], &own[..]].concat());
+    let (table, told) = (text(&planned.stdout), text(&planned.stderr));
+    assert!(planned.status.success(), "{told}");
+    for part in ["greet-dev", "Count", "words", "create", "publish"] {
+        assert!(table.contains(part), "no {part:?} in {table}");
+    }
+    for part in [
+        "template.yaml:",
+        "Greet: Environment.TABLE: Table is an AWS::Serverless::SimpleTable, which is not here",
+        "--env TABLE=…",
+        "Greet: Policies: there is no IAM here",
+        "Greet: Events.Nightly (Schedule): there are no schedules yet",
+        "Count: Metadata.BuildMethod",
+        "Count: Events.Web (Api): its URL stands for it",
+        "Java (AWS::Serverless::Function): the runtime java21 is not here",
+        "OnlyInProd (AWS::Serverless::Function): its condition is not met",
+        "Table (AWS::Serverless::SimpleTable): only functions and layers",
+        "Globals.Api",
+        "Outputs",
+    ] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    assert_eq!(
+        world.ok(&["list", "--json"]),
+        "[]\n",
+        "a plan makes nothing"
+    );
+
+    let import = |more: &[&str]| world.json(&[&["import", source], &own[..], more].concat());
+    let made = import(&[]);
+    assert_eq!(made["functions"][0]["change"], "created", "{made}");
+    assert_eq!(made["layers"][0]["change"], "published", "{made}");
+    let answer = json(&world.ok(&["invoke", "greet-dev"]));
+    assert_eq!(
+        answer,
+        object!({ "said": "hello", "stage": "dev", "table": null })
+    );
+    let greet = world.json(&["show", "greet-dev"]);
+    assert_eq!(
+        (&greet["Timeout"], &greet["MemorySize"]),
+        (&object!(10), &object!(256))
+    );
+    let counter = greet["Environment"]["Variables"]["COUNTER"].as_str();
+    assert_eq!(
+        counter,
+        Some("arn:aws:lambda:us-east-1:000000000000:function:Count")
+    );
+    assert!(world.json(&["url", "greet-dev"])["Cors"]["AllowOrigins"][0] == "https://example.org");
+    let count = world.json(&["show", "Count"]);
+    assert_eq!(count["Timeout"], 5);
+    assert_eq!(
+        world.json(&["alias", "list", "Count"])[0]["FunctionVersion"],
+        "1"
+    );
+    // The stream invokes the alias.
+    world
+        .server
+        .ok(&["query", "INSERT INTO visits VALUES ('/')"]);
+    common::eventually("a record of the stream has invoked it", || {
+        world.server.rows("SELECT count(*) AS n FROM lambic_invocations WHERE function = 'Count' AND outcome = 'success'")[0]["n"] != 0
+    });
+
+    // Again: nothing changes; a value that was set by hand for one that is not known stays.
+    world.ok(&["update", "greet-dev", "--env", "TABLE=mine"]);
+    let again = import(&[]);
+    let changes = |of: &Value| -> Vec<String> {
+        let all = of["layers"]
+            .as_array()
+            .into_iter()
+            .chain(of["functions"].as_array());
+        all.flatten()
+            .map(|one| one["change"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert_eq!(changes(&again), ["unchanged"; 3], "{again}");
+    assert_eq!(json(&world.ok(&["invoke", "greet-dev"]))["table"], "mine");
+    assert_eq!(
+        world.json(&["versions", "Count"]).as_array().map(Vec::len),
+        Some(2)
+    );
+    // What was changed by hand is as the template says again.
+    world.ok(&[
+        "update",
+        "greet-dev",
+        "--timeout",
+        "99",
+        "--env",
+        "TABLE=mine",
+    ]);
+    let mended = import(&[]);
+    assert_eq!(
+        changes(&mended),
+        ["unchanged", "Timeout", "unchanged"],
+        "{mended}"
+    );
+    let prod = import(&["--parameter", "Stage=prod", "--plan"]);
+    let names: Vec<&str> = prod["functions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    assert_eq!(names, ["greet-prod", "Count", "OnlyInProd"]);
+}
+
+#[test]
+fn a_template_with_mistakes_is_refused_whole() {
+    let world = World::new();
+    let source = fixture("sam_broken");
+    let source = shown(&source);
+    world.fails(
+        &["import", source],
+        &[
+            "template.yaml:2:3",
+            "nowhere: No such file",
+            "no runtime \"pythn3.11\"; did you mean python3.11?",
+            "function Three has no Runtime",
+            "the handler other.handler wants the file other.py",
+            "Timeout is \"soon\", and should be a number",
+            "nothing was imported",
+        ],
+    );
+    assert_eq!(world.ok(&["list", "--json"]), "[]\n");
+    let tabs = world.file("tabs/template.yaml", "Resources:\n\tOne: {}\n");
+    world.fails(&["import", &tabs], &["template.yaml:2:"]);
+    let other = world.file("other/some.yaml", "a: 1\n");
+    world.fails(
+        &["import", &other],
+        &["neither a template of AWS SAM", "nor a serverless.yml"],
+    );
+    world.file("program/serverless.ts", "export default {}");
+    world.fails(
+        &["import", "program"],
+        &["serverless print > serverless.yml"],
+    );
+    let none = world.file(
+        "none/template.yaml",
+        "Resources:\n  T:\n    Type: AWS::S3::Bucket\n",
+    );
+    world.fails(
+        &["import", &none],
+        &["T (AWS::S3::Bucket)", "there is nothing in"],
+    );
+}
+
+#[test]
+fn a_serverless_service_is_imported() {
+    let world = World::new();
+    let source = fixture("serverless");
+    let source = shown(&source);
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    let import = |more: &[&str]| {
+        world.run(&[&["import", source, "--runtime", "node", "--json"], more].concat())
+    };
+    let output = import(&[]);
+    let made = json(&text(&output.stdout));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(made["functions"][0]["name"], "shop-dev-hello", "{made}");
+    assert_eq!(made["functions"][1]["name"], "counting", "{made}");
+    let left_out: Vec<&str> = made["left_out"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["what"].as_str())
+        .collect();
+    for what in [
+        "shop-dev-hello: environment.SECRET",
+        "hello: events.httpApi",
+        "hello: events.sqs",
+        "provider.iam",
+        "plugins [\"serverless-offline\"]",
+        "resources",
+    ] {
+        assert!(
+            left_out
+                .iter()
+                .any(|one| what.ends_with(one) || one.ends_with(what)),
+            "no {what:?} in {left_out:?}"
+        );
+    }
+    let answer = json(&world.ok(&["invoke", "shop-dev-hello", "{\"name\": \"you\"}"]));
+    assert_eq!(answer, object!({ "said": "hi you", "stage": "dev" }));
+    let hello = world.json(&["show", "shop-dev-hello"]);
+    assert_eq!(
+        (&hello["MemorySize"], &hello["Timeout"]),
+        (&object!(192), &object!(7))
+    );
+    assert_eq!(
+        world.json(&["url", "shop-dev-hello"])["Cors"]["AllowOrigins"],
+        object!(["*"])
+    );
+    assert_eq!(world.json(&["concurrency", "counting"])["concurrency"], 3);
+    let again = json(&text(&import(&[]).stdout));
+    for function in again["functions"].as_array().expect("a list") {
+        assert_eq!(function["change"], "unchanged", "{again}");
+    }
+    let prod = json(&text(
+        &import(&["--parameter", "stage=prod", "--plan"]).stdout,
+    ));
+    assert_eq!(prod["functions"][0]["name"], "shop-prod-hello");
+    assert_eq!(prod["functions"][0]["configuration"]["MemorySize"], 512);
+}
+
+#[test]
+fn zips_folders_and_bootstraps_are_imported() {
+    let world = World::new();
+    let bootstrap =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/bash/bootstrap"));
+    let bootstrap = bootstrap.expect("it is there").replace(
+        "source \"$LAMBDA_TASK_ROOT/handler.sh\"",
+        "handler() { printf '\"built\"'; }",
+    );
+    world.file("project/target/lambda/built/bootstrap", &bootstrap);
+    world.file(
+        "project/Cargo.toml",
+        "[package]\nname = \"built\"\n[package.metadata.lambda.deploy]\nmemory = 256\n",
+    );
+    world.ok(&["import", "project"]);
+    assert_eq!(world.ok(&["invoke", "built"]), "\"built\"");
+    assert_eq!(world.json(&["show", "built"])["MemorySize"], 256);
+    world.file("plain code/app.py", PYTHON);
+    world.ok(&["import", "plain code"]);
+    assert_eq!(world.ok(&["invoke", "plain-code"]), "{\"got\": {}}");
+    world.ok(&["import", "plain code", "--name", "other"]);
+    assert!(world.ok(&["list"]).contains("other"));
+    // A zip, and one that brings its template along.
+    let zip = |name: &str, files: &[(&str, &str)]| {
+        let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (file, content) in files {
+            writer
+                .start_file(*file, zip::write::SimpleFileOptions::default())
+                .expect("memory");
+            writer.write_all(content.as_bytes()).expect("memory");
+        }
+        world.file(name, writer.finish().expect("memory").into_inner())
+    };
+    world.ok(&[
+        "import",
+        &zip(
+            "zipped.zip",
+            &[(
+                "lambda_function.py",
+                "def lambda_handler(event, context):\n    return 'zipped'\n",
+            )],
+        ),
+    ]);
+    assert_eq!(world.ok(&["invoke", "zipped"]), "\"zipped\"");
+    let template = "Resources:\n  exported:\n    Type: AWS::Serverless::Function\n    Properties:\n      CodeUri: src\n      Handler: app.handler\n      Runtime: python3.11\n      Timeout: 9\n";
+    let exported = zip(
+        "exported.zip",
+        &[("template.yaml", template), ("src/app.py", PYTHON)],
+    );
+    world.ok(&["import", &exported, "--runtime", "python"]);
+    assert_eq!(world.json(&["show", "exported"])["Timeout"], 9);
+}
+
+#[test]
+fn an_answer_that_is_streamed_is_printed_or_refused() {
+    let world = World::new();
+    world.function("streamed");
+    let output = world.run(&["invoke", "streamed", "{\"a\":1}", "--stream"]);
+    let told = text(&output.stderr);
+    match output.status.success() {
+        true => assert_eq!(text(&output.stdout), "{\"got\": {\"a\": 1}}"),
+        // A server without that operation says so.
+        false => assert!(told.contains("error:") && !told.trim().is_empty(), "{told}"),
+    }
+    world.fails(&["invoke", "nobody", "--stream"], &["error:"]);
+}

@@ -1,0 +1,1 @@
+exports.handler = async (event) => ({ said: `${process.env.GREETING} ${event.name}`, stage: process.env.STAGE });

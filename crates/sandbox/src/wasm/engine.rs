@@ -1,0 +1,73 @@
+//! The engine: what compiled code depends on, and the pool that instances come from.
+
+use std::time::Duration;
+
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::Error;
+
+/// How often running code is looked at: a deadline is kept to this.
+pub const TICK: Duration = Duration::from_millis(10);
+/// Of one component.
+pub const MEMORIES_MAX: u32 = 8;
+const TABLES_MAX: u32 = 8;
+const CORE_INSTANCES_MAX: u32 = 20;
+/// No component may ask for more, whatever its own limit.
+const MEMORY_BYTES_MAX: usize = 4 << 30;
+
+/// An engine whose instances have that many memories together, and the thread that ticks for it.
+pub fn start(memories: u32) -> Result<Engine, Error> {
+    let engine = match Engine::new(&config(Some(memories))) {
+        Ok(engine) => engine,
+        Err(error) => {
+            // A machine with little address space (ulimit -v, small containers) cannot reserve the pool.
+            tracing::warn!(%error, "no pool of instances; each is allocated on demand");
+            unpooled()?
+        }
+    };
+    let ticked = engine.weak();
+    std::thread::Builder::new()
+        .name("lambic-epoch".to_owned())
+        .spawn(move || {
+            while let Some(engine) = ticked.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        })
+        .map_err(|error| Error::Engine {
+            reason: error.to_string(),
+        })?;
+    Ok(engine)
+}
+
+/// The same for code, without room for instances.
+pub fn unpooled() -> Result<Engine, Error> {
+    Engine::new(&config(None)).map_err(|error| Error::Engine {
+        reason: format!("{error:#}"),
+    })
+}
+
+/// With a pool of that many memories, or without; what is compiled is the same.
+fn config(pooled: Option<u32>) -> Config {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    // The same bits on every machine, so that a view recomputed elsewhere is the same view.
+    config.cranelift_nan_canonicalization(true);
+    config.relaxed_simd_deterministic(true);
+    if let Some(memories) = pooled {
+        let mut pool = PoolingAllocationConfig::new();
+        // Slots bound the memories, so whatever else an instance may need has to be there for each of them.
+        pool.total_component_instances(memories)
+            .total_core_instances(memories * CORE_INSTANCES_MAX)
+            .total_memories(memories)
+            .total_tables(memories * TABLES_MAX)
+            .total_stacks(memories)
+            .max_core_instances_per_component(CORE_INSTANCES_MAX)
+            .max_memories_per_component(MEMORIES_MAX)
+            .max_tables_per_component(TABLES_MAX)
+            .max_memory_size(MEMORY_BYTES_MAX);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    config
+}
