@@ -50,7 +50,7 @@ import os
 def handler(event, context):
     print('hello', event)
     print('no end of line', end='')
-    return os.environ['_X_AMZN_TRACE_ID']
+    return os.environ.get('_X_AMZN_TRACE_ID')
 ";
 
 /// An environment of `HELLO` with an extension that does this.
