@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use common::Server;
@@ -104,6 +105,56 @@ fn signatures_are_verified_and_policies_hold() {
     let mut run = python("signed.py");
     run.env("AWS", cli.with_file_name("aws"));
     passes_with(run, None, &["--config", common::shown(&settings)], &[]);
+}
+
+#[test]
+fn a_rust_bootstrap_runs() {
+    let mut run = Command::new(rust_python());
+    run.arg(folder().join("rust/bootstrap.py"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PROGRAM", rust_function());
+    passes(run);
+}
+
+#[test]
+fn cargo_lambda_deploys_and_invokes() {
+    let tools = rust_python().with_file_name("");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path: Vec<_> = [tools]
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .collect();
+    let mut run = Command::new("bash");
+    run.arg(folder().join("rust/cargo_lambda.sh"))
+        .env("PROGRAM", rust_function())
+        .env("PATH", std::env::join_paths(path).expect("they were apart"));
+    passes(run);
+}
+
+fn rust_python() -> PathBuf {
+    let requirements = folder().join("rust/requirements.txt");
+    common::python_with_options(&requirements, &["--no-deps"])
+}
+
+/// The program of `rust/function`, built in a folder of its own, where its lock file stays as well.
+fn rust_function() -> PathBuf {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _turn = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-function");
+    fs::create_dir_all(package.join("src")).expect("the target folder is ours");
+    for file in ["Cargo.toml", "src/main.rs"] {
+        let from = folder().join("rust/function").join(file);
+        fs::copy(from, package.join(file)).expect("it is there");
+    }
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--manifest-path"])
+        .arg(package.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(package.join("target"))
+        .status()
+        .expect("cargo runs this");
+    assert!(built.success(), "the Rust function does not build");
+    package.join("target/debug/greeter")
 }
 
 fn folder() -> PathBuf {
