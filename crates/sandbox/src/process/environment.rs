@@ -430,6 +430,9 @@ impl Environment {
             return;
         }
         self.has_ended = true;
+        if let Some(group) = &self.group {
+            group.hasten();
+        }
         self.process.kill_all();
         // The parent in between ends by itself when its namespace is empty: then nothing is left that could hold a
         // mount or a group.
@@ -539,6 +542,9 @@ impl Environment {
 impl Drop for Environment {
     fn drop(&mut self) {
         if !self.has_ended {
+            if let Some(group) = &self.group {
+                group.hasten();
+            }
             // The child itself is killed and reaped by `kill_on_drop`.
             self.process.kill_all();
         }
