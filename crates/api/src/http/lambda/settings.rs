@@ -535,7 +535,8 @@ mod tests {
         assert_eq!(config.unwrap().command, ["a"]);
         let long = vec!["x"; 1_501];
         let mut violations = Violations::default();
-        members(json!({ "ImageConfig": { "EntryPoint": long } })).check(&mut violations);
+        members(json!({ "ImageConfig": { "EntryPoint": long } }))
+            .check(Duration::from_secs(900), &mut violations);
         assert!(violations.end().is_err());
     }
 
