@@ -65,7 +65,9 @@ fn config(pooled: Option<u32>) -> Config {
             .total_stacks(memories)
             .max_core_instances_per_component(CORE_INSTANCES_MAX)
             .max_memories_per_component(MEMORIES_MAX)
+            .max_memories_per_module(MEMORIES_MAX)
             .max_tables_per_component(TABLES_MAX)
+            .max_tables_per_module(TABLES_MAX)
             .max_memory_size(MEMORY_BYTES_MAX);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }

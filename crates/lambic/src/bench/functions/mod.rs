@@ -105,16 +105,9 @@ fn http_cost(
     let bare = bare::start()?;
     let bare_request = http::get(&bare.address, "/");
     let mut servers = vec![("a bare server (hyper)".to_owned(), &bare, bare_request)];
-    for (name, program) in [
-        ("wasm", Program::Wasm),
-        ("wasm, wasi:http", Program::WasmHttp),
-    ] {
-        let function = format!("http_{}", program.name());
-        api.create(&function, program, 0)?;
-        let path = api.url(&function)?;
-        let request = http::get(&server.address, &path);
-        servers.push((name.to_owned(), server, request));
-    }
+    api.create("hello", Program::Wasm, 0)?;
+    let request = http::get(&server.address, &api.url("hello")?);
+    servers.push(("wasm".to_owned(), server, request));
     let workerd = peers.map(Peers::workerd).transpose()?.flatten();
     if let Some(workerd) = &workerd {
         let request = http::get(&workerd.address, "/");
