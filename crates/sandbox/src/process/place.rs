@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsString,
+    io::Read,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -235,10 +236,33 @@ fn of_image(image: &Image) -> Result<(PathBuf, Vec<OsString>), Outcome> {
             format!("`{}` is no folder of the image", image.working_dir),
         );
     }
+    let host = image::found(&image.root, &folder.join(program));
+    if host.is_some_and(|host| is_of_another_machine(&host)) {
+        // The kernel says so too, but the C library would then take it for a script.
+        let error = std::io::Error::from_raw_os_error(nix::libc::ENOEXEC);
+        return Err(not_executable(Path::new(program), &error));
+    }
     Ok((
         program.into(),
         arguments.iter().map(OsString::from).collect(),
     ))
+}
+
+/// A program in the usual form, and not one for this processor.
+fn is_of_another_machine(program: &Path) -> bool {
+    const MACHINES: &[u16] = match cfg!(target_arch = "aarch64") {
+        true => &[183],
+        // The kernel may run those of 32 bits, too.
+        false => &[62, 3],
+    };
+    let mut head = Vec::new();
+    let read = std::fs::File::open(program).and_then(|file| file.take(20).read_to_end(&mut head));
+    let machine = head
+        .get(18..20)
+        .map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+    read.is_ok()
+        && head.starts_with(b"\x7fELF")
+        && !machine.is_some_and(|machine| MACHINES.contains(&machine))
 }
 
 /// Where the program starts.

@@ -124,7 +124,7 @@ async fn answer(mut connection: impl AsyncRead + AsyncWrite + Unpin) {
         "/silent" => std::future::pending().await,
         "/pause" => format!("{}half", head(8)),
         "/cut" => format!("{}half", head(8)),
-        "/head" => format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(100_000)),
+        "/head" => format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(1_000_000)),
         "/nonsense" => "nonsense\r\n\r\n".to_owned(),
         _ => format!("{}{seen}", head(seen.len())),
     };
