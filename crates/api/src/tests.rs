@@ -356,8 +356,9 @@ async fn only_loopback_is_served_without_keys() {
         assert!(refused.contains("[auth]"), "{refused}");
     }
     let taken = bind("--pg", "127.0.0.1:0".parse().unwrap(), &none).await;
-    let taken = taken.unwrap().local_addr().unwrap();
-    let refused = bind("--pg", taken, &none).await.unwrap_err();
+    let taken = taken.unwrap();
+    let address = taken.local_addr().unwrap();
+    let refused = bind("--pg", address, &none).await.unwrap_err();
     assert!(matches!(refused, Error::Bind { .. }));
     let keys = Keys::new([Key::new("AKID", Secret::new("secret"), None, None)]);
     assert!(

@@ -182,7 +182,7 @@ pub struct Settings {
     )]
     pub tmp_mb: u32,
     /// Stands above what a container image says of itself.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(rename = "image_config", default, skip_serializing_if = "is_default")]
     pub image: ImageConfig,
     /// Wasm: hosts that it may send requests to, as `api.example.com`, `*.example.com`, or `*` for all public ones.
     #[serde(default, skip_serializing_if = "is_default")]

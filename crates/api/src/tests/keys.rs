@@ -358,5 +358,5 @@ async fn whoever_was_refused_is_not_heard() {
     let count = "SELECT count(*) AS n FROM notes";
     let headers = [("host", "h"), ("authorization", &basic("OURS", SECRET))];
     let (_, _, body) = ask(&served, &request("POST", "/v1/sql", &headers, count)).await;
-    assert!(body.contains("[[0]]"), "{body}");
+    assert!(body.contains("[[0]"), "{body}");
 }

@@ -292,6 +292,7 @@ pub enum FunctionAlias {
     Set {
         name: String,
         alias: String,
+        #[arg(id = "function_version", value_name = "VERSION")]
         version: String,
         /// The share of invocations that go to another version
         #[arg(long, value_name = "VERSION=SHARE", value_parser = weight)]
@@ -304,6 +305,7 @@ pub enum FunctionAlias {
 }
 
 #[derive(Debug, Args)]
+#[command(disable_version_flag = true)]
 pub struct FunctionDelete {
     pub name: String,
     /// Only this version

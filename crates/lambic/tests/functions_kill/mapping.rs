@@ -43,6 +43,7 @@ pub fn declare(server: &Server, api: &Api) {
         "/2015-03-31/event-source-mappings",
         &json!({
             "FunctionName": "kill-copy", "StartingPosition": "TRIM_HORIZON", "BatchSize": 20, "MaximumRetryAttempts": 0,
+            "BisectBatchOnFunctionError": true,
             "EventSourceArn": "arn:aws:lambic:us-east-1:000000000000:stream/kill_orders",
         }),
     );

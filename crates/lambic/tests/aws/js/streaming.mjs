@@ -68,7 +68,7 @@ async function partsComeWhenTheyAreWritten(world) {
     assert.equal(first, "first");
     assert(parts[0].at < Number(written), "the first part came only after the last was written");
     assert.equal(answer.ExecutedVersion, "$LATEST");
-    assert.equal(answer.ResponseStreamContentType, "text/plain");
+    assert.equal(answer.ResponseStreamContentType, "application/vnd.amazon.eventstream");
     assert.equal(complete.ErrorCode, undefined);
     const log = Buffer.from(complete.LogResult, "base64").toString();
     for (const word of ["START RequestId: ", "streaming", "END RequestId: ", "REPORT RequestId: "]) assert(log.includes(word), log);
