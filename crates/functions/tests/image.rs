@@ -288,7 +288,9 @@ async fn a_bad_image_leaves_the_former_one_serving() {
             .await;
         refused.unwrap_err()
     };
-    let mut missing = hello();
+    // A layer that no other image has brought here before.
+    let own = layer(&[("/app/run", RUN.as_bytes()), ("/own", b"")]);
+    let mut missing = image(&[base(), own], json!({ "Cmd": ["/app/run"] }));
     missing.parts.remove(&missing.last_layer);
     let error = refused(&missing).await;
     assert!(

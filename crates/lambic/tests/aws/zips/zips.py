@@ -223,10 +223,14 @@ HTTP = """
 
     class IncomingHandler(exports.IncomingHandler):
         def handle(self, request, response_out):
+            # A body may not go before its stream.
+            incoming = request.consume()
+            with incoming.stream() as stream:
+                content = read(stream)
             said = {
                 "method": type(request.method()).__name__, "path": request.path_with_query(),
                 "mine": [value.decode() for name, value in request.headers().entries() if name == "x-mine"],
-                "body": read(request.consume().stream()),
+                "body": content,
             }
             response = OutgoingResponse(Fields.from_list([("content-type", b"application/json"), ("x-yours", b"yes")]))
             response.set_status_code(201)
