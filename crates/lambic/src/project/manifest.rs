@@ -219,7 +219,7 @@ mod tests {
         check(
             "[functions.f]\nruntime = \"wasm\"\ntimeout = 3\n",
             expect![[r#"
-                lambic.toml:3:1: unknown field `timeout`, expected one of `runtime`, `handler`, `code`, `image`, `timeout_s`, `memory_mb`, `environment`, `output`, `retries`, `dead_letter`, `concurrency`, `trigger`
+                lambic.toml:3:1: unknown field `timeout`, expected one of `runtime`, `handler`, `code`, `image`, `timeout_s`, `memory_mb`, `environment`, `output`, `retries`, `dead_letter`, `concurrency`, `hosts`, `trigger`
                   3 | timeout = 3
                     | ^
                   did you mean `timeout_s`?"#]],

@@ -306,8 +306,9 @@ def http_component(world):
     assert value["statusCode"] == 201 and value["headers"]["x-yours"] == "yes", value
     body = base64.b64decode(value["body"]) if value.get("isBase64Encoded") else value["body"]
     assert json.loads(body) == wanted, value
-    # What is no request is refused, not guessed at.
-    failed(world.client, name, {"a": 1})
+    # Any other event is posted to `/`, and an answer in JSON is the function's.
+    value, _ = succeeded(world.client, name, {"a": 1})
+    assert (value["method"], value["path"], json.loads(value["body"])) == ("Method_Post", "/", {"a": 1}), value
 
 
 def end(world):
