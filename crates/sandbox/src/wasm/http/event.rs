@@ -94,7 +94,7 @@ pub fn request(event: Bytes) -> Result<(Shape, Request<Bytes>), Outcome> {
         headers.insert(CONTENT_LENGTH, length);
         return Ok((Shape::Plain, request));
     }
-    let request = serde_json::from_slice::<Event>(&event).and_then(|event| told(event));
+    let request = serde_json::from_slice::<Event>(&event).and_then(told);
     match request {
         Ok(request) => Ok((Shape::Gateway, request)),
         Err(error) => Err(failure(
