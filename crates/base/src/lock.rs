@@ -6,11 +6,16 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::file;
 
 const LOCK_FILE: &str = "LOCK";
+/// What a killed owner was about to start has its files, and with them the lock, until the system has ended that too.
+const DYING_TIME_MAX: Duration = Duration::from_secs(5);
+const DYING_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,7 +52,7 @@ impl DirLock {
             .truncate(false)
             .open(dir.join(LOCK_FILE))
             .map_err(failed)?;
-        let locked = file.try_lock();
+        let locked = lock(&mut file, File::try_lock);
         locked.map_err(|error| refused(dir, &mut file, error))?;
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -69,23 +74,58 @@ impl DirLock {
                 });
             }
         };
-        let locked = file.try_lock_shared();
+        let locked = lock(&mut file, File::try_lock_shared);
         locked.map_err(|error| refused(dir, &mut file, error))?;
         Ok(Some(DirLock { _file: file }))
     }
 }
 
+/// Waits only for what an owner leaves that has ended.
+fn lock(
+    file: &mut File,
+    try_lock: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match try_lock(file) {
+            Err(TryLockError::WouldBlock)
+                if start.elapsed() < DYING_TIME_MAX && owner(file).is_some_and(has_ended) =>
+            {
+                thread::sleep(DYING_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whose lock it is, by its own word.
+fn owner(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// False where that cannot be found out.
+fn has_ended(pid: u32) -> bool {
+    if !Path::new("/proc/self/stat").exists() {
+        return false;
+    }
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    // Behind the name, which may be anything: the state. A zombie holds nothing.
+    let state = stat.rsplit(") ").next().unwrap_or_default();
+    state.starts_with(['Z', 'X'])
+}
+
 fn refused(dir: &Path, file: &mut File, error: TryLockError) -> Error {
     match error {
-        TryLockError::WouldBlock => {
-            let mut text = String::new();
-            // Whose lock it is helps the reader of the message; without it the refusal still stands.
-            let _ = file.read_to_string(&mut text);
-            Error::Held {
-                dir: dir.to_owned(),
-                pid: text.trim().parse().ok(),
-            }
-        }
+        TryLockError::WouldBlock => Error::Held {
+            dir: dir.to_owned(),
+            // It helps the reader of the message; without it the refusal still stands.
+            pid: owner(file),
+        },
         TryLockError::Error(source) => Error::Io {
             dir: dir.to_owned(),
             source,
@@ -98,6 +138,24 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_a_killed_owner_leaves_is_waited_for() {
+        let dir = std::env::temp_dir().join(format!("lambic-base-dying-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        // Larger than any process number.
+        fs::write(dir.join(LOCK_FILE), "4294967295\n").unwrap();
+        let left = File::open(dir.join(LOCK_FILE)).unwrap();
+        left.try_lock().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(200));
+                drop(left);
+            });
+            drop(DirLock::acquire(&dir).unwrap());
+        });
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_second_owner_is_refused_by_name_until_the_first_is_gone() {
