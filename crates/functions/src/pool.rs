@@ -176,16 +176,13 @@ impl Pool {
         given
     }
 
-    /// Gives it to the invocation that waits longest, if one does.
-    fn hand_over(&self, mut tenant: Tenant) -> Result<(), Tenant> {
+    /// Gives it to the invocation that waits longest; back comes what nobody waits for.
+    fn hand_over(&self, mut tenant: Tenant) -> Option<Tenant> {
         loop {
             let Some(waiting) = self.state().waiting.pop_front() else {
-                return Err(tenant);
+                return Some(tenant);
             };
-            match waiting.send(tenant) {
-                Ok(()) => return Ok(()),
-                Err(back) => tenant = back,
-            }
+            tenant = waiting.send(tenant).err()?;
         }
     }
 }
@@ -200,7 +197,7 @@ pub async fn end_all(tenants: Vec<Tenant>) {
 
 /// What an invocation waited for.
 enum Room {
-    Warm(Tenant),
+    Warm(Box<Tenant>),
     New(Part),
 }
 
@@ -240,7 +237,7 @@ impl Inner {
             None => {
                 let room = self.room(entry, spec);
                 match self.within_bounds(entry, call, room).await? {
-                    Room::Warm(tenant) => Ok((tenant, None)),
+                    Room::Warm(tenant) => Ok((*tenant, None)),
                     Room::New(part) => self.start(spec, part).await?.map(|tenant| {
                         let init = tenant.init();
                         (tenant, Some(init))
@@ -305,7 +302,7 @@ impl Inner {
         };
         tokio::select! {
             biased;
-            Ok(tenant) = &mut warm.given => Ok(Room::Warm(tenant)),
+            Ok(tenant) = &mut warm.given => Ok(Room::Warm(Box::new(tenant))),
             part = part => part.map(Room::New),
         }
     }
@@ -384,10 +381,10 @@ impl Inner {
                 .whose_turn()
                 .is_some_and(|next| passes_on(&next, name, memory.held(name), amount));
         if !passes_on {
-            tenant = match pool.hand_over(tenant) {
-                Ok(()) => return memory.set_last(name),
-                Err(tenant) => tenant,
-            };
+            match pool.hand_over(tenant) {
+                Some(back) => tenant = back,
+                None => return memory.set_last(name),
+            }
         }
         // Everything else that could be ended for those who wait has been.
         match self.machine.lacking_mb() > 0 && tenant.kept.is_none() {

@@ -109,9 +109,7 @@ fn local(kind: Kind, place: &str, digest: Option<Digest>) -> Result<Local, Strin
 
 fn remote(whole: &str, digest: Option<Digest>) -> Result<Remote, String> {
     let (first, rest) = whole.split_once('/').unwrap_or(("", whole));
-    // As every client of registries tells them apart.
-    let is_host = first.contains(['.', ':']) || first == "localhost";
-    let (registry, name) = match is_host {
+    let (registry, name) = match is_host(first) {
         true => (first, rest),
         false => (DOCKER, whole),
     };
@@ -138,6 +136,12 @@ fn remote(whole: &str, digest: Option<Digest>) -> Result<Remote, String> {
         tag: tag.to_owned(),
         digest,
     })
+}
+
+/// Whether what stands before the first `/` is a registry, and not the first part of a repository on Docker Hub. As every
+/// client of registries tells them apart.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
 }
 
 fn is_registry(registry: &str) -> bool {
@@ -374,7 +378,8 @@ impl FromStr for Place {
             Some((registry, below)) => (registry, Some(below.to_owned())),
             None => (text.trim_end_matches('/'), None),
         };
-        if !is_registry(registry) || below.as_deref().is_some_and(|below| !is_repository(below)) {
+        let is_registry = is_host(registry) && is_registry(registry);
+        if !is_registry || below.as_deref().is_some_and(|below| !is_repository(below)) {
             return Err(
                 "it is neither `*`, the absolute path of a folder, nor a registry such as `localhost:5000` or `ghcr.io/team`"
                     .to_owned(),

@@ -291,7 +291,7 @@ fn destinations(
     ids
 }
 
-fn compare(has: &Vec<String>, wanted: &BTreeSet<&String>, what: &str, wrong: &mut Vec<String>) {
+fn compare(has: &[String], wanted: &BTreeSet<&String>, what: &str, wrong: &mut Vec<String>) {
     let set: BTreeSet<&String> = has.iter().collect();
     if set.len() != has.len() {
         wrong.push(format!("{what}: {} twice", has.len() - set.len()));

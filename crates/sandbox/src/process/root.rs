@@ -588,9 +588,9 @@ mod tests {
         for (need, file, place) in [
             ("/usr/lib/python", "/usr/bin/python3", "/usr/bin/python3"),
             (
-                "/root/.pythons/3",
-                "/root/.pythons/3/bin/python3",
-                "/root/.pythons/3/bin/python3",
+                "/srv/pythons/3",
+                "/srv/pythons/3/bin/python3",
+                "/srv/pythons/3/bin/python3",
             ),
             (
                 "/opt/python/3",

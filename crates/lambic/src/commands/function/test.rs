@@ -195,7 +195,7 @@ fn test(
         let qualifier = args.qualifier.as_deref();
         let answer = invoke::invoke(api, name, qualifier, &case.event, true)?;
         let mut one = judged(case, &answer, args.exact);
-        if args.update && one.outcome != "passed" || args.update && case.expected.is_none() {
+        if args.update && (one.outcome != "passed" || case.expected.is_none()) {
             write(
                 &case.expected_path,
                 &recorded(&one.answer, answer.error.is_some()),
