@@ -311,7 +311,9 @@ mod tests {
         file
     }
 
-    fn all(bytes: &[u8], mut left: u64) -> Result<(Vec<(Entry, Vec<u8>)>, Sums), Problem> {
+    type Read = Vec<(Entry, Vec<u8>)>;
+
+    fn all(bytes: &[u8], mut left: u64) -> Result<(Read, Sums), Problem> {
         let mut found = Vec::new();
         let sums = read(file(bytes), &mut left, &mut |entry, content| {
             let mut read = Vec::new();

@@ -212,7 +212,7 @@ pub fn check(server: &Server, accepted: &Accepted) -> String {
         server,
         "SELECT request_id FROM lambic_dead_letters WHERE kind = 'async'",
     );
-    let letters = letters.iter().map(|row| text(row, "request_id")).collect();
+    let letters: Vec<String> = letters.iter().map(|row| text(row, "request_id")).collect();
     compare(&letters, &ended("dead", false), "dead letters", &mut wrong);
     // The next of a chain has one event for each that ended before it.
     let count = |function: &str| {
