@@ -1,8 +1,8 @@
 //! The environments of a version of a function: those that wait for the next event, and how others come to be.
 //!
 //! An invocation takes the environment that was used last. If there is none it gets a new one as soon as the machine
-//! has memory for it ([`crate::admission`]), or one that becomes free before. A new one is a spare interpreter
-//! ([`crate::spares`]) or starts from the beginning.
+//! has memory for it ([`crate::admission`]), or one that becomes free before. A new one comes from an interpreter that
+//! runs already ([`crate::spares`]) or starts from the beginning.
 
 use std::{
     collections::VecDeque,
@@ -346,8 +346,8 @@ impl Inner {
     ) -> Result<Result<Tenant, FailedStart>, Error> {
         let Part { memory, processor } = part;
         let start = async {
-            match self.spares.take(spec) {
-                Some(spare) => spare.take(spec.clone()).await,
+            match self.spares.take(spec).await {
+                Some(ready) => ready.start(spec.clone()).await,
                 None => Environment::start(spec.clone()).await,
             }
         }

@@ -1,6 +1,7 @@
 //! Interpreters that run already, for whichever function needs one next: most of a cold start is theirs.
 //!
-//! None is started before an interpreter is used, and all are given up when nobody used it for a while, so that a server
+//! Of Python one is enough, a zygote that all environments are split off from; the first function that needs it waits for
+//! it. Node cannot fork: spare environments wait, and each becomes one function's. None is started before an interpreter is used, and all are given up when nobody used it for a while, so that a server
 //! on which nothing happens has no processes. One that was taken is replaced when nothing else is starting, one at a
 //! time; after a burst that found too few, as many at a time as there are processors, and some more are kept ready for
 //! the next one.
@@ -16,8 +17,14 @@ use std::{
 };
 
 use lambic_base::retry::Backoff;
-use lambic_sandbox::process::{Isolation, Launch, Spare, Spec};
-use tokio::{sync::Notify, task::JoinSet};
+use lambic_sandbox::{
+    Error,
+    process::{Environment, FailedStart, Isolation, Launch, Spare, Spec, Zygote},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 use crate::{Inner, Options};
 
@@ -30,6 +37,8 @@ const STARTS_WAIT: Duration = Duration::from_millis(10);
 /// Before one is tried again that did not come up.
 const FAILED_WAIT: Duration = Duration::from_secs(1);
 const FAILED_WAIT_MAX: Duration = Duration::from_secs(600);
+/// So long a function waits for a zygote that starts; then it starts its own interpreter.
+const ZYGOTE_WAIT: Duration = Duration::from_secs(2);
 /// The line in which spares stand for a processor: the name of no function.
 const LINE: &str = " spares";
 
@@ -41,15 +50,49 @@ pub struct Spares {
     idle: Duration,
     codes: PathBuf,
     changed: Notify,
+    /// Counts what came up, and what did not.
+    arrivals: watch::Sender<u64>,
     taken: AtomicU64,
     missed: AtomicU64,
+}
+
+/// What an environment can be made of.
+pub enum Ready {
+    Spare(Box<Spare>),
+    Zygote(Arc<Zygote>),
+}
+
+impl Ready {
+    /// The function's environment, when it asks for its first event. The inner error is the function's own.
+    pub async fn start(self, spec: Arc<Spec>) -> Result<Result<Environment, FailedStart>, Error> {
+        match self {
+            Ready::Spare(spare) => spare.take(spec).await,
+            Ready::Zygote(zygote) => Environment::start_from(&zygote, spec).await,
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        match self {
+            Ready::Spare(spare) => spare.is_alive(),
+            Ready::Zygote(zygote) => zygote.is_alive(),
+        }
+    }
+
+    fn fits(&self, spec: &Spec) -> bool {
+        match self {
+            Ready::Spare(spare) => spare.fits(spec),
+            Ready::Zygote(zygote) => zygote.fits(spec),
+        }
+    }
 }
 
 /// Those of one interpreter.
 struct Kind {
     launch: Launch,
     isolation: Isolation,
-    ready: Vec<Spare>,
+    /// One is enough for all, and none is used up.
+    is_zygote: bool,
+    ready: Vec<Ready>,
     starting: usize,
     used_at: Instant,
     /// When one was looked for and none was there, of late.
@@ -64,6 +107,7 @@ impl Kind {
         Kind {
             launch: spec.launch.clone(),
             isolation: spec.isolation.clone(),
+            is_zygote: Zygote::can_be(&spec.launch, &spec.isolation),
             ready: Vec::new(),
             starting: 0,
             used_at: Instant::now(),
@@ -84,7 +128,11 @@ impl Kind {
             self.missed.pop_front();
         }
         Facts {
-            wanted,
+            wanted: if self.is_zygote {
+                wanted.min(1)
+            } else {
+                wanted
+            },
             processors,
             ready: self.ready.len(),
             starting: self.starting,
@@ -149,6 +197,7 @@ impl Spares {
             idle: options.idle,
             codes,
             changed: Notify::new(),
+            arrivals: watch::Sender::new(0),
             taken: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         }
@@ -167,10 +216,49 @@ impl Spares {
     }
 
     /// One for a function that starts.
-    pub fn take(&self, spec: &Spec) -> Option<Spare> {
+    pub async fn take(&self, spec: &Spec) -> Option<Ready> {
         if self.wanted == 0 || spec.launch.interpreter().is_none() {
             return None;
         }
+        let ready = match Zygote::can_be(&spec.launch, &spec.isolation) {
+            true => {
+                let zygote = tokio::time::timeout(ZYGOTE_WAIT, self.zygote(spec)).await;
+                zygote.ok().flatten()
+            }
+            false => self.spare(spec)?,
+        };
+        let count = if ready.is_some() {
+            &self.taken
+        } else {
+            &self.missed
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        ready
+    }
+
+    /// Waits until there is one, unless none comes up.
+    async fn zygote(&self, spec: &Spec) -> Option<Ready> {
+        let mut arrivals = self.arrivals.subscribe();
+        loop {
+            {
+                let mut kinds = self.kinds();
+                let kind = of(&mut kinds, spec);
+                kind.ready.retain_mut(Ready::is_alive);
+                if let Some(Ready::Zygote(zygote)) = kind.ready.first() {
+                    return zygote.fits(spec).then(|| Ready::Zygote(zygote.clone()));
+                }
+                kind.used_at = Instant::now();
+                if kind.try_at.is_some_and(|at| Instant::now() < at) {
+                    return None;
+                }
+            }
+            self.changed.notify_one();
+            arrivals.changed().await.ok()?;
+        }
+    }
+
+    /// The outer `None`: no spare one is of use to it.
+    fn spare(&self, spec: &Spec) -> Option<Option<Ready>> {
         // Those that ended meanwhile are dropped without the lock.
         let mut dead = Vec::new();
         let mut kinds = self.kinds();
@@ -199,13 +287,7 @@ impl Spares {
             }
         }
         drop(kinds);
-        let count = if spare.is_some() {
-            &self.taken
-        } else {
-            &self.missed
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        spare
+        Some(spare)
     }
 
     /// A function ran on it, so others are likely to.
@@ -215,12 +297,7 @@ impl Spares {
         }
         let now = Instant::now();
         let mut kinds = self.kinds();
-        let at = kinds.iter().position(|kind| kind.is_of(spec));
-        let at = at.unwrap_or_else(|| {
-            kinds.push(Kind::new(spec));
-            kinds.len() - 1
-        });
-        let kind = &mut kinds[at];
+        let kind = of(&mut kinds, spec);
         kind.used_at = now;
         if kind.lacks(self.wanted, self.processors, now) > 0 {
             self.changed.notify_one();
@@ -228,13 +305,13 @@ impl Spares {
     }
 
     /// Those of interpreters that nobody used for a while, and what is left of a burst.
-    fn take_unneeded(&self, now: Instant) -> Vec<Spare> {
+    fn take_unneeded(&self, now: Instant) -> Vec<Ready> {
         let mut kinds = self.kinds();
         let is_unused = |kind: &mut Kind| {
             kind.starting == 0 && now.saturating_duration_since(kind.used_at) >= self.idle
         };
         let unused = kinds.extract_if(.., is_unused);
-        let mut unneeded: Vec<Spare> = unused.flat_map(|kind| kind.ready).collect();
+        let mut unneeded: Vec<Ready> = unused.flat_map(|kind| kind.ready).collect();
         for kind in kinds.iter_mut() {
             let surplus = kind.facts(self.wanted, self.processors, now).surplus();
             unneeded.extend(kind.ready.drain(..surplus));
@@ -242,7 +319,7 @@ impl Spares {
         unneeded
     }
 
-    fn take_all(&self) -> Vec<Spare> {
+    fn take_all(&self) -> Vec<Ready> {
         let kinds = std::mem::take(&mut *self.kinds());
         kinds.into_iter().flat_map(|kind| kind.ready).collect()
     }
@@ -260,24 +337,35 @@ impl Spares {
     }
 
     /// `None`: it did not come up.
-    fn put(&self, launch: &Launch, isolation: &Isolation, spare: Option<Spare>) {
+    fn put(&self, launch: &Launch, isolation: &Isolation, ready: Option<Ready>) {
         let mut kinds = self.kinds();
         let mut kinds = kinds.iter_mut();
         let kind = kinds.find(|kind| kind.launch == *launch && kind.isolation == *isolation);
         let Some(kind) = kind else { return };
         kind.starting -= 1;
-        match spare {
-            Some(spare) => {
+        match ready {
+            Some(ready) => {
                 kind.failed_waits.reset();
                 kind.try_at = None;
-                kind.ready.push(spare);
+                kind.ready.push(ready);
             }
             None => {
                 let wait = kind.failed_waits.next().unwrap_or(FAILED_WAIT_MAX);
                 kind.try_at = Some(Instant::now() + wait);
             }
         }
+        self.arrivals.send_modify(|count| *count += 1);
     }
+}
+
+/// Those that a function could have; new ones if there are none yet.
+fn of<'a>(kinds: &'a mut Vec<Kind>, spec: &Spec) -> &'a mut Kind {
+    let at = kinds.iter().position(|kind| kind.is_of(spec));
+    let at = at.unwrap_or_else(|| {
+        kinds.push(Kind::new(spec));
+        kinds.len() - 1
+    });
+    &mut kinds[at]
 }
 
 /// Keeps spares ready, until the service stops.
@@ -309,17 +397,14 @@ async fn start(inner: Arc<Inner>, launch: Launch, isolation: Isolation) {
         inner,
         launch,
         isolation,
-        spare: None,
+        ready: None,
     };
-    let machine = &start.inner.machine;
-    while machine.starts.waiting() > 0 {
-        tokio::time::sleep(STARTS_WAIT).await;
-    }
-    let _processor = machine.starts.next(LINE, 1).await;
-    let (launch, isolation) = (start.launch.clone(), start.isolation.clone());
-    let started = Spare::start(launch, isolation, &start.inner.spares.codes).await;
-    start.spare = started.unwrap_or_else(|error| {
-        tracing::warn!(%error, "a spare environment did not start");
+    let started = match Zygote::can_be(&start.launch, &start.isolation) {
+        true => start.zygote().await,
+        false => start.spare().await,
+    };
+    start.ready = started.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a spare interpreter did not start");
         None
     });
 }
@@ -328,18 +413,39 @@ struct Starting {
     inner: Arc<Inner>,
     launch: Launch,
     isolation: Isolation,
-    spare: Option<Spare>,
+    ready: Option<Ready>,
+}
+
+impl Starting {
+    /// At once: functions wait for it.
+    async fn zygote(&self) -> Result<Option<Ready>, Error> {
+        let (launch, isolation) = (self.launch.clone(), self.isolation.clone());
+        let zygote = Zygote::start(launch, isolation, &self.inner.spares.codes).await?;
+        Ok(zygote.map(Ready::Zygote))
+    }
+
+    /// When nobody waits for something else that starts.
+    async fn spare(&self) -> Result<Option<Ready>, Error> {
+        let machine = &self.inner.machine;
+        while machine.starts.waiting() > 0 {
+            tokio::time::sleep(STARTS_WAIT).await;
+        }
+        let _processor = machine.starts.next(LINE, 1).await;
+        let (launch, isolation) = (self.launch.clone(), self.isolation.clone());
+        let spare = Spare::start(launch, isolation, &self.inner.spares.codes).await?;
+        Ok(spare.map(|spare| Ready::Spare(Box::new(spare))))
+    }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let spare = self.spare.take();
-        self.inner.spares.put(&self.launch, &self.isolation, spare);
+        let ready = self.ready.take();
+        self.inner.spares.put(&self.launch, &self.isolation, ready);
     }
 }
 
 /// Their processes are killed when they are dropped, and their folders removed, which takes a moment.
-async fn end_quietly(spares: Vec<Spare>) {
+async fn end_quietly(spares: Vec<Ready>) {
     if !spares.is_empty() {
         let _ = tokio::task::spawn_blocking(move || drop(spares)).await;
     }

@@ -72,7 +72,7 @@ impl Mounts {
 
 /// A mount of the folder that is not mounted anywhere yet.
 #[allow(unsafe_code)]
-fn take_hold(folder: &Path) -> io::Result<OwnedFd> {
+pub fn take_hold(folder: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(folder.as_os_str().as_bytes())?;
     let flags =
         libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | (libc::AT_RECURSIVE as libc::c_uint);

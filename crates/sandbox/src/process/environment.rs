@@ -2,10 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    os::fd::OwnedFd,
+    net::SocketAddr,
     path::Path,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -13,27 +12,23 @@ use std::{
 use lambic_base::{Clock, SystemClock};
 use lambic_model::Outcome;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Child};
+use tokio::net::TcpListener;
 
 use super::{
-    Invocation, Network, Spec,
+    Invocation, Network, Spec, Zygote,
     capture::Capture,
     cgroup::{Controller, Group},
+    child::Child,
     egress::Egress,
     endpoint::{About, Endpoint, Event, RESPONSE_BYTES_MAX, Said, StreamSink},
     layout::Layout,
     network,
-    place::{self, Kind, Place},
-    spawn::{Program, Spawned},
-    telemetry::{self, Connectors, Telemetry},
-    telling::tell_line,
+    place::{self, Kind},
+    telemetry::{self, Telemetry},
     tree::Process,
     variables::{self, Facts},
 };
-use crate::{
-    Error, Execution, LogLine, execution, failure,
-    lines::{Lines, LogSource},
-};
+use crate::{Error, Execution, LogLine, execution, failure, lines::Lines};
 
 /// How often memory and processes of a running invocation are counted.
 const WATCH: Duration = Duration::from_millis(20);
@@ -48,26 +43,26 @@ const PROCESSES_MAX: usize = 64;
 
 pub struct Environment {
     pub(super) spec: Arc<Spec>,
-    child: Child,
+    pub(super) child: Child,
     /// The program itself; `child` may be a parent in between.
     pub(super) process: Process,
     /// What stands still below it until the next event.
     pub(super) stopped: Vec<Process>,
     pub(super) endpoint: Endpoint,
     /// Until it is known where the function may connect to.
-    way_out: Option<TcpListener>,
-    egress: Option<Egress>,
+    pub(super) way_out: Option<TcpListener>,
+    pub(super) egress: Option<Egress>,
     pub(super) captures: Vec<Capture>,
     pub(super) telemetry: Arc<Telemetry>,
     /// The start was reported with an invocation.
     pub(super) is_init_told: bool,
     pub(super) lines: Arc<Mutex<Lines>>,
     pub(super) init: Duration,
-    was_spare: bool,
-    has_ended: bool,
+    pub(super) kind: Kind,
+    pub(super) has_ended: bool,
     /// Ends after the process, before the folder.
     pub(super) group: Option<Group>,
-    dir: TempDir,
+    pub(super) dir: TempDir,
 }
 
 /// An environment that did not come up.
@@ -88,156 +83,20 @@ impl Environment {
         }
     }
 
-    pub(super) async fn begin(
+    /// As [`Environment::start`], from a Python that runs already. If the machine does not let it, the function gets an
+    /// environment from the beginning.
+    pub async fn start_from(
+        zygote: &Arc<Zygote>,
         spec: Arc<Spec>,
-        kind: Kind,
     ) -> Result<Result<Environment, FailedStart>, Error> {
         let start = Instant::now();
-        let failed = |outcome| FailedStart {
-            outcome,
-            lines: Vec::new(),
-            init: start.elapsed(),
-        };
-        let place = tokio::task::spawn_blocking({
-            let spec = spec.clone();
-            move || Place::make(&spec, kind)
-        })
-        .await
-        .map_err(|error| Error::Engine {
-            reason: error.to_string(),
-        })??;
-        let (program, arguments) = match place::program(&spec, &place.layout) {
-            Ok(found) => found,
-            Err(outcome) => return Ok(Err(failed(outcome))),
-        };
-        let spawn_error = |source| Error::Spawn {
-            program: program.display().to_string(),
-            source,
-        };
-        // On the host's loopback, where environments have no network of their own.
-        let listener = if spec.isolation.own_network {
-            None
-        } else {
-            Some(
-                TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                    .await
-                    .map_err(spawn_error)?,
-            )
-        };
-        let runtime_api = match &listener {
-            None => network::RUNTIME_API.into(),
-            Some(listener) => listener.local_addr().map_err(spawn_error)?,
-        };
-        let variables = variables_of(&spec, &place.layout, &program, runtime_api);
-        let extensions = spec.extensions();
-        let (command, arguments) =
-            place::with_extensions(&program, arguments, &extensions, &place.layout);
-        let started = command.clone();
-        let mut command = std::process::Command::new(command);
-        command.args(arguments).env_clear().envs(variables);
-        if kind == Kind::Spare {
-            command.env("LAMBIC_SPARE", "1");
-        }
-        let (stdout_in, stdout_out) = std::io::pipe().map_err(spawn_error)?;
-        let (stderr_in, stderr_out) = std::io::pipe().map_err(spawn_error)?;
-        command.stdout(stdout_out).stderr(stderr_out);
-        // What extensions say has a pipe of its own: see `place::with_extensions`.
-        let extensions_in = if extensions.is_empty() {
-            command.stdin(Stdio::null());
-            None
-        } else {
-            let (extensions_in, extensions_out) = std::io::pipe().map_err(spawn_error)?;
-            command.stdin(extensions_out);
-            Some(extensions_in)
-        };
-        let landlock = place
-            .landlock(&spec, runtime_api.port())
-            .map_err(spawn_error)?;
-        let spawned = spec
-            .isolation
-            .spawn(Program {
-                command,
-                folder: place::folder(&spec, &place.layout),
-                root: place.root,
-                data_bytes: place::data_bytes(&spec, kind),
-                file_bytes: place::file_bytes(&spec, kind),
-                groups: place.group_entries,
-                has_own_process_limit: place.has_own_process_limit,
-                landlock,
-                // Also a part of the runtime's process may subscribe.
-                connectors: extensions.len().max(1),
-            })
-            .await;
-        let Spawned {
-            child,
-            process,
-            sockets,
-        } = match spawned {
-            Ok(spawned) => spawned,
-            // The user's own program, which is not one.
-            Err(error) if spec.launch.interpreter().is_none() && place::is_no_program(&error) => {
-                return Ok(Err(failed(place::not_executable(&started, &error))));
+        match Environment::split(zygote, spec.clone()).await {
+            Ok(environment) => Ok(environment.ready(start).await),
+            Err(error) => {
+                tracing::warn!(%error, "an environment could not be split off");
+                Environment::start(spec).await
             }
-            Err(error) => return Err(spawn_error(error)),
-        };
-        let mut sockets = sockets.into_iter();
-        let runtime_listener = match listener {
-            Some(listener) => Ok(listener),
-            None => sockets
-                .next()
-                .ok_or_else(|| std::io::Error::other("its network was not handed over"))
-                .and_then(place::listening),
-        };
-        let way_out = sockets.next().map(place::listening).transpose();
-        let way_out = way_out.map_err(spawn_error)?;
-        let telemetry = Telemetry::new(match spec.isolation.own_network {
-            true => Connectors::own(sockets.collect()),
-            false => Connectors::Host,
-        });
-        let endpoint = Endpoint::serve(
-            runtime_listener.map_err(spawn_error)?,
-            about(&spec),
-            extensions,
-            telemetry.clone(),
-        );
-        let mut lines = Lines::new(spec.log_bytes_max);
-        lines.listen(Box::new({
-            let telemetry = telemetry.clone();
-            move |line| tell_line(&telemetry, line)
-        }));
-        let lines = Arc::new(Mutex::new(lines));
-        let capture = |pipe: std::io::PipeReader, source| {
-            Capture::start(OwnedFd::from(pipe), source, lines.clone()).map_err(spawn_error)
-        };
-        let mut captures = vec![
-            capture(stdout_in, LogSource::Stdout)?,
-            capture(stderr_in, LogSource::Stderr)?,
-        ];
-        if let Some(extensions_in) = extensions_in {
-            captures.push(capture(extensions_in, LogSource::Extension)?);
         }
-        let environment = Environment {
-            spec: spec.clone(),
-            child,
-            process,
-            stopped: Vec::new(),
-            endpoint,
-            way_out,
-            egress: None,
-            group: place.group,
-            captures,
-            telemetry,
-            is_init_told: false,
-            lines,
-            init: Duration::ZERO,
-            was_spare: kind == Kind::Spare,
-            has_ended: false,
-            dir: place.dir,
-        };
-        if kind == Kind::Whole {
-            environment.tell_init_start(&spec);
-        }
-        Ok(Ok(environment))
     }
 
     /// Waits until it asks for its first event, with all that its function may have from then on.
@@ -285,9 +144,9 @@ impl Environment {
             .map_err(|error| failure("Runtime.Unknown", &format!("its control group: {error}")))
     }
 
-    /// True if it was a spare one.
-    pub fn was_spare(&self) -> bool {
-        self.was_spare
+    /// True if its interpreter ran already when it was wanted.
+    pub fn had_interpreter(&self) -> bool {
+        self.kind != Kind::Whole
     }
 
     /// How long the start took.

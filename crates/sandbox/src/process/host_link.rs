@@ -2,7 +2,7 @@
 //! which step it failed.
 //!
 //! A pair of datagram sockets: messages keep their bounds, and file numbers travel with them (`SCM_RIGHTS`). The
-//! child's side makes system calls only.
+//! child's side makes system calls only. What a zygote splits off says the same (`zygote.py`).
 
 use std::{
     io,
@@ -18,9 +18,12 @@ use super::telemetry::CONNECTORS_MAX;
 
 /// Sockets of one message.
 pub const SOCKETS_MAX: usize = 2 + CONNECTORS_MAX;
+/// Files that go the other way, to a zygote.
+pub const FILES_MAX: usize = 16;
 const MESSAGE_BYTES: usize = 8;
 /// Room for the control message, aligned as its header is.
 const CONTROL_WORDS: usize = 16;
+const _: () = assert!(SOCKETS_MAX <= FILES_MAX);
 
 /// What the host hears.
 #[derive(Debug)]
@@ -29,10 +32,17 @@ pub enum Word {
         pid: i32,
         sockets: Vec<OwnedFd>,
     },
-    /// Stage and number within it: what the child was at when a call failed.
+    /// Stage and number within it: what the child was at when a call failed. The system's number of the error comes from
+    /// zygotes; between fork and exec it travels by the standard library's own way.
     Failed {
         stage: u8,
         number: u16,
+        error: i32,
+    },
+    /// A zygote has split off this process.
+    Split {
+        pid: i32,
+        pidfd: OwnedFd,
     },
 }
 
@@ -44,7 +54,7 @@ pub fn say_started(link: &UnixDatagram, pid: i32, sockets: &[RawFd]) -> io::Resu
     let mut message = [0; MESSAGE_BYTES];
     message[0] = b'S';
     message[1..5].copy_from_slice(&pid.to_ne_bytes());
-    send(link, &mut message, sockets)
+    send(link, &message, sockets)
 }
 
 pub fn say_failed(link: &UnixDatagram, stage: u8, number: u16) -> io::Result<()> {
@@ -52,18 +62,18 @@ pub fn say_failed(link: &UnixDatagram, stage: u8, number: u16) -> io::Result<()>
     message[0] = b'F';
     message[1] = stage;
     message[2..4].copy_from_slice(&number.to_ne_bytes());
-    send(link, &mut message, &[])
+    send(link, &message, &[])
 }
 
 /// What was said so far; does not wait. The child says everything before it is another program.
-pub fn heard(link: &UnixDatagram) -> io::Result<Option<Word>> {
+pub fn heard(link: &impl AsRawFd) -> io::Result<Option<Word>> {
     let mut message = [0u8; MESSAGE_BYTES];
     let mut sockets = Vec::new();
     match receive(link, &mut message, &mut sockets) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         result => result?,
     }
-    let [kind, a, b, c, d, ..] = message;
+    let [kind, a, b, c, d, e, f, g] = message;
     match kind {
         b'S' => Ok(Some(Word::Started {
             pid: i32::from_ne_bytes([a, b, c, d]),
@@ -72,28 +82,34 @@ pub fn heard(link: &UnixDatagram) -> io::Result<Option<Word>> {
         b'F' => Ok(Some(Word::Failed {
             stage: a,
             number: u16::from_ne_bytes([b, c]),
+            error: i32::from_ne_bytes([d, e, f, g]),
+        })),
+        b'P' => Ok(sockets.pop().map(|pidfd| Word::Split {
+            pid: i32::from_ne_bytes([a, b, c, d]),
+            pidfd,
         })),
         _ => Ok(None),
     }
 }
 
+/// A message with files.
 #[allow(unsafe_code)]
-fn send(link: &UnixDatagram, message: &mut [u8], sockets: &[RawFd]) -> io::Result<()> {
+pub fn send(link: &impl AsRawFd, message: &[u8], sockets: &[RawFd]) -> io::Result<()> {
     let mut part = libc::iovec {
-        iov_base: message.as_mut_ptr().cast(),
+        iov_base: message.as_ptr().cast_mut().cast(),
         iov_len: message.len(),
     };
     let mut control = [0usize; CONTROL_WORDS];
     let bytes = size_of_val(sockets);
     // SAFETY: all-zero bytes are a valid header. The pointers are to locals that live through the call. The control
-    // buffer is aligned and larger than `CMSG_SPACE` of `SOCKETS_MAX` file numbers, so the header that the macros
-    // find in it and the numbers behind that lie within. The standard library's ancillary messages are unstable, and
-    // nix's allocate, which is not allowed between fork and exec.
+    // buffer is aligned and larger than `CMSG_SPACE` of `FILES_MAX` file numbers, so the header that the macros
+    // find in it and the numbers behind that lie within. The kernel only reads the message. The standard library's
+    // ancillary messages are unstable, and nix's allocate, which is not allowed between fork and exec.
     let result = unsafe {
         let mut header: libc::msghdr = std::mem::zeroed();
         header.msg_iov = &raw mut part;
         header.msg_iovlen = 1;
-        if !sockets.is_empty() && sockets.len() <= SOCKETS_MAX {
+        if !sockets.is_empty() && sockets.len() <= FILES_MAX {
             header.msg_control = control.as_mut_ptr().cast();
             header.msg_controllen = libc::CMSG_SPACE(bytes as u32) as _;
             let first = libc::CMSG_FIRSTHDR(&raw const header);
@@ -115,7 +131,7 @@ fn send(link: &UnixDatagram, message: &mut [u8], sockets: &[RawFd]) -> io::Resul
 }
 
 #[allow(unsafe_code)]
-fn receive(link: &UnixDatagram, message: &mut [u8], sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
+fn receive(link: &impl AsRawFd, message: &mut [u8], sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
     let mut part = libc::iovec {
         iov_base: message.as_mut_ptr().cast(),
         iov_len: message.len(),
@@ -169,7 +185,8 @@ mod tests {
             heard(&host).unwrap(),
             Some(Word::Failed {
                 stage: 3,
-                number: 500
+                number: 500,
+                error: 0
             })
         ));
         say_started(&child, 78, &[]).unwrap();

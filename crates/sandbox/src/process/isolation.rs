@@ -313,6 +313,7 @@ impl Isolation {
             has_own_process_limit: false,
             connectors: 0,
             landlock: None,
+            is_zygote: false,
         };
         let mut spawned = self.spawn(program).await?;
         let status = spawned.child.wait().await?;

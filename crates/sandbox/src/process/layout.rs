@@ -15,6 +15,7 @@ use super::{Spec, isolation};
 use crate::{Error, files::set_mode};
 
 pub const PYTHON_CLIENT: &str = include_str!("python.py");
+pub const PYTHON_ZYGOTE: &str = include_str!("zygote.py");
 pub const NODE_CLIENT: &str = include_str!("node.mjs");
 
 /// Where the program finds things.
@@ -51,6 +52,10 @@ impl Layout {
 
     pub fn python_client(&self) -> PathBuf {
         self.runtime.join("client.py")
+    }
+
+    pub fn python_zygote(&self) -> PathBuf {
+        self.runtime.join("zygote.py")
     }
 
     pub fn node_client(&self) -> PathBuf {

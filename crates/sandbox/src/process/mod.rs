@@ -2,12 +2,15 @@
 //!
 //! The process is shut in as far as the machine allows it ([`isolation`]): a root of its own ([`root`]), a network of its
 //! own with a private [`endpoint`] and perhaps a way out ([`egress`]), a filter of system calls ([`seccomp`]), limits that
-//! the kernel counts ([`cgroup`]). A container image is its own root ([`image`]). At the deadline it is killed with everything that it started. Between two events all
-//! of it stands still, as in AWS: what a handler leaves running can do nothing while nobody looks.
+//! the kernel counts ([`cgroup`]). A container image is its own root ([`image`]). Python is split off one that runs already
+//! ([`zygote`]), Node waits as a [`spare`] one. At the deadline it is killed with everything that it started. Between two
+//! events all of it stands still, as in AWS: what a handler leaves running can do nothing while nobody looks.
 
 mod assign;
+mod begin;
 mod capture;
 mod cgroup;
+mod child;
 pub(crate) mod egress;
 mod endpoint;
 mod environment;
@@ -30,6 +33,7 @@ mod telemetry;
 mod telling;
 mod tree;
 mod variables;
+mod zygote;
 
 pub use self::{
     egress::{Network, is_outside},
@@ -40,4 +44,5 @@ pub use self::{
     layout::remove_left_behind,
     spare::Spare,
     spec::{Image, Invocation, Launch, Spec},
+    zygote::Zygote,
 };

@@ -422,8 +422,6 @@ async function takeAssignment() {
   const { body } = await call("GET", "/lambic/assignment");
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, JSON.parse(body.toString("utf8")));
-  // Node cannot limit itself; its control group does.
-  delete process.env.LAMBIC_DATA_BYTES;
   // The folder that was here is covered by the code.
   process.chdir(TASK_ROOT);
 }

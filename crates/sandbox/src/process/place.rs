@@ -32,6 +32,8 @@ const SHELL: &str = "/bin/sh";
 pub enum Kind {
     Whole,
     Spare,
+    /// A zygote makes its mounts.
+    Split,
 }
 
 /// What an environment has on the host before its program starts.
@@ -57,6 +59,7 @@ impl Place {
             has_own_process_limit: false,
         };
         match (isolation.no_own_root(), spec.launch.image()) {
+            _ if kind == Kind::Split => place.layout = Layout::own_root(),
             (None, None) => place.make_root(spec, kind)?,
             (None, Some(image)) => place.make_image_root(spec, image)?,
             (Some(_), None) => layout::copy_parts(spec, place.dir.path())?,
@@ -179,7 +182,7 @@ pub fn bounds(spec: &Spec) -> Bounds {
 /// How long one file may be: `/tmp` is full before.
 pub fn file_bytes(spec: &Spec, kind: Kind) -> u64 {
     let tmp_mb = match kind {
-        Kind::Whole => spec.tmp_mb,
+        Kind::Whole | Kind::Split => spec.tmp_mb,
         Kind::Spare => TMP_MB_MAX,
     };
     u64::from(tmp_mb + 1) << 20

@@ -167,13 +167,21 @@ def show(failure):
         print("".join(failure["stackTrace"]).rstrip("\n"))
 
 
+VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def own_path():
+    """Where the modules of the function are: its code stands before its layers."""
+    layers = os.environ.get("LAMBIC_LAYERS", "/opt")
+    return [os.environ["LAMBDA_TASK_ROOT"], f"{layers}/python/lib/{VERSION}/site-packages", f"{layers}/python"]
+
+
 def set_path():
-    """The code stands before the layers, and the layers before what the interpreter has."""
-    layers = os.environ.pop("LAMBIC_LAYERS", "/opt")
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    own = [os.environ["LAMBDA_TASK_ROOT"], f"{layers}/python/lib/{version}/site-packages", f"{layers}/python"]
+    """What is the function's own stands before what the interpreter has."""
+    own = own_path()
+    os.environ.pop("LAMBIC_LAYERS", None)
     # The first one is the folder of this file.
-    sys.path[:] = own + [path for path in sys.path[1:] if path not in own] + packages(version)
+    sys.path[:] = own + [path for path in sys.path[1:] if path not in own] + packages(VERSION)
 
 
 def packages(version):
@@ -198,36 +206,7 @@ def add_builtins():
     builtins.help = _Helper()
 
 
-def take_assignment():
-    """Waits until this process belongs to a function, and takes its variables."""
-    # What many functions import, read while nobody waits for it.
-    for name in (
-        "base64 collections concurrent.futures contextlib dataclasses datetime decimal enum functools hashlib io "
-        "logging pathlib random re socket ssl tempfile threading traceback typing urllib.parse urllib.request uuid"
-    ).split():
-        try:
-            __import__(name)
-        except ImportError:
-            pass
-    import importlib
-    import resource
-
-    _, _, body = Connection().request("GET", "/lambic/assignment")
-    variables = json.loads(body)
-    data_bytes = int(variables.pop("LAMBIC_DATA_BYTES"))
-    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
-    os.environ.clear()
-    os.environ.update(variables)
-    time.tzset()
-    # The folder that was here is covered by the code, and layers are where nothing was.
-    os.chdir(os.environ["LAMBDA_TASK_ROOT"])
-    sys.path_importer_cache.clear()
-    importlib.invalidate_caches()
-
-
 def main():
-    if os.environ.get("LAMBIC_SPARE"):
-        take_assignment()
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     set_path()
     add_builtins()

@@ -57,6 +57,9 @@ const TAKEN: [&str; 8] = [
     "/var/task",
 ];
 
+/// Mounts that show what is an environment's own.
+const OWN: [&CStr; 2] = [c"proc", c"tmp"];
+
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 const HOSTS: &str = "127.0.0.1 localhost sandbox.localdomain sandbox\n::1 localhost\n";
@@ -322,6 +325,12 @@ pub fn kernel() -> Vec<Step> {
     steps
 }
 
+/// What of a root several environments can share, and what each must have for itself: that is of the kernel's making.
+pub fn split(steps: Vec<Step>) -> (Vec<Step>, Vec<Step>) {
+    let is_own = |step: &Step| matches!(step, Step::Mount { .. }) && OWN.contains(&at(step));
+    steps.into_iter().partition(|step| !is_own(step))
+}
+
 /// The one folder that can be written to.
 pub fn tmp(tmp_mb: u32, user: Option<u32>) -> Step {
     let owner = user
@@ -381,6 +390,17 @@ fn inside(at: &Path) -> CString {
         .filter(|component| matches!(component, Component::Normal(_)))
         .collect();
     path(relative)
+}
+
+/// Where a step makes something.
+pub fn at(step: &Step) -> &CStr {
+    match step {
+        Step::Folder(at)
+        | Step::File { at, .. }
+        | Step::Link { at, .. }
+        | Step::Bind { at, .. }
+        | Step::Mount { at, .. } => at,
+    }
 }
 
 /// What a step does, for the message when it fails.
@@ -562,16 +582,10 @@ fn restrict(at: &CStr, flags: MsFlags, all: bool) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn at(steps: &[Step], name: &str) -> Option<Step> {
-        let of = |step: &Step| match step {
-            Step::Folder(at)
-            | Step::File { at, .. }
-            | Step::Link { at, .. }
-            | Step::Bind { at, .. }
-            | Step::Mount { at, .. } => at.clone(),
-        };
+    fn found(steps: &[Step], name: &str) -> Option<Step> {
         let name = CString::new(name).unwrap();
-        steps.iter().rev().find(|step| of(step) == name).cloned()
+        let mut steps = steps.iter().rev();
+        steps.find(|step| at(step) == name.as_c_str()).cloned()
     }
 
     fn base() -> Base {
@@ -624,12 +638,12 @@ mod tests {
         };
         let layers = ["/l/t,w:o", "/l/one", "/l/t,w:o"].map(PathBuf::from);
         let steps = base().steps(&own(&layers), None);
-        let Some(Step::Mount { options, .. }) = at(&steps, "opt") else {
+        let Some(Step::Mount { options, .. }) = found(&steps, "opt") else {
             panic!("{steps:?}")
         };
         assert_eq!(options.as_c_str(), c"lowerdir=/l/t\\,w\\:o:/l/one");
-        assert_eq!(at(&base().steps(&own(&[]), None), "opt"), None);
-        let Some(Step::Mount { options, .. }) = at(&steps, "tmp") else {
+        assert_eq!(found(&base().steps(&own(&[]), None), "opt"), None);
+        let Some(Step::Mount { options, .. }) = found(&steps, "tmp") else {
             panic!("{steps:?}")
         };
         assert_eq!(
@@ -648,7 +662,7 @@ mod tests {
         let mut steps = Vec::new();
         base.bind(&mut steps, &dir, Path::new("/x"));
         assert!(
-            matches!(at(&steps, "x/data"), Some(Step::Mount { .. })),
+            matches!(found(&steps, "x/data"), Some(Step::Mount { .. })),
             "{steps:?}"
         );
     }

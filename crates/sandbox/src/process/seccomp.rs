@@ -188,6 +188,17 @@ pub fn filter() -> Option<Filter> {
     Some(code.0)
 }
 
+/// Its instructions as the kernel reads them.
+pub fn bytes(filter: &[libc::sock_filter]) -> Vec<u8> {
+    let of = |step: &libc::sock_filter| {
+        let mut bytes = Vec::from(step.code.to_ne_bytes());
+        bytes.extend([step.jt, step.jf]);
+        bytes.extend(step.k.to_ne_bytes());
+        bytes
+    };
+    filter.iter().flat_map(of).collect()
+}
+
 fn sockets(code: &mut Code) {
     code.load(argument(0));
     code.if_equal(libc::AF_UNIX as u32, ALLOW);

@@ -41,6 +41,8 @@ pub struct ShutIn {
 pub struct Namespaces {
     /// For a server without root: its ids, which it keeps inside.
     pub maps: Option<Maps>,
+    /// False for a zygote: what it splits off has.
+    pub own_processes: bool,
     pub own_network: bool,
     /// Sockets of that network for the host to connect with.
     pub connectors: usize,
@@ -58,6 +60,11 @@ pub enum Mounts {
     /// A root of its own, put together at this folder.
     Own { staging: CString, steps: Vec<Step> },
 }
+
+/// Namespaces of every program that is shut in.
+pub const OWN: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
 
 /// Where a child failed; the number tells which step of the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,10 +143,10 @@ impl ShutIn {
 
     fn enter(&self, namespaces: &Namespaces) -> io::Result<()> {
         let at = |stage: Stage| move |error| self.failed(stage, 0, error);
-        let mut flags = CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS;
+        let mut flags = OWN;
+        if namespaces.own_processes {
+            flags |= CloneFlags::CLONE_NEWPID;
+        }
         if namespaces.maps.is_some() {
             flags |= CloneFlags::CLONE_NEWUSER;
         }
@@ -157,6 +164,10 @@ impl ShutIn {
         } else {
             None
         };
+        if !namespaces.own_processes {
+            host_link::say_started(&self.host, std::process::id() as i32, &[])?;
+            return self.change_mounts(&namespaces.mounts);
+        }
         #[allow(unsafe_code)]
         // SAFETY: this process is the single-threaded copy that the first fork made, and both sides go on with
         // system calls only. A PID namespace holds the children of who made it, so a second fork is needed.

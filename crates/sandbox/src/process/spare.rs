@@ -1,7 +1,7 @@
 //! An interpreter that runs already, for whichever function is called next.
 //!
-//! Most of a cold start of Python or Node is the interpreter's. A spare environment has that behind it: shut in as any
-//! other, it waits without code. When a function needs it, the code is mounted into it ([`assign`]), it gets the
+//! Most of a cold start of Node is the interpreter's, and it cannot fork as Python can ([`super::zygote`]). A spare
+//! environment has that behind it: shut in as any other, it waits without code. When a function needs it, the code is mounted into it ([`assign`]), it gets the
 //! function's limits and variables, and loads the handler. It belongs to that function until its end.
 //!
 //! [`assign`]: super::assign
@@ -40,38 +40,21 @@ pub struct Spare {
 impl Spare {
     /// Starts one; `codes` is where its functions will have their code. `None` where a function cannot be given to an
     /// environment that runs: without root, without a control group that counts memory (the limits that a process has
-    /// by itself cannot be changed from outside), and for programs that users bring.
+    /// by itself cannot be changed from outside), and for other programs than Node.
     pub async fn start(
         launch: Launch,
         isolation: Isolation,
         codes: &Path,
     ) -> Result<Option<Spare>, Error> {
         let counts_memory = |groups: &Parents| groups.has(Controller::Memory);
-        if launch.interpreter().is_none()
+        if !matches!(launch, Launch::Node(_))
             || !isolation.has_own_root()
             || isolation.user.is_none()
             || !isolation.groups().is_some_and(counts_memory)
         {
             return Ok(None);
         }
-        let spec = Spec {
-            function: "spare".to_owned(),
-            function_arn: String::new(),
-            qualifier: String::new(),
-            runtime: String::new(),
-            launch,
-            handler: String::new(),
-            code_dir: codes.join("spare"),
-            layers: Vec::new(),
-            environment: Vec::new(),
-            environment_reserved: Vec::new(),
-            memory_mb: MEMORY_MB,
-            tmp_mb: TMP_MB,
-            network: Network::None,
-            log_bytes_max: 64 << 10,
-            init_timeout: START_TIME_MAX,
-            isolation,
-        };
+        let spec = spec(launch, isolation, codes);
         let Ok(mut environment) = Environment::begin(Arc::new(spec), Kind::Spare).await? else {
             return Ok(None);
         };
@@ -91,14 +74,7 @@ impl Spare {
     /// True if the function may have it.
     pub fn fits(&self, spec: &Spec) -> bool {
         let own = &self.environment.spec;
-        let is_read_at_start = |(name, _): &(String, String)| {
-            READ_AT_START.iter().any(|begin| name.starts_with(begin))
-        };
-        own.launch == spec.launch
-            && own.isolation == spec.isolation
-            && spec.layers.len() <= 1
-            && spec.extensions().is_empty()
-            && !spec.environment.iter().any(is_read_at_start)
+        may_be_of(&own.launch, &own.isolation, spec)
     }
 
     /// False if it ended on its own.
@@ -118,6 +94,39 @@ impl Spare {
         }
         Ok(environment.ready(start).await)
     }
+}
+
+/// What is known before a function is.
+pub fn spec(launch: Launch, isolation: Isolation, codes: &Path) -> Spec {
+    Spec {
+        function: "spare".to_owned(),
+        function_arn: String::new(),
+        qualifier: String::new(),
+        runtime: String::new(),
+        launch,
+        handler: String::new(),
+        code_dir: codes.join("spare"),
+        layers: Vec::new(),
+        environment: Vec::new(),
+        environment_reserved: Vec::new(),
+        memory_mb: MEMORY_MB,
+        tmp_mb: TMP_MB,
+        network: Network::None,
+        log_bytes_max: 64 << 10,
+        init_timeout: START_TIME_MAX,
+        isolation,
+    }
+}
+
+/// True if a function can do with an interpreter that was started before it was known.
+pub fn may_be_of(launch: &Launch, isolation: &Isolation, spec: &Spec) -> bool {
+    let is_read_at_start =
+        |(name, _): &(String, String)| READ_AT_START.iter().any(|begin| name.starts_with(begin));
+    *launch == spec.launch
+        && *isolation == spec.isolation
+        && spec.layers.len() <= 1
+        && spec.extensions().is_empty()
+        && !spec.environment.iter().any(is_read_at_start)
 }
 
 async fn assign(environment: &mut Environment, spec: Arc<Spec>) -> std::io::Result<()> {
@@ -146,11 +155,7 @@ async fn assign(environment: &mut Environment, spec: Arc<Spec>) -> std::io::Resu
     let layout = Layout::own_root();
     let (program, _) = place::program(&spec, &layout)
         .map_err(|_| std::io::Error::other("it has no interpreter"))?;
-    let mut variables = variables_of(&spec, &layout, &program, network::RUNTIME_API.into());
-    variables.insert(
-        "LAMBIC_DATA_BYTES".to_owned(),
-        place::data_bytes(&spec, Kind::Whole).to_string(),
-    );
+    let variables = variables_of(&spec, &layout, &program, network::RUNTIME_API.into());
     let variables = serde_json::to_vec(&variables).map_err(std::io::Error::other)?;
     environment.tell_init_start(&spec);
     environment.endpoint.assign(about(&spec), variables.into());

@@ -12,10 +12,10 @@ use nix::{
     sys::resource::Resource,
     unistd::{Gid, Uid},
 };
-use tokio::process::Child;
 
 use super::{
     Isolation,
+    child::Child,
     host_link::{self, Word},
     root::{self, Step},
     seccomp,
@@ -47,6 +47,8 @@ pub struct Program {
     pub landlock: Option<OwnedFd>,
     /// Sockets that are wanted to connect to its own network with, if it has one.
     pub connectors: usize,
+    /// It is ours, and splits off others that are shut in further than it is itself.
+    pub is_zygote: bool,
 }
 
 pub struct Spawned {
@@ -70,17 +72,15 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
         has_own_process_limit,
         landlock,
         connectors,
+        is_zygote,
     } = program;
     let (host, child_side) = host_link::pair()?;
-    let mut limits = vec![
-        (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, OPEN_FILES_MAX),
-        (Resource::RLIMIT_FSIZE, file_bytes),
-        (Resource::RLIMIT_DATA, data_bytes),
-    ];
-    if isolation.user.is_some() && !has_own_process_limit {
-        limits.push((Resource::RLIMIT_NPROC, PROCESSES_OF_USER_MAX));
-    }
+    let user = isolation.user.filter(|_| !is_zygote);
+    let limits = limits(
+        file_bytes,
+        data_bytes,
+        user.is_some() && !has_own_process_limit,
+    );
     let steps: Vec<Step> = root.iter().flat_map(|(_, steps)| steps.clone()).collect();
     let mounts = match root {
         Some((staging, steps)) => Mounts::Own {
@@ -98,15 +98,18 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
                 users: format!("{0} {0} 1", Uid::effective()).into_bytes(),
                 groups: format!("{0} {0} 1", Gid::effective()).into_bytes(),
             }),
-            own_network: isolation.own_network,
+            own_processes: !is_zygote,
+            own_network: isolation.own_network && !is_zygote,
             connectors,
             mounts,
         }),
         folder: c_path(&folder)?,
         limits,
-        user: isolation.user,
+        user,
         landlock,
-        seccomp: isolation.seccomp.then(seccomp::filter).flatten(),
+        seccomp: (isolation.seccomp && !is_zygote)
+            .then(seccomp::filter)
+            .flatten(),
     };
     if shut_in.namespaces.is_none() {
         command.current_dir(&folder);
@@ -138,18 +141,32 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
         child_pid
     };
     Ok(Spawned {
-        child,
+        child: Child::Own(child),
         process: Process::open(pid, parent),
         sockets,
     })
+}
+
+/// What the system keeps a program to.
+pub fn limits(file_bytes: u64, data_bytes: u64, limits_processes: bool) -> Vec<(Resource, u64)> {
+    let mut limits = vec![
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, OPEN_FILES_MAX),
+        (Resource::RLIMIT_FSIZE, file_bytes),
+        (Resource::RLIMIT_DATA, data_bytes),
+    ];
+    if limits_processes {
+        limits.push((Resource::RLIMIT_NPROC, PROCESSES_OF_USER_MAX));
+    }
+    limits
 }
 
 /// The error with what the child was at, if it had not come to the program itself.
 fn failure(host: &UnixDatagram, steps: &[Step], error: io::Error) -> io::Error {
     loop {
         match host_link::heard(host) {
-            Ok(Some(Word::Started { .. })) => {}
-            Ok(Some(Word::Failed { stage, number })) => {
+            Ok(Some(Word::Started { .. } | Word::Split { .. })) => {}
+            Ok(Some(Word::Failed { stage, number, .. })) => {
                 let what = match steps.get(usize::from(number)) {
                     Some(step) if stage == Stage::Mount as u8 => root::describe(step),
                     _ => Stage::describe(stage).to_owned(),

@@ -49,6 +49,14 @@ impl Process {
         Process { pid, handle }
     }
 
+    /// A process that somebody holds for us.
+    pub fn held(pid: i32, pidfd: OwnedFd) -> Process {
+        Process {
+            pid,
+            handle: Handle::Pidfd(pidfd),
+        }
+    }
+
     pub fn pid(&self) -> i32 {
         self.pid
     }

@@ -1,0 +1,278 @@
+"""A Python that runs already and splits off environments (`zygote.rs`).
+
+It never runs code of a function. For each environment it forks; the copy goes into namespaces of its own, gets the code
+mounted, gives up what it does not need, and becomes the runtime client. The order is that of `shut_in.rs`, and whatever
+must be decided comes from there: this carries it out. Each call that fails is told with its number in `STAGES`.
+"""
+
+import sys
+
+import client
+
+# What a client that is started by itself has, too.
+OF_CLIENT = set(sys.modules)
+
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+MESSAGE_BYTES_MAX = 1 << 18
+FILES_MAX = 16
+CLONE_NEWPID = 0x20000000
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+SECCOMP_MODE_FILTER = 2
+# Of both architectures: calls got common numbers before this one.
+SYS_MOVE_MOUNT = 429
+AT_FDCWD = -100
+MOVE_MOUNT_F_EMPTY_PATH = 4
+CAPABILITY_VERSION_3 = 0x20080522
+SIOCSIFFLAGS = 0x8914
+IFF_UP, IFF_RUNNING = 0x1, 0x40
+BACKLOG = 128
+# What many functions import, read while nobody waits for it.
+COMMON = (
+    "base64 collections concurrent.futures contextlib dataclasses datetime decimal enum functools hashlib io logging "
+    "pathlib random re ssl tempfile threading traceback typing urllib.parse urllib.request uuid"
+).split()
+# As in `shut_in.rs`.
+STAGES = {
+    "session": 1,
+    "group": 2,
+    "namespaces": 3,
+    "network": 5,
+    "mount": 6,
+    "limit": 7,
+    "user": 8,
+    "seccomp": 10,
+}
+
+
+def call(function, *arguments):
+    if function(*arguments) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def prctl(option, argument):
+    call(LIBC.prctl, option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def mount(kind, at, flags, options):
+    kind, at, options = kind.encode(), at.encode(), options.encode()
+    call(LIBC.mount, kind, at, kind, ctypes.c_ulong(flags), options)
+
+
+def move_mount(tree, at):
+    arguments = [ctypes.c_long(tree), b"", ctypes.c_long(AT_FDCWD), at, ctypes.c_long(MOVE_MOUNT_F_EMPTY_PATH)]
+    call(LIBC.syscall, ctypes.c_long(SYS_MOVE_MOUNT), *arguments)
+
+
+def drop_capabilities():
+    """A change of user takes them, but only from root."""
+    call(LIBC.capset, struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24))
+
+
+def filter_calls(program):
+    instructions = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    program = Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
+    call(LIBC.prctl, PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(program))
+
+
+def open_network(ports, connectors):
+    """Loopback, the listeners in it, and sockets by which the host can connect to listeners of the function."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP | IFF_RUNNING))
+    sockets = []
+    for port in ports:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(BACKLOG)
+        sockets.append(listener)
+    for _ in range(connectors):
+        sockets.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+    return sockets
+
+
+class Order:
+    """One environment that is wanted: what it is, and files that it needs."""
+
+    def __init__(self, settings, order, files):
+        self.settings = settings
+        self.order = order
+        self.link = socket.socket(fileno=files[0])
+        self.stdout, self.stderr = files[1:3]
+        trees = len(order["trees"])
+        self.trees = files[3 : 3 + trees]
+        self.groups = files[3 + trees :]
+        self.stage = "session"
+
+    def tell_pid(self, pid, pidfd):
+        socket.send_fds(self.link, [b"P" + pid.to_bytes(4, sys.byteorder) + bytes(3)], [pidfd])
+
+    def tell_failure(self, error):
+        words = (ord("F"), STAGES[self.stage], 0, error.errno or 0)
+        self.link.send(struct.pack("=BBHi", *words))
+
+    def shut_in(self):
+        order, settings = self.order, self.settings
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        self.stage = "group"
+        for group in self.groups:
+            os.write(group, b"0")
+        self.stage = "namespaces"
+        call(LIBC.unshare, settings["namespaces"])
+        self.stage = "network"
+        sockets = open_network(settings["ports"], order["connectors"])
+        told = b"S" + bytes(7)
+        socket.send_fds(self.link, [told], [one.fileno() for one in sockets])
+        socket.sethostname("localhost")
+        self.stage = "mount"
+        for kind, at, flags, options in order["mounts"]:
+            mount(kind, at, flags, options)
+        for tree, at in zip(self.trees, order["trees"]):
+            move_mount(tree, at.encode())
+        os.chdir(order["folder"])
+        self.stage = "limit"
+        for number, limit in order["limits"]:
+            resource.setrlimit(number, (limit, limit))
+        self.stage = "user"
+        if settings["user"] is not None:
+            user = settings["user"]
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        drop_capabilities()
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        # A change of user clears it, and takes the process's own files in `/proc` from it; a program that starts gets
+        # those back.
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_DUMPABLE, 1)
+        self.stage = "seccomp"
+        if settings["filter"]:
+            filter_calls(bytes.fromhex(settings["filter"]))
+
+    def take_streams(self):
+        """Standard input and output are the environment's, and nothing else stays open."""
+        null = os.open("/dev/null", os.O_RDONLY)
+        for file, number in ((null, 0), (self.stdout, 1), (self.stderr, 2)):
+            os.dup2(file, number)
+        self.link.detach()
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+    def become(self):
+        """In the copy: it is the function's from here on."""
+        try:
+            self.shut_in()
+        except OSError as error:
+            self.tell_failure(error)
+            os._exit(1)
+        self.take_streams()
+        os.environ.clear()
+        os.environ.update(self.order["variables"])
+        time.tzset()
+        sys.path_importer_cache.clear()
+        forget_hidden()
+        gc.enable()
+        client.main()
+
+
+def forget_hidden():
+    """A module of the function or of a layer stands before one of the same name that was read already."""
+    own = set()
+    for folder in client.own_path():
+        try:
+            own.update(name.partition(".")[0] for name in os.listdir(folder))
+        except OSError:
+            pass
+    for name in sys.modules.keys() - OF_CLIENT:
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
+
+
+class Zygote:
+    def __init__(self):
+        self.control = socket.socket(fileno=0)
+        self.settings = json.loads(self.control.recv(MESSAGE_BYTES_MAX))
+        self.own = os.pidfd_open(os.getpid())
+        self.poll = select.epoll()
+        self.poll.register(self.control, select.EPOLLIN)
+        # By their pidfds: the number of the order, and the process.
+        self.children = {}
+        self.common = list(COMMON)
+
+    def run(self):
+        # Collected garbage would be a write to pages that are shared with all copies.
+        gc.disable()
+        gc.freeze()
+        self.control.send(b"R")
+        while True:
+            found = self.poll.poll(0 if self.common else None)
+            if not found:
+                self.read_ahead()
+            for file, _ in found:
+                if file == self.control.fileno():
+                    self.take_order()
+                else:
+                    self.bury(file)
+
+    def read_ahead(self):
+        name = self.common.pop(0)
+        try:
+            __import__(name)
+        except ImportError:
+            pass
+        if not self.common:
+            gc.freeze()
+
+    def take_order(self):
+        message, files, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES_MAX, FILES_MAX)
+        order = json.loads(message)
+        wanted = Order(self.settings, order, files)
+        try:
+            self.split(wanted)
+        except OSError as error:
+            wanted.tell_failure(error)
+        wanted.link.close()
+        for file in files[1:]:
+            os.close(file)
+
+    def split(self, wanted):
+        wanted.stage = "namespaces"
+        # The next child is the first process of a namespace, and the one after that must not be in it.
+        call(LIBC.unshare, CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            self.control.detach()
+            self.poll.close()
+            wanted.become()
+            os._exit(0)
+        call(LIBC.setns, self.own, CLONE_NEWPID)
+        pidfd = os.pidfd_open(pid)
+        self.children[pidfd] = (wanted.order["number"], pid)
+        self.poll.register(pidfd, select.EPOLLIN)
+        wanted.tell_pid(pid, pidfd)
+
+    def bury(self, pidfd):
+        number, pid = self.children.pop(pidfd)
+        _, status = os.waitpid(pid, 0)
+        self.poll.unregister(pidfd)
+        os.close(pidfd)
+        self.control.send(struct.pack("=BQi", ord("E"), number, status))
+
+
+if __name__ == "__main__":
+    Zygote().run()
