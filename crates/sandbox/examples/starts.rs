@@ -14,7 +14,7 @@ use std::{
 };
 
 use lambic_sandbox::process::{
-    Environment, Interpreter, Invocation, Isolation, Launch, Network, Spare, Spec,
+    Environment, Interpreter, Invocation, Isolation, Launch, Network, Spare, Spec, Zygote,
 };
 
 #[tokio::main]
@@ -210,6 +210,7 @@ async fn measure(name: &str, spec: Spec, rounds: usize) {
     }
     show(&format!("{name}: start"), starts);
     spares(name, &spec, rounds).await;
+    zygotes(name, &spec, rounds).await;
     show(&format!("{name}: warm event"), warm);
     show(&format!("{name}: end"), ends);
 }
@@ -234,6 +235,43 @@ async fn spares(name: &str, spec: &Arc<Spec>, rounds: usize) {
         }
     }
     show(&format!("{name}: start from a spare"), times);
+}
+
+/// The same start, from an interpreter that forks; and as many at once.
+async fn zygotes(name: &str, spec: &Arc<Spec>, rounds: usize) {
+    let (launch, isolation) = (spec.launch.clone(), spec.isolation.clone());
+    let zygote = Zygote::start(launch, isolation, &spec.code_dir).await;
+    let Some(zygote) = zygote.expect("the machine can start it") else {
+        return;
+    };
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let environment = Environment::start_from(&zygote, spec.clone()).await;
+        let environment = environment.expect("the machine can start it");
+        times.push(start.elapsed());
+        environment.expect("the function starts").kill().await;
+    }
+    show(&format!("{name}: split off a zygote"), times);
+    let start = Instant::now();
+    let all = (0..rounds).map(|_| {
+        let (zygote, spec) = (zygote.clone(), spec.clone());
+        tokio::spawn(async move { Environment::start_from(&zygote, spec).await })
+    });
+    let all: Vec<_> = all.collect();
+    let mut environments = Vec::new();
+    for one in all {
+        let environment = one.await.expect("no start panics");
+        environments.push(environment.expect("the machine can start it"));
+    }
+    let took = start.elapsed();
+    println!(
+        "{name}: {rounds} split off at once in {:.3} ms",
+        took.as_secs_f64() * 1e3
+    );
+    for environment in environments {
+        environment.expect("the function starts").kill().await;
+    }
 }
 
 fn show(name: &str, mut times: Vec<Duration>) {

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 use tokio::{io::Interest, net::UnixDatagram, sync::watch, task::AbortHandle};
 
 use super::{
-    Isolation, Launch, Network, Spec, assign,
+    Isolation, Launch, Spec, assign,
     child::Child,
     environment::variables_of,
     host_link::{self, Word},
