@@ -482,7 +482,7 @@ async fn a_spare_one_becomes_the_functions() {
         .await
         .unwrap()
         .unwrap();
-    assert!(environment.was_spare());
+    assert!(environment.had_interpreter());
     for _ in 0..2 {
         let execution = environment.invoke(invocation(b"{}", LONG)).await;
         assert_eq!(

@@ -527,7 +527,7 @@ const SEEN: &str = "import os, random, socket\n\
     \x20   files = sorted(os.listdir('/proc/self/fd'), key=int)\n\
     \x20   return {'status': status(), 'mounts': mounts(), 'limits': limits(), 'files': len(files), 'pid': os.getpid(),\n\
     \x20           'processes': [name for name in os.listdir('/proc') if name.isdigit()], 'root': sorted(os.listdir('/')),\n\
-    \x20           'host': socket.gethostname(), 'session': os.getsid(0), 'environ': sorted(os.environ),\n\
+    \x20           'host': socket.gethostname(), 'environ': sorted(os.environ),\n\
     \x20           'devices': open('/proc/net/dev').read().count(':'), 'random': random.random()}\n";
 
 #[tokio::test]

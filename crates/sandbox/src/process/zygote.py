@@ -170,11 +170,12 @@ class Order:
         null = os.open("/dev/null", os.O_RDONLY)
         for file, number in ((null, 0), (self.stdout, 1), (self.stderr, 2)):
             os.dup2(file, number)
+        sys.stdin = sys.__stdin__ = open(0, closefd=False)
         self.link.detach()
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
     def become(self):
-        """In the copy: it is the function's from here on."""
+        """In the copy, which is the function's from here on. It has left the zygote behind: nothing of that waits for it."""
         try:
             self.shut_in()
         except OSError as error:
@@ -215,6 +216,7 @@ class Zygote:
         self.common = list(COMMON)
 
     def run(self):
+        """Takes orders, and returns the order in the copy that is for it."""
         # Collected garbage would be a write to pages that are shared with all copies.
         gc.disable()
         gc.freeze()
@@ -224,10 +226,10 @@ class Zygote:
             if not found:
                 self.read_ahead()
             for file, _ in found:
-                if file == self.control.fileno():
-                    self.take_order()
-                else:
+                if file != self.control.fileno():
                     self.bury(file)
+                elif order := self.take_order():
+                    return order
 
     def read_ahead(self):
         name = self.common.pop(0)
@@ -243,7 +245,8 @@ class Zygote:
         order = json.loads(message)
         wanted = Order(self.settings, order, files)
         try:
-            self.split(wanted)
+            if self.split(wanted):
+                return wanted
         except OSError as error:
             wanted.tell_failure(error)
         wanted.link.close()
@@ -251,6 +254,7 @@ class Zygote:
             os.close(file)
 
     def split(self, wanted):
+        """True in the copy."""
         wanted.stage = "namespaces"
         # The next child is the first process of a namespace, and the one after that must not be in it.
         call(LIBC.unshare, CLONE_NEWPID)
@@ -258,13 +262,14 @@ class Zygote:
         if pid == 0:
             self.control.detach()
             self.poll.close()
-            wanted.become()
-            os._exit(0)
+            wanted.stage = "session"
+            return True
         call(LIBC.setns, self.own, CLONE_NEWPID)
         pidfd = os.pidfd_open(pid)
         self.children[pidfd] = (wanted.order["number"], pid)
         self.poll.register(pidfd, select.EPOLLIN)
         wanted.tell_pid(pid, pidfd)
+        return False
 
     def bury(self, pidfd):
         number, pid = self.children.pop(pidfd)
@@ -275,4 +280,4 @@ class Zygote:
 
 
 if __name__ == "__main__":
-    Zygote().run()
+    Zygote().run().become()

@@ -17,7 +17,7 @@ use std::{
         unix::process::ExitStatusExt,
     },
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -147,7 +147,8 @@ impl Zygote {
                 network::RUNTIME_API.into(),
             ))
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
+            // A pipe as that of a function: what it is, is found out once.
+            .stdout(says.try_clone().map_err(spawn_error)?)
             .stderr(says);
         let spawned = spec.isolation.spawn(Program {
             command,
