@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use super::tree::read;
+
 /// AWS's: this much memory comes with one processor.
 const MEMORY_MB_OF_A_CPU: u64 = 1_769;
 /// Processes and threads of one environment together, as in AWS.
@@ -277,7 +279,7 @@ impl Group {
 
     /// What the processes hold for themselves, bytes: without files, and what they share counts once.
     pub fn memory_bytes(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.folder(Controller::Memory)?.join("memory.stat")).ok()?;
+        let text = read(self.folder(Controller::Memory)?.join("memory.stat")).ok()?;
         Some(field(&text, if self.is_v2 { "anon" } else { "total_rss" }))
     }
 
@@ -291,7 +293,7 @@ impl Group {
         } else {
             "memory.oom_control"
         };
-        let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let text = read(folder.join(file)).unwrap_or_default();
         field(&text, "oom_kill")
     }
 }

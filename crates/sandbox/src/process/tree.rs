@@ -4,8 +4,10 @@
 //! another one, and a signal must never reach that. What is below a process is found through `/proc`.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// The first looks follow each other at once, the rest at this distance.
 const STOP_ROUNDS_BUSY: usize = 10;
 const STOP_PAUSE: Duration = Duration::from_millis(1);
+/// Of the kernel's files at once: most fit.
+const READ_BYTES: usize = 4_096;
 /// From this round on a process that waits for its half-made child counts as at rest: it stops as soon as it wakes.
 const STOP_ROUNDS_PATIENT: usize = 50;
 
@@ -90,7 +94,7 @@ impl Process {
         let mut found = Vec::new();
         let mut left = vec![self.pid];
         while let Some(parent) = left.pop() {
-            for pid in children(parent) {
+            for pid in look(parent, false).children {
                 let child = Process::open(pid, parent);
                 if !matches!(child.handle, Handle::Gone) {
                     left.push(pid);
@@ -126,17 +130,16 @@ impl Process {
             if !self.signal(Some(Signal::SIGSTOP)) {
                 return Err("it ended".to_owned());
             }
-            let below = self.below();
+            let (below, are_at_rest) = self.stop_below(round >= STOP_ROUNDS_PATIENT);
             if below.len() >= processes_max {
                 return Err(format!("more than {processes_max} processes"));
             }
-            for process in &below {
-                process.signal(Some(Signal::SIGSTOP));
+            if !self.signal(None) {
+                return Err("it ended".to_owned());
             }
             let pids: Vec<i32> = below.iter().map(Process::pid).collect();
-            let at_rest = |&pid: &i32| is_at_rest(pid, round >= STOP_ROUNDS_PATIENT);
-            // Whatever appeared since the last round may have been made by one that was not at rest yet.
-            if pids == stopped && pids.iter().chain([&self.pid]).all(at_rest) {
+            // What lost its parent while it was looked at appears elsewhere in the next round.
+            if are_at_rest && pids == stopped {
                 return Ok(below);
             }
             if start.elapsed() > STOP_TIME_MAX {
@@ -152,6 +155,25 @@ impl Process {
         Err("it could not be stopped".to_owned())
     }
 
+    /// Tells what is below to stop, and whether all of it and this one were at rest when their children were looked up:
+    /// then there are no others.
+    fn stop_below(&self, with_waiting: bool) -> (Vec<Process>, bool) {
+        let (mut below, mut are_at_rest) = (Vec::new(), true);
+        let mut left = vec![self.pid];
+        while let Some(parent) = left.pop() {
+            let found = look(parent, with_waiting);
+            are_at_rest &= found.is_at_rest;
+            for pid in found.children {
+                let child = Process::open(pid, parent);
+                if child.signal(Some(Signal::SIGSTOP)) {
+                    left.push(pid);
+                    below.push(child);
+                }
+            }
+        }
+        (below, are_at_rest)
+    }
+
     pub fn go_on(&self) {
         self.signal(Some(Signal::SIGCONT));
     }
@@ -162,16 +184,16 @@ impl Process {
 
     /// False for one that has ended, though nobody has waited for it.
     pub fn is_running(&self) -> bool {
-        let stat = stat(format!("/proc/{}", self.pid).as_ref());
+        let stat = stat(self.pid);
         !matches!(
-            stat.and_then(|stat| stat.chars().next()),
-            None | Some('Z' | 'X')
+            stat.as_ref().map_or("", |stat| stat.field(0)),
+            "" | "Z" | "X"
         )
     }
 
     /// Memory in use (or its highest ever, for `VmHWM`), bytes.
     pub fn memory_bytes(&self, field: &str) -> u64 {
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
+        let Ok(status) = read(format!("/proc/{}/status", self.pid)) else {
             return 0;
         };
         status
@@ -182,7 +204,25 @@ impl Process {
     }
 }
 
-fn tasks(pid: i32) -> impl Iterator<Item = std::path::PathBuf> {
+/// A file of the kernel's, which does not tell its length: in as few calls as can be. Names of processes are any bytes.
+pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    loop {
+        let end = bytes.len();
+        bytes.resize(end + READ_BYTES, 0);
+        let read = file.read(&mut bytes[end..])?;
+        bytes.truncate(end + read);
+        if read == 0 {
+            return Ok(match String::from_utf8(bytes) {
+                Ok(text) => text,
+                Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            });
+        }
+    }
+}
+
+fn tasks(pid: i32) -> impl Iterator<Item = PathBuf> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     tasks
         .into_iter()
@@ -191,36 +231,66 @@ fn tasks(pid: i32) -> impl Iterator<Item = std::path::PathBuf> {
         .map(|task| task.path())
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    let mut children = Vec::new();
-    for task in tasks(pid) {
-        let some = std::fs::read_to_string(task.join("children")).unwrap_or_default();
-        children.extend(some.split_ascii_whitespace().flat_map(str::parse::<i32>));
+/// What is known of a process or a thread by its `stat`: the name before the state may hold anything.
+struct Stat(String);
+
+impl Stat {
+    fn read(folder: &Path) -> Option<Stat> {
+        let stat = read(folder.join("stat")).ok()?;
+        Some(Stat(stat[stat.rfind(')')? + 1..].to_owned()))
     }
-    children
+
+    /// From the state on, which is the first.
+    fn field(&self, number: usize) -> &str {
+        let mut fields = self.0.split_ascii_whitespace();
+        fields.nth(number).unwrap_or_default()
+    }
 }
 
-/// The state's letter and what follows it; the name before may hold anything.
-fn stat(path: &std::path::Path) -> Option<String> {
-    let stat = std::fs::read_to_string(path.join("stat")).ok()?;
-    Some(stat[stat.rfind(')')? + 1..].trim_start().to_owned())
+fn stat(pid: i32) -> Option<Stat> {
+    Stat::read(format!("/proc/{pid}").as_ref())
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
-    let stat = stat(format!("/proc/{pid}").as_ref())?;
-    stat.split_ascii_whitespace().nth(1)?.parse().ok()
+    stat(pid)?.field(1).parse().ok()
 }
 
-/// True if none of its threads runs: stopped, traced, ended; `with_waiting`: or in a wait that no signal ends.
-fn is_at_rest(pid: i32, with_waiting: bool) -> bool {
-    tasks(pid).all(|task| {
-        let state = stat(&task).and_then(|stat| stat.chars().next());
-        match state {
-            Some('T' | 't' | 'Z' | 'X') | None => true,
-            Some('D') => with_waiting,
-            Some(_) => false,
-        }
-    })
+/// A process as it was found, at rest or not, and whom it had started then.
+struct Look {
+    is_at_rest: bool,
+    children: Vec<i32>,
+}
+
+/// One that was at rest has no other children. `with_waiting`: a wait that no signal ends counts as rest.
+fn look(pid: i32, with_waiting: bool) -> Look {
+    let mut found = Look {
+        is_at_rest: true,
+        children: Vec::new(),
+    };
+    let Some(whole) = stat(pid) else {
+        return found;
+    };
+    // Most have one thread, of which this says all.
+    let threads = whole.field(17).parse::<u32>().unwrap_or(0);
+    let tasks: Vec<PathBuf> = match threads {
+        0 | 1 => vec![format!("/proc/{pid}/task/{pid}").into()],
+        _ => tasks(pid).collect(),
+    };
+    let stats: Vec<Option<Stat>> = match threads {
+        0 | 1 => vec![Some(whole)],
+        _ => tasks.iter().map(|task| Stat::read(task)).collect(),
+    };
+    found.is_at_rest = stats.iter().flatten().all(|stat| match stat.field(0) {
+        "T" | "t" | "Z" | "X" => true,
+        "D" => with_waiting,
+        _ => false,
+    });
+    for task in tasks {
+        let some = read(task.join("children")).unwrap_or_default();
+        let numbers = some.split_ascii_whitespace();
+        found.children.extend(numbers.flat_map(str::parse::<i32>));
+    }
+    found
 }
 
 #[allow(unsafe_code)]
@@ -306,6 +376,32 @@ mod tests {
         assert_eq!(signal, Some(libc::SIGKILL));
     }
 
+    #[test]
+    fn a_name_may_be_any_bytes() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let name = std::ffi::OsStr::from_bytes(b"\xff) R 1");
+        let program = dir.path().join(name);
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = Command::new(program).arg("1000").spawn().unwrap();
+        let process = open(&child);
+        // Once it has its name.
+        let comm = format!("/proc/{}/comm", process.pid);
+        while read(&comm).unwrap().starts_with("lambic") {
+            std::thread::yield_now();
+        }
+        assert!(matches!(process.handle, Handle::Pidfd(_)));
+        assert!(!look(process.pid, false).is_at_rest);
+        let below = Process::open(std::process::id() as i32, parent_of_this()).below();
+        assert!(below.iter().any(|found| found.pid == process.pid));
+        process.kill_all();
+        child.wait().unwrap();
+    }
+
+    fn parent_of_this() -> i32 {
+        std::os::unix::process::parent_id() as i32
+    }
+
     #[tokio::test]
     async fn a_tree_stops_and_goes_on() {
         let mut child = Command::new("sh")
@@ -325,7 +421,7 @@ mod tests {
         let below = process.stop_all(64).await.unwrap();
         assert_eq!(below.len(), 3);
         for stopped in below.iter().chain([&process]) {
-            assert!(is_at_rest(stopped.pid, false));
+            assert!(look(stopped.pid, false).is_at_rest);
             stopped.go_on();
         }
         assert_eq!(
