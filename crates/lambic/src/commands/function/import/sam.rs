@@ -14,7 +14,7 @@ use super::{
     super::package::Package,
     Asked,
     cloudformation::{Missing, Resolved, Resource, Template, intrinsic},
-    plan::Plan,
+    plan::{NOT_HERE, NOTHING_ELSE, Plan},
 };
 use crate::yaml_source::{Node, Source};
 
@@ -86,11 +86,7 @@ pub fn plan(source: &Source, folder: &Path, asked: &Asked) -> Result<Plan, Strin
                 shown(resource),
                 "nothing of that kind is needed here",
             ),
-            _ => reader.leave_out(
-                resource.key,
-                shown(resource),
-                "only functions and layers are taken over",
-            ),
+            _ => reader.leave_out(resource.key, shown(resource), NOTHING_ELSE),
         }
     }
     reader.rest();
@@ -209,7 +205,7 @@ impl Reader<'_, '_> {
                         let kind = kind.text().unwrap_or_default();
                         if kind != "Function" {
                             let what = format!("Globals.{kind}");
-                            self.leave_out(node, what, "only functions and layers are taken over");
+                            self.leave_out(node, what, NOTHING_ELSE);
                         }
                     }
                 }
@@ -223,7 +219,7 @@ impl Reader<'_, '_> {
                         self.leave_out(key, name, "only AWS SAM's transform is known here");
                     }
                 }
-                "Hooks" | "Rules" => self.leave_out(key, name, "Lambic does not have it"),
+                "Hooks" | "Rules" => self.leave_out(key, name, NOT_HERE),
                 _ => {}
             }
         }

@@ -6,10 +6,15 @@ mod layer;
 
 use std::path::{Path, PathBuf};
 
-use super::{Asked, plan::Plan, variables::Variables};
+use super::{
+    Asked,
+    plan::{NO_IAM, NOT_HERE, NOTHING_ELSE, Plan},
+    variables::Variables,
+};
 use crate::yaml_source::{Node, Source, Yaml};
 
 const NAMES: [&str; 3] = ["serverless.yml", "serverless.yaml", "serverless.json"];
+const OF_CLOUDFORMATION: &str = "it is a function of CloudFormation, whose value AWS knows only";
 
 pub fn find(folder: &Path) -> Option<PathBuf> {
     let mut paths = NAMES.iter().map(|name| folder.join(name));
@@ -73,11 +78,7 @@ impl Reader<'_, '_> {
         match found.text() {
             Some(text) => Some(text.to_owned()),
             None if !found.entries().is_empty() || found.tag.is_some() => {
-                self.leave_out(
-                    node,
-                    what,
-                    "it is a function of CloudFormation, whose value AWS knows only",
-                );
+                self.leave_out(node, what, OF_CLOUDFORMATION);
                 None
             }
             None => {
@@ -126,12 +127,10 @@ impl Reader<'_, '_> {
                 "name" | "runtime" | "memorySize" | "timeout" | "environment" | "stage"
                 | "region" | "architecture" | "layers" | "tags" | "profile" | "stackName"
                 | "deploymentMethod" | "versionFunctions" | "deploymentBucket" | "stackTags" => {}
-                "iam" | "iamRoleStatements" | "role" => self.leave_out(
-                    node,
-                    format!("provider.{name}"),
-                    "there is no IAM here; a function reaches what the server lets all reach",
-                ),
-                _ => self.leave_out(node, format!("provider.{name}"), "Lambic does not have it"),
+                "iam" | "iamRoleStatements" | "role" => {
+                    self.leave_out(node, format!("provider.{name}"), NO_IAM)
+                }
+                _ => self.leave_out(node, format!("provider.{name}"), NOT_HERE),
             }
         }
         for (key, node) in root.entries() {
@@ -159,10 +158,8 @@ impl Reader<'_, '_> {
                         "plugins are not run; what they would build or change is missing",
                     );
                 }
-                "resources" => {
-                    self.leave_out(key, name, "only functions and layers are taken over")
-                }
-                _ => self.leave_out(key, name, "Lambic does not have it"),
+                "resources" => self.leave_out(key, name, NOTHING_ELSE),
+                _ => self.leave_out(key, name, NOT_HERE),
             }
         }
     }

@@ -9,11 +9,13 @@ use super::{
         super::{guess, package::Package, runtimes::Language},
         cloudformation::{Missing, Resource, intrinsic, referred},
         events,
-        plan::{Function, LayerUse},
+        plan::{Function, LayerUse, NO_IAM, NO_IMAGES, NO_PROVISIONING, NOT_HERE},
     },
     LAYERS, Reader, SERVERLESS, shown, why,
 };
 use crate::yaml_source::{Node, Yaml};
+
+const NO_EFFECT: &str = "it is kept and shown, but has no effect here";
 
 /// A function's properties, its own over the template's `Globals`.
 type Properties = Vec<(String, Node)>;
@@ -22,17 +24,11 @@ impl Reader<'_, '_> {
     pub(super) fn function(&mut self, resource: Resource<'_>) {
         let id = resource.id;
         let properties = self.properties(resource);
-        let find = |name: &str| {
-            properties
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, node)| node)
-        };
+        let find = |name: &str| named(&properties, name);
         if let Some(node) = find("PackageType")
             && self.template.text(node) == Ok("Image".to_owned())
         {
-            let why = "it is a container image; only code in files is taken over";
-            return self.leave_out(resource.key, shown(resource), why);
+            return self.leave_out(resource.key, shown(resource), NO_IMAGES);
         }
         let mut needed = |name: &str| {
             let Some(node) = find(name) else {
@@ -120,12 +116,7 @@ impl Reader<'_, '_> {
         runtime: &str,
     ) -> Option<Package> {
         let id = resource.id;
-        let find = |name: &str| {
-            properties
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, node)| node)
-        };
+        let find = |name: &str| named(properties, name);
         let asset = resource
             .node
             .get("Metadata")
@@ -188,7 +179,7 @@ impl Reader<'_, '_> {
                     function.settings.kept.insert(key.to_owned(), value);
                 }
                 if !["Architectures", "LoggingConfig"].contains(&key) {
-                    self.leave_out(node, what, "it is kept and shown, but has no effect here");
+                    self.leave_out(node, what, NO_EFFECT);
                 }
             }
             "Tracing" | "TracingConfig" => {
@@ -202,7 +193,7 @@ impl Reader<'_, '_> {
                         .settings
                         .kept
                         .insert("TracingConfig".to_owned(), config);
-                    self.leave_out(node, what, "it is kept and shown, but has no effect here");
+                    self.leave_out(node, what, NO_EFFECT);
                 }
             }
             "FunctionUrlConfig" => function.url = self.json(node, &what),
@@ -219,27 +210,18 @@ impl Reader<'_, '_> {
             | "RolePath"
             | "PermissionsBoundary"
             | "AssumeRolePolicyDocument" => {
-                self.leave_out(
-                    node,
-                    what,
-                    "there is no IAM here; a function reaches what the server lets all reach",
-                );
+                self.leave_out(node, what, NO_IAM);
             }
-            "ProvisionedConcurrencyConfig" => self.leave_out(
-                node,
-                what,
-                "environments start in milliseconds here; set it by AWS's API if it is wanted",
-            ),
+            "ProvisionedConcurrencyConfig" => self.leave_out(node, what, NO_PROVISIONING),
             "DeploymentPreference" => self.leave_out(
                 node,
                 what,
                 "there is no CodeDeploy here; `lambic function alias set` shifts weights",
             ),
-            _ => self.leave_out(node, what, "Lambic does not have it"),
+            _ => self.leave_out(node, what, NOT_HERE),
         }
     }
 
-    /// A variable whose value is not known keeps the one that it has here.
     fn variable(&mut self, function: &mut Function, id: &str, name: &str, value: &Node) {
         match self.template.text(value) {
             Ok(text) => {
@@ -247,11 +229,7 @@ impl Reader<'_, '_> {
             }
             Err(Missing::NoValue) => {}
             Err(Missing::Unknown(why)) => {
-                function.environment_kept.insert(name.to_owned());
-                let why = format!(
-                    "{why}; set it with `lambic function update {} --env {name}=…`, and later imports keep it",
-                    function.name
-                );
+                let why = function.keep_variable(name, &why);
                 self.leave_out(value, format!("{id}: Environment.{name}"), why);
             }
         }
@@ -317,6 +295,11 @@ impl Reader<'_, '_> {
         }
         (!body.is_empty()).then_some(Value::Object(body))
     }
+}
+
+fn named<'p>(properties: &'p [(String, Node)], name: &str) -> Option<&'p Node> {
+    let mut all = properties.iter();
+    all.find(|(key, _)| key == name).map(|(_, node)| node)
 }
 
 /// A value of `Globals` under a function's own: maps meet key by key, lists follow one another, all else is replaced.

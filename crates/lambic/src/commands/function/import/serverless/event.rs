@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        events::{STREAM_ARN, URL_INSTEAD, URL_OF_OLDER_FORMAT, open_url, why_not},
-        plan::Function,
+        events::{STREAM_ARN, open_url, url_instead, why_not},
+        plan::{Function, NOT_HERE},
     },
     Reader,
 };
@@ -36,7 +36,7 @@ impl Reader<'_, '_> {
                         body["Cors"] = cors;
                     }
                 }
-                _ => self.leave_out(value, format!("{what}.{name}"), "Lambic does not have it"),
+                _ => self.leave_out(value, format!("{what}.{name}"), NOT_HERE),
             }
         }
         function.url = Some(body);
@@ -64,7 +64,7 @@ impl Reader<'_, '_> {
                 "allowCredentials" => "AllowCredentials",
                 "maxAge" => "MaxAge",
                 _ => {
-                    self.leave_out(value, format!("{what}.{name}"), "Lambic does not have it");
+                    self.leave_out(value, format!("{what}.{name}"), NOT_HERE);
                     continue;
                 }
             };
@@ -98,11 +98,7 @@ impl Reader<'_, '_> {
                         "it has an authorizer, and its URL would have none",
                     );
                 }
-                function.url.get_or_insert_with(open_url);
-                let why = match kind {
-                    "http" => URL_OF_OLDER_FORMAT,
-                    _ => URL_INSTEAD,
-                };
+                let why = url_instead(function, kind == "http");
                 self.leave_out(event, what, why);
             }
             "stream" => {

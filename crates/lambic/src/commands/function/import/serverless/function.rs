@@ -5,9 +5,9 @@ use serde_json::json;
 use super::{
     super::{
         super::{guess, package::Package, runtimes::Language},
-        plan::{Function, LayerUse},
+        plan::{Function, LayerUse, NO_IAM, NO_IMAGES, NO_PROVISIONING, NOT_HERE},
     },
-    NAMES, Reader,
+    NAMES, OF_CLOUDFORMATION, Reader,
 };
 use crate::yaml_source::Node;
 
@@ -28,8 +28,7 @@ impl Reader<'_, '_> {
         };
         let own_or_common = |name: &str| node.get(name).or(provider.get(name));
         if let Some(image) = node.get("image") {
-            let why = "it is a container image; only code in files is taken over";
-            return self.leave_out(image, id, why);
+            return self.leave_out(image, id, NO_IMAGES);
         }
         let name = match node.get("name") {
             Some(name) => self.text(name, &format!("{id}: name")),
@@ -189,21 +188,12 @@ impl Reader<'_, '_> {
                     self.event(function, id, event);
                 }
             }
-            "role" | "iamRoleStatements" => self.leave_out(
-                node,
-                what,
-                "there is no IAM here; a function reaches what the server lets all reach",
-            ),
-            "provisionedConcurrency" => self.leave_out(
-                node,
-                what,
-                "environments start in milliseconds here; set it by AWS's API if it is wanted",
-            ),
-            _ => self.leave_out(node, what, "Lambic does not have it"),
+            "role" | "iamRoleStatements" => self.leave_out(node, what, NO_IAM),
+            "provisionedConcurrency" => self.leave_out(node, what, NO_PROVISIONING),
+            _ => self.leave_out(node, what, NOT_HERE),
         }
     }
 
-    /// A variable whose value is not known keeps the one that it has here.
     fn variable(&mut self, function: &mut Function, id: &str, name: &str, node: &Node) {
         let why = match self.variables.resolve(node) {
             Ok(found) if found.is_null() => return,
@@ -215,17 +205,12 @@ impl Reader<'_, '_> {
                         .insert(name.to_owned(), text.to_owned());
                     return;
                 }
-                None => "it is a function of CloudFormation, whose value AWS knows only".to_owned(),
+                None => OF_CLOUDFORMATION.to_owned(),
             },
-            Ok(_) => "it is a function of CloudFormation, whose value AWS knows only".to_owned(),
+            Ok(_) => OF_CLOUDFORMATION.to_owned(),
             Err(why) => why,
         };
-        function.environment.remove(name);
-        function.environment_kept.insert(name.to_owned());
-        let why = format!(
-            "{why}; set it with `lambic function update {} --env {name}=…`, and later imports keep it",
-            function.name
-        );
+        let why = function.keep_variable(name, &why);
         self.leave_out(node, format!("{id}: environment.{name}"), why);
     }
 
