@@ -36,6 +36,13 @@ pub fn lambic() -> Command {
     command
 }
 
+/// A number that the surroundings may give, such as how long a test's long form takes.
+pub fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    let parsed = value.parse();
+    Some(parsed.unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
+}
+
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener
