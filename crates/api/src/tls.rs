@@ -11,6 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use metrics::counter;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{
     TlsAcceptor,
@@ -27,9 +28,11 @@ use tokio_rustls::{
 use x509_certificate::CapturedX509Certificate;
 
 /// How long a client may take for the handshake, which is a few messages.
-pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// The first byte of TLS, which neither HTTP nor the Postgres wire begins with.
 const HANDSHAKE: u8 = 0x16;
+/// The name by which clients ask for the Postgres wire in the handshake.
+pub(crate) const POSTGRES: &[u8] = b"postgresql";
 
 /// Who encrypts what passes the doors.
 #[derive(Debug, Clone, Default)]
@@ -138,15 +141,16 @@ impl Identity {
         Some(self.certificate.as_ref()?.encode_pem())
     }
 
-    pub(crate) async fn secure_http(
-        &self,
-        socket: TcpStream,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        secure(&self.http, socket).await
+    pub(crate) async fn secure_http(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        secure(&self.http, socket)
+            .await
+            .inspect_err(|_| counter!("lambic_http_handshakes_failed_total").increment(1))
     }
 
     pub(crate) async fn secure_pg(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        secure(&self.pg, socket).await
+        secure(&self.pg, socket)
+            .await
+            .inspect_err(|_| counter!("lambic_postgres_handshakes_failed_total").increment(1))
     }
 }
 
@@ -159,9 +163,6 @@ impl fmt::Debug for Identity {
         shown.finish_non_exhaustive()
     }
 }
-
-/// The name by which clients ask for the Postgres wire in the handshake.
-pub(crate) const POSTGRES: &[u8] = b"postgresql";
 
 fn read_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, Unusable> {
     let has = |mark: &[u8]| text.windows(mark.len()).any(|part| part == mark);
@@ -183,10 +184,7 @@ fn unusable(error: rustls::Error) -> Unusable {
     }
 }
 
-async fn secure(
-    config: &Arc<ServerConfig>,
-    socket: TcpStream,
-) -> io::Result<TlsStream<TcpStream>> {
+async fn secure(config: &Arc<ServerConfig>, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let secured = TlsAcceptor::from(Arc::clone(config)).accept(socket);
     timeout(HANDSHAKE_MAX, secured).await.unwrap_or_else(|_| {
         let reason = "the handshake was not finished in time";

@@ -146,8 +146,7 @@ async fn connection(
     let socket = match begun {
         Ok(socket) => socket,
         Err(error) => {
-            counter!("lambic_http_handshakes_failed_total").increment(1);
-            debug!(%error, %peer, "no TLS handshake");
+            debug!(%error, %peer, "connection broke off before it began");
             return;
         }
     };

@@ -153,7 +153,8 @@ impl Base {
 /// How the caller sees the request: encrypted here, or by a proxy that speaks TLS before this server and says so.
 pub fn scheme(headers: &HeaderMap, is_secured: bool) -> &'static str {
     let forwarded = headers.get("x-forwarded-proto");
-    let is_by_proxy = forwarded.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
+    let is_by_proxy =
+        forwarded.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
     match is_secured || is_by_proxy {
         true => "https",
         false => "http",
@@ -208,7 +209,7 @@ mod tests {
                 );
                 (name, value)
             });
-            let headers = headers.collect();
+            let headers: HeaderMap = headers.collect();
             let secured = Base::of(&headers, true).0;
             assert!(secured.starts_with("https://"), "{secured}");
             Base::of(&headers, false).0
