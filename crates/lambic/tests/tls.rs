@@ -293,6 +293,13 @@ fn the_cli_speaks_https() {
         1,
         &["/no/such/file", "LAMBIC_CA_FILE"],
     );
+    let plain = Server::start(&folder.path().join("plain"));
+    let wrong = plain.url.replace("http://", "https://");
+    let trusted = [
+        ("LAMBIC_CA_FILE", authority.as_str()),
+        ("LAMBIC_URL", wrong.as_str()),
+    ];
+    refused(&cli(&trusted, &query), 1, &["the connection to https://"]);
     let ftp = [("LAMBIC_URL", "ftp://localhost")];
     refused(&cli(&ftp, &query), 1, &["http:// or https://"]);
 }

@@ -140,6 +140,7 @@ async fn connection(
 ) {
     let must_encrypt = identity.is_some() && !tls::is_within_machine(&socket);
     let begun = tokio::select! {
+        biased;
         begun = Socket::begin(socket, identity.as_ref(), idle_max) => begun,
         () = stopped(&mut stop) => return,
     };
