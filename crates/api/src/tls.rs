@@ -89,8 +89,15 @@ pub enum Unusable {
 pub struct Identity {
     http: Arc<ServerConfig>,
     pg: Arc<ServerConfig>,
-    /// The first certificate, if it is understood here: it is only told about.
-    certificate: Option<Arc<CapturedX509Certificate>>,
+    /// Of the first certificate, if it is understood here.
+    told: Option<Arc<Told>>,
+}
+
+/// What a certificate says of itself.
+struct Told {
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+    pem: String,
 }
 
 impl Identity {
@@ -102,7 +109,12 @@ impl Identity {
         let Some(own) = certificates.first() else {
             return Err(Unusable::NoCertificate);
         };
-        let own = CapturedX509Certificate::from_der(own.to_vec());
+        let own = CapturedX509Certificate::from_der(own.to_vec()).ok();
+        let told = own.map(|own| Told {
+            from: own.validity_not_before(),
+            until: own.validity_not_after(),
+            pem: own.encode_pem(),
+        });
         let key = read_key(key)?;
         let config = |protocols: &[&[u8]]| {
             let provider = Arc::new(ring::default_provider());
@@ -118,27 +130,23 @@ impl Identity {
         Ok(Identity {
             http: config(&[b"http/1.1", b"http/1.0"])?,
             pg: config(&[POSTGRES])?,
-            certificate: own.ok().map(Arc::new),
+            told: told.map(Arc::new),
         })
     }
 
     /// What clients will say of the certificate's dates.
     pub fn untimely(&self, now: SystemTime) -> Option<String> {
-        let certificate = self.certificate.as_ref()?;
+        let Told { from, until, .. } = self.told.as_deref()?;
         let now = DateTime::<Utc>::from(now);
-        let (from, until) = (
-            certificate.validity_not_before(),
-            certificate.validity_not_after(),
-        );
-        if now > until {
+        if now > *until {
             return Some(format!("it expired at {until}"));
         }
-        (now < from).then(|| format!("it is not valid before {from}"))
+        (now < *from).then(|| format!("it is not valid before {from}"))
     }
 
-    /// The certificate that clients of Postgres bind their passwords to, as PEM.
-    pub(crate) fn certificate_pem(&self) -> Option<String> {
-        Some(self.certificate.as_ref()?.encode_pem())
+    /// The certificate that clients of Postgres bind their passwords to.
+    pub(crate) fn certificate_pem(&self) -> Option<&str> {
+        Some(&self.told.as_deref()?.pem)
     }
 
     pub(crate) async fn secure_http(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
@@ -157,8 +165,8 @@ impl Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Identity");
-        if let Some(certificate) = &self.certificate {
-            shown.field("until", &certificate.validity_not_after());
+        if let Some(told) = &self.told {
+            shown.field("until", &told.until);
         }
         shown.finish_non_exhaustive()
     }

@@ -215,9 +215,9 @@ async fn follow(files: Files, mark: Mark, mut dates: Dates, newest: watch::Sende
         };
         if renewal.is_due(now) {
             let read = files.clone();
-            let Ok(read) = tokio::task::spawn_blocking(move || read.read()).await else {
-                return;
-            };
+            let read = tokio::task::spawn_blocking(move || read.read())
+                .await
+                .unwrap_or_else(|ended| Err(ended.into()));
             let certificate = files.certificate.display();
             match read {
                 Ok(identity) => {
