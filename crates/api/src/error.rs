@@ -12,6 +12,15 @@ pub enum Error {
         option: &'static str,
         address: SocketAddr,
     },
+    #[error(
+        "{option} {address} is not a loopback address, and what passes there could be read and changed on the way: \
+         name a certificate and its key under [tls] in the settings, or say there that a proxy encrypts \
+         (by_proxy = true; docs/security.md), or use {option} 127.0.0.1:{}", address.port()
+    )]
+    NotEncrypted {
+        option: &'static str,
+        address: SocketAddr,
+    },
     #[error("cannot listen on {address}: {source}; choose another address with {option}")]
     Bind {
         option: &'static str,

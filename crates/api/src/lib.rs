@@ -18,24 +18,22 @@ mod postgres;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use lambic_functions::Functions;
 use lambic_log::Log;
 use lambic_model::Appender;
 use lambic_query::Database;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tracing::warn;
+use tracing::{info, warn};
 
 pub use error::Error;
 pub use http::{Signer, Unsigned};
 pub use keys::{Key, Keys, Secret};
 pub use postgres::CatalogParser;
+pub use tls::{Identity, Tls, Unusable};
 
 /// Where the doors are and what they take.
 #[derive(Debug, Clone)]
@@ -66,6 +64,8 @@ pub struct Options {
     pub drain_max: Duration,
     /// Of those who may use the doors; without any everybody may, and the doors open on loopback only.
     pub keys: Keys,
+    /// Who encrypts; where nobody does, the doors open on loopback only.
+    pub tls: Tls,
 }
 
 impl Default for Options {
@@ -84,6 +84,7 @@ impl Default for Options {
             changes_clients_max: 64,
             drain_max: Duration::from_secs(10),
             keys: Keys::default(),
+            tls: Tls::Off,
         }
     }
 }
@@ -128,8 +129,8 @@ impl Handle {
 
 /// Opens both doors; when this returns they answer.
 pub async fn serve(options: Options, services: Services) -> Result<Handle, Error> {
-    let http = bind("--http", options.http, &options.keys).await?;
-    let pg = bind("--pg", options.pg, &options.keys).await?;
+    let http = bind("--http", options.http, &options).await?;
+    let pg = bind("--pg", options.pg, &options).await?;
     postgres::install(&services.database)
         .map_err(|error| Error::Catalog(error.strip_backtrace()))?;
     let executor = executor::Executor::new(services.database.clone()).map_err(Error::Threads)?;
@@ -145,6 +146,7 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
         executor.clone(),
         options.pg_connections_max,
         options.keys.clone(),
+        options.tls.clone(),
         stopped.clone(),
     ));
     let drain_max = options.drain_max;
@@ -159,28 +161,31 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
     })
 }
 
-/// Elsewhere than on loopback there must be keys.
 async fn bind(
     option: &'static str,
     address: SocketAddr,
-    keys: &Keys,
+    options: &Options,
 ) -> Result<TcpListener, Error> {
-    let is_loopback = match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
-    if !is_loopback && keys.is_empty() {
-        return Err(Error::NotLoopback { option, address });
-    }
+    check(option, address, options)?;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| Error::bind(option, address, source))?;
-    if !is_loopback {
-        warn!(
-            %address,
-            option,
-            "a door is open to other machines, and what passes it is not encrypted: put a proxy before it that speaks TLS"
-        );
+    if !address.ip().is_loopback() {
+        let encrypted_by = match options.tls {
+            Tls::ByProxy => "a proxy before it",
+            _ => "itself",
+        };
+        info!(%address, option, encrypted_by, "a door is open to other machines");
     }
     Ok(listener)
+}
+
+/// Elsewhere than on loopback there must be keys, and somebody who encrypts.
+fn check(option: &'static str, address: SocketAddr, options: &Options) -> Result<(), Error> {
+    match (address.ip().is_loopback(), &options.tls) {
+        (true, _) => Ok(()),
+        (false, _) if options.keys.is_empty() => Err(Error::NotLoopback { option, address }),
+        (false, Tls::Off) => Err(Error::NotEncrypted { option, address }),
+        (false, Tls::ByProxy | Tls::Own(_)) => Ok(()),
+    }
 }

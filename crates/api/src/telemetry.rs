@@ -85,6 +85,11 @@ fn describe() {
         Unit::Count,
         "Postgres connections over the limit"
     );
+    describe_counter!(
+        "lambic_postgres_handshakes_failed_total",
+        Unit::Count,
+        "Postgres connections that began with TLS and did not come to its end"
+    );
     describe_gauge!(
         "lambic_changes_clients",
         Unit::Count,
@@ -120,6 +125,11 @@ fn describe() {
         "lambic_http_connections_refused_total",
         Unit::Count,
         "connections answered with 503 because there were too many"
+    );
+    describe_counter!(
+        "lambic_http_handshakes_failed_total",
+        Unit::Count,
+        "HTTP connections that began with TLS and did not come to its end"
     );
     describe_gauge!(
         "lambic_stream_records",

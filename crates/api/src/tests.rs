@@ -346,24 +346,41 @@ async fn a_query_of_own_data_means_what_it_says() {
     assert_eq!((status, body.contains("1,1]")), (200, true), "{body}");
 }
 
-#[tokio::test]
-async fn only_loopback_is_served_without_keys() {
-    let none = Keys::default();
+#[test]
+fn only_loopback_is_served_without_keys_and_tls() {
+    let key = || Keys::new([Key::new("AKID", Secret::new("secret"), None, None)]);
+    let own = || Tls::Own(watch::channel(crate::tls::tests::identity()).1);
     for address in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0"] {
-        let refused = bind("--http", address.parse().unwrap(), &none).await;
-        let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("--http 127.0.0.1"), "{refused}");
-        assert!(refused.contains("[auth]"), "{refused}");
+        for (keys, tls, said) in [
+            (Keys::default(), Tls::Off, Some("[auth]")),
+            (Keys::default(), own(), Some("[auth]")),
+            (Keys::default(), Tls::ByProxy, Some("[auth]")),
+            (key(), Tls::Off, Some("[tls]")),
+            (key(), Tls::ByProxy, None),
+            (key(), own(), None),
+        ] {
+            let options = Options {
+                keys,
+                tls,
+                ..Options::default()
+            };
+            let checked = check("--http", address.parse().unwrap(), &options);
+            let told = checked.err().map(|error| error.to_string());
+            assert_eq!(told.is_some(), said.is_some(), "{told:?}");
+            if let (Some(told), Some(said)) = (told, said) {
+                assert!(told.contains("--http 127.0.0.1"), "{told}");
+                assert!(told.contains(said), "{told}");
+            }
+        }
     }
-    let taken = bind("--pg", "127.0.0.1:0".parse().unwrap(), &none).await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_told() {
+    let options = Options::default();
+    let taken = bind("--pg", "127.0.0.1:0".parse().unwrap(), &options).await;
     let taken = taken.unwrap();
     let address = taken.local_addr().unwrap();
-    let refused = bind("--pg", address, &none).await.unwrap_err();
+    let refused = bind("--pg", address, &options).await.unwrap_err();
     assert!(matches!(refused, Error::Bind { .. }));
-    let keys = Keys::new([Key::new("AKID", Secret::new("secret"), None, None)]);
-    assert!(
-        bind("--http", "0.0.0.0:0".parse().unwrap(), &keys)
-            .await
-            .is_ok()
-    );
 }

@@ -11,12 +11,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::{BOUND, House};
+use common::{BOUND, House, name};
 use lambic_functions::{
     Changes, Code, Deployment, Error, FunctionVersion, ImageConfig, ImageSource, ImageTrouble,
     Runtime,
 };
-use lambic_model::{FunctionName, Outcome};
+use lambic_model::Outcome;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -51,10 +51,6 @@ done
 fn hex(bytes: &[u8]) -> String {
     let sum = Sha256::digest(bytes);
     sum.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn name(text: &str) -> FunctionName {
-    FunctionName::new(text).unwrap()
 }
 
 /// The files of a layer, packed.

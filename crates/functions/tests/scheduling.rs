@@ -4,19 +4,14 @@ mod common;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{BOUND, ECHO, House};
+use common::{BOUND, ECHO, House, name};
 use lambic_functions::{Code, Deployment, Error, InvokeResult, Runtime};
-use lambic_model::FunctionName;
 use serde_json::Value;
 
 const SLEEPS: &str = "import os, time\n\
     def handler(event, context):\n\
     \x20   time.sleep(event.get('s', 0))\n\
     \x20   return os.environ['AWS_LAMBDA_LOG_STREAM_NAME']\n";
-
-fn name(name: &str) -> FunctionName {
-    FunctionName::new(name).unwrap()
-}
 
 /// Which of the environments ran it.
 fn environment(result: &InvokeResult) -> String {

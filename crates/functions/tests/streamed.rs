@@ -5,12 +5,12 @@ mod common;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, new_null_array};
-use common::{BOUND, ECHO, House, folder};
+use common::{BOUND, ECHO, House, folder, name};
 use lambic_functions::{
     Chunk, Code, Deployment, Error, Event, InvokeResult, Runtime, Streamed, system_streams,
 };
 use lambic_log::Log;
-use lambic_model::{Append, FunctionName, Outcome, Stream, StreamId, Write};
+use lambic_model::{Append, Outcome, Stream, StreamId, Write};
 use serde_json::json;
 
 const STREAMING: &[u8] =
@@ -23,10 +23,6 @@ const STREAMING: &[u8] =
     stream.write('two');\n\
     stream.end();\n\
     });\n";
-
-fn name(text: &str) -> FunctionName {
-    FunctionName::new(text).unwrap()
-}
 
 async fn deploy(house: &House, function: &str, runtime: Runtime, file: &str, source: &[u8]) {
     let code = folder(&[(file, source)]);

@@ -22,6 +22,10 @@ pub struct Cli {
     )]
     pub server: String,
 
+    /// Who signs the certificates of servers at https:// URLs, as PEM [default: whom this machine trusts]
+    #[arg(long, global = true, env = "LAMBIC_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
     /// Answer in JSON
     #[arg(long, global = true)]
     pub json: bool,

@@ -2,6 +2,7 @@
 
 use std::{
     io::Read,
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +15,7 @@ use ureq::{
     http::{Response, Uri},
 };
 
-use crate::{credentials, output::Rows, source::Place};
+use crate::{credentials, output::Rows, source::Place, tls};
 
 pub struct Client {
     agent: Agent,
@@ -78,20 +79,23 @@ pub struct Answer {
 }
 
 impl Client {
-    pub fn new(url: &str) -> anyhow::Result<Client> {
-        if !url.starts_with("http://") {
+    /// `ca_file` has the authorities that sign the server's certificate, where those of the machine do not.
+    pub fn new(url: &str, ca_file: Option<&Path>) -> anyhow::Result<Client> {
+        let is_secured = url.starts_with("https://");
+        if !is_secured && !url.starts_with("http://") {
             bail!(
-                "the server's URL starts with http://, not as {url:?}; see --server and LAMBIC_URL"
+                "the server's URL starts with http:// or https://, not as {url:?}; see --server and LAMBIC_URL"
             );
         }
-        let agent = Agent::config_builder()
+        let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
-            .user_agent(concat!("lambic/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+            .user_agent(concat!("lambic/", env!("CARGO_PKG_VERSION")));
+        if is_secured {
+            config = config.tls_config(tls::client(tls::ca_file(ca_file).as_deref())?);
+        }
         Ok(Client {
-            agent,
+            agent: config.build().new_agent(),
             url: url.trim_end_matches('/').to_owned(),
             signer: credentials::signer()?,
         })
@@ -248,7 +252,9 @@ impl Client {
                 unreachable(&self.url)
             }
             other => {
-                anyhow::Error::new(other).context(format!("the connection to {} broke", self.url))
+                let hint = tls::hint(&other).unwrap_or_default();
+                let broke = format!("the connection to {} broke{hint}", self.url);
+                anyhow::Error::new(other).context(broke)
             }
         })
     }

@@ -157,7 +157,7 @@ fn is_printable(text: &str) -> bool {
 }
 
 /// A group may read it, as those do who run servers in containers; nobody else may.
-fn check_closed(file: &File, path: &Path) -> anyhow::Result<()> {
+pub fn check_closed(file: &File, path: &Path) -> anyhow::Result<()> {
     const OF_OTHERS: u32 = 0o027;
     let metadata = file
         .metadata()

@@ -15,6 +15,7 @@ mod project;
 mod server;
 mod settings;
 mod source;
+mod tls;
 mod toml_source;
 mod yaml_source;
 

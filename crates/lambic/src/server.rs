@@ -17,6 +17,7 @@ use crate::{
     exit::refusal,
     output::{Rows, counted},
     settings,
+    tls::Following,
 };
 
 /// Ids below are the house's own streams, which no catalog lists.
@@ -66,11 +67,16 @@ pub fn described(data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub struct Doors(lambic_api::Handle);
+pub struct Doors {
+    handle: lambic_api::Handle,
+    /// Looks after the certificate, if they have one.
+    following: Option<Following>,
+}
 
 impl Doors {
     pub async fn open(engine: &Engine, addresses: Addresses) -> anyhow::Result<Doors> {
         let serve = &engine.serve_options;
+        let (tls, following) = serve.tls.open().map_err(refusal)?;
         let options = lambic_api::Options {
             http: addresses.http,
             pg: addresses.pg,
@@ -80,6 +86,7 @@ impl Doors {
             http_statements_max: serve.server.http_statements_max,
             append_bytes_max: serve.append_bytes_max,
             keys: serve.keys.clone(),
+            tls,
             ..lambic_api::Options::default()
         };
         let services = lambic_api::Services {
@@ -88,11 +95,10 @@ impl Doors {
             log: engine.log.clone(),
             appender: Arc::new(engine.log.clone()),
         };
-        Ok(Doors(
-            lambic_api::serve(options, services)
-                .await
-                .map_err(refusal)?,
-        ))
+        let handle = lambic_api::serve(options, services)
+            .await
+            .map_err(refusal)?;
+        Ok(Doors { handle, following })
     }
 
     /// The usual ports, or free ones where those are taken.
@@ -110,19 +116,23 @@ impl Doors {
 
     pub fn addresses(&self) -> Addresses {
         Addresses {
-            http: self.0.http,
-            pg: self.0.pg,
+            http: self.handle.http,
+            pg: self.handle.pg,
         }
     }
 
     pub fn say_ready(&self) {
         let Addresses { http, pg } = self.addresses();
-        eprintln!("ready http={http} pg={pg}");
+        let scheme = match self.following {
+            Some(_) => "https",
+            None => "http",
+        };
+        eprintln!("ready {scheme}={http} pg={pg}");
     }
 
     /// Answers what was asked before, and what functions are still working on as long as they may.
     pub async fn close(self, engine: &Engine) {
-        tokio::join!(self.0.close(), engine.functions.drain());
+        tokio::join!(self.handle.close(), engine.functions.drain());
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use serde::Deserialize;
 
-use crate::{amount::Amount, credentials::Auth, exit::refusal, toml_source};
+use crate::{amount::Amount, credentials::Auth, exit::refusal, tls::Tls, toml_source};
 
 /// A day: no function may run longer.
 pub const TIMEOUT_S_MAX: u64 = 86_400;
@@ -26,6 +26,7 @@ pub const DEFAULTS: &str = include_str!("../defaults.toml");
 pub struct Settings {
     pub server: Server,
     pub auth: Auth,
+    pub tls: Tls,
     pub log: Log,
     pub dataset: Dataset,
     pub speed: Speed,
@@ -148,8 +149,14 @@ impl Settings {
                 &known_keys(),
             ))
         })?;
-        settings.auth.read(path).map_err(refusal)?;
+        settings.stand_in(path).map_err(refusal)?;
         Ok(settings)
+    }
+
+    /// After they were read from this file, beside which others lie that they name.
+    pub fn stand_in(&mut self, file: &Path) -> anyhow::Result<()> {
+        self.tls.settle(file);
+        self.auth.read(file)
     }
 
     /// The defaults with `table` laid over them.
@@ -194,6 +201,9 @@ impl Settings {
             return Err(serde::de::Error::custom(format!(
                 "`keys` under [auth]: {what}"
             )));
+        }
+        if let Err(what) = self.tls.check() {
+            return Err(serde::de::Error::custom(format!("under [tls], {what}")));
         }
         if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
             return Err(mistake(key, value, &format!("it must be at most {most}")));

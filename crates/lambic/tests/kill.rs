@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{PATIENCE, Server};
+use common::{PATIENCE, Server, setting};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// How a writer protects itself against doubling.
@@ -151,15 +151,6 @@ fn nothing_acknowledged_is_lost_or_doubled() {
         "seed {seed}: {}",
         server.said()
     );
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
-    )
 }
 
 fn declare(server: &Server) {

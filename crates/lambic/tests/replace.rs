@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Server, pg::Pg};
+use common::{Server, pg::Pg, setting};
 
 const WRITERS: u64 = 2;
 const KEYS: u64 = 1_000;
@@ -41,15 +41,6 @@ struct Load {
 impl Load {
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
-    }
-}
-
-fn setting(name: &str, usual: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(value) => value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
-        Err(_) => usual,
     }
 }
 
@@ -162,8 +153,8 @@ fn told_switches(server: &Server) {
 
 #[test]
 fn no_read_fails_or_mixes_versions() {
-    let seconds = setting("LAMBIC_REPLACE_S", 8);
-    let readers = setting("LAMBIC_REPLACE_READERS", 8);
+    let seconds = setting("LAMBIC_REPLACE_S").unwrap_or(8);
+    let readers = setting("LAMBIC_REPLACE_READERS").unwrap_or(8);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut server = start(folder.path());
     server.ok(&[
@@ -178,7 +169,7 @@ fn no_read_fails_or_mixes_versions() {
     let load = Arc::new(Load {
         url: server.url.clone(),
         pg: server.pg.clone(),
-        rows: setting("LAMBIC_REPLACE_ROWS", 500),
+        rows: setting("LAMBIC_REPLACE_ROWS").unwrap_or(500),
         stop: AtomicBool::new(false),
         written: AtomicU64::new(0),
         seen: Mutex::default(),

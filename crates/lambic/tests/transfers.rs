@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Server, pg::Pg};
+use common::{Server, pg::Pg, setting};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
@@ -50,12 +50,6 @@ impl Load {
         self.amount
             .fetch_add(amounts.iter().sum::<i64>(), Ordering::Relaxed);
     }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    let parsed = value.parse();
-    Some(parsed.unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
 }
 
 /// Small segments and quick seals, so that the load meets them.

@@ -81,6 +81,7 @@ pub async fn serve(
     let changes = Arc::new(Semaphore::new(options.changes_clients_max));
     let bounds = Bounds::new(&options);
     let (connections_max, idle_max) = (options.http_connections_max, options.http_idle_max);
+    let tls = options.tls.clone();
     let stop = stopped.clone();
     let router = router(Arc::new(App {
         options,
@@ -90,7 +91,7 @@ pub async fn serve(
         bounds,
         changes,
     }));
-    server::serve(listener, router, connections_max, idle_max, stop).await;
+    server::serve(listener, tls, router, connections_max, idle_max, stop).await;
 }
 
 fn router(app: Arc<App>) -> Router {

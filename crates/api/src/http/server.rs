@@ -2,6 +2,7 @@
 //! that was sent has been read takes the rest for a while, so that its last answer arrives.
 
 mod lingering;
+mod socket;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,9 +16,9 @@ use std::{
 
 use axum::{
     Router,
-    http::{HeaderValue, Request, header},
+    http::{HeaderValue, Request, StatusCode, header},
     middleware::from_fn,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use hyper::{
     body::Incoming,
@@ -38,36 +39,36 @@ use tracing::{debug, warn};
 
 use super::{
     body,
+    error::Failure,
     settle::{IsCutShort, settle},
 };
+use crate::tls::{self, Identity, Tls};
 use lingering::Lingering;
+use socket::Socket;
 
 /// Where a request came from; left with each.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+/// The request came encrypted; left with each that did.
+#[derive(Debug, Clone, Copy)]
+pub struct Secured;
 
 /// Connections over the limit that are told so before they are closed; beyond, they are just closed.
 const REFUSED_AT_ONCE_MAX: usize = 32;
 
 /// Answers with `router` until `stop` turns true, then lets the requests end that are being answered.
 ///
-/// A connection is closed after `idle_max` without a request's head.
+/// A connection is closed after `idle_max` without a request's head. Its handshake counts as a connection does.
 pub async fn serve(
     listener: TcpListener,
+    tls: Tls,
     router: Router,
     connections_max: usize,
     idle_max: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
-    let full = Router::new().fallback(|| async {
-        let mut response = body::busy()
-            .with_hint("close connections that idle, or use a pool")
-            .into_response();
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-        response
-    });
-    let full = full.layer(from_fn(settle));
+    let full = closing(|| body::busy().with_hint("close connections that idle, or use a pool"));
     let connections = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     loop {
@@ -83,7 +84,10 @@ pub async fn serve(
                         continue;
                     }
                     let router = if is_over { full.clone() } else { router.clone() };
-                    tasks.spawn(connection(socket, peer, router, idle_max, stop.clone(), open));
+                    let identity = tls.identity();
+                    let connection =
+                        connection(socket, peer, identity, router, idle_max, stop.clone(), open);
+                    tasks.spawn(connection);
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept an HTTP connection");
@@ -99,6 +103,27 @@ pub async fn serve(
     while tasks.join_next().await.is_some() {}
 }
 
+/// Answers every request with this, and closes.
+fn closing(failure: fn() -> Failure) -> Router {
+    let answer = move || async move {
+        let mut response: Response = failure().into_response();
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        response
+    };
+    Router::new().fallback(answer).layer(from_fn(settle))
+}
+
+/// To who sends in the clear, over a network, what only TLS keeps from others.
+fn unencrypted() -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "not_encrypted",
+        "this server takes encrypted requests only, and this one was not",
+    )
+    .with_hint("begin the URL with https://; a key that was sent with this request may have been seen on the way")
+}
+
 /// Also when the other side is gone.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
@@ -107,11 +132,30 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 async fn connection(
     socket: TcpStream,
     peer: SocketAddr,
+    identity: Option<Identity>,
     router: Router,
     idle_max: Duration,
     mut stop: watch::Receiver<bool>,
     _open: Open,
 ) {
+    let must_encrypt = identity.is_some() && !tls::is_within_machine(&socket);
+    let begun = tokio::select! {
+        biased;
+        begun = Socket::begin(socket, identity.as_ref(), idle_max) => begun,
+        () = stopped(&mut stop) => return,
+    };
+    let socket = match begun {
+        Ok(socket) => socket,
+        Err(error) => {
+            debug!(%error, %peer, "connection broke off before it began");
+            return;
+        }
+    };
+    let is_secured = socket.is_secured();
+    let router = match must_encrypt && !is_secured {
+        true => closing(unencrypted),
+        false => router,
+    };
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -122,6 +166,9 @@ async fn connection(
     let service = service_fn(move |mut request: Request<Incoming>| {
         let told = request.extensions_mut();
         told.insert(Peer(peer.ip()));
+        if is_secured {
+            told.insert(Secured);
+        }
         told.insert(is_cut_short.clone());
         service.call(request)
     });
@@ -165,8 +212,8 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
-    use axum::{http::StatusCode, routing::get};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use axum::routing::get;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -179,19 +226,35 @@ mod tests {
     }
 
     async fn served(connections_max: usize, idle_max: Duration) -> Served {
+        served_with(Tls::Off, connections_max, idle_max).await
+    }
+
+    async fn served_with(tls: Tls, connections_max: usize, idle_max: Duration) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let router = Router::new()
             .route("/", get(|| async { "hello" }))
+            .route("/secured", get(is_secured))
             .fallback(|| async { (StatusCode::NOT_FOUND, "nothing") })
             .layer(from_fn(settle));
-        let task = tokio::spawn(serve(listener, router, connections_max, idle_max, stopped));
+        let task = tokio::spawn(serve(
+            listener,
+            tls,
+            router,
+            connections_max,
+            idle_max,
+            stopped,
+        ));
         Served {
             address,
             stop,
             task,
         }
+    }
+
+    async fn is_secured(secured: Option<axum::Extension<Secured>>) -> String {
+        secured.is_some().to_string()
     }
 
     impl Served {
@@ -249,7 +312,7 @@ mod tests {
     }
 
     /// One answer whole, by its length: status line and headers, body.
-    async fn answer(socket: &mut TcpStream) -> (String, Vec<u8>) {
+    async fn answer(socket: &mut (impl AsyncRead + Unpin)) -> (String, Vec<u8>) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(socket.read_u8().await.unwrap());
@@ -337,5 +400,65 @@ mod tests {
         served.stop.send_replace(true);
         served.task.await.unwrap();
         assert!(is_closed(&mut first).await);
+    }
+
+    fn own() -> Tls {
+        Tls::Own(watch::channel(tls::tests::identity()).1)
+    }
+
+    #[tokio::test]
+    async fn what_comes_encrypted_is_told_apart() {
+        let served = served_with(own(), 9, Duration::from_secs(3_600)).await;
+        let request = "GET /secured HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        // On loopback both are taken.
+        let mut plain = served.connect().await;
+        plain.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(answer(&mut plain).await.1, b"false");
+        let mut secured = tls::tests::connect(served.connect().await, &[b"h2", b"http/1.1"])
+            .await
+            .unwrap();
+        assert_eq!(secured.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+        for _ in 0..2 {
+            secured.write_all(request.as_bytes()).await.unwrap();
+            assert_eq!(answer(&mut secured).await.1, b"true");
+        }
+        let refused = tls::tests::connect(served.connect().await, &[b"h2"]).await;
+        assert!(refused.is_err());
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_handshake_counts_as_a_connection() {
+        let served = served_with(own(), 1, Duration::from_secs(3_600)).await;
+        // It holds the one place and does not go on.
+        let mut begun = served.connect().await;
+        begun.write_all(&[0x16, 3, 1]).await.unwrap();
+        let mut second = served.connect().await;
+        assert_eq!(ask(&mut second).await, "503");
+        // Nor does it hold up a stop.
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_begin_is_closed() {
+        let served = served_with(own(), 1, Duration::from_millis(10)).await;
+        let mut silent = served.connect().await;
+        assert!(is_closed(&mut silent).await);
+        served.stop.send_replace(true);
+        served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_should_encrypt_is_told_so() {
+        let router = closing(unencrypted);
+        let request = Request::get("/v1/sql").body(axum::body::Body::empty());
+        let answer = TowerToHyperService::new(router)
+            .call(request.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(answer.headers()[header::CONNECTION], "close");
     }
 }

@@ -1,7 +1,8 @@
 //! The Postgres door: the wire protocol over the query room.
 //!
 //! Without keys any user is let in without a password; with keys, a user is a key's id, and shows that it has the secret
-//! ([`password`]). TLS requests are answered "no". What the tools ask of `pg_catalog` is answered in [`catalog`].
+//! ([`password`]). With a certificate, connections are encrypted ([`socket`]), and on another address than loopback they must
+//! be. What the tools ask of `pg_catalog` is answered in [`catalog`].
 
 mod calls;
 mod catalog;
@@ -22,6 +23,7 @@ mod relations;
 mod routines;
 mod settings;
 mod simple;
+mod socket;
 mod transaction;
 
 use std::{
@@ -31,6 +33,7 @@ use std::{
         Arc, LazyLock, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -40,32 +43,35 @@ use lambic_query::SqlParser;
 use metrics::{counter, gauge};
 use pgwire::{
     api::{
-        ClientInfo, ErrorHandler, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers,
-        PidSecretKeyGenerator, RandomPidSecretKeyGenerator,
+        ClientInfo, ErrorHandler, METADATA_DATABASE, METADATA_USER, PidSecretKeyGenerator,
+        RandomPidSecretKeyGenerator,
         auth::{
             ServerParameterProvider, StartupHandler, finish_authentication, protocol_negotiation,
             sasl::SASLState, save_startup_parameters_to_metadata,
         },
         cancel::CancelHandler,
-        query::{ExtendedQueryHandler, SimpleQueryHandler},
     },
     error::{PgWireError, PgWireResult},
     messages::{
         PgWireBackendMessage, PgWireFrontendMessage, cancel::CancelRequest,
         startup::Startup as Greeting,
     },
-    tokio::process_socket,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, watch},
     task::JoinSet,
+    time::{Instant, timeout_at},
 };
 use tracing::{Instrument, debug, debug_span, warn};
 
-use crate::{executor::Executor, keys::Keys};
+use crate::{
+    executor::Executor,
+    keys::Keys,
+    tls::{self, Tls},
+};
 use handler::{Connection, DRAIN_MAX, Handler};
-use password::Passwords;
+use password::{Passwords, Scram};
 use settings::Settings;
 
 pub use catalog::install;
@@ -78,6 +84,8 @@ pub use questions::CatalogParser;
 const DATABASE: &str = "lambic";
 /// Connections over the limit that are told so before they are closed; beyond, they are just closed.
 const REFUSED_AT_ONCE_MAX: usize = 32;
+/// How long a client may take until it is let in.
+const STARTUP_MAX: Duration = Duration::from_secs(60);
 
 /// What all connections share.
 pub struct Shared {
@@ -87,6 +95,7 @@ pub struct Shared {
     connections: AtomicUsize,
     /// `None`: nobody needs one.
     passwords: Option<Passwords>,
+    tls: Tls,
     keys: RandomPidSecretKeyGenerator,
     /// By process id and secret: whom a cancel request means.
     cancellable: Mutex<HashMap<(i32, Bytes), Weak<Connection>>>,
@@ -108,6 +117,7 @@ pub async fn serve(
     executor: Executor,
     connections_max: usize,
     keys: Keys,
+    tls: Tls,
     mut stop: watch::Receiver<bool>,
 ) {
     let shared = Arc::new(Shared {
@@ -116,6 +126,7 @@ pub async fn serve(
         connections_max,
         connections: AtomicUsize::new(0),
         passwords: (!keys.is_empty()).then(|| Passwords::new(keys)),
+        tls,
         keys: RandomPidSecretKeyGenerator::default(),
         cancellable: Mutex::default(),
         statements_running: AtomicUsize::new(0),
@@ -133,7 +144,7 @@ pub async fn serve(
                 Err(error) => {
                     warn!(%error, "cannot accept a Postgres connection");
                     // Out of file handles, most likely: give connections a moment to close.
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
@@ -180,14 +191,30 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) {
             return;
         }
     };
-    let handlers = Handlers {
-        handler: Handler {
-            shared: Arc::clone(&shared),
-            connection,
-        },
-        over_limit,
+    let identity = shared.tls.identity();
+    let must_encrypt = identity.is_some() && !tls::is_within_machine(&socket);
+    let startup_until = Instant::now() + STARTUP_MAX;
+    let begun = timeout_at(startup_until, socket::begin(socket, identity.as_ref()));
+    let stream = match begun.await {
+        Ok(Ok(Some(stream))) => stream,
+        Ok(Ok(None)) | Err(_) => return,
+        Ok(Err(error)) => {
+            debug!(%error, "connection broke off before it began");
+            return;
+        }
     };
-    if let Err(error) = process_socket(socket, None, Arc::new(handlers)).await {
+    let bound_to = identity.filter(|_| stream.is_secure());
+    let passwords = shared.passwords.as_ref();
+    let scram = passwords.map(|passwords| passwords.scram(bound_to.as_ref()));
+    let handler = Handler { shared, connection };
+    let startup = Startup {
+        over_limit,
+        must_encrypt,
+        scram,
+        sasl: tokio::sync::Mutex::new(SASLState::Initial),
+        handler: handler.clone(),
+    };
+    if let Err(error) = socket::converse(stream, startup, handler, startup_until).await {
         debug!(%error, "connection broke off");
     }
 }
@@ -223,42 +250,14 @@ impl Drop for Open {
     }
 }
 
-struct Handlers {
+/// Lets one client in, or not.
+pub struct Startup {
     handler: Handler,
     over_limit: bool,
-}
-
-impl PgWireServerHandlers for Handlers {
-    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
-        Arc::new(self.handler.clone())
-    }
-
-    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
-        Arc::new(self.handler.clone())
-    }
-
-    fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        Arc::new(Startup {
-            handler: self.handler.clone(),
-            over_limit: self.over_limit,
-            sasl: tokio::sync::Mutex::new(SASLState::Initial),
-        })
-    }
-
-    fn error_handler(&self) -> Arc<impl ErrorHandler> {
-        Arc::new(Errors(self.handler.clone()))
-    }
-
-    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
-        Arc::new(Cancel {
-            shared: Arc::clone(&self.handler.shared),
-        })
-    }
-}
-
-struct Startup {
-    handler: Handler,
-    over_limit: bool,
+    /// Refuses a connection that is not encrypted.
+    must_encrypt: bool,
+    /// `None`: nobody needs a password.
+    scram: Option<Scram>,
     /// How far the client has shown that it knows its password.
     sasl: tokio::sync::Mutex<SASLState>,
 }
@@ -275,18 +274,18 @@ impl StartupHandler for Startup {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        match (message, &self.handler.shared.passwords) {
+        match (message, &self.scram) {
             (PgWireFrontendMessage::Startup(greeting), None) => {
                 self.greet(client, &greeting).await?;
                 self.let_in(client).await
             }
-            (PgWireFrontendMessage::Startup(greeting), Some(_)) => {
+            (PgWireFrontendMessage::Startup(greeting), Some(scram)) => {
                 self.greet(client, &greeting).await?;
-                password::ask(client).await
+                scram.ask(client).await
             }
-            (PgWireFrontendMessage::PasswordMessageFamily(message), Some(passwords)) => {
+            (PgWireFrontendMessage::PasswordMessageFamily(message), Some(scram)) => {
                 let mut sasl = self.sasl.lock().await;
-                match passwords.hear(client, message, &mut sasl).await? {
+                match scram.hear(client, message, &mut sasl).await? {
                     true => self.let_in(client).await,
                     false => Ok(()),
                 }
@@ -306,6 +305,15 @@ impl Startup {
     {
         protocol_negotiation(client, greeting).await?;
         save_startup_parameters_to_metadata(client, greeting);
+        if self.must_encrypt && !client.is_secure() {
+            return Err(error::fatal(
+                "28000",
+                "this server takes encrypted connections only, and this one is not",
+                Some(
+                    "connect with sslmode=verify-full, or sslmode=require, which does not look whose certificate it is",
+                ),
+            ));
+        }
         if self.over_limit {
             counter!("lambic_postgres_connections_refused_total").increment(1);
             let message = format!(

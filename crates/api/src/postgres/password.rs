@@ -1,8 +1,10 @@
 //! Passwords: a client shows that it knows its key's secret without sending it (SCRAM-SHA-256, RFC 5802 and 7677).
 //!
-//! Who asks for a key that is not there is asked all the same, and learns at the end only that it was wrong.
+//! On an encrypted connection it may bind its answer to the server's certificate (SCRAM-SHA-256-PLUS, RFC 5929): whoever
+//! stands in between with another certificate learns nothing that can be passed on. Who asks for a key that is not there is
+//! asked all the same, and learns at the end only that it was wrong.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -14,7 +16,7 @@ use pgwire::{
         auth::{
             AuthSource, LoginInfo, Password,
             sasl::{
-                SASLState, SCRAM_SHA_256_METHOD,
+                SASLState, SCRAM_SHA_256_METHOD, SCRAM_SHA_256_PLUS_METHOD,
                 scram::{SCRAM_ITERATIONS, ScramAuth, gen_salted_password},
             },
         },
@@ -28,10 +30,13 @@ use pgwire::{
 use sha2::{Digest, Sha256};
 
 use super::error;
-use crate::keys::Keys;
+use crate::{keys::Keys, tls::Identity};
 
-/// Asks whoever connects for the secret of the key that it names as its user.
-pub struct Passwords(ScramAuth);
+/// What a client binds to that can: the certificate, by its hash.
+const BINDING: &[u8] = b"p=tls-server-end-point,";
+
+/// The secrets of all keys, for those who connect.
+pub struct Passwords(Arc<Source>);
 
 impl Passwords {
     pub fn new(keys: Keys) -> Passwords {
@@ -39,7 +44,40 @@ impl Passwords {
             keys,
             pepper: uuid::Uuid::new_v4().to_string(),
         };
-        Passwords(ScramAuth::new(std::sync::Arc::new(source)))
+        Passwords(Arc::new(source))
+    }
+
+    /// For one connection, which is encrypted as this identity if it is.
+    pub fn scram(&self, identity: Option<&Identity>) -> Scram {
+        let mut scram = ScramAuth::new(Arc::clone(&self.0) as Arc<dyn AuthSource>);
+        if let Some(certificate) = identity.and_then(Identity::certificate_pem) {
+            // There are certificates of which no hash is agreed on, such as Ed25519's: nothing is bound to them.
+            let _ = scram.configure_certificate(certificate.as_bytes());
+        }
+        Scram(scram)
+    }
+}
+
+/// Asks whoever connects for the secret of the key that it names as its user.
+pub struct Scram(ScramAuth);
+
+impl Scram {
+    /// The first question.
+    pub async fn ask<C>(&self, client: &mut C) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        client.set_state(PgWireConnectionState::AuthenticationInProgress);
+        let methods = match self.0.supports_channel_binding() {
+            true => vec![SCRAM_SHA_256_PLUS_METHOD, SCRAM_SHA_256_METHOD],
+            false => vec![SCRAM_SHA_256_METHOD],
+        };
+        let methods = methods.into_iter().map(str::to_owned).collect();
+        let question = PgWireBackendMessage::Authentication(Authentication::SASL(methods));
+        client.send(question).await?;
+        Ok(())
     }
 
     /// Takes the next message; true when the client has shown that it knows.
@@ -58,9 +96,9 @@ impl Passwords {
             SASLState::Initial => {
                 let first = first_response(message)
                     .ok_or_else(|| refused("08P01", "this is no first message of SASL"))?;
-                if first.auth_method != SCRAM_SHA_256_METHOD {
-                    return Err(refused("28000", "the method is SCRAM-SHA-256"));
-                }
+                let data = first.data.as_deref().unwrap_or_default();
+                check_binding(&first.auth_method, data, self.0.supports_channel_binding())
+                    .map_err(|wrong| refused("28000", wrong))?;
                 *state = SASLState::ScramClientFirstReceived;
                 PasswordMessageFamily::SASLInitialResponse(first)
             }
@@ -77,18 +115,22 @@ impl Passwords {
     }
 }
 
-/// The first question.
-pub async fn ask<C>(client: &mut C) -> PgWireResult<()>
-where
-    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
-    C::Error: Debug,
-    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-{
-    client.set_state(PgWireConnectionState::AuthenticationInProgress);
-    let methods = vec![SCRAM_SHA_256_METHOD.to_owned()];
-    let question = PgWireBackendMessage::Authentication(Authentication::SASL(methods));
-    client.send(question).await?;
-    Ok(())
+/// Whether the method and what the client says of binding go together. The library looks at what is bound only.
+fn check_binding(method: &str, first: &[u8], can_bind: bool) -> Result<(), &'static str> {
+    match method {
+        SCRAM_SHA_256_PLUS_METHOD if !can_bind => Err("SCRAM-SHA-256-PLUS was not offered"),
+        SCRAM_SHA_256_PLUS_METHOD if first.starts_with(BINDING) => Ok(()),
+        SCRAM_SHA_256_PLUS_METHOD => Err("SCRAM-SHA-256-PLUS binds to tls-server-end-point"),
+        SCRAM_SHA_256_METHOD if first.starts_with(b"p=") => {
+            Err("SCRAM-SHA-256 binds to nothing; SCRAM-SHA-256-PLUS does")
+        }
+        // It would have bound its answer: somebody in between took the offer away.
+        SCRAM_SHA_256_METHOD if first.starts_with(b"y,") && can_bind => {
+            Err("the client did not see that SCRAM-SHA-256-PLUS was offered")
+        }
+        SCRAM_SHA_256_METHOD => Ok(()),
+        _ => Err("the method is SCRAM-SHA-256, or SCRAM-SHA-256-PLUS on an encrypted connection"),
+    }
 }
 
 pub fn refused(code: &str, message: &str) -> PgWireError {
@@ -195,5 +237,37 @@ mod tests {
         ] {
             assert_eq!(read(bytes), None, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn what_is_bound_must_go_with_the_method() {
+        let (plus, alone) = (SCRAM_SHA_256_PLUS_METHOD, SCRAM_SHA_256_METHOD);
+        let bound = b"p=tls-server-end-point,,n=,r=x";
+        for (method, first, can_bind, is_right) in [
+            (plus, &bound[..], true, true),
+            (plus, bound, false, false),
+            (plus, b"n,,n=,r=x", true, false),
+            (plus, b"y,,n=,r=x", true, false),
+            (plus, b"p=tls-unique,,n=,r=x", true, false),
+            (plus, b"", true, false),
+            (alone, b"n,,n=,r=x", true, true),
+            (alone, b"n,,n=,r=x", false, true),
+            (alone, b"y,,n=,r=x", false, true),
+            (alone, b"y,,n=,r=x", true, false),
+            (alone, bound, true, false),
+            ("OAUTHBEARER", b"n,,", true, false),
+        ] {
+            let checked = check_binding(method, first, can_bind);
+            assert_eq!(checked.is_ok(), is_right, "{method} {checked:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_bound_to() {
+        let passwords = Passwords::new(Keys::default());
+        let identity = crate::tls::tests::identity();
+        let can_bind = |identity| passwords.scram(identity).0.supports_channel_binding();
+        assert!(can_bind(Some(&identity)));
+        assert!(!can_bind(None));
     }
 }

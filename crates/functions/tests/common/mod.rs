@@ -67,6 +67,10 @@ pub struct House {
     pub streams: Arc<Mutex<Vec<Arc<Stream>>>>,
 }
 
+pub fn name(text: &str) -> FunctionName {
+    FunctionName::new(text).unwrap()
+}
+
 pub fn stream(id: u32, name: &str, partitions: u32) -> Arc<Stream> {
     Arc::new(Stream {
         id: StreamId(id),

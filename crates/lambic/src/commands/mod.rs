@@ -19,7 +19,7 @@ mod serve;
 mod stream;
 mod view;
 
-use std::future::Future;
+use std::{future::Future, path::PathBuf};
 
 use crate::{
     cli::{Cli, Command},
@@ -30,18 +30,20 @@ use crate::{
 /// What every command gets from the options before it.
 pub struct Global {
     pub server: String,
+    pub ca_file: Option<PathBuf>,
     pub json: bool,
 }
 
 impl Global {
     pub fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.server)
+        Client::new(&self.server, self.ca_file.as_deref())
     }
 }
 
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let global = Global {
         server: cli.server,
+        ca_file: cli.ca_file,
         json: cli.json,
     };
     match cli.command {

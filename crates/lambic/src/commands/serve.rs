@@ -74,7 +74,7 @@ pub fn settings_of(project: Option<&Project>) -> anyhow::Result<Settings> {
             let about = || format!("the settings in {}", file.display());
             let settings = Settings::overlaid(&project.manifest.settings).with_context(about);
             let mut settings = settings.map_err(refusal)?;
-            settings.auth.read(&file).map_err(refusal)?;
+            settings.stand_in(&file).map_err(refusal)?;
             Ok(settings)
         }
         None => Ok(Settings::default()),

@@ -45,6 +45,7 @@ use crate::{
     backup::{self, Snapshots},
     commands::compile_component,
     settings::{self, Settings},
+    tls::Tls,
 };
 use batch_threads::BatchThreads;
 use erase::Erasures;
@@ -73,6 +74,7 @@ pub struct ServeOptions {
     pub append_bytes_max: usize,
     pub server: settings::Server,
     pub keys: lambic_api::Keys,
+    pub tls: Tls,
 }
 
 pub struct Engine {
@@ -194,6 +196,7 @@ impl Engine {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,
             keys: settings.auth.keys(),
+            tls: settings.tls,
         };
         Ok(Engine {
             database,

@@ -28,12 +28,26 @@ pub fn lambic() -> Command {
     let built = env!("CARGO_BIN_EXE_lambic").into();
     let mut command = Command::new(std::env::var_os("LAMBIC_BIN").unwrap_or(built));
     // The surroundings of the tests say nothing about which server is meant.
-    command.env_remove("LAMBIC_URL").env_remove("LAMBIC_LOG");
+    for name in [
+        "LAMBIC_URL",
+        "LAMBIC_LOG",
+        "LAMBIC_CA_FILE",
+        "AWS_CA_BUNDLE",
+    ] {
+        command.env_remove(name);
+    }
     for name in ["ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"] {
         command.env_remove(format!("LAMBIC_{name}"));
         command.env_remove(format!("AWS_{name}"));
     }
     command
+}
+
+/// A number that the surroundings may give, such as how long a test's long form takes.
+pub fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    let parsed = value.parse();
+    Some(parsed.unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
 }
 
 pub fn free_port() -> u16 {
@@ -110,22 +124,28 @@ impl Server {
 
     /// The same, by a command that is ready but for its arguments.
     pub fn start_by(
-        mut run: Command,
+        run: Command,
         project: Option<&Path>,
         data: &Path,
         http: u16,
         pg: u16,
         extra: &[&str],
     ) -> Result<Server, Vec<String>> {
+        let at = |port| format!("127.0.0.1:{port}");
+        Server::start_at(run, project, data, [&at(http), &at(pg)], extra)
+    }
+
+    /// The same, at these addresses of its HTTP and its Postgres door.
+    pub fn start_at(
+        mut run: Command,
+        project: Option<&Path>,
+        data: &Path,
+        [http, pg]: [&str; 2],
+        extra: &[&str],
+    ) -> Result<Server, Vec<String>> {
         run.args(project);
         run.arg("--data").arg(data);
-        run.args([
-            "--http",
-            &format!("127.0.0.1:{http}"),
-            "--pg",
-            &format!("127.0.0.1:{pg}"),
-        ]);
-        run.args(extra);
+        run.args(["--http", http, "--pg", pg]).args(extra);
         run.stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -142,8 +162,8 @@ impl Server {
         });
         let mut server = Server {
             child,
-            url: format!("http://127.0.0.1:{http}"),
-            pg: format!("127.0.0.1:{pg}"),
+            url: format!("http://{http}"),
+            pg: pg.to_owned(),
             said,
             lines,
         };

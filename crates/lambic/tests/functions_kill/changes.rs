@@ -110,7 +110,7 @@ impl Changes<'_> {
             // The server was told to stop, or what the change builds on was never kept.
             Some((status, _)) if *status >= 500 || *status == 404 || *status == 409 => false,
             // For mappings AWS says it in another way.
-            Some((400, said)) if said["Message"] == "Function does not exist" => false,
+            Some((400, said)) if said["message"] == "Function does not exist" => false,
             Some((status, said)) => {
                 self.load
                     .refuse(format!("{method} {path}: {status} {said}"));

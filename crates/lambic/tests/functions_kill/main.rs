@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Server, aws::Api};
+use common::{Server, aws::Api, setting};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
@@ -191,15 +191,6 @@ fn left_of(folder: &Path) -> Vec<String> {
         }
     }
     left
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")),
-    )
 }
 
 /// The rows of a statement.

@@ -17,7 +17,7 @@ use serde_json::error::Category;
 use url::form_urlencoded;
 
 use super::{
-    super::{App, body::Held},
+    super::{App, body::Held, server::Secured},
     error::AwsError,
 };
 
@@ -138,15 +138,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Questions {
 pub struct Base(pub String);
 
 impl Base {
-    pub fn of(headers: &HeaderMap) -> Base {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        // A proxy that speaks TLS before this server says so.
-        let scheme = match text("x-forwarded-proto") {
-            Some("https") => "https",
-            _ => "http",
-        };
-        let host = text(HOST.as_str()).unwrap_or("localhost");
-        Base(format!("{scheme}://{host}"))
+    pub fn of(headers: &HeaderMap, is_secured: bool) -> Base {
+        let host = headers.get(HOST).and_then(|value| value.to_str().ok());
+        let host = host.unwrap_or("localhost");
+        Base(format!("{}://{host}", scheme(headers, is_secured)))
     }
 
     /// Where a zip that was uploaded can be fetched.
@@ -155,11 +150,23 @@ impl Base {
     }
 }
 
+/// How the caller sees the request: encrypted here, or by a proxy that speaks TLS before this server and says so.
+pub fn scheme(headers: &HeaderMap, is_secured: bool) -> &'static str {
+    let forwarded = headers.get("x-forwarded-proto");
+    let is_by_proxy =
+        forwarded.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
+    match is_secured || is_by_proxy {
+        true => "https",
+        false => "http",
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Base {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Base, Infallible> {
-        Ok(Base::of(&parts.headers))
+        let is_secured = parts.extensions.get::<Secured>().is_some();
+        Ok(Base::of(&parts.headers, is_secured))
     }
 }
 
@@ -202,7 +209,10 @@ mod tests {
                 );
                 (name, value)
             });
-            Base::of(&headers.collect()).0
+            let headers: HeaderMap = headers.collect();
+            let secured = Base::of(&headers, true).0;
+            assert!(secured.starts_with("https://"), "{secured}");
+            Base::of(&headers, false).0
         };
         assert_eq!(base(&[("host", "h:7070")]), "http://h:7070");
         assert_eq!(

@@ -16,7 +16,11 @@ use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::{
-    super::{App, Shared, auth::Caller, server::Peer},
+    super::{
+        App, Shared,
+        auth::Caller,
+        server::{Peer, Secured},
+    },
     answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put},
     cors::Cors,
     invoke::PAYLOAD_BYTES_MAX,
@@ -119,6 +123,7 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
         trace_id: &trace_id,
         now_us: now_us(),
         source: head.extensions.get::<Peer>().copied(),
+        is_secured: head.extensions.get::<Secured>().is_some(),
         caller: head.extensions.get::<Caller>().map(|caller| &*caller.key),
     };
     let payload = event(

@@ -8,7 +8,7 @@ use lambic_functions::ACCOUNT;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::{super::server::Peer, answer::formatted};
+use super::{super::server::Peer, answer::formatted, request::scheme};
 use crate::keys::Key;
 
 /// What of a request is not in its head and body.
@@ -18,6 +18,8 @@ pub struct Circumstances<'a> {
     pub trace_id: &'a str,
     pub now_us: i64,
     pub source: Option<Peer>,
+    /// It came encrypted.
+    pub is_secured: bool,
     /// Who signed it.
     pub caller: Option<&'a Key>,
 }
@@ -41,7 +43,7 @@ pub fn event(
         "routeKey": "$default",
         "rawPath": path,
         "rawQueryString": query,
-        "headers": joined(headers, source, around.trace_id),
+        "headers": joined(headers, source, around),
         "requestContext": {
             "accountId": around.caller.map_or("anonymous", |_| ACCOUNT),
             "apiId": around.url_id,
@@ -100,7 +102,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 }
 
 /// Those of one name in one, with commas; and those that AWS adds.
-fn joined(headers: &HeaderMap, source: &str, trace_id: &str) -> Map<String, Value> {
+fn joined(headers: &HeaderMap, source: &str, around: &Circumstances<'_>) -> Map<String, Value> {
     let mut joined = Map::new();
     for name in headers.keys() {
         // They have a member of their own.
@@ -117,11 +119,16 @@ fn joined(headers: &HeaderMap, source: &str, trace_id: &str) -> Map<String, Valu
     let port = port
         .map(|(_, port)| port)
         .filter(|port| port.parse::<u16>().is_ok());
+    let scheme = scheme(headers, around.is_secured);
+    let usual = match scheme {
+        "https" => "443",
+        _ => "80",
+    };
     for (name, value) in [
         ("x-forwarded-for", source),
-        ("x-forwarded-proto", "http"),
-        ("x-forwarded-port", port.unwrap_or("80")),
-        ("x-amzn-trace-id", trace_id),
+        ("x-forwarded-proto", scheme),
+        ("x-forwarded-port", port.unwrap_or(usual)),
+        ("x-amzn-trace-id", around.trace_id),
     ] {
         joined.insert(name.to_owned(), Value::from(value));
     }
@@ -187,6 +194,7 @@ mod tests {
             trace_id: "Root=1",
             now_us: 1_700_000_000_123_456,
             source: None,
+            is_secured: false,
             caller: None,
         };
         event(
@@ -213,6 +221,7 @@ mod tests {
             trace_id: "Root=1",
             now_us: 0,
             source: Some(Peer("::ffff:192.0.2.7".parse().unwrap())),
+            is_secured: true,
             caller: Some(&key),
         };
         let uri = "/".parse().unwrap();
@@ -221,6 +230,8 @@ mod tests {
         assert_eq!(context["accountId"], ACCOUNT);
         assert_eq!(context["http"]["sourceIp"], "192.0.2.7");
         assert_eq!(event["headers"]["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(event["headers"]["x-forwarded-proto"], "https");
+        assert_eq!(event["headers"]["x-forwarded-port"], "443");
         let iam = &context["authorizer"]["iam"];
         assert_eq!(iam["accountId"], "123456789012");
         assert_eq!(iam["userArn"], "arn:aws:iam::123456789012:user/ci");

@@ -9,11 +9,10 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
-use super::super::settle::IsCutShort;
+use super::{super::settle::IsCutShort, socket::Socket};
 
 /// How much is taken after the last answer, and for how long.
 const BYTES_MAX: usize = 64 << 20;
@@ -22,7 +21,7 @@ const STEP_BYTES: usize = 16 << 10;
 
 /// Closes its half at the end, and where the last request was cut short takes the rest until the other side closes, too.
 pub struct Lingering {
-    socket: TcpStream,
+    socket: Socket,
     is_cut_short: IsCutShort,
     /// After our half is closed.
     rest: Option<Rest>,
@@ -34,7 +33,7 @@ struct Rest {
 }
 
 impl Lingering {
-    pub fn new(socket: TcpStream, is_cut_short: IsCutShort) -> Lingering {
+    pub fn new(socket: Socket, is_cut_short: IsCutShort) -> Lingering {
         Lingering {
             socket,
             is_cut_short,

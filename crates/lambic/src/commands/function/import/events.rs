@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     cloudformation::{Missing, referred},
-    plan::Function,
+    plan::{Function, NOT_HERE},
     sam::Reader,
 };
 use crate::yaml_source::Node;
@@ -13,9 +13,9 @@ use crate::yaml_source::Node;
 /// Where our streams' ARNs begin.
 pub const STREAM_ARN: &str = "arn:aws:lambic:";
 
-pub const URL_INSTEAD: &str =
+const URL_INSTEAD: &str =
     "its URL stands for it: that takes every path and method, and has no path parameters";
-pub const URL_OF_OLDER_FORMAT: &str = "its URL stands for it: that takes every path and method, and its events have payload format 2.0 \
+const URL_OF_OLDER_FORMAT: &str = "its URL stands for it: that takes every path and method, and its events have payload format 2.0 \
      (requestContext.http.method and rawPath in the place of httpMethod and path)";
 const AUTHORISED: &str = "it has an authorizer, and its URL would have none; `lambic function url NAME --create --auth iam` makes one for signed requests";
 
@@ -31,13 +31,22 @@ pub fn why_not(kind: &str) -> &'static str {
         "sqs" | "sns" | "s3" | "mq" | "eventbridgerule" | "eventbridge" => {
             "there is no such source here; append its records to a stream that invokes the function"
         }
-        _ => "Lambic does not have it",
+        _ => NOT_HERE,
     }
 }
 
 /// The body of a function's URL that anybody may call.
 pub fn open_url() -> Value {
     json!({ "AuthType": "NONE" })
+}
+
+/// Gives a function the URL that stands for an HTTP API, and tells how that differs.
+pub fn url_instead(function: &mut Function, is_of_older_format: bool) -> &'static str {
+    function.url.get_or_insert_with(open_url);
+    match is_of_older_format {
+        true => URL_OF_OLDER_FORMAT,
+        false => URL_INSTEAD,
+    }
 }
 
 /// An entry of `Events` of a function in a SAM template.
@@ -50,11 +59,7 @@ pub fn of_sam(reader: &mut Reader<'_, '_>, function: &mut Function, what: &str, 
             if is_authorised(reader, properties, kind) {
                 return reader.leave_out(event, what, AUTHORISED);
             }
-            function.url.get_or_insert_with(open_url);
-            let why = match kind {
-                "Api" => URL_OF_OLDER_FORMAT,
-                _ => URL_INSTEAD,
-            };
+            let why = url_instead(function, kind == "Api");
             reader.leave_out(event, what, why);
         }
         "Kinesis" => {

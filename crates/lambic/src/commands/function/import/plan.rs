@@ -11,6 +11,14 @@ const TIMEOUT_S: u32 = 3;
 const MEMORY_MB: u32 = 128;
 const TMP_MB: u32 = 512;
 
+/// Why something is left out, where several formats have the same.
+pub const NOT_HERE: &str = "Lambic does not have it";
+pub const NO_IAM: &str = "there is no IAM here; a function reaches what the server lets all reach";
+pub const NO_PROVISIONING: &str =
+    "environments start in milliseconds here; set it by AWS's API if it is wanted";
+pub const NO_IMAGES: &str = "it is a container image; only code in files is taken over";
+pub const NOTHING_ELSE: &str = "only functions and layers are taken over";
+
 #[derive(Default)]
 pub struct Plan {
     /// What it was read from.
@@ -104,6 +112,16 @@ impl Function {
             queued: None,
             alias: None,
         }
+    }
+
+    /// A variable whose value is not known keeps the one that it has here. Gives why it is left out, and what to do.
+    pub fn keep_variable(&mut self, name: &str, why: &str) -> String {
+        self.environment.remove(name);
+        self.environment_kept.insert(name.to_owned());
+        format!(
+            "{why}; set it with `lambic function update {} --env {name}=…`, and later imports keep it",
+            self.name
+        )
     }
 
     /// The configuration that is wanted, as AWS's API takes it; `layers` are the ARNs of its layers, `present` what
