@@ -7,7 +7,8 @@ use std::time::Duration;
 use lambic_model::{FunctionName, Stream, StreamName};
 
 use crate::{
-    Code, Deployment, Error, FunctionInfo, Runtime, StreamLookup, Trigger, code::NO_IMAGE,
+    Code, Deployment, Error, FunctionInfo, HOSTS_VARIABLE, Runtime, StreamLookup, Trigger,
+    code::NO_IMAGE,
 };
 
 /// Names that begin so belong to the house.
@@ -106,11 +107,11 @@ pub fn check(
     if let Some((variable, _)) = bad_variable {
         return refuse(format!("`{variable}` cannot be an environment variable"));
     }
-    let hosts = &deployment.settings.hosts;
+    let hosts = deployment.settings.hosts_with(&deployment.environment);
     if deployment.runtime != Runtime::Wasm && !hosts.is_empty() {
-        return refuse(
-            "`hosts` are of components; processes reach all public addresses".to_owned(),
-        );
+        return refuse(format!(
+            "`hosts` and the variable {HOSTS_VARIABLE} are of components; processes reach all public addresses"
+        ));
     }
     if hosts.len() > HOSTS_MAX {
         return refuse(format!("it has more than {HOSTS_MAX} hosts"));
@@ -134,7 +135,10 @@ pub fn check(
             return refuse(format!("stream `{}` triggers it twice", trigger.stream));
         }
         check_trigger_of(&deployment.name, deployment.output.as_ref(), trigger)?;
-        find(&trigger.stream)?;
+        let stream = find(&trigger.stream)?;
+        if let Err(error) = trigger.rules.check(&deployment.name, &stream) {
+            return refuse(format!("its trigger cannot be made: {error}"));
+        }
     }
     if let Some(output) = &deployment.output {
         if output.as_str().starts_with(SYSTEM_PREFIX) {

@@ -66,8 +66,8 @@ pub use arn::{ACCOUNT, REGION, function_arn};
 pub use backup::{DeploymentsHeld, restored};
 pub use counts::Counts;
 pub use deployment::{
-    Changes, Code, Deployment, FunctionInfo, LayerUse, Runtime, Settings, Start, TMP_MB_DEFAULT,
-    Trigger, Upload,
+    Changes, Code, Deployment, FunctionInfo, HOSTS_VARIABLE, LayerUse, Runtime, Settings, Start,
+    TMP_MB_DEFAULT, Trigger, Upload,
 };
 pub use destination::Destination;
 pub use error::Error;
