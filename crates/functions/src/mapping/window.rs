@@ -373,8 +373,11 @@ impl Batches {
         let worker = &self.worker;
         let request_id = uuid::Uuid::new_v4().to_string();
         let answer = match self.invoke(entry, &request_id, attempt, payload).await? {
-            Ok(Outcome::Success(answer)) => answer,
-            Ok(Outcome::Failure { payload, .. }) => return Ok(Err(error_message(&payload))),
+            Ok((Outcome::Success(answer), row)) => {
+                self.record(row).await;
+                answer
+            }
+            Ok((Outcome::Failure { payload, .. }, _)) => return Ok(Err(error_message(&payload))),
             Err(reason) => return Ok(Err(reason)),
         };
         let at = self.offset();
