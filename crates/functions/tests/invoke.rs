@@ -399,7 +399,7 @@ async fn damaged_code_is_noticed_and_mended() {
             let answer = String::from_utf8(answer.payload().to_vec()).unwrap();
             assert!(
                 answer.contains(
-                    "is damaged: its content is not what was deployed; deploy the function again"
+                    "is damaged: its content is not what was deployed; deploy the function again, or bring the file back from a backup"
                 ),
                 "{answer}"
             );

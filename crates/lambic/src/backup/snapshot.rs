@@ -30,7 +30,7 @@ use crate::engine::layers::Layers;
 
 /// Changes of the catalog and replaced files between two looks at them.
 const TRIES: usize = 20;
-/// So many of them without a bar to deployments, which may take long: an image is brought here in one.
+/// So many of them without a bar to deployments, which may take long: a component is compiled in one.
 const TRIES_BESIDE_DEPLOYMENTS: usize = 5;
 /// Finished backups that are still told of.
 const TOLD_MAX: usize = 20;

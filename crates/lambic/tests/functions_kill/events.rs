@@ -222,7 +222,7 @@ pub fn check(server: &Server, accepted: &Accepted) -> String {
     for row in succeeded.iter().filter(|row| row["n"] != 1) {
         wrong.push(format!("recorded as a success more than once: {row}"));
     }
-    let succeeded = succeeded
+    let succeeded: Vec<String> = succeeded
         .iter()
         .map(|row| text(row, "request_id"))
         .collect();
