@@ -311,7 +311,7 @@ impl Turn {
     }
 
     async fn run_unrecorded(
-        self,
+        &self,
         call: Call<'_>,
         payload: &[u8],
         inner: &Inner,

@@ -224,10 +224,10 @@ async fn try_to_take(layers: &Layers, data: &Path, into: &Path) -> Result<bool, 
     let into = into.to_owned();
     let save = move || -> Result<(), Error> {
         cut.save(&into.join("log"))?;
-        match values {
-            Some(values) => Ok(values.write_below(&into.join("functions"))?),
-            None => Ok(()),
+        if let Some(values) = values {
+            values.write_below(&into.join("functions"))?;
         }
+        Ok(())
     };
     tokio::task::spawn_blocking(save).await??;
     Ok(true)
