@@ -129,7 +129,7 @@ fn check_functions(dir: &Path) -> Result<(), Error> {
     {
         None => Ok(()),
         Some((path, trouble)) => Err(Error::Damaged(format!(
-            "`{}` is not whole, and no backup is made of it: {trouble}; an earlier backup may have it whole",
+            "`{}` is not whole, and no backup is made of it: {trouble}",
             path.display()
         ))),
     }

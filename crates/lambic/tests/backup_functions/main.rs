@@ -19,7 +19,7 @@ use common::{
     Server,
     aws::{Api, FUNCTIONS, ROLE, base64, zipped},
     disk::Tmpfs,
-    eventually, json, lambic, refused, shown, text,
+    eventually, lambic, refused, shown, text,
 };
 use serde_json::{Value, json};
 
@@ -265,7 +265,7 @@ fn what_is_deployed_comes_back_and_goes_on_where_it_was() {
     ok(&["backup", shown(&target), "--data", shown(&data)]);
     ok(&["backup", "verify", shown(&target)]);
 
-    let listed = json(&ok(&["backup", "list", shown(&target), "--json"]));
+    let listed = common::json(&ok(&["backup", "list", shown(&target), "--json"]));
     let id = |index: usize| listed[index]["backup"].as_str().expect("an id").to_owned();
     let restored = folder.path().join("restored");
     ok(&[
@@ -335,7 +335,8 @@ fn backups_are_whole_while_functions_are_deployed_and_code_is_swept() {
     let api = Api::new(&server.url);
     let wasm = |n: u64| {
         let echo = include_str!("../../src/bench/echo.wat");
-        zipped(&[("app.wasm", &format!("{echo};; {n}"))])
+        let code = format!("{echo};; {n}");
+        zipped(&[("app.wasm", code.as_str())])
     };
     create(&api, "steady", "wasm", "app.wasm", &wasm(0), &json!({}));
     let stop = Arc::new(AtomicBool::new(false));
@@ -347,7 +348,8 @@ fn backups_are_whole_while_functions_are_deployed_and_code_is_swept() {
                 n += 1;
                 let code = json!({"ZipFile": base64(&wasm(n))});
                 api.ok("PUT", &format!("{FUNCTIONS}/steady/code"), &code);
-                let layer = zipped(&[("python/word.py", &format!("WORD = {n}"))]);
+                let word = format!("WORD = {n}");
+                let layer = zipped(&[("python/word.py", word.as_str())]);
                 let layer = json!({"Content": {"ZipFile": base64(&layer)}});
                 api.ok("POST", &format!("{LAYERS}/words/versions"), &layer);
                 let name = format!("passing{}", n % 3);
@@ -368,7 +370,7 @@ fn backups_are_whole_while_functions_are_deployed_and_code_is_swept() {
     assert!(rounds > 0);
     assert!(server.terminate().success(), "{}", server.said());
     ok(&["backup", "verify", shown(&target)]);
-    let listed = json(&ok(&["backup", "list", shown(&target), "--json"]));
+    let listed = common::json(&ok(&["backup", "list", shown(&target), "--json"]));
     for backup in listed.as_array().expect("a list") {
         let id = backup["backup"].as_str().expect("an id");
         let restored = folder.path().join(id);
@@ -434,12 +436,16 @@ fn what_is_damaged_or_missing_is_named() {
         let whole = damage(&path);
         let doctor = run(&["doctor", "--data", shown(&data)]);
         refused(&doctor, 1, &[shown(&named)]);
-        let name = named.file_name().expect("it has one").to_string_lossy();
+        let name = named
+            .file_name()
+            .expect("it has one")
+            .to_string_lossy()
+            .into_owned();
         let backup = run(&["backup", shown(&target), "--data", shown(&data)]);
         match part {
             // Its content is in the target already, and the data folder's is not looked at.
             "/zips/" => assert!(backup.status.success(), "{}", text(&backup.stderr)),
-            _ => refused(&backup, 1, &[&name, "no backup is made of it"]),
+            _ => refused(&backup, 1, &[name.as_str(), "no backup is made of it"]),
         }
         fs::remove_file(&path).expect("it is ours");
         let doctor = run(&["doctor", "--data", shown(&data)]);
@@ -463,10 +469,10 @@ fn what_is_damaged_or_missing_is_named() {
     fs::write(&zip, whole).expect("it is ours");
 
     // In the target: named by the files that it is of.
-    let listed = json(&ok(&["backup", "list", shown(&target), "--json"]));
+    let listed = common::json(&ok(&["backup", "list", shown(&target), "--json"]));
     let id = listed[0]["backup"].as_str().expect("an id");
     let manifest = fs::read_to_string(target.join(format!("backups/{id}.json")));
-    let manifest = json(&manifest.expect("it is there"));
+    let manifest = common::json(&manifest.expect("it is there"));
     let files = manifest["backup"]["files"].as_array().expect("a list");
     for wanted in [
         "functions/deployed.json",
@@ -526,7 +532,7 @@ fn a_full_disk_leaves_no_half_backup() {
         .collect();
     let zip = zipped(&[
         ("app.py", "def handler(event, context):\n    return 1\n"),
-        ("noise", &noise),
+        ("noise", noise.as_str()),
     ]);
     create(&api, "large", "python3.11", "app.handler", &zip, &json!({}));
     let target = disk.0.join("backups");
