@@ -223,6 +223,14 @@ async fn a_refused_deployment_leaves_the_former_one_serving() {
         ),
         (
             fine.clone(),
+            Box::new(|d| {
+                let hosts = "api.example.com".to_owned();
+                d.environment.insert("LAMBIC_HOSTS".to_owned(), hosts);
+            }),
+            "`hosts` and the variable LAMBIC_HOSTS are of components",
+        ),
+        (
+            fine.clone(),
             Box::new(|d| d.memory_mb = 0),
             "its memory must be 1 to 10240 MB",
         ),
