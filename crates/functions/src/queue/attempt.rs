@@ -18,7 +18,7 @@ pub enum Attempt {
     Success {
         follow: Option<Follow>,
         /// What is known of the invocation; it is recorded with the end of the event.
-        row: Option<InvocationRow>,
+        row: Option<Box<InvocationRow>>,
     },
     Failure {
         error_type: String,
@@ -89,7 +89,7 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
         Ok((result, row)) => match result.outcome {
             Outcome::Success(answer) => {
                 return Attempt::Success {
-                    row,
+                    row: row.map(Box::new),
                     follow: follow(&payload, &settings.on_success, false, version, &answer),
                 };
             }

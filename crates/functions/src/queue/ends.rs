@@ -20,7 +20,7 @@ pub struct Ended {
     pub offset: u64,
     pub row: QueueRow,
     /// The invocation that it ended with, if that succeeded; others are recorded when they end.
-    pub invocation: Option<InvocationRow>,
+    pub invocation: Option<Box<InvocationRow>>,
     /// Of the event, if it failed.
     pub dead_letter: Option<DeadLetter>,
     pub follow: Option<Follow>,
@@ -189,8 +189,8 @@ pub fn append(inner: &Inner, ended: &mut [Ended], cursor: Offset, producer: Prod
         schema: None,
     }];
     writes.extend(records);
-    let invocations = ended.iter().filter_map(|end| end.invocation.clone());
-    let invocations: Vec<InvocationRow> = invocations.collect();
+    let invocations = ended.iter().filter_map(|end| end.invocation.as_deref());
+    let invocations: Vec<InvocationRow> = invocations.cloned().collect();
     if !invocations.is_empty() {
         writes.push(records::told(
             &inner.options.streams.invocations,
