@@ -20,8 +20,6 @@ const TMP_MB_MAX: u32 = 10_240;
 /// AWS's.
 const LAYERS_MAX: usize = 5;
 const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
-/// AWS's: 5 minutes.
-const WINDOW_MS_MAX: u64 = 300_000;
 /// What AWS gives to all functions of an account together.
 pub const CONCURRENCY_MAX: usize = 1_000;
 /// AWS's, of a stream's batches.
@@ -207,9 +205,10 @@ fn check_trigger_of(
             Trigger::BATCH_SIZE_MAX
         ));
     }
-    if trigger.window_ms > WINDOW_MS_MAX {
+    if trigger.window_ms > Trigger::WINDOW_MS_MAX {
         return refuse(format!(
-            "the window of its trigger must be 0 to {WINDOW_MS_MAX} ms"
+            "the window of its trigger must be 0 to {} ms",
+            Trigger::WINDOW_MS_MAX
         ));
     }
     Ok(())
@@ -229,7 +228,7 @@ pub fn clamp(info: &mut FunctionInfo, timeout_max: Duration) {
         .map(|concurrency| concurrency.min(CONCURRENCY_MAX));
     for trigger in &mut info.triggers {
         trigger.batch_size = trigger.batch_size.clamp(1, Trigger::BATCH_SIZE_MAX);
-        trigger.window_ms = trigger.window_ms.min(WINDOW_MS_MAX);
+        trigger.window_ms = trigger.window_ms.min(Trigger::WINDOW_MS_MAX);
     }
 }
 

@@ -126,6 +126,8 @@ pub struct Trigger {
 
 impl Trigger {
     pub const BATCH_SIZE_MAX: usize = 10_000;
+    /// AWS's: 5 minutes.
+    pub const WINDOW_MS_MAX: u64 = 300_000;
 
     pub fn new(stream: StreamName) -> Trigger {
         Trigger {

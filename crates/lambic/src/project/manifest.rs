@@ -99,10 +99,10 @@ pub enum Runtime {
 pub struct Trigger {
     pub stream: String,
     /// Records handed over at once, at most.
-    #[serde(default = "batch")]
+    #[serde(default = "batch", deserialize_with = "batch_size")]
     pub batch: u32,
     /// How long an incomplete batch may wait for more records.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "batch_window")]
     pub window_ms: u64,
     /// Where a new trigger begins to read.
     #[serde(default)]
@@ -161,6 +161,28 @@ fn trigger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Trigger>
     // What does not go together; each by itself was looked at.
     checked::<_, D::Error>(trigger.rules(), |rules, all| *rules = all)?;
     Ok(Some(trigger))
+}
+
+fn batch_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let batch = u32::deserialize(deserializer)?;
+    let max = lambic_functions::Trigger::BATCH_SIZE_MAX;
+    match (1..=max).contains(&(batch as usize)) {
+        true => Ok(batch),
+        false => Err(D::Error::custom(format!(
+            "a batch has 1 to {max} records, not {batch}"
+        ))),
+    }
+}
+
+fn batch_window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let window_ms = u64::deserialize(deserializer)?;
+    let max = lambic_functions::Trigger::WINDOW_MS_MAX;
+    match window_ms <= max {
+        true => Ok(window_ms),
+        false => Err(D::Error::custom(format!(
+            "a batch waits 0 to {max} ms, not {window_ms}"
+        ))),
+    }
 }
 
 fn filters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -260,13 +282,6 @@ impl Manifest {
                     "`timeout_s` is {}; it must be above 0 and at most {TIMEOUT_S_MAX}",
                     function.timeout_s
                 )));
-            }
-            if function
-                .trigger
-                .as_ref()
-                .is_some_and(|trigger| trigger.batch == 0)
-            {
-                return Err(about("`trigger.batch` must be at least 1"));
             }
         }
         Ok(manifest)
@@ -431,6 +446,9 @@ mod tests {
             ("tumbling_window_in_seconds = 901", "0 to 900, not 901"),
             ("bisect_batch_on_function_error = 1", "expected a boolean"),
             ("filter = []", "did you mean `filters`?"),
+            ("batch = 0", "1 to 10000 records, not 0"),
+            ("batch = 10_001", "1 to 10000 records, not 10001"),
+            ("window_ms = 300_001", "0 to 300000 ms, not 300001"),
         ] {
             let text = format!("{TRIGGERED}{line}\n");
             let error = Manifest::parse(Path::new("lambic.toml"), &text).unwrap_err();
