@@ -7,7 +7,8 @@ use std::time::Duration;
 use lambic_model::{FunctionName, Stream, StreamName};
 
 use crate::{
-    Code, Deployment, Error, FunctionInfo, Runtime, StreamLookup, Trigger, code::NO_IMAGE,
+    Code, Deployment, Error, FunctionInfo, HOSTS_VARIABLE, Runtime, StreamLookup, Trigger,
+    code::NO_IMAGE,
 };
 
 /// Names that begin so belong to the house.
@@ -19,8 +20,6 @@ const TMP_MB_MAX: u32 = 10_240;
 /// AWS's.
 const LAYERS_MAX: usize = 5;
 const ENVIRONMENT_BYTES_MAX: usize = 4 << 10;
-/// AWS's: 5 minutes.
-const WINDOW_MS_MAX: u64 = 300_000;
 /// What AWS gives to all functions of an account together.
 pub const CONCURRENCY_MAX: usize = 1_000;
 /// AWS's, of a stream's batches.
@@ -106,11 +105,11 @@ pub fn check(
     if let Some((variable, _)) = bad_variable {
         return refuse(format!("`{variable}` cannot be an environment variable"));
     }
-    let hosts = &deployment.settings.hosts;
+    let hosts = deployment.settings.hosts_with(&deployment.environment);
     if deployment.runtime != Runtime::Wasm && !hosts.is_empty() {
-        return refuse(
-            "`hosts` are of components; processes reach all public addresses".to_owned(),
-        );
+        return refuse(format!(
+            "`hosts` and the variable {HOSTS_VARIABLE} are of components; processes reach all public addresses"
+        ));
     }
     if hosts.len() > HOSTS_MAX {
         return refuse(format!("it has more than {HOSTS_MAX} hosts"));
@@ -134,7 +133,10 @@ pub fn check(
             return refuse(format!("stream `{}` triggers it twice", trigger.stream));
         }
         check_trigger_of(&deployment.name, deployment.output.as_ref(), trigger)?;
-        find(&trigger.stream)?;
+        let stream = find(&trigger.stream)?;
+        if let Err(error) = trigger.rules.check(&deployment.name, &stream) {
+            return refuse(format!("its trigger cannot be made: {error}"));
+        }
     }
     if let Some(output) = &deployment.output {
         if output.as_str().starts_with(SYSTEM_PREFIX) {
@@ -203,9 +205,10 @@ fn check_trigger_of(
             Trigger::BATCH_SIZE_MAX
         ));
     }
-    if trigger.window_ms > WINDOW_MS_MAX {
+    if trigger.window_ms > Trigger::WINDOW_MS_MAX {
         return refuse(format!(
-            "the window of its trigger must be 0 to {WINDOW_MS_MAX} ms"
+            "the window of its trigger must be 0 to {} ms",
+            Trigger::WINDOW_MS_MAX
         ));
     }
     Ok(())
@@ -225,7 +228,7 @@ pub fn clamp(info: &mut FunctionInfo, timeout_max: Duration) {
         .map(|concurrency| concurrency.min(CONCURRENCY_MAX));
     for trigger in &mut info.triggers {
         trigger.batch_size = trigger.batch_size.clamp(1, Trigger::BATCH_SIZE_MAX);
-        trigger.window_ms = trigger.window_ms.min(WINDOW_MS_MAX);
+        trigger.window_ms = trigger.window_ms.min(Trigger::WINDOW_MS_MAX);
     }
 }
 

@@ -469,7 +469,7 @@ impl Inner {
                     Ok(wasm.load(&code, limits)?)
                 })
                 .await?
-                .with_network(info.settings.network())
+                .with_network(info.network())
                 .with_services(Arc::new(Services {
                     function: info.name.clone(),
                     inner: self.this.clone(),

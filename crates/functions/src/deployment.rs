@@ -8,11 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Error, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, function::is_default,
+    Error, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, Rules, function::is_default,
 };
 
 /// AWS's, of `/tmp`.
 pub const TMP_MB_DEFAULT: u32 = 512;
+/// A variable of the environment that stands in the place of [`Settings::hosts`], with commas or blanks between them: a
+/// way for clients of AWS's API, which do not know such a setting. Versions keep it as they keep all variables.
+pub const HOSTS_VARIABLE: &str = "LAMBIC_HOSTS";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -113,10 +116,18 @@ pub struct Trigger {
     pub window_ms: u64,
     #[serde(default)]
     pub start: Start,
+    /// Of a deployment's trigger; mappings that are made one by one have theirs beside it.
+    #[serde(
+        default = "Rules::of_triggers",
+        skip_serializing_if = "Rules::are_of_triggers"
+    )]
+    pub rules: Rules,
 }
 
 impl Trigger {
     pub const BATCH_SIZE_MAX: usize = 10_000;
+    /// AWS's: 5 minutes.
+    pub const WINDOW_MS_MAX: u64 = 300_000;
 
     pub fn new(stream: StreamName) -> Trigger {
         Trigger {
@@ -124,6 +135,7 @@ impl Trigger {
             batch_size: Trigger::default_batch_size(),
             window_ms: 0,
             start: Start::Latest,
+            rules: Rules::of_triggers(),
         }
     }
 
@@ -213,13 +225,14 @@ impl Settings {
         TMP_MB_DEFAULT
     }
 
-    /// Where a component may send requests to.
-    pub(crate) fn network(&self) -> Network {
-        match self.hosts.as_slice() {
-            [] => Network::None,
-            hosts if hosts.iter().any(|host| host == "*") => Network::Open,
-            hosts => Network::Hosts(hosts.to_vec()),
-        }
+    /// The hosts that a component may send requests to, where these are its variables.
+    pub(crate) fn hosts_with(&self, environment: &BTreeMap<String, String>) -> Vec<String> {
+        let Some(said) = environment.get(HOSTS_VARIABLE) else {
+            return self.hosts.clone();
+        };
+        let hosts = said.split(|c: char| c == ',' || c.is_whitespace());
+        let hosts = hosts.filter(|host| !host.is_empty());
+        hosts.map(str::to_owned).collect()
     }
 
     fn is_default_tmp_mb(tmp_mb: &u32) -> bool {
@@ -348,11 +361,53 @@ impl FunctionInfo {
         plain(self) == plain(other)
     }
 
+    /// Where a component may send requests to.
+    pub(crate) fn network(&self) -> Network {
+        let hosts = self.settings.hosts_with(&self.environment);
+        match hosts.as_slice() {
+            [] => Network::None,
+            all if all.iter().any(|host| host == "*") => Network::Open,
+            _ => Network::Hosts(hosts),
+        }
+    }
+
     /// The layers' digests, in their order.
     pub fn layer_digests(&self) -> impl Iterator<Item = &str> {
         self.settings
             .layers
             .iter()
             .map(|layer| layer.digest.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_says_hosts_in_the_place_of_the_setting() {
+        let hosts = |said: Option<&str>| {
+            let settings = Settings {
+                hosts: vec!["set.example.com".to_owned()],
+                ..Settings::default()
+            };
+            let said = said.map(|said| (HOSTS_VARIABLE.to_owned(), said.to_owned()));
+            settings.hosts_with(&said.into_iter().collect())
+        };
+        assert_eq!(hosts(None), ["set.example.com"]);
+        assert_eq!(
+            hosts(Some("a.example.com, *.example.org\tb")),
+            ["a.example.com", "*.example.org", "b"]
+        );
+        assert!(hosts(Some("")).is_empty());
+        assert!(hosts(Some(" , ")).is_empty());
+    }
+
+    #[test]
+    fn triggers_of_older_servers_have_the_rules_that_they_had() {
+        let trigger: Trigger = serde_json::from_str(r#"{"stream": "s"}"#).unwrap();
+        assert_eq!(trigger, Trigger::new(StreamName::new("s").unwrap()));
+        let text = serde_json::to_string(&trigger).unwrap();
+        assert!(!text.contains("rules"), "{text}");
     }
 }

@@ -288,6 +288,34 @@ impl Turn {
         payload: &[u8],
         inner: &Inner,
     ) -> Result<InvokeResult, Error> {
+        let (result, row, lines) = self.run_unrecorded(call, payload, inner).await?;
+        inner.recorder.record(row, lines).await;
+        Ok(result)
+    }
+
+    /// The same for what keeps a success in an append of its own: its row goes with that, or is to be recorded if there
+    /// is none. A failure is recorded.
+    pub async fn run_to_keep(
+        self,
+        call: Call<'_>,
+        payload: &[u8],
+        inner: &Inner,
+    ) -> Result<(InvokeResult, Option<InvocationRow>), Error> {
+        let (result, row, lines) = self.run_unrecorded(call, payload, inner).await?;
+        if row.error.is_some() {
+            inner.recorder.record(row, lines).await;
+            return Ok((result, None));
+        }
+        inner.recorder.record_lines(&row, lines).await;
+        Ok((result, Some(row)))
+    }
+
+    async fn run_unrecorded(
+        &self,
+        call: Call<'_>,
+        payload: &[u8],
+        inner: &Inner,
+    ) -> Result<(InvokeResult, InvocationRow, Vec<LogLine>), Error> {
         let info = &self.entry.info;
         let trace_id = call.trace_id.map_or_else(new_trace_id, str::to_owned);
         let call = Call {
@@ -366,8 +394,7 @@ impl Turn {
             overhead_ms,
             trace_id: trace_root(&trace_id).to_owned(),
         };
-        inner.recorder.record(row, platform).await;
-        Ok(InvokeResult {
+        let result = InvokeResult {
             request_id: call.request_id.to_owned(),
             outcome: execution.outcome,
             version: info.version,
@@ -379,7 +406,8 @@ impl Turn {
             memory_peak_mb,
             cold: init.is_some(),
             log_tail,
-        })
+        };
+        Ok((result, row, platform))
     }
 }
 

@@ -97,7 +97,7 @@ pub enum Error {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("`{}` is damaged: {reason}; deploy the function again", path.display())]
+    #[error("`{}` is damaged: {reason}; deploy the function again, or bring the file back from a backup", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error("functions are shutting down")]
     Closed,

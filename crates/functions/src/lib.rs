@@ -8,6 +8,7 @@ mod admission;
 mod answers;
 mod append;
 mod arn;
+mod backup;
 mod burst;
 mod check;
 mod code;
@@ -62,10 +63,11 @@ use std::{
 };
 
 pub use arn::{ACCOUNT, REGION, function_arn};
+pub use backup::{DeploymentsHeld, restored};
 pub use counts::Counts;
 pub use deployment::{
-    Changes, Code, Deployment, FunctionInfo, LayerUse, Runtime, Settings, Start, TMP_MB_DEFAULT,
-    Trigger, Upload,
+    Changes, Code, Deployment, FunctionInfo, HOSTS_VARIABLE, LayerUse, Runtime, Settings, Start,
+    TMP_MB_DEFAULT, Trigger, Upload,
 };
 pub use destination::Destination;
 pub use error::Error;
@@ -77,7 +79,7 @@ pub use image::{
     ImageConfig, ImageSource, ImageTrouble, ImageUse, Pulled, local_path as image_path,
     seen_from as image_seen_from,
 };
-pub use inspect::{Inspected, inspect};
+pub use inspect::{Inspected, inspect, inspect_beside, inspect_kept};
 pub use invoke::{Event, InvokeResult};
 use lambic_base::supervised;
 use lambic_model::{
@@ -90,6 +92,7 @@ use lambic_sandbox::{
     wasm,
 };
 pub use layers::{Layer, LayerSettings, LayerVersion};
+pub use mapping::StatesHeld;
 pub use options::{Decode, Options, StreamLookup};
 pub use provisioned::ProvisionedStatus;
 pub use rules::Rules;
@@ -98,6 +101,7 @@ pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{Notify, OnceCell, watch};
 use tracing::Instrument;
+pub use values::{Saved as SavedValues, inspect as inspect_values};
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
@@ -138,6 +142,8 @@ pub(crate) struct Inner {
     layers: RwLock<BTreeMap<String, Arc<Layer>>>,
     triggers: Triggers,
     starting: Starting,
+    /// Of states of windows.
+    forgetting: Arc<mapping::Forgetting>,
     /// How the batches of each event source mapping went, by its cursor.
     processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
@@ -196,6 +202,7 @@ impl Functions {
             layers: RwLock::new(layers.collect()),
             triggers: Triggers::default(),
             starting: Starting::default(),
+            forgetting: Arc::default(),
             processed: Mutex::default(),
             recorder,
             stop: watch::Sender::new(false),

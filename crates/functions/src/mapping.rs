@@ -28,7 +28,8 @@ use tokio::{
     time::Instant,
 };
 use tracing::{error, warn};
-pub(crate) use window::remove as remove_windows;
+pub use window::StatesHeld;
+pub(crate) use window::{Forgetting, inspect as inspect_windows, remove as remove_windows};
 
 use crate::{Inner, Trigger, filter::Filters, registry::Mapping, rules::Rules};
 

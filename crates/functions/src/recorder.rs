@@ -1,4 +1,7 @@
 //! Writes what functions did into `lambic_invocations` and `lambic_logs`, many at once, beside the invocations.
+//!
+//! What it holds is lost by a kill. So the record of an invocation whose result is kept in an append, as the end of an
+//! event or of a batch, goes with that append instead, and only its lines come here.
 
 use std::sync::{
     Arc,
@@ -26,7 +29,8 @@ const LINE_BESIDE_BYTES: usize = 192;
 const ATTEMPTS_MAX: usize = 20;
 
 enum Item {
-    Invocation(Box<InvocationRow>, Vec<LogLine>, usize),
+    /// With what its lines take, and whether its row is recorded elsewhere.
+    Invocation(Box<InvocationRow>, Vec<LogLine>, usize, bool),
     Flush(oneshot::Sender<()>),
 }
 
@@ -44,7 +48,16 @@ impl Recorder {
         Recorder { items, line_bytes }
     }
 
-    pub async fn record(&self, row: InvocationRow, mut lines: Vec<LogLine>) {
+    pub async fn record(&self, row: InvocationRow, lines: Vec<LogLine>) {
+        self.take(row, lines, false).await;
+    }
+
+    /// Of an invocation whose row goes with another append.
+    pub async fn record_lines(&self, row: &InvocationRow, lines: Vec<LogLine>) {
+        self.take(row.clone(), lines, true).await;
+    }
+
+    async fn take(&self, row: InvocationRow, mut lines: Vec<LogLine>, is_kept_apart: bool) {
         let mut bytes: usize = lines
             .iter()
             .map(|line| line.line.len() + LINE_BESIDE_BYTES)
@@ -63,7 +76,7 @@ impl Recorder {
         // Fails only after the runtime has begun to end.
         let _ = self
             .items
-            .send(Item::Invocation(Box::new(row), lines, bytes))
+            .send(Item::Invocation(Box::new(row), lines, bytes, is_kept_apart))
             .await;
     }
 
@@ -92,7 +105,7 @@ async fn write(
         let mut bytes_written = 0;
         for item in items.drain(..) {
             match item {
-                Item::Invocation(row, of_row, bytes) => {
+                Item::Invocation(row, of_row, bytes, is_kept_apart) => {
                     let (request_id, function): (Arc<str>, Arc<str>) =
                         (row.request_id.as_str().into(), row.function.as_str().into());
                     lines.extend(of_row.into_iter().map(|line| LogRow {
@@ -100,20 +113,20 @@ async fn write(
                         function: function.clone(),
                         line,
                     }));
-                    rows.push(*row);
+                    if !is_kept_apart {
+                        rows.push(*row);
+                    }
                     bytes_written += bytes;
                 }
                 Item::Flush(done) => flushes.push(done),
             }
         }
-        if !rows.is_empty() {
+        if !rows.is_empty() || !lines.is_empty() {
             sequence += 1;
-            let mut writes = vec![Write {
-                stream: streams.invocations.id,
-                partition: None,
-                batch: records::invocations(&streams.invocations, &rows),
-                schema: None,
-            }];
+            let mut writes = Vec::new();
+            if !rows.is_empty() {
+                writes.push(records::told(&streams.invocations, &rows));
+            }
             if !lines.is_empty() {
                 writes.push(Write {
                     stream: streams.logs.id,

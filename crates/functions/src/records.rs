@@ -9,7 +9,7 @@ use arrow::{
     },
     record_batch::RecordBatch,
 };
-use lambic_model::Stream;
+use lambic_model::{Stream, Write};
 use lambic_sandbox::LogLine;
 use serde_json::Value;
 
@@ -37,7 +37,17 @@ pub struct InvocationRow {
     pub trace_id: String,
 }
 
-pub fn invocations(stream: &Stream, rows: &[InvocationRow]) -> RecordBatch {
+/// What appends them.
+pub fn told(stream: &Stream, rows: &[InvocationRow]) -> Write {
+    Write {
+        stream: stream.id,
+        partition: None,
+        batch: invocations(stream, rows),
+        schema: None,
+    }
+}
+
+fn invocations(stream: &Stream, rows: &[InvocationRow]) -> RecordBatch {
     let error = |row: &InvocationRow, message: bool| {
         let (kind, text) = row.error.clone()?;
         Some(if message { text } else { kind })

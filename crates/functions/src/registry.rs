@@ -1,5 +1,6 @@
 //! What is deployed, on disk: `functions/<name>.json`, their names in `deployed.json`, `code/<digest>/` and its
-//! limits, `code/<digest>.json`; `layers/<name>.json`; the zips as they were uploaded, `zips/<sha256>.zip`. Beside them stands what functions keep, `kv/`.
+//! limits, `code/<digest>.json`; `layers/<name>.json`; the zips as they were uploaded, `zips/<sha256>.zip`. Beside them stands what functions keep, `kv/`,
+//! and what open windows hold, `windows/`.
 //!
 //! Code is addressed by its content and written before the file that names it; the file is swapped atomically.
 //! So a crash or a refused deployment leaves the former one whole.
@@ -118,6 +119,32 @@ impl Registry {
             })
     }
 
+    /// Gives all code the rights that it was stored with: copies of it have others.
+    pub fn open_codes(&self) -> Result<(), Error> {
+        let codes = self.codes();
+        let folders = match std::fs::read_dir(&codes) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Error::io("read", &codes))?,
+        };
+        let mut left = Vec::new();
+        for folder in folders {
+            let path = folder.map_err(Error::io("read", &codes))?.path();
+            // Beside them stands what they may take.
+            if path.is_dir() {
+                left.push(path);
+            }
+        }
+        while let Some(path) = left.pop() {
+            open_to_all(&path).map_err(Error::io("change", &path))?;
+            if path.is_dir() {
+                for entry in std::fs::read_dir(&path).map_err(Error::io("read", &path))? {
+                    left.push(entry.map_err(Error::io("read", &path))?.path());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join("functions").join(format!("{name}.json"))
     }
@@ -198,28 +225,41 @@ impl Registry {
     }
 
     pub fn load_layers(&self) -> Result<Vec<Layer>, Error> {
+        let each = self.each_layer()?.into_iter();
+        each.map(|(_, found)| found).collect()
+    }
+
+    /// The same, each with its file.
+    pub fn each_layer(&self) -> Result<Vec<(PathBuf, Result<Layer, Error>)>, Error> {
         let dir = self.dir.join("layers");
+        let entries = match std::fs::read_dir(&dir) {
+            // Of a folder that is only looked at.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(Error::io("read", &dir))?,
+        };
         let mut layers = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+        for entry in entries {
             let path = entry.map_err(Error::io("read", &dir))?.path();
             if path
                 .extension()
                 .is_some_and(|extension| extension == "json")
             {
-                layers.push(read(&path)?);
+                let stored = read(&path);
+                layers.push((path, stored));
             }
         }
         Ok(layers)
     }
 
     pub fn save_layer(&self, layer: &Layer) -> Result<(), Error> {
-        keep(
-            &self.dir.join("layers").join(format!("{}.json", layer.name)),
-            layer,
-        )
+        keep(&self.layer_path(&layer.name), layer)
     }
 
-    fn zip_path(&self, sha256: &str) -> PathBuf {
+    pub fn layer_path(&self, name: &str) -> PathBuf {
+        self.dir.join("layers").join(format!("{name}.json"))
+    }
+
+    pub fn zip_path(&self, sha256: &str) -> PathBuf {
         self.zips().join(format!("{sha256}.zip"))
     }
 
@@ -312,7 +352,8 @@ fn checksum<T: Serialize>(content: &T) -> String {
     code::hex(&Sha256::digest(bytes))
 }
 
-fn keep<T: Serialize + DeserializeOwned>(path: &Path, content: &T) -> Result<(), Error> {
+/// Writes what [`read`] takes back, durably.
+pub fn keep<T: Serialize + DeserializeOwned>(path: &Path, content: &T) -> Result<(), Error> {
     let checked = Checked {
         sha256: checksum(content),
         content,
@@ -331,7 +372,7 @@ fn keep<T: Serialize + DeserializeOwned>(path: &Path, content: &T) -> Result<(),
 }
 
 /// Files of servers before this one have no checksum.
-fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<T, Error> {
+pub fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     parse(path, &bytes)
 }

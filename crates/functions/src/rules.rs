@@ -17,7 +17,7 @@ const WINDOW_S_MAX: u32 = 900;
 pub const LANES_MAX: u32 = 10;
 
 /// The default is AWS's: no filter, whole batches, records of any age.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rules {
     /// Patterns of which a record has to match one; without any, all records are delivered.
@@ -51,8 +51,8 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Of a deployment's triggers, and of mappings that were made before there were rules.
-    pub(crate) fn of_triggers() -> Rules {
+    /// Of a deployment's triggers that say nothing else, and of mappings that were made before there were rules.
+    pub fn of_triggers() -> Rules {
         Rules {
             bisects: true,
             reports_failures: true,
@@ -64,8 +64,8 @@ impl Rules {
         *self == Rules::of_triggers()
     }
 
-    /// Whether records of `stream` can be delivered so to `function`.
-    pub fn check(&self, function: &FunctionName, stream: &Stream) -> Result<(), Error> {
+    /// Whether there is any stream whose records can be delivered so.
+    pub fn check_alone(&self) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::BadValue { reason });
         if self.filters.len() > FILTERS_MAX {
             return refuse(format!(
@@ -103,25 +103,31 @@ impl Rules {
                 self.lanes
             ));
         }
-        if self.lanes > 1 && stream.partition_by.is_none() {
-            return refuse(format!(
-                "ParallelizationFactor must be 1: records of stream {} have no key whose order could be kept. A stream that is created WITH (partition_by = 'column') has one.",
-                stream.name
-            ));
-        }
         if self.lanes > 1 && self.window_s > 0 {
             return refuse(
                 "TumblingWindowInSeconds needs a ParallelizationFactor of 1: a partition has one window at a time."
                     .to_owned(),
             );
         }
-        let Some(arn) = &self.on_failure else {
-            return Ok(());
-        };
-        match Destination::parse(arn) {
-            None => refuse(format!(
+        match &self.on_failure {
+            Some(arn) if Destination::parse(arn).is_none() => refuse(format!(
                 "The destination {arn} is not available on this server; it has functions (arn:aws:lambda:…:function:name) and streams (arn:aws:lambic:…:stream/name)"
             )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether records of `stream` can be delivered so to `function`.
+    pub fn check(&self, function: &FunctionName, stream: &Stream) -> Result<(), Error> {
+        self.check_alone()?;
+        let refuse = |reason: String| Err(Error::BadValue { reason });
+        if self.lanes > 1 && stream.partition_by.is_none() {
+            return refuse(format!(
+                "ParallelizationFactor must be 1: records of stream {} have no key whose order could be kept. A stream that is created WITH (partition_by = 'column') has one.",
+                stream.name
+            ));
+        }
+        match self.on_failure.as_deref().and_then(Destination::parse) {
             Some(Destination::Function(name))
                 if name.split(':').next() == Some(function.as_str()) =>
             {
@@ -130,7 +136,7 @@ impl Rules {
             Some(Destination::Stream(name)) if name == stream.name => refuse(format!(
                 "You can't specify the stream {name} as a destination for its own records."
             )),
-            Some(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 }

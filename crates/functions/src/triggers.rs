@@ -149,8 +149,12 @@ impl Inner {
         let of_deployment = function.mappings.iter().map(|mapping| {
             let mut triggers = function.info.triggers.iter();
             let trigger = triggers.find(|trigger| trigger.stream == mapping.stream);
-            let rules = Rules::of_triggers();
-            let tries = (function.info.retries, Cut::AfterRetries);
+            let rules = trigger.map_or_else(Rules::of_triggers, |trigger| trigger.rules.clone());
+            let cut = match rules.bisects {
+                true => Cut::AfterRetries,
+                false => Cut::Never,
+            };
+            let tries = (function.info.retries, cut);
             (mapping, trigger, name.to_string(), tries, rules)
         });
         let sources = function.sources.values().filter(|source| source.is_enabled);

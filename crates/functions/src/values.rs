@@ -4,6 +4,8 @@
 //! stands how many bytes the function keeps, changed together with what it counts. What is set or deleted is durable
 //! when that returns.
 
+mod saved;
+
 use std::{
     ops::Bound,
     path::{Path, PathBuf},
@@ -11,6 +13,7 @@ use std::{
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+pub use saved::{Saved, inspect, restore};
 
 /// The default of half a GiB is more than most functions keep.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;

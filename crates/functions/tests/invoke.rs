@@ -223,6 +223,14 @@ async fn a_refused_deployment_leaves_the_former_one_serving() {
         ),
         (
             fine.clone(),
+            Box::new(|d| {
+                let hosts = "api.example.com".to_owned();
+                d.environment.insert("LAMBIC_HOSTS".to_owned(), hosts);
+            }),
+            "`hosts` and the variable LAMBIC_HOSTS are of components",
+        ),
+        (
+            fine.clone(),
             Box::new(|d| d.memory_mb = 0),
             "its memory must be 1 to 10240 MB",
         ),
@@ -399,7 +407,7 @@ async fn damaged_code_is_noticed_and_mended() {
             let answer = String::from_utf8(answer.payload().to_vec()).unwrap();
             assert!(
                 answer.contains(
-                    "is damaged: its content is not what was deployed; deploy the function again"
+                    "is damaged: its content is not what was deployed; deploy the function again, or bring the file back from a backup"
                 ),
                 "{answer}"
             );

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::House;
-use lambic_functions::{AsyncSettings, Deployment, Qualifier, Start, Trigger};
+use lambic_functions::{AsyncSettings, Deployment, Qualifier, Rules, Start, Trigger};
 use lambic_model::{FunctionName, StreamName};
 use serde_json::{Value, json};
 
@@ -63,6 +63,68 @@ async fn records_go_through_the_function_into_the_output_once() {
             .all(|row| row["kind"] == "stream" && row["outcome"] == "success")
     );
     assert!(house.rows("lambic_dead_letters").is_empty());
+}
+
+/// Fails where there is a 13.
+const UNLUCKY: &str = "\
+def handler(event, context):
+    if any(r['data']['n'] == 13 for r in event['Records']):
+        raise ValueError('unlucky')
+    return [{'n': r['data']['n'] * 10, 't': r['data']['t']} for r in event['Records']]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_keeps_the_rules_of_its_deployment() {
+    let house = House::open().await;
+    let stream = |name: &str| StreamName::new(name).unwrap();
+    let mut deployment = triggered(house.python("f", UNLUCKY).await, 10, Start::Earliest);
+    deployment.triggers[0].stream = stream("keyed");
+    deployment.retries = 0;
+    let rules = |deployment: &mut Deployment, change: fn(&mut Rules)| {
+        change(&mut deployment.triggers[0].rules);
+    };
+    rules(&mut deployment, |rules| {
+        rules.filters = vec![r#"{"data": {"n": [{"numeric": [">", 10]}]}}"#.to_owned()];
+        rules.bisects = false;
+    });
+    let numbers_appended = [1, 12, 13, 14, 2];
+    house.append_to("keyed", &numbers_appended, &["k"; 5]).await;
+    house.functions.deploy(deployment.clone()).await.unwrap();
+    house.wait_until_all_read("keyed").await;
+    // The batch is not cut: what stands beside the 13 is given up with it.
+    assert_eq!(house.rows("lambic_dead_letters").len(), 3);
+    assert!(house.rows("output").is_empty());
+    // The next deployment says otherwise, and goes on where this one was, also after a restart.
+    rules(&mut deployment, |rules| rules.bisects = true);
+    house.functions.deploy(deployment.clone()).await.unwrap();
+    let house = house.restart().await;
+    house.append_to("keyed", &[3, 15, 13, 16], &["k"; 4]).await;
+    house.wait_until_all_read("keyed").await;
+    assert_eq!(numbers(&house.rows("output")), [150, 160]);
+    assert_eq!(house.rows("lambic_dead_letters").len(), 4);
+
+    let cases: [(fn(&mut Rules), &str); 4] = [
+        (
+            |rules| rules.filters = vec!["{".to_owned()],
+            "Invalid filter pattern definition.",
+        ),
+        (|rules| rules.age_s_max = Some(1), "60 to 604800, not 1"),
+        (|rules| rules.lanes = 2, "no key whose order"),
+        (
+            |rules| {
+                let arn = "arn:aws:lambic:us-east-1:000000000000:stream/input";
+                rules.on_failure = Some(arn.to_owned());
+            },
+            "a destination for its own records",
+        ),
+    ];
+    for (change, said) in cases {
+        let mut refused = deployment.clone();
+        refused.triggers[0].stream = stream("input");
+        rules(&mut refused, change);
+        let error = house.functions.deploy(refused).await.unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,14 +7,11 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
-use common::{PATIENCE, Server};
+use common::{PATIENCE, Server, disk::Tmpfs};
 
 const DISK_BYTES: u64 = 32 << 20;
 /// What is left of the disk for appends.
@@ -23,44 +20,6 @@ const ROOM_BYTES: u64 = 2 << 20;
 const GOES_ON_WITHIN: Duration = Duration::from_secs(5);
 const STREAMS: [&str; 2] = ["by_sequence", "by_id"];
 const ROWS: u64 = 200;
-
-/// A mounted folder; unmounted in the end.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(at: &Path) -> Result<Tmpfs, String> {
-        fs::create_dir(at).map_err(|error| error.to_string())?;
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK_BYTES}"), "tmpfs"])
-            .arg(at)
-            .output()
-            .map_err(|error| format!("mount(8): {error}"))?;
-        match mounted.status.success() {
-            true => Ok(Tmpfs(at.to_owned())),
-            false => Err(common::text(&mounted.stderr)),
-        }
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let output = Command::new("df")
-            .args(["--output=avail", "-B1"])
-            .arg(&self.0)
-            .output()
-            .expect("df(1) is there");
-        let text = common::text(&output.stdout);
-        let avail = text.lines().nth(1).map(str::trim);
-        avail
-            .and_then(|avail| avail.parse().ok())
-            .expect("df prints a number")
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        // What does not let go yet is let go later.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// One writer of one stream, which knows what was acknowledged.
 struct Writer {
@@ -122,7 +81,7 @@ fn compare(server: &Server, writers: &[Writer]) {
 #[test]
 fn a_full_disk_refuses_keeps_and_goes_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let disk = match Tmpfs::mount(&folder.path().join("disk")) {
+    let disk = match Tmpfs::mount(&folder.path().join("disk"), DISK_BYTES) {
         Ok(disk) => disk,
         Err(reason) => {
             eprintln!("not shown: a tmpfs cannot be mounted here: {reason}");

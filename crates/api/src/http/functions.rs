@@ -18,7 +18,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use lambic_functions::{
-    Code, Deployment, Error, FunctionInfo, ImageSource, ImageTrouble, Start, Trigger,
+    Code, Deployment, Error, FunctionInfo, ImageSource, ImageTrouble, Rules, Start, Trigger,
 };
 use lambic_model::{FunctionName, StreamName};
 use serde::Deserialize;
@@ -70,6 +70,13 @@ struct TriggerRequest {
     batch: Option<usize>,
     window_ms: Option<u64>,
     start: Option<Start>,
+    filters: Option<Vec<String>>,
+    bisect_batch_on_function_error: Option<bool>,
+    report_batch_item_failures: Option<bool>,
+    maximum_record_age_in_seconds: Option<u32>,
+    on_failure: Option<String>,
+    parallelization_factor: Option<u32>,
+    tumbling_window_in_seconds: Option<u32>,
 }
 
 pub async fn deploy(
@@ -232,6 +239,20 @@ fn deployment(name: &str, request: Request, folder: &FilePath) -> Result<Deploym
         made.batch_size = trigger.batch.unwrap_or(made.batch_size);
         made.window_ms = trigger.window_ms.unwrap_or(made.window_ms);
         made.start = trigger.start.unwrap_or(made.start);
+        let usual = made.rules;
+        made.rules = Rules {
+            filters: trigger.filters.unwrap_or(usual.filters),
+            bisects: trigger
+                .bisect_batch_on_function_error
+                .unwrap_or(usual.bisects),
+            reports_failures: trigger
+                .report_batch_item_failures
+                .unwrap_or(usual.reports_failures),
+            age_s_max: trigger.maximum_record_age_in_seconds,
+            on_failure: trigger.on_failure,
+            lanes: trigger.parallelization_factor.unwrap_or(usual.lanes),
+            window_s: trigger.tumbling_window_in_seconds.unwrap_or(usual.window_s),
+        };
         deployment.triggers.push(made);
     }
     Ok(deployment)

@@ -445,6 +445,20 @@ impl Images {
         Ok(())
     }
 
+    /// Whether everything is there that it is made from.
+    pub fn has_parts(&self, digest: &str) -> Result<(), Error> {
+        let digest = self.digest(digest)?;
+        let recipe = self.recipe(&digest).map_err(|problem| problem.of(""))?;
+        let mut parts = recipe.manifest.layers.iter();
+        match parts.find(|part| !self.blobs.has(part)) {
+            None => Ok(()),
+            Some(part) => Err(Error::Damaged {
+                path: self.blobs.path(&part.digest),
+                reason: "it is missing or cut".to_owned(),
+            }),
+        }
+    }
+
     /// Reads all of an image, packed and unpacked.
     pub fn verify(&self, digest: &str) -> Result<(), Error> {
         let digest = self.digest(digest)?;

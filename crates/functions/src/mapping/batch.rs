@@ -31,7 +31,7 @@ use crate::{
     entry::{Call, Entry},
     events::{self, Batch, Event, LaneOf, Wants},
     filter::Filters,
-    records::error_message,
+    records::{self, InvocationRow, error_message},
 };
 
 /// How often it is looked whether an alias that is gone is there again.
@@ -392,8 +392,11 @@ impl Batches {
             function_error,
         };
         Ok(Err(match result {
-            Ok(Outcome::Success(answer)) => {
-                match self.accept(entry, part.range, events, &answer).await? {
+            Ok((Outcome::Success(answer), mut row)) => {
+                let accepted = self.accept(entry, part.range, events, &answer, &mut row);
+                let accepted = accepted.await;
+                self.record(row).await;
+                match accepted? {
                     Accepted::Delivery(delivery) => return Ok(Ok(delivery)),
                     Accepted::Failure {
                         error_type,
@@ -402,42 +405,53 @@ impl Batches {
                     } => failed(error_type.to_owned(), message, 200, !is_reported),
                 }
             }
-            Ok(Outcome::Failure {
-                error_type,
-                payload,
-            }) => failed(error_type, error_message(&payload), 200, true),
+            Ok((
+                Outcome::Failure {
+                    error_type,
+                    payload,
+                },
+                _,
+            )) => failed(error_type, error_message(&payload), 200, true),
             Err(error) => failed("ServiceException".to_owned(), error, 500, false),
         }))
     }
 
-    /// Waits for a turn of the function and runs it.
+    /// Of an invocation whose record went with no append.
+    pub(super) async fn record(&self, row: Option<InvocationRow>) {
+        if let Some(row) = row {
+            self.worker.inner.recorder.record(row, Vec::new()).await;
+        }
+    }
+
+    /// Waits for a turn of the function and runs it. A success is to be recorded by the caller.
     pub(super) async fn invoke(
         &self,
         entry: &Arc<Entry>,
         request_id: &str,
         attempt: u32,
         payload: &[u8],
-    ) -> Result<Result<Outcome, String>, Stopped> {
+    ) -> Result<Result<(Outcome, Option<InvocationRow>), String>, Stopped> {
         let worker = &self.worker;
         let call = Call::new(request_id, InvocationKind::Stream, attempt);
         let result = worker.wait(async {
             let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload, &worker.inner).await
+            turn.run_to_keep(call, payload, &worker.inner).await
         });
         let result = result.await?;
         Ok(match result {
-            Ok(result) => Ok(result.outcome),
+            Ok((result, row)) => Ok((result.outcome, row)),
             Err(error) => Err(error.to_string()),
         })
     }
 
-    /// Commits what the function answered.
+    /// Commits what the function answered, with the record of the invocation, which is taken then.
     async fn accept(
         &self,
         entry: &Entry,
         range: OffsetRange,
         events: &[Event],
         answer: &[u8],
+        row: &mut Option<InvocationRow>,
     ) -> Result<Accepted, Stopped> {
         let worker = &self.worker;
         let has_output = entry.info.output.is_some();
@@ -472,7 +486,7 @@ impl Batches {
         }
         let end = answer.failed.map_or(range.end, Offset);
         let window = self.window_with(events, answer.state.map(RawValue::get));
-        Ok(match self.commit(writes, end, window).await? {
+        Ok(match self.commit_with(writes, end, window, row).await? {
             Ok(()) if end < range.end => Accepted::Delivery(Delivery::Until(end)),
             Ok(()) => Accepted::Delivery(Delivery::Done),
             Err(reason) => Accepted::bad_output(reason),
@@ -503,8 +517,24 @@ impl Batches {
         end: Offset,
         window: Option<Window>,
     ) -> Result<Result<(), String>, Stopped> {
+        self.commit_with(writes, end, window, &mut None).await
+    }
+
+    /// The same with the record of the invocation that it comes of, which is taken unless the log refused all of it.
+    async fn commit_with(
+        &self,
+        mut writes: Vec<Write>,
+        end: Offset,
+        window: Option<Window>,
+        row: &mut Option<InvocationRow>,
+    ) -> Result<Result<(), String>, Stopped> {
         let worker = &self.worker;
         let before = self.offset();
+        let invocations = &worker.inner.options.streams.invocations;
+        writes.extend(row.as_ref().map(|row| {
+            let rows = std::slice::from_ref(row);
+            records::told(invocations, rows)
+        }));
         let window = window.or_else(|| self.window_now());
         if let Some(window) = &window {
             self.keep_window(window, end).await?;
@@ -529,6 +559,7 @@ impl Batches {
         let log = &worker.inner.options.log;
         match append_patiently(log, &append, usize::MAX, worker.stopped()).await {
             Ok(()) => {
+                *row = None;
                 self.lane.set(self.partition, end);
                 if window.is_some() {
                     *self.window.lock().expect("held shortly") = window;
@@ -539,7 +570,11 @@ impl Batches {
                 Ok(Ok(()))
             }
             Err(NotKept::Refused(error)) => Ok(Err(error.to_string())),
-            Err(NotKept::GivenUp(_)) => Err(Stopped),
+            Err(NotKept::GivenUp(_)) => {
+                // It may be kept all the same; if not, the batch runs again and has another.
+                *row = None;
+                Err(Stopped)
+            }
         }
     }
 }

@@ -7,9 +7,10 @@
 //! once.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,16 +18,17 @@ use lambic_base::{file, retry::Backoff};
 use lambic_model::{Append, Offset, OffsetRange, Outcome, PartitionId, Producer};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Stopped, batch::Batches};
 use crate::{
-    answers,
+    Error, answers,
     append::{NotKept, append_patiently},
     arn::stream_arn,
     entry::Entry,
     events::{self, Event},
     records::error_message,
+    registry,
 };
 
 /// AWS's: a window whose state is larger ends early.
@@ -118,6 +120,88 @@ fn folder(dir: &Path, cursor: &str) -> PathBuf {
     dir.join("windows").join(id)
 }
 
+/// Every state that is kept, with what is wrong with it.
+pub fn inspect(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Error>)>> {
+    let mut found = Vec::new();
+    for mapping in listed(&dir.join("windows"))? {
+        for path in listed(&mapping)? {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                let trouble = registry::read::<Window>(&path).err();
+                found.push((path, trouble));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Removes states that nobody will ask for: at once, or when nobody copies states any more.
+///
+/// Whoever takes a moment of the log finds the states that belong to it afterwards, because none goes meanwhile.
+#[derive(Debug, Default)]
+pub struct Forgetting(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    holders: usize,
+    later: BTreeSet<PathBuf>,
+}
+
+impl Forgetting {
+    pub fn hold(self: &Arc<Self>) -> StatesHeld {
+        self.0.lock().expect("held shortly").holders += 1;
+        StatesHeld(Arc::clone(self))
+    }
+
+    fn forget(&self, path: PathBuf) {
+        {
+            let mut held = self.0.lock().expect("held shortly");
+            if held.holders > 0 {
+                held.later.insert(path);
+                return;
+            }
+        }
+        forget(&path);
+    }
+}
+
+/// No state of a window goes as long as it is there.
+#[derive(Debug)]
+pub struct StatesHeld(Arc<Forgetting>);
+
+impl Drop for StatesHeld {
+    fn drop(&mut self) {
+        let later = {
+            let mut held = self.0.0.lock().expect("held shortly");
+            held.holders -= 1;
+            match held.holders {
+                0 => std::mem::take(&mut held.later),
+                _ => return,
+            }
+        };
+        later.iter().for_each(|path| forget(path));
+    }
+}
+
+/// What is left behind is removed with the mapping.
+fn forget(path: &Path) {
+    if std::fs::remove_file(path).is_ok()
+        && let Some(folder) = path.parent()
+    {
+        let _ = file::sync_dir(folder);
+    }
+}
+
 /// Of a mapping that is removed.
 pub fn remove(dir: &Path, cursor: &str) {
     let folder = folder(dir, cursor);
@@ -148,8 +232,16 @@ impl Batches {
         if !self.is_windowed() {
             return;
         }
-        let kept = std::fs::read(self.window_path(self.offset())).ok();
-        let found = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let path = self.window_path(self.offset());
+        let found = path.exists().then(|| registry::read(&path));
+        let found = found.and_then(|found| {
+            found
+                .inspect_err(|error| {
+                    error!(%error, function = %self.worker.function, stream = %self.worker.stream.name, partition = %self.partition,
+                        "the state of a window cannot be read; the window begins anew");
+                })
+                .ok()
+        });
         *self.window.lock().expect("held shortly") = found;
     }
 
@@ -191,16 +283,14 @@ impl Batches {
     /// Keeps the state that holds at an offset, before the cursor moves there.
     pub(super) async fn keep_window(&self, window: &Window, at: Offset) -> Result<(), Stopped> {
         let path = self.window_path(at);
-        let bytes = serde_json::to_vec(window).expect("plain data serialises");
         loop {
-            let (path, bytes) = (path.clone(), bytes.clone());
+            let (path, window) = (path.clone(), window.clone());
             let write = move || {
                 let folder = path.parent().unwrap_or(&path);
-                file::create_dirs(folder)?;
-                file::write_atomically(&path, &bytes)
+                file::create_dirs(folder).map_err(Error::io("create", folder))?;
+                registry::keep(&path, &window)
             };
-            let written = tokio::task::spawn_blocking(write).await;
-            match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            match crate::blocking(write).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     warn!(%error, function = %self.worker.function, "the state of a window cannot be kept; it is tried again");
@@ -214,12 +304,7 @@ impl Batches {
     /// The cursor has left this offset: nobody will ask for the state there.
     pub(super) fn forget_window(&self, at: Offset) {
         let path = self.window_path(at);
-        // What is left behind is removed with the mapping.
-        if std::fs::remove_file(&path).is_ok()
-            && let Some(folder) = path.parent()
-        {
-            let _ = file::sync_dir(folder);
-        }
+        self.worker.inner.forgetting.forget(path);
     }
 
     /// Ends the open window if the next record is none of it; true if there was an end.
@@ -288,8 +373,11 @@ impl Batches {
         let worker = &self.worker;
         let request_id = uuid::Uuid::new_v4().to_string();
         let answer = match self.invoke(entry, &request_id, attempt, payload).await? {
-            Ok(Outcome::Success(answer)) => answer,
-            Ok(Outcome::Failure { payload, .. }) => return Ok(Err(error_message(&payload))),
+            Ok((Outcome::Success(answer), row)) => {
+                self.record(row).await;
+                answer
+            }
+            Ok((Outcome::Failure { payload, .. }, _)) => return Ok(Err(error_message(&payload))),
             Err(reason) => return Ok(Err(reason)),
         };
         let at = self.offset();
@@ -357,6 +445,48 @@ mod tests {
         };
         assert_eq!(end_before(&large, None, MINUTE_US), Some(End::Early));
         assert_eq!(end_before(&large, None, 3 * MINUTE_US), Some(End::Over));
+    }
+
+    #[test]
+    fn no_state_goes_while_somebody_copies_states() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = |at: u64| {
+            let path = dir.path().join(format!("0.{at}.json"));
+            registry::keep(&path, &Window::of(0, 60)).unwrap();
+            path
+        };
+        let forgetting = Arc::new(Forgetting::default());
+        let (first, second, third) = (state(1), state(2), state(3));
+        forgetting.forget(first.clone());
+        assert!(!first.exists());
+        let held = forgetting.hold();
+        let other = forgetting.hold();
+        forgetting.forget(second.clone());
+        drop(held);
+        forgetting.forget(third.clone());
+        assert!(second.exists() && third.exists());
+        drop(other);
+        assert!(!second.exists() && !third.exists());
+    }
+
+    #[test]
+    fn states_are_looked_through_also_those_of_older_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(inspect(dir.path()).unwrap().is_empty());
+        let folder = folder(dir.path(), "functions/f/17");
+        file::create_dirs(&folder).unwrap();
+        let old = serde_json::to_vec(&Window::of(0, 60)).unwrap();
+        std::fs::write(folder.join("0.1.json"), old).unwrap();
+        let path = folder.join("1.2.json");
+        registry::keep(&path, &Window::of(0, 60)).unwrap();
+        let troubles = || {
+            let found = inspect(dir.path()).unwrap().into_iter();
+            found.filter_map(|(path, trouble)| trouble.map(|_| path))
+        };
+        assert_eq!(troubles().count(), 0);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("60000000", "60000001")).unwrap();
+        assert_eq!(troubles().collect::<Vec<_>>(), [path]);
     }
 
     #[test]

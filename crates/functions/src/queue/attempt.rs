@@ -10,13 +10,15 @@ use crate::{
     Destination, FunctionVersion, Inner,
     destination::Last,
     entry::{Call, Turn},
-    records::error_message,
+    records::{InvocationRow, error_message},
 };
 
 /// How an attempt went.
 pub enum Attempt {
     Success {
         follow: Option<Follow>,
+        /// What is known of the invocation; it is recorded with the end of the event.
+        row: Option<Box<InvocationRow>>,
     },
     Failure {
         error_type: String,
@@ -82,10 +84,12 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
         };
     }
     let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
-    let (error_type, message, follow) = match turn.run(call, payload.as_bytes(), &inner).await {
-        Ok(result) => match result.outcome {
+    let run = turn.run_to_keep(call, payload.as_bytes(), &inner);
+    let (error_type, message, follow) = match run.await {
+        Ok((result, row)) => match result.outcome {
             Outcome::Success(answer) => {
                 return Attempt::Success {
+                    row: row.map(Box::new),
                     follow: follow(&payload, &settings.on_success, false, version, &answer),
                 };
             }

@@ -10,7 +10,7 @@ use crate::{
     Destination, Inner,
     destination::row,
     entry::kind_name,
-    records::{self, DeadLetter, QueueRow},
+    records::{self, DeadLetter, InvocationRow, QueueRow},
 };
 
 /// Ends in one append, with the events of dead letters: well below what the log takes.
@@ -19,6 +19,8 @@ pub const BYTES_MAX: usize = 8 << 20;
 pub struct Ended {
     pub offset: u64,
     pub row: QueueRow,
+    /// The invocation that it ended with, if that succeeded; others are recorded when they end.
+    pub invocation: Option<Box<InvocationRow>>,
     /// Of the event, if it failed.
     pub dead_letter: Option<DeadLetter>,
     pub follow: Option<Follow>,
@@ -88,7 +90,8 @@ impl Ended {
     fn bytes(&self) -> usize {
         let letter = self.dead_letter.as_ref();
         let letter = letter.map_or(0, |letter| letter.event.len() + letter.error_message.len());
-        512 + letter + self.follow.as_ref().map_or(0, Follow::bytes)
+        let invocation = self.invocation.as_ref().map_or(0, |_| 512);
+        512 + letter + invocation + self.follow.as_ref().map_or(0, Follow::bytes)
     }
 
     fn letters(&self) -> impl Iterator<Item = &DeadLetter> {
@@ -186,6 +189,14 @@ pub fn append(inner: &Inner, ended: &mut [Ended], cursor: Offset, producer: Prod
         schema: None,
     }];
     writes.extend(records);
+    let invocations = ended.iter().filter_map(|end| end.invocation.as_deref());
+    let invocations: Vec<InvocationRow> = invocations.cloned().collect();
+    if !invocations.is_empty() {
+        writes.push(records::told(
+            &inner.options.streams.invocations,
+            &invocations,
+        ));
+    }
     writes.extend(letters.into_values().map(|(stream, letters)| Write {
         stream: stream.id,
         partition: None,
@@ -254,6 +265,7 @@ mod tests {
                 state: "dead".to_owned(),
                 event: None,
             },
+            invocation: None,
             dead_letter: Some(DeadLetter {
                 at_us: 0,
                 function: String::new(),

@@ -434,8 +434,12 @@ impl Queue {
 
     fn take_attempt(&mut self, mut event: Queued, attempt: Attempt) {
         let at_us = self.inner.options.clock.now_us();
+        let mut invocation = None;
         let (failure, condition, follow) = match attempt {
-            Attempt::Success { follow } => (None, Condition::Success, follow),
+            Attempt::Success { follow, row } => {
+                invocation = row;
+                (None, Condition::Success, follow)
+            }
             Attempt::Unread(reason) => {
                 error!(
                     request_id = event.request_id,
@@ -501,6 +505,7 @@ impl Queue {
         self.ended.push(Ended {
             offset: event.offset,
             row,
+            invocation,
             dead_letter,
             follow,
             to_house: false,

@@ -44,6 +44,34 @@ async fn dead_letters_that_do_not_fit_into_one_append_are_all_kept() {
     assert!(cursor.frontier.0[0] >= Offset(8), "{cursor:?}");
 }
 
+/// In one append: a kill leaves both or neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_success_comes_with_the_end_of_its_event() {
+    let house = House::open(|_| {});
+    let functions = house.functions().await;
+    deploy(&functions, "echo", component(ECHO), 0).await;
+    let name = FunctionName::new("echo").unwrap();
+    for _ in 0..20 {
+        functions.invoke_async(&name, b"1".to_vec()).await.unwrap();
+    }
+    let mut commits = house.log.commits();
+    loop {
+        commits.borrow_and_update();
+        let snapshot = house.log.snapshot();
+        let records = |stream: &lambic_model::Stream| snapshot.head(stream.id).records();
+        let ended = records(&house.system.queue) - 20;
+        assert_eq!(records(&house.system.invocations), ended);
+        if ended == 20 {
+            break;
+        }
+        let changed = tokio::time::timeout(Duration::from_secs(60), commits.changed()).await;
+        changed.expect("events end").unwrap();
+    }
+    functions.close().await;
+    let invocations = house.system.invocations.id;
+    assert_eq!(house.log.snapshot().head(invocations).records(), 20);
+}
+
 #[tokio::test]
 async fn the_log_need_not_keep_what_has_ended() {
     let house = House::open(|_| {});
@@ -187,6 +215,7 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
         let end = Ended {
             offset,
             row: queued(function, ""),
+            invocation: None,
             dead_letter: None,
             follow: None,
             to_house: false,

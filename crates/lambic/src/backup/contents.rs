@@ -1,7 +1,7 @@
 //! What of a data folder belongs into a backup. The folder is that of a stopped server, or a snapshot.
 //!
-//! Left out is what can be made again (compiled code, spilled rows) and what no manifest lists. Files whose checksum is
-//! known are compared with it before they are copied: damage is not carried into backups.
+//! Left out is what can be made again (compiled code, unpacked images, spilled rows) and what no manifest lists. Files
+//! whose checksum is known are compared with it before they are copied: damage is not carried into backups.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,11 +25,21 @@ use crate::{engine::SYSTEM_STREAM_FIRST, server::FIRST_STREAM_ID};
 
 pub const CATALOG: &str = "catalog.json";
 const PROJECT: &str = "project.json";
-/// Which functions are deployed.
-pub const DEPLOYED: &str = "functions/functions";
+/// Which functions are deployed, and which layers there are: a small file for each.
+pub const DEPLOYED: [&str; 2] = ["functions/functions", "functions/layers"];
+/// The names of all functions.
+pub const DEPLOYED_NAMES: &str = "functions/deployed.json";
+/// What the open windows of triggers hold, by the offsets at which it holds.
+pub const WINDOWS: &str = "functions/windows";
+const FUNCTIONS: &str = "functions";
 const CODE: &str = "functions/code";
-/// What container images are made of; their files are unpacked from it when they are used.
+/// The zips that were uploaded, each named by its SHA-256.
+const ZIPS: &str = "functions/zips";
+/// What container images are made of, each part named by its SHA-256; their files are unpacked from it when they are
+/// used.
 const IMAGES: &str = "functions/images/blobs";
+/// What functions keep: the index of a server that was stopped, or what a running one wrote of it.
+const VALUES: [&str; 2] = ["functions/kv", "functions/kv-saved"];
 
 /// A file of a data folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub struct Item {
     pub bytes: u64,
     /// What its manifest says; such a file never changes under its name.
     pub crc32c: Option<u32>,
+    /// What its name says, in the same way.
+    pub sha256: Option<String>,
 }
 
 /// All that a backup of a folder has.
@@ -68,6 +80,12 @@ impl Contents {
                 || path.starts_with("log/ids/")
                 || path.starts_with(&format!("log/{RECORD_IDS}/"))
         })?);
+        items.extend(files_below(dir, WINDOWS, &|path| path.ends_with(".json"))?);
+        for folder in VALUES {
+            items.extend(files_below(dir, folder, &|_| true)?);
+        }
+        let functions = dir.join(FUNCTIONS);
+        tokio::task::spawn_blocking(move || check_functions(&functions)).await??;
         let catalog = catalog(dir)?;
         let streams = catalog.streams();
         let frontier = streams.map(|stream| {
@@ -99,7 +117,25 @@ fn catalog(dir: &Path) -> Result<Catalog, Error> {
     Ok(Catalog::open(dir.join(CATALOG), &system.all())?)
 }
 
-/// Everything but the log.
+/// What is deployed must be there and be what was deployed.
+fn check_functions(dir: &Path) -> Result<(), Error> {
+    if !dir.join("functions").is_dir() {
+        return Ok(());
+    }
+    let all = lambic_functions::inspect_kept(dir)?;
+    match all
+        .into_iter()
+        .find_map(|found| Some((found.path, found.trouble?)))
+    {
+        None => Ok(()),
+        Some((path, trouble)) => Err(Error::Damaged(format!(
+            "`{}` is not whole, and no backup is made of it: {trouble}",
+            path.display()
+        ))),
+    }
+}
+
+/// Everything but the log, and what changes with it: windows and values.
 pub async fn beside_log(dir: &Path) -> Result<Vec<Item>, Error> {
     let store = store(dir)?;
     let mut items = Vec::new();
@@ -112,14 +148,33 @@ pub async fn beside_log(dir: &Path) -> Result<Vec<Item>, Error> {
     dataset(dir, &store, &catalog, &mut items).await?;
     views(dir, &store, &catalog, &mut items).await?;
     items.extend(files_below(dir, "erasures", &|path| !path.contains('#'))?);
-    items.extend(files_below(dir, DEPLOYED, &|path| path.ends_with(".json"))?);
+    if let Some(bytes) = size_of(&dir.join(DEPLOYED_NAMES))? {
+        items.push(plain(DEPLOYED_NAMES.to_owned(), bytes));
+    }
+    for folder in DEPLOYED {
+        items.extend(files_below(dir, folder, &|path| path.ends_with(".json"))?);
+    }
     items.extend(files_below(dir, CODE, &|path| {
         let within = path.strip_prefix(CODE).unwrap_or_default();
         let first = within.trim_start_matches('/').split('/').next();
         !first.unwrap_or_default().ends_with(".tmp")
     })?);
-    items.extend(files_below(dir, IMAGES, &|path| !path.ends_with(".tmp"))?);
+    for folder in [ZIPS, IMAGES] {
+        let named = files_below(dir, folder, &|path| named_sha256(path).is_some())?;
+        items.extend(named.into_iter().map(|item| Item {
+            sha256: named_sha256(&item.path),
+            ..item
+        }));
+    }
     Ok(items)
+}
+
+/// The content that the name of a zip or of a part of an image says; what is being written has another name.
+fn named_sha256(path: &str) -> Option<String> {
+    let name = path.rsplit('/').next()?;
+    let stem = name.strip_suffix(".zip").unwrap_or(name);
+    let is_hex = stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (stem.len() == 64 && is_hex).then(|| stem.to_owned())
 }
 
 fn plain(path: String, bytes: u64) -> Item {
@@ -127,6 +182,7 @@ fn plain(path: String, bytes: u64) -> Item {
         path,
         bytes,
         crc32c: None,
+        sha256: None,
     }
 }
 
@@ -162,6 +218,7 @@ async fn dataset(
             path: file.path,
             bytes: file.bytes,
             crc32c: Some(file.crc32c),
+            sha256: None,
         }));
     }
     Ok(())
@@ -204,6 +261,7 @@ async fn views(
                     path: manifest.file.path,
                     bytes: manifest.file.bytes,
                     crc32c: Some(manifest.file.crc32c),
+                    sha256: None,
                 };
                 if size_of(&dir.join(&file.path))? == Some(file.bytes) {
                     items.extend([listed(dir, path)?, file]);
@@ -260,4 +318,25 @@ pub fn files_below(
         }
     }
     Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_is_in_zips_and_parts_of_images_when_they_are_whole() {
+        let digest = "0123456789abcdef".repeat(4);
+        let found = |name: &str| named_sha256(&name.replace('#', &digest));
+        assert_eq!(found("functions/zips/#.zip"), Some(digest.clone()));
+        assert_eq!(found("functions/images/blobs/#"), Some(digest.clone()));
+        for name in [
+            "functions/zips/#.zip.17.3.tmp",
+            "functions/images/blobs/019a.tmp",
+            "functions/zips/README",
+            "functions/zips/#0.zip",
+        ] {
+            assert_eq!(found(name), None, "{name}");
+        }
+    }
 }

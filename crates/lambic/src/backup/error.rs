@@ -21,6 +21,8 @@ pub enum Error {
     Log(#[from] lambic_log::Error),
     #[error(transparent)]
     Dataset(#[from] lambic_dataset::Error),
+    #[error(transparent)]
+    Functions(#[from] lambic_functions::Error),
     #[error("{0}")]
     Catalog(#[from] lambic_query::CatalogError),
     #[error("a task ended badly: {0}")]

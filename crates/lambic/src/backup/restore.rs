@@ -73,6 +73,9 @@ pub async fn restore(
         false => Ok(()),
     };
     tokio::task::spawn_blocking(ids).await??;
+    progress.state("restoring what functions keep");
+    let functions = data.join("functions");
+    tokio::task::spawn_blocking(move || lambic_functions::restored(&functions)).await??;
     sync_folders(data).map_err(Error::io("sync", data))?;
     fs::remove_file(&mark_path).map_err(Error::io("remove", &mark_path))?;
     file::sync_dir(data).map_err(Error::io("sync", data))?;

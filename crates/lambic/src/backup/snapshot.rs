@@ -6,7 +6,9 @@
 //!
 //! - files and batch views are linked before the cut, so that none reaches past it, and the log keeps what they lack;
 //! - no batch is published and no erasure begins or ends in between;
-//! - if the catalog or what is deployed changed in between, all is done again.
+//! - states of windows are linked after the cut, and none goes in between; what functions keep is read after it, as a
+//!   kill would leave it;
+//! - if the catalog or what is deployed changed in between, all is done again; and if that goes on, deployments wait.
 
 use std::{
     collections::BTreeMap,
@@ -21,13 +23,15 @@ use lambic_query::{BackupInfo, sqlstate};
 
 use super::{
     Error, Progress, Target,
-    contents::{self, CATALOG, DEPLOYED},
+    contents::{self, CATALOG, DEPLOYED, DEPLOYED_NAMES, WINDOWS},
     write,
 };
 use crate::engine::layers::Layers;
 
 /// Changes of the catalog and replaced files between two looks at them.
 const TRIES: usize = 20;
+/// So many of them without a bar to deployments, which may take long: a component is compiled in one.
+const TRIES_BESIDE_DEPLOYMENTS: usize = 5;
 /// Finished backups that are still told of.
 const TOLD_MAX: usize = 20;
 
@@ -137,9 +141,12 @@ impl Drop for GivenUp {
 fn told_in_sql(error: Error) -> lambic_query::Error {
     let state = match &error {
         Error::Refused(_) => sqlstate::INVALID_PARAMETER,
-        Error::Damaged(_) | Error::Dataset(_) | Error::Log(_) | Error::Catalog(_) => {
-            sqlstate::DATA_CORRUPTED
-        }
+        Error::Damaged(_)
+        | Error::Dataset(_)
+        | Error::Log(_)
+        | Error::Functions(lambic_functions::Error::Damaged { .. })
+        | Error::Catalog(_) => sqlstate::DATA_CORRUPTED,
+        Error::Functions(_) => sqlstate::IO_ERROR,
         Error::Io { .. } | Error::Store { .. } => sqlstate::IO_ERROR,
         Error::Task(_) => sqlstate::INTERNAL,
     };
@@ -150,6 +157,10 @@ async fn take(layers: &Layers, data: &Path, into: &Path) -> Result<(), Error> {
     let mut tries = 0;
     loop {
         tries += 1;
+        let _held = match tries > TRIES_BESIDE_DEPLOYMENTS {
+            true => Some(layers.functions().hold_deployments().await),
+            false => None,
+        };
         match try_to_take(layers, data, into).await {
             Ok(true) => return Ok(()),
             Ok(false) if tries < TRIES => {}
@@ -201,14 +212,35 @@ async fn try_to_take(layers: &Layers, data: &Path, into: &Path) -> Result<bool, 
         Ok(())
     };
     tokio::task::spawn_blocking(link).await??;
+    let states = layers.functions().hold_states();
     let cut = layers.log().cut().await?;
+    let values = layers.functions().values_now().await?;
+    link_windows(data, into)?;
+    drop(states);
     if replaced_files(data)? != before {
         return Ok(false);
     }
     drop((turn, still));
-    let log = into.join("log");
-    tokio::task::spawn_blocking(move || cut.save(&log)).await??;
+    let into = into.to_owned();
+    let save = move || -> Result<(), Error> {
+        cut.save(&into.join("log"))?;
+        if let Some(values) = values {
+            values.write_below(&into.join("functions"))?;
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(save).await??;
     Ok(true)
+}
+
+/// Those of triggers that are removed meanwhile may go: then what is deployed has changed too.
+fn link_windows(data: &Path, into: &Path) -> Result<(), Error> {
+    for item in contents::files_below(data, WINDOWS, &|path| path.ends_with(".json"))? {
+        let (from, to) = (data.join(&item.path), into.join(&item.path));
+        make_folder_of(&to)?;
+        fs::hard_link(&from, &to).map_err(Error::io("link", &from))?;
+    }
+    Ok(())
 }
 
 fn make_folder_of(path: &Path) -> Result<(), Error> {
@@ -219,9 +251,11 @@ fn make_folder_of(path: &Path) -> Result<(), Error> {
 /// The small files that say what there is, and are replaced when it changes.
 fn replaced_files(data: &Path) -> Result<Arc<BTreeMap<String, Vec<u8>>>, Error> {
     let mut files = BTreeMap::new();
-    let mut paths = vec![CATALOG.to_owned()];
-    let deployed = contents::files_below(data, DEPLOYED, &|path| path.ends_with(".json"))?;
-    paths.extend(deployed.into_iter().map(|item| item.path));
+    let mut paths = vec![CATALOG.to_owned(), DEPLOYED_NAMES.to_owned()];
+    for folder in DEPLOYED {
+        let deployed = contents::files_below(data, folder, &|path| path.ends_with(".json"))?;
+        paths.extend(deployed.into_iter().map(|item| item.path));
+    }
     for path in paths {
         let file = data.join(&path);
         match fs::read(&file) {

@@ -131,13 +131,27 @@ impl Copying<'_> {
         {
             return Ok((former.clone(), false));
         }
+        if let Some(sha256) = item.sha256.as_ref()
+            && self.has(sha256, item.bytes)
+        {
+            return Ok((listed(item, sha256.clone()), false));
+        }
         let path = self.dir.join(&item.path);
         let reading = path.clone();
         let (sha256, crc32c, bytes) =
             tokio::task::spawn_blocking(move || hashed(&reading)).await??;
-        if item.crc32c.is_some_and(|expected| expected != crc32c) || bytes != item.bytes {
+        let is_other = item.crc32c.is_some_and(|expected| expected != crc32c)
+            || item
+                .sha256
+                .as_ref()
+                .is_some_and(|expected| *expected != sha256);
+        if is_other || bytes != item.bytes {
+            let by = match item.sha256 {
+                Some(_) => "name",
+                None => "manifest",
+            };
             return Err(Error::Damaged(format!(
-                "`{}` is damaged: it is not what its manifest says, and no backup is made of it; `lambic doctor --data` \
+                "`{}` is damaged: it is not what its {by} says, and no backup is made of it; `lambic doctor --data` \
                  checks all files, an earlier backup may have it whole",
                 item.path
             )));
@@ -148,13 +162,16 @@ impl Copying<'_> {
             let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
             there.insert(sha256.clone(), bytes);
         }
-        let file = File {
-            path: item.path.clone(),
-            bytes,
-            sha256,
-            crc32c: item.crc32c,
-        };
-        Ok((file, copied))
+        Ok((listed(item, sha256), copied))
+    }
+}
+
+fn listed(item: &Item, sha256: String) -> File {
+    File {
+        path: item.path.clone(),
+        bytes: item.bytes,
+        sha256,
+        crc32c: item.crc32c,
     }
 }
 

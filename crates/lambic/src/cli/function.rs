@@ -84,7 +84,7 @@ pub struct FunctionNew {
 #[command(after_help = "Examples:
   lambic function create hello ./hello
   lambic function create thumbs thumbs.zip --runtime python3.11 --handler app.handler --timeout 30s --memory 512
-  lambic function create greet function.wasm --env GREETING=hello
+  lambic function create greet function.wasm --env GREETING=hello --hosts api.example.com
 A function that exists is left as it is; `lambic function update` changes it.")]
 pub struct FunctionCreate {
     pub name: String,
@@ -140,6 +140,10 @@ pub struct FunctionSettings {
     /// An environment variable; may be given several times
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     pub environment: Vec<(String, String)>,
+    /// Where a component may send requests to: api.example.com,*.example.org; * is every public host, an empty text none
+    /// [default: none]
+    #[arg(long, value_name = "HOST,…")]
+    pub hosts: Option<String>,
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// A layer's version; may be given several times, the first is the lowest

@@ -364,6 +364,7 @@ fn deployment(
                 Start::Latest => lambic_functions::Start::Latest,
                 Start::Earliest => lambic_functions::Start::Earliest,
             },
+            rules: trigger.rules(),
             ..lambic_functions::Trigger::new(StreamName::new(&trigger.stream)?)
         });
     }

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use lambic_functions::Rules;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{settings, toml_source};
 
@@ -62,7 +63,7 @@ pub struct Function {
     /// Hosts that a component may send requests to.
     #[serde(default)]
     pub hosts: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "trigger")]
     pub trigger: Option<Trigger>,
 }
 
@@ -98,14 +99,129 @@ pub enum Runtime {
 pub struct Trigger {
     pub stream: String,
     /// Records handed over at once, at most.
-    #[serde(default = "batch")]
+    #[serde(default = "batch", deserialize_with = "batch_size")]
     pub batch: u32,
     /// How long an incomplete batch may wait for more records.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "batch_window")]
     pub window_ms: u64,
     /// Where a new trigger begins to read.
     #[serde(default)]
     pub start: Start,
+    /// Patterns of which a record has to match one, JSON; in the file, tables as well.
+    #[serde(default, deserialize_with = "filters")]
+    pub filters: Vec<String>,
+    /// A batch that keeps failing is cut in halves, until the record that fails stands alone.
+    #[serde(default = "yes")]
+    pub bisect_batch_on_function_error: bool,
+    /// Answers name the records that failed.
+    #[serde(default = "yes")]
+    pub report_batch_item_failures: bool,
+    /// Older records are given up.
+    #[serde(default, deserialize_with = "record_age")]
+    pub maximum_record_age_in_seconds: Option<u32>,
+    /// The ARN of a stream or function that is told of batches that were given up.
+    #[serde(default, deserialize_with = "on_failure")]
+    pub on_failure: Option<String>,
+    /// Batches of one partition at one time.
+    #[serde(default = "one", deserialize_with = "lanes")]
+    pub parallelization_factor: u32,
+    /// The length of tumbling windows; 0: none.
+    #[serde(default, deserialize_with = "tumbling_window")]
+    pub tumbling_window_in_seconds: u32,
+}
+
+impl Trigger {
+    /// How records are delivered.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            filters: self.filters.clone(),
+            bisects: self.bisect_batch_on_function_error,
+            reports_failures: self.report_batch_item_failures,
+            age_s_max: self.maximum_record_age_in_seconds,
+            on_failure: self.on_failure.clone(),
+            lanes: self.parallelization_factor,
+            window_s: self.tumbling_window_in_seconds,
+        }
+    }
+}
+
+/// An error where the rule stands, so that its place is shown.
+fn checked<T: Clone, E: serde::de::Error>(
+    value: T,
+    set: impl FnOnce(&mut Rules, T),
+) -> Result<T, E> {
+    let mut rules = Rules::default();
+    set(&mut rules, value.clone());
+    rules.check_alone().map_err(E::custom)?;
+    Ok(value)
+}
+
+fn trigger<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Trigger>, D::Error> {
+    let trigger = Trigger::deserialize(deserializer)?;
+    // What does not go together; each by itself was looked at.
+    checked::<_, D::Error>(trigger.rules(), |rules, all| *rules = all)?;
+    Ok(Some(trigger))
+}
+
+fn batch_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let batch = u32::deserialize(deserializer)?;
+    let max = lambic_functions::Trigger::BATCH_SIZE_MAX;
+    match (1..=max).contains(&(batch as usize)) {
+        true => Ok(batch),
+        false => Err(D::Error::custom(format!(
+            "a batch has 1 to {max} records, not {batch}"
+        ))),
+    }
+}
+
+fn batch_window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let window_ms = u64::deserialize(deserializer)?;
+    let max = lambic_functions::Trigger::WINDOW_MS_MAX;
+    match window_ms <= max {
+        true => Ok(window_ms),
+        false => Err(D::Error::custom(format!(
+            "a batch waits 0 to {max} ms, not {window_ms}"
+        ))),
+    }
+}
+
+fn filters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let patterns = Vec::<toml::Value>::deserialize(deserializer)?;
+    let text = |pattern: toml::Value| match pattern {
+        toml::Value::String(text) => Ok(text),
+        table => serde_json::to_string(&table).map_err(D::Error::custom),
+    };
+    let filters = patterns.into_iter().map(text);
+    let filters = filters.collect::<Result<Vec<String>, D::Error>>()?;
+    checked(filters, |rules, filters| rules.filters = filters)
+}
+
+fn record_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let age_s = u32::deserialize(deserializer)?;
+    checked(Some(age_s), |rules, age| rules.age_s_max = age)
+}
+
+fn on_failure<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let arn = String::deserialize(deserializer)?;
+    checked(Some(arn), |rules, arn| rules.on_failure = arn)
+}
+
+fn lanes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let lanes = u32::deserialize(deserializer)?;
+    checked(lanes, |rules, lanes| rules.lanes = lanes)
+}
+
+fn tumbling_window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let window_s = u32::deserialize(deserializer)?;
+    checked(window_s, |rules, window_s| rules.window_s = window_s)
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> u32 {
+    1
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -166,13 +282,6 @@ impl Manifest {
                     "`timeout_s` is {}; it must be above 0 and at most {TIMEOUT_S_MAX}",
                     function.timeout_s
                 )));
-            }
-            if function
-                .trigger
-                .as_ref()
-                .is_some_and(|trigger| trigger.batch == 0)
-            {
-                return Err(about("`trigger.batch` must be at least 1"));
             }
         }
         Ok(manifest)
@@ -279,6 +388,82 @@ mod tests {
                 lambic.toml:1:13: unclosed table, expected `]`
                   1 | [functions.f
                     |             ^"#]],
+        );
+    }
+
+    const TRIGGERED: &str =
+        "[functions.f]\nruntime = \"wasm\"\n[functions.f.trigger]\nstream = \"s\"\n";
+
+    #[test]
+    fn triggers_have_the_rules_of_mappings() {
+        let rules = |text: &str| {
+            let text = format!("{TRIGGERED}{text}");
+            let manifest = Manifest::parse(Path::new("lambic.toml"), &text).unwrap();
+            manifest.functions["f"].trigger.as_ref().unwrap().rules()
+        };
+        assert_eq!(rules(""), Rules::of_triggers());
+        let pattern = r#"{"data":{"n":[{"numeric":[">",10]}]}}"#;
+        for filters in [
+            format!("filters = ['{pattern}']"),
+            "filters = [{ data = { n = [{ numeric = [\">\", 10] }] } }]".to_owned(),
+        ] {
+            assert_eq!(rules(&filters).filters, [pattern], "{filters}");
+        }
+        let arn = "arn:aws:lambic:us-east-1:000000000000:stream/lost";
+        let all = format!(
+            "bisect_batch_on_function_error = false\nreport_batch_item_failures = false\n\
+             maximum_record_age_in_seconds = 60\non_failure = \"{arn}\"\nparallelization_factor = 10\n\
+             tumbling_window_in_seconds = 0\n"
+        );
+        assert_eq!(
+            rules(&all),
+            Rules {
+                filters: Vec::new(),
+                bisects: false,
+                reports_failures: false,
+                age_s_max: Some(60),
+                on_failure: Some(arn.to_owned()),
+                lanes: 10,
+                window_s: 0,
+            }
+        );
+        assert_eq!(rules("tumbling_window_in_seconds = 900").window_s, 900);
+    }
+
+    #[test]
+    fn mistakes_in_rules_are_shown_where_they_stand() {
+        for (line, said) in [
+            (
+                "filters = ['{\"n\": 1}']",
+                "Invalid filter pattern definition",
+            ),
+            ("filters = ['{']", "Invalid filter pattern definition"),
+            ("filters = [{ n = 1 }]", "Invalid filter pattern definition"),
+            ("filters = '{}'", "expected a sequence"),
+            ("maximum_record_age_in_seconds = 59", "60 to 604800, not 59"),
+            ("on_failure = \"lost\"", "is not available on this server"),
+            ("parallelization_factor = 11", "must be 1 to 10, not 11"),
+            ("tumbling_window_in_seconds = 901", "0 to 900, not 901"),
+            ("bisect_batch_on_function_error = 1", "expected a boolean"),
+            ("filter = []", "did you mean `filters`?"),
+            ("batch = 0", "1 to 10000 records, not 0"),
+            ("batch = 10_001", "1 to 10000 records, not 10001"),
+            ("window_ms = 300_001", "0 to 300000 ms, not 300001"),
+        ] {
+            let text = format!("{TRIGGERED}{line}\n");
+            let error = Manifest::parse(Path::new("lambic.toml"), &text).unwrap_err();
+            let error = error.to_string();
+            assert!(error.starts_with("lambic.toml:5:"), "{line}: {error}");
+            assert!(error.contains(said), "{line}: {error}");
+        }
+        let text =
+            format!("{TRIGGERED}parallelization_factor = 2\ntumbling_window_in_seconds = 60\n");
+        let error = Manifest::parse(Path::new("lambic.toml"), &text).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("needs a ParallelizationFactor of 1"),
+            "{error}"
         );
     }
 }

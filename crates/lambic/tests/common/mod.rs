@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod aws;
+pub mod disk;
 pub mod pg;
 
 use std::{

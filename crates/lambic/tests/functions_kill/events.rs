@@ -214,6 +214,19 @@ pub fn check(server: &Server, accepted: &Accepted) -> String {
     );
     let letters: Vec<String> = letters.iter().map(|row| text(row, "request_id")).collect();
     compare(&letters, &ended("dead", false), "dead letters", &mut wrong);
+    // What succeeded was kept together with the end: of an attempt whose end was lost, there is no record either.
+    let succeeded = rows(
+        server,
+        "SELECT request_id, count(*) AS n FROM lambic_invocations WHERE kind = 'async' AND outcome = 'success' GROUP BY request_id",
+    );
+    for row in succeeded.iter().filter(|row| row["n"] != 1) {
+        wrong.push(format!("recorded as a success more than once: {row}"));
+    }
+    let succeeded: Vec<String> = succeeded
+        .iter()
+        .map(|row| text(row, "request_id"))
+        .collect();
+    compare(&succeeded, &ended("done", false), "successes", &mut wrong);
     // The next of a chain has one event for each that ended before it.
     let count = |function: &str| {
         let of = |seen: &&Seen| seen.function == function;

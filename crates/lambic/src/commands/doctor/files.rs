@@ -334,7 +334,7 @@ async fn view(
     Ok(())
 }
 
-/// What is deployed: its description, and whether its code is what was deployed.
+/// What is deployed: its description, whether its code is what was deployed, and what functions keep.
 fn functions(data: &Path, checks: &mut Vec<Check>) {
     const NAME: &str = "function";
     let folder = data.join("functions");
@@ -349,38 +349,61 @@ fn functions(data: &Path, checks: &mut Vec<Check>) {
         }
     };
     let found = all.len() as u64;
-    for function in all {
-        if let Some(trouble) = function.trouble {
-            let shown = function.path.display().to_string();
+    let beside = match lambic_functions::inspect_beside(&folder) {
+        Ok(beside) => beside,
+        Err(error) => {
+            checks.push(Check::trouble(NAME, folder.display().to_string(), error));
+            Vec::new()
+        }
+    };
+    for inspected in all.into_iter().chain(beside) {
+        if let Some(trouble) = inspected.trouble {
+            let shown = inspected.path.display().to_string();
             checks.push(Check::trouble(NAME, shown, trouble));
         }
     }
     checks.push(Check::fine("functions", counted(found, "function")));
+    let values = folder.join("kv");
+    index(
+        &values,
+        ("values of functions", "value"),
+        |copy| lambic_functions::inspect_values(copy).map_err(|error| error.to_string()),
+        checks,
+    );
 }
 
-/// The index of record ids, read in a copy: its store would mend what it can where it stands.
 fn ids(data: &Path, checks: &mut Vec<Check>) {
-    const NAME: &str = "record ids";
     let folder = data.join("log").join("ids");
+    let inspect = |copy: &Path| lambic_log::inspect_ids(copy).map_err(|error| error.to_string());
+    index(&folder, ("record ids", "id"), inspect, checks);
+}
+
+/// An index, read in a copy: its store would mend what it can where it stands.
+fn index(
+    folder: &Path,
+    (name, noun): (&'static str, &str),
+    inspect: impl Fn(&Path) -> Result<u64, String>,
+    checks: &mut Vec<Check>,
+) {
     if !folder.is_dir() {
         return;
     }
     let shown = folder.display().to_string();
     let copied = tempfile::tempdir().and_then(|copy| {
-        copy_below(&folder, &copy.path().join("ids"))?;
+        copy_below(folder, &copy.path().join("index"))?;
         Ok(copy)
     });
     checks.push(match copied {
         Err(error) => Check::trouble(
-            NAME,
+            name,
             shown,
             format_args!(
                 "it cannot be copied to be looked at: {error}; TMPDIR chooses another place for the copy where there is no room"
             ),
         ),
-        Ok(copy) => match lambic_log::inspect_ids(&copy.path().join("ids")) {
-            Ok(found) => Check::fine(NAME, counted(found, "id")),
-            Err(error) => Check::trouble(NAME, shown, error),
+        Ok(copy) => match inspect(&copy.path().join("index")) {
+            Ok(found) => Check::fine(name, counted(found, noun)),
+            Err(error) => Check::trouble(name, shown, error),
         },
     });
 }

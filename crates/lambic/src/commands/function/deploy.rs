@@ -73,6 +73,13 @@ fn request(function: &Function, project: &Path, name: &str) -> anyhow::Result<Va
                 Start::Latest => "latest",
                 Start::Earliest => "earliest",
             },
+            "filters": trigger.filters,
+            "bisect_batch_on_function_error": trigger.bisect_batch_on_function_error,
+            "report_batch_item_failures": trigger.report_batch_item_failures,
+            "maximum_record_age_in_seconds": trigger.maximum_record_age_in_seconds,
+            "on_failure": trigger.on_failure,
+            "parallelization_factor": trigger.parallelization_factor,
+            "tumbling_window_in_seconds": trigger.tumbling_window_in_seconds,
         })),
         "files": files,
     }))

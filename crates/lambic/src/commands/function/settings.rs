@@ -1,6 +1,7 @@
 //! Settings of a function as its creation and its changes send them.
 
 use anyhow::bail;
+use lambic_functions::HOSTS_VARIABLE;
 use serde_json::{Map, Value, json};
 
 use crate::cli::FunctionSettings;
@@ -14,8 +15,8 @@ pub fn new(settings: &FunctionSettings, runtime: &str, handler: &str) -> Value {
     body.insert("Role".to_owned(), json!(ROLE));
     body.insert("Runtime".to_owned(), json!(runtime));
     body.insert("Handler".to_owned(), json!(handler));
-    if !settings.environment.is_empty() {
-        let variables: Map<String, Value> = variables(settings).collect();
+    let variables: Map<String, Value> = variables(settings).collect();
+    if !variables.is_empty() {
         body.insert("Environment".to_owned(), json!({ "Variables": variables }));
     }
     Value::Object(body)
@@ -35,7 +36,8 @@ pub fn changes(
     if no_layers {
         body.insert("Layers".to_owned(), json!([]));
     }
-    if !settings.environment.is_empty() || !unset.is_empty() {
+    let named: Map<String, Value> = variables(settings).collect();
+    if !named.is_empty() || !unset.is_empty() {
         // AWS's API replaces all variables by those that are sent.
         let present = function["Environment"]["Variables"].as_object();
         let mut all = present.cloned().unwrap_or_default();
@@ -44,7 +46,7 @@ pub fn changes(
                 bail!("there is no environment variable {name} to take away");
             }
         }
-        all.extend(variables(settings));
+        all.extend(named);
         body.insert("Environment".to_owned(), json!({ "Variables": all }));
     }
     Ok((!body.is_empty()).then_some(Value::Object(body)))
@@ -73,9 +75,12 @@ fn common(settings: &FunctionSettings) -> Map<String, Value> {
     body
 }
 
+/// AWS's API has no hosts: they are a variable as well.
 fn variables(settings: &FunctionSettings) -> impl Iterator<Item = (String, Value)> {
     let variables = settings.environment.iter();
-    variables.map(|(name, value)| (name.clone(), json!(value)))
+    let variables = variables.map(|(name, value)| (name.clone(), json!(value)));
+    let hosts = settings.hosts.iter();
+    variables.chain(hosts.map(|hosts| (HOSTS_VARIABLE.to_owned(), json!(hosts))))
 }
 
 #[cfg(test)]
@@ -104,6 +109,21 @@ mod tests {
         let none = changes(&FunctionSettings::default(), &[], false, &function).unwrap();
         assert_eq!(none, None);
         assert!(changes(&settings(), &["X".to_owned()], false, &function).is_err());
+    }
+
+    #[test]
+    fn hosts_are_a_variable_and_the_others_stay() {
+        let hosts = |hosts: &str| FunctionSettings {
+            hosts: Some(hosts.to_owned()),
+            ..FunctionSettings::default()
+        };
+        let body = new(&hosts("api.example.com"), "wasm", "f.wasm");
+        let variables = json!({ "LAMBIC_HOSTS": "api.example.com" });
+        assert_eq!(body["Environment"]["Variables"], variables);
+        let function = json!({ "Environment": { "Variables": { "A": "0", "LAMBIC_HOSTS": "b.example.com" } } });
+        let body = changes(&hosts(""), &[], false, &function).unwrap();
+        let variables = json!({ "A": "0", "LAMBIC_HOSTS": "" });
+        assert_eq!(body.unwrap()["Environment"]["Variables"], variables);
     }
 
     #[test]

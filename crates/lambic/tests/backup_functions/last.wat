@@ -1,0 +1,48 @@
+;; Keeps the event, and answers with the one that it kept before, or null.
+(component
+  (import "lambic:functions/key-value@0.1.0" (instance $values
+    (type $e' (variant (case "invalid" string) (case "full" string) (case "unavailable" string)))
+    (export "error" (type $e (eq $e')))
+    (export "get" (func (param "store" string) (param "key" string)
+      (result (result (option (list u8)) (error $e)))))
+    (export "set" (func (param "store" string) (param "key" string) (param "value" (list u8))
+      (result (result (error $e)))))))
+  (core module $lib
+    (memory (export "memory") 1)
+    (data (i32.const 64) "lastnull")
+    (global $free (mut i32) (i32.const 1024))
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+      (local $at i32)
+      (local.set $at (global.get $free))
+      (global.set $free (i32.add (global.get $free) (local.get 3)))
+      (local.get $at)))
+  (core instance $lib (instantiate $lib))
+  (core func $get (canon lower (func $values "get") (memory (core memory $lib "memory"))
+    (realloc (core func $lib "realloc"))))
+  (core func $set (canon lower (func $values "set") (memory (core memory $lib "memory"))
+    (realloc (core func $lib "realloc"))))
+  (core module $m
+    (import "lib" "memory" (memory 1))
+    (import "lib" "get" (func $get (param i32 i32 i32 i32 i32)))
+    (import "lib" "set" (func $set (param i32 i32 i32 i32 i32 i32 i32)))
+    (func (export "handle") (param $at i32) (param $length i32) (result i32)
+      (call $get (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 4) (i32.const 128))
+      (if (i32.load8_u (i32.const 128)) (then (unreachable)))
+      (call $set (i32.const 64) (i32.const 4) (i32.const 64) (i32.const 4)
+        (local.get $at) (local.get $length) (i32.const 160))
+      (if (i32.load8_u (i32.const 160)) (then (unreachable)))
+      (i32.store8 (i32.const 16) (i32.const 0))
+      (if (i32.load8_u (i32.const 132))
+        (then
+          (i32.store (i32.const 20) (i32.load (i32.const 136)))
+          (i32.store (i32.const 24) (i32.load (i32.const 140))))
+        (else
+          (i32.store (i32.const 20) (i32.const 68))
+          (i32.store (i32.const 24) (i32.const 4))))
+      (i32.const 16)))
+  (core instance $i (instantiate $m
+    (with "lib" (instance (export "memory" (memory $lib "memory"))
+      (export "get" (func $get)) (export "set" (func $set))))))
+  (func (export "handle") (param "event" string) (result (result string (error string)))
+    (canon lift (core func $i "handle") (memory (core memory $lib "memory"))
+      (realloc (core func $lib "realloc")))))
