@@ -79,10 +79,21 @@ impl Process {
 
     /// All processes below it.
     pub fn below(&self) -> Vec<Process> {
+        self.below_at_most(usize::MAX)
+    }
+
+    /// Of the processes below it so many that it can be told whether there are more than `processes_max`: looking each
+    /// of them up costs us, not those who started them.
+    pub fn below_at_most(&self, processes_max: usize) -> Vec<Process> {
         let mut found = Vec::new();
         let mut left = vec![self.pid];
-        while let Some(parent) = left.pop() {
+        while found.len() <= processes_max
+            && let Some(parent) = left.pop()
+        {
             for pid in children(parent) {
+                if found.len() > processes_max {
+                    break;
+                }
                 let child = Process::open(pid, parent);
                 if !matches!(child.handle, Handle::Gone) {
                     left.push(pid);
@@ -96,6 +107,12 @@ impl Process {
 
     /// Kills it and everything below.
     pub fn kill_all(&self) {
+        // With the first process of a namespace the kernel kills all others, a thousand as well, at their own cost;
+        // looking them up would be at ours.
+        if self.is_first_of_namespace() {
+            self.signal(Some(Signal::SIGKILL));
+            return;
+        }
         // Stopped first, from the top down, so that nothing new appears below what is killed already; then looked
         // up before their parents die.
         self.signal(Some(Signal::SIGSTOP));
@@ -118,7 +135,7 @@ impl Process {
             if !self.signal(Some(Signal::SIGSTOP)) {
                 return Err("it ended".to_owned());
             }
-            let below = self.below();
+            let below = self.below_at_most(processes_max);
             if below.len() >= processes_max {
                 return Err(format!("more than {processes_max} processes"));
             }
@@ -161,6 +178,12 @@ impl Process {
         )
     }
 
+    /// True if it is number 1 in a PID namespace of its own, below ours.
+    fn is_first_of_namespace(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        status.is_ok_and(|status| is_first(&status))
+    }
+
     /// Memory in use (or its highest ever, for `VmHWM`), bytes.
     pub fn memory_bytes(&self, field: &str) -> u64 {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.pid)) else {
@@ -172,6 +195,13 @@ impl Process {
             .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok())
             .map_or(0, |kilobytes| kilobytes << 10)
     }
+}
+
+/// By its numbers in all namespaces that it is in, from ours inwards.
+fn is_first(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let mut numbers = numbers.into_iter().flat_map(str::split_ascii_whitespace);
+    numbers.next().is_some() && numbers.last() == Some("1")
 }
 
 fn tasks(pid: i32) -> impl Iterator<Item = std::path::PathBuf> {
@@ -296,6 +326,21 @@ mod tests {
         let status = child.wait().unwrap();
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         assert_eq!(signal, Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn the_first_of_a_namespace_is_known_by_its_numbers() {
+        for (status, expected) in [
+            ("Name:\tsh\nNSpid:\t4711\t1\nNSpgid:\t4711\t1\n", true),
+            ("NSpid:\t4711\t20\t1\n", true),
+            ("NSpid:\t4711\t2\n", false),
+            ("NSpid:\t4711\n", false),
+            // Nobody is above us.
+            ("NSpid:\t1\n", false),
+            ("Name:\told\n", false),
+        ] {
+            assert_eq!(is_first(status), expected, "{status:?}");
+        }
     }
 
     #[tokio::test]
