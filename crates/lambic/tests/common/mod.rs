@@ -110,20 +110,32 @@ impl Server {
 
     /// The same, by a command that is ready but for its arguments.
     pub fn start_by(
-        mut run: Command,
+        run: Command,
         project: Option<&Path>,
         data: &Path,
         http: u16,
         pg: u16,
         extra: &[&str],
     ) -> Result<Server, Vec<String>> {
+        Server::start_at(run, project, data, "127.0.0.1", (http, pg), extra)
+    }
+
+    /// The same, on another address, which has loopback in it.
+    pub fn start_at(
+        mut run: Command,
+        project: Option<&Path>,
+        data: &Path,
+        address: &str,
+        (http, pg): (u16, u16),
+        extra: &[&str],
+    ) -> Result<Server, Vec<String>> {
         run.args(project);
         run.arg("--data").arg(data);
         run.args([
             "--http",
-            &format!("127.0.0.1:{http}"),
+            &format!("{address}:{http}"),
             "--pg",
-            &format!("127.0.0.1:{pg}"),
+            &format!("{address}:{pg}"),
         ]);
         run.args(extra);
         run.stdin(Stdio::null())
