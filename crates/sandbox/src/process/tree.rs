@@ -13,7 +13,7 @@ use nix::{libc, sys::signal::Signal, unistd::Pid};
 
 /// A tree comes to rest in less than a millisecond, unless the machine is very busy or the tree is hostile.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
-/// The first looks follow each other at once, the rest at this distance.
+/// The first looks follow each other at once, the rest at this distance or at that of the time that they take.
 const STOP_ROUNDS_BUSY: usize = 10;
 const STOP_PAUSE: Duration = Duration::from_millis(1);
 /// From this round on a process that waits for its half-made child counts as at rest: it stops as soon as it wakes.
@@ -132,6 +132,7 @@ impl Process {
         let start = Instant::now();
         let mut stopped: Vec<i32> = Vec::new();
         for round in 0.. {
+            let looked = Instant::now();
             if !self.signal(Some(Signal::SIGSTOP)) {
                 return Err("it ended".to_owned());
             }
@@ -152,10 +153,12 @@ impl Process {
                 break;
             }
             stopped = pids;
-            if round < STOP_ROUNDS_BUSY {
+            // A tree of a thousand threads takes long to look at: no more than half of the time goes there.
+            let took = looked.elapsed();
+            if round < STOP_ROUNDS_BUSY && took < STOP_PAUSE {
                 tokio::task::yield_now().await;
             } else {
-                tokio::time::sleep(STOP_PAUSE).await;
+                tokio::time::sleep(STOP_PAUSE.max(took)).await;
             }
         }
         Err("it could not be stopped".to_owned())
