@@ -96,8 +96,8 @@ impl House {
                 .expect("a C compiler is needed");
             assert!(compiled.success(), "{program}.c does not compile");
             std::fs::copy(code.join("bootstrap"), programs.join(program)).unwrap();
+            copy_libraries(&programs.join(program), &folder.path().join("image"));
         }
-        copy_libraries(&programs.join(PROGRAMS[0]), &folder.path().join("image"));
         let services = Arc::new(Kept::default());
         for index in 0..KEYS {
             let key = format!("{index:01000}");
