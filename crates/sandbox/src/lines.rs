@@ -82,6 +82,11 @@ impl Lines {
         self.bytes = self.bytes.min(bytes_max);
     }
 
+    /// What comes now is dropped, until it is taken.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
+    }
+
     pub fn push(&mut self, source: LogSource, bytes: &[u8]) {
         let kept = bytes.len().min(self.bytes_max - self.bytes);
         self.bytes += kept;

@@ -5,10 +5,9 @@ mod common;
 use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use common::{LONG, answer, error, failed_start, invocation, spec, start, texts};
+use common::{LONG, answer, copy_libraries, error, failed_start, invocation, spec, start, texts};
 use lambic_sandbox::process::{Image, Launch, Spec};
 use serde_json::json;
 
@@ -58,12 +57,7 @@ fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
     };
     std::fs::copy("/bin/bash", place("/bin/bash")).unwrap();
     symlink("bash", place("/bin/sh")).unwrap();
-    let libraries = Command::new("ldd").arg("/bin/bash").output().unwrap();
-    for word in String::from_utf8_lossy(&libraries.stdout).split_whitespace() {
-        if word.starts_with('/') {
-            std::fs::copy(word, place(word)).unwrap();
-        }
-    }
+    copy_libraries(Path::new("/bin/bash"), dir.path());
     for (path, content) in files {
         let path = place(path);
         std::fs::write(&path, content).unwrap();

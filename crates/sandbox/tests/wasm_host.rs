@@ -5,24 +5,9 @@ mod components;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use components::{Kept, LIMITS, SHORT, error, http_with, load};
+use components::{Kept, LIMITS, SERVICES, SHORT, error, http_with, load};
 use hyper::Request;
 use lambic_sandbox::wasm::{HostServices, Limits, Served};
-
-const IMPORTS: &str = r#"
-(import "lambic:functions/key-value@0.1.0" "get" (func $get (param i32 i32 i32 i32 i32)))
-(import "lambic:functions/key-value@0.1.0" "set" (func $set-value (param i32 i32 i32 i32 i32 i32 i32)))
-(import "lambic:functions/key-value@0.1.0" "delete" (func $delete (param i32 i32 i32 i32 i32)))
-(import "lambic:functions/key-value@0.1.0" "keys" (func $keys (param i32 i32 i32 i32 i32 i32 i32)))
-(import "lambic:functions/streams@0.1.0" "append" (func $append-records (param i32 i32 i32 i32 i32)))
-(import "wasi:keyvalue/store@0.2.0-draft" "open" (func $open (param i32 i32 i32)))
-(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.get" (func $bucket-get (param i32 i32 i32 i32)))
-(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.set"
-  (func $bucket-set (param i32 i32 i32 i32 i32 i32)))
-(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.delete" (func $bucket-delete (param i32 i32 i32 i32)))
-(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.exists" (func $bucket-exists (param i32 i32 i32 i32)))
-(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.list-keys" (func $list-keys (param i32 i32 i64 i32)))
-"#;
 
 /// Answers 200 with the value or 500 and the number of the error with its message, of a result at 0.
 const TELL: &str = r#"
@@ -45,7 +30,7 @@ fn call(function: &str, texts: &[&str], more: &str) -> Vec<u8> {
     }
     assert!(at < 4_096);
     http_with(
-        IMPORTS,
+        SERVICES,
         &format!("{TELL} {data}"),
         &format!(
             "(drop (memory.grow (i32.const 17)))
@@ -173,7 +158,7 @@ async fn thousands_of_keys_are_listed_in_pages() {
     }
     // Counts all keys, and answers with the number and the last key.
     let through_pages = http_with(
-        IMPORTS,
+        SERVICES,
         r#"(data (i32.const 1024) "many") (global $after (mut i32) (i32.const 0)) (global $after-length (mut i32) (i32.const 0))"#,
         "(loop
            (call $keys (i32.const 1024) (i32.const 4) (i32.const 1) (global.get $after) (global.get $after-length)
@@ -195,7 +180,7 @@ async fn thousands_of_keys_are_listed_in_pages() {
     );
     // The same by cursors of wasi:keyvalue; at 24 the cursor, at 16 whether there is one.
     let through_cursors = http_with(
-        IMPORTS,
+        SERVICES,
         r#"(data (i32.const 1024) "many") (global $bucket (mut i32) (i32.const 0))"#,
         "(call $open (i32.const 1024) (i32.const 4) (i32.const 0))
          (if (i32.load8_u (i32.const 0)) (then (unreachable)))
@@ -226,7 +211,7 @@ async fn buckets_of_wasi_are_stores() {
         .unwrap();
     let ask_bucket = |name: &str, calls: &str| {
         http_with(
-            IMPORTS,
+            SERVICES,
             &format!(
                 r#"{TELL} (data (i32.const 1024) "{name}") (data (i32.const 1100) "k") (data (i32.const 1110) "new")"#
             ),
@@ -310,7 +295,7 @@ async fn attacks_end_as_failures() {
         for index in 0..1_000 {
             services.set("many", &format!("{index:01000}"), Vec::new()).await.unwrap();
         }
-        let served = ask(&services, &http_with(IMPORTS, data, body), limits).await;
+        let served = ask(&services, &http_with(SERVICES, data, body), limits).await;
         assert_eq!(error(&served.execution).0, kind, "{body} {:?}", error(&served.execution));
     }
 }

@@ -1,14 +1,24 @@
 //! Reads what a process writes, as it comes, and completely when asked.
+//!
+//! What is read here is read at the server's own cost. A process that has said all that it may is read slowly from then
+//! on: its pipe is full, and it waits instead of keeping a thread of ours busy with what is thrown away.
 
 use std::{
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::io::unix::AsyncFd;
 
 use crate::lines::{Lines, LogSource};
+
+/// Reads of one turn. Bounded: a process that writes faster than we read must not hold this thread.
+const READS_MAX: usize = 64;
+/// Once the rest is thrown away, as much as a pipe holds, and then a pause: some 40 MB a second.
+const READS_FULL_MAX: usize = 4;
+const PAUSE_FULL: Duration = Duration::from_millis(1);
 
 pub struct Capture {
     pipe: Arc<AsyncFd<OwnedFd>>,
@@ -36,14 +46,7 @@ impl Capture {
         let pipe = Arc::new(unsafe { AsyncFd::register(pipe) }?);
         let reader = tokio::spawn({
             let (pipe, lines) = (pipe.clone(), lines.clone());
-            async move {
-                while let Ok(mut ready) = pipe.readable().await {
-                    ready.clear_ready();
-                    if !read(&pipe, source, &lines) {
-                        break;
-                    }
-                }
-            }
+            async move { follow(&pipe, source, &lines).await }
         });
         Ok(Capture {
             pipe,
@@ -55,26 +58,77 @@ impl Capture {
 
     /// Takes what is in the pipe now.
     pub fn drain(&self) {
-        read(&self.pipe, self.source, &self.lines);
+        read(&self.pipe, self.source, &self.lines, READS_MAX);
     }
 }
 
-/// Reads until the pipe is empty; false if nobody will write to it again.
-fn read(pipe: &AsyncFd<OwnedFd>, source: LogSource, lines: &Mutex<Lines>) -> bool {
+/// Takes what comes until nobody will write any more.
+async fn follow(pipe: &AsyncFd<OwnedFd>, source: LogSource, lines: &Mutex<Lines>) {
+    loop {
+        let Ok(mut ready) = pipe.readable().await else {
+            return;
+        };
+        let turn = read(pipe, source, lines, READS_FULL_MAX);
+        match turn.left {
+            // Only then is anybody told when there is more.
+            Left::Nothing => ready.clear_ready(),
+            Left::More => ready.retain_ready(),
+            Left::Ended => return,
+        }
+        drop(ready);
+        if turn.is_full {
+            tokio::time::sleep(PAUSE_FULL).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What one turn of reading came to.
+struct Turn {
+    left: Left,
+    /// What comes now is thrown away.
+    is_full: bool,
+}
+
+enum Left {
+    Nothing,
+    More,
+    /// Nobody will write to it again.
+    Ended,
+}
+
+/// Reads until the pipe is empty, but not more often than [`READS_MAX`], and than `reads_full_max` once the rest is
+/// thrown away.
+fn read(
+    pipe: &AsyncFd<OwnedFd>,
+    source: LogSource,
+    lines: &Mutex<Lines>,
+    reads_full_max: usize,
+) -> Turn {
     let mut buffer = [0; 16 << 10];
     // Held over the read, so that what is read first is kept first.
     let mut lines = lines.lock().expect("no panic while lines are held");
-    // Bounded: a process that writes faster than we read must not hold this thread.
-    for _ in 0..64 {
+    let mut left = Left::More;
+    let mut reads = 0;
+    while reads < READS_MAX && !(lines.is_full() && reads >= reads_full_max) {
+        reads += 1;
         match nix::unistd::read(pipe.get_ref(), &mut buffer) {
-            Ok(0) => return false,
-            Ok(bytes) => lines.push(source, &buffer[..bytes]),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(nix::errno::Errno::EAGAIN) => return true,
-            Err(_) => return false,
+            Ok(0) => left = Left::Ended,
+            Ok(bytes) => {
+                lines.push(source, &buffer[..bytes]);
+                continue;
+            }
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(nix::errno::Errno::EAGAIN) => left = Left::Nothing,
+            Err(_) => left = Left::Ended,
         }
+        break;
     }
-    true
+    Turn {
+        left,
+        is_full: lines.is_full(),
+    }
 }
 
 /// Makes reads of `fd` return at once.
@@ -84,4 +138,57 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const BYTES_MAX: usize = 1_000;
+
+    fn capture() -> (std::io::PipeWriter, Capture) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let lines = Arc::new(Mutex::new(Lines::new(BYTES_MAX)));
+        let capture = Capture::start(OwnedFd::from(reader), LogSource::Stdout, lines).unwrap();
+        (writer, capture)
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_read_to_its_end_and_thrown_away() {
+        let (mut writer, capture) = capture();
+        let flood = std::thread::spawn(move || {
+            for _ in 0..100 {
+                writer.write_all(&[b'x'; 64 << 10]).unwrap();
+            }
+        });
+        // A writer that nobody reads waits for ever.
+        while !flood.is_finished() {
+            tokio::time::sleep(PAUSE_FULL).await;
+        }
+        flood.join().unwrap();
+        capture.drain();
+        let lines = capture.lines.lock().unwrap().take();
+        assert_eq!(lines[0].line.len(), BYTES_MAX);
+        let dropped = (100 << 16) - BYTES_MAX;
+        assert!(
+            lines[1].line.starts_with(&format!("{dropped} bytes")),
+            "{}",
+            lines[1].line
+        );
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_flood_is_kept_again() {
+        let (mut writer, capture) = capture();
+        writer.write_all(&[b'x'; 2 * BYTES_MAX]).unwrap();
+        capture.drain();
+        assert_eq!(capture.lines.lock().unwrap().take().len(), 2);
+        writer.write_all(b"more\n").unwrap();
+        capture.drain();
+        let lines = capture.lines.lock().unwrap().take();
+        assert_eq!(lines[0].line, "more");
+        assert_eq!(lines.len(), 1);
+    }
 }

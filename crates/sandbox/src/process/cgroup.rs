@@ -128,8 +128,8 @@ impl Parents {
         }
     }
 
-    /// Makes the groups of one environment, with bounds of memory and tasks. Returns also the files by which a process
-    /// enters them.
+    /// Makes the groups of one environment, with bounds of memory and tasks, and its share of processors that others
+    /// want too. Returns also the files by which a process enters them.
     pub fn make(&self, name: &str, bounds: Bounds) -> io::Result<(Group, Vec<OwnedFd>)> {
         let mut group = Group {
             folders: Vec::new(),
@@ -158,6 +158,8 @@ impl Parents {
         };
         group.set(Controller::Memory, bounds)?;
         group.set(Controller::Pids, bounds)?;
+        // What starts is user code as well: it may take what is free, but from others only its share.
+        group.set_share(bounds)?;
         // A single thread that moves itself need not wait until all others have passed a safe point, which takes
         // milliseconds. In version 2 it may not move so between groups of processes.
         let entry = if group.is_v2 { "cgroup.procs" } else { "tasks" };
@@ -217,34 +219,46 @@ fn settings(
         ],
         (Controller::Cpu, true) => vec![
             ("cpu.max", format!("{quota_us} {PERIOD_US}"), false),
-            (
-                "cpu.weight",
-                (100 * memory_mb / MEMORY_MB_OF_A_CPU)
-                    .clamp(1, 10_000)
-                    .to_string(),
-                true,
-            ),
+            share(memory_mb, is_v2),
         ],
         (Controller::Cpu, false) => vec![
             ("cpu.cfs_period_us", PERIOD_US.to_string(), false),
             ("cpu.cfs_quota_us", quota_us.to_string(), false),
-            (
-                "cpu.shares",
-                (1_024 * memory_mb / MEMORY_MB_OF_A_CPU).max(2).to_string(),
-                true,
-            ),
+            share(memory_mb, is_v2),
         ],
         (Controller::Pids, _) => vec![("pids.max", TASKS_MAX.to_string(), true)],
+    }
+}
+
+/// Of the processors, in proportion to memory.
+fn share(memory_mb: u64, is_v2: bool) -> (&'static str, String, bool) {
+    let of = |whole: u64| whole * memory_mb / MEMORY_MB_OF_A_CPU;
+    match is_v2 {
+        true => ("cpu.weight", of(100).clamp(1, 10_000).to_string(), true),
+        false => ("cpu.shares", of(1_024).max(2).to_string(), true),
     }
 }
 
 impl Group {
     /// Sets what a controller keeps the environment to.
     pub fn set(&self, controller: Controller, bounds: Bounds) -> io::Result<()> {
+        self.write(controller, settings(controller, bounds, self.is_v2))
+    }
+
+    fn set_share(&self, bounds: Bounds) -> io::Result<()> {
+        let share = share(u64::from(bounds.memory_mb), self.is_v2);
+        self.write(Controller::Cpu, vec![share])
+    }
+
+    fn write(
+        &self,
+        controller: Controller,
+        settings: Vec<(&'static str, String, bool)>,
+    ) -> io::Result<()> {
         let Some(folder) = self.folder(controller) else {
             return Ok(());
         };
-        for (file, value, is_needed) in settings(controller, bounds, self.is_v2) {
+        for (file, value, is_needed) in settings {
             let result = fs::write(folder.join(file), value);
             if is_needed {
                 result?;
@@ -267,6 +281,17 @@ impl Group {
             // It ends without as well.
             let _ = fs::write(folder.join(file), value);
         }
+    }
+
+    pub fn has(&self, controller: Controller) -> bool {
+        self.folder(controller).is_some()
+    }
+
+    /// How many processes are in it, the parent in between perhaps among them; threads do not count.
+    pub fn processes(&self) -> Option<usize> {
+        let folder = self.folder(Controller::Memory)?;
+        let members = read(folder.join("cgroup.procs")).ok()?;
+        Some(members.lines().count())
     }
 
     fn folder(&self, controller: Controller) -> Option<&Path> {

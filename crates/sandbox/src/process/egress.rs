@@ -24,6 +24,7 @@ pub use self::{
     address::is_outside,
     rules::{Network, NotConnected, Rules},
 };
+use super::refusals::Refusals;
 
 /// Connections of one environment at a time; more wait.
 const CONNECTIONS_MAX: usize = 128;
@@ -52,6 +53,7 @@ impl Egress {
 }
 
 async fn serve(listener: TcpListener, rules: Arc<Rules>) {
+    let refusals = Arc::new(Refusals::default());
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(place) = places.clone().acquire_owned().await {
@@ -60,16 +62,16 @@ async fn serve(listener: TcpListener, rules: Arc<Rules>) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let rules = rules.clone();
+        let (rules, refusals) = (rules.clone(), refusals.clone());
         connections.spawn(async move {
             let _place = place;
             // Whichever side breaks it off: the other one sees it.
-            let _ = pass(connection, &rules).await;
+            let _ = pass(connection, &rules, &refusals).await;
         });
     }
 }
 
-async fn pass(mut inside: TcpStream, rules: &Rules) -> io::Result<()> {
+async fn pass(mut inside: TcpStream, rules: &Rules, refusals: &Refusals) -> io::Result<()> {
     let head = match timeout(HEAD_TIME_MAX, read_head(&mut inside)).await {
         Ok(head) => head?,
         Err(_) => return Ok(()),
@@ -83,6 +85,7 @@ async fn pass(mut inside: TcpStream, rules: &Rules) -> io::Result<()> {
     let (request, mut outside) = match opened {
         Ok(opened) => opened,
         Err(Refusal { status, reason }) => {
+            refusals.turn().await;
             let answer = format!(
                 "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{reason}",
                 reason.len()

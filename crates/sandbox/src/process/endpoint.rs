@@ -37,6 +37,7 @@ pub use self::stream::{StreamPart, StreamSink};
 use super::{
     Invocation,
     extensions::Extensions,
+    refusals::Refusals,
     telemetry::{Event as Happened, Status, Telemetry},
 };
 use crate::execution;
@@ -118,6 +119,7 @@ struct Shared {
     telemetry: Arc<Telemetry>,
     about: Mutex<About>,
     state: Mutex<State>,
+    refusals: Refusals,
     /// Wakes whoever waits for an event or an assignment: the environment.
     event_set: Notify,
     /// Wakes extensions that wait for an event.
@@ -134,6 +136,7 @@ impl Shared {
             telemetry,
             about: Mutex::new(about),
             state: Mutex::default(),
+            refusals: Refusals::default(),
             event_set: Notify::new(),
             extensions_moved: Notify::new(),
             extensions_idle: Notify::new(),
@@ -281,7 +284,13 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             let _place = place;
             let answer = service_fn(|request| {
                 let shared = shared.clone();
-                async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+                async move {
+                    let answer = answer(&shared, request).await;
+                    if answer.status().is_client_error() {
+                        shared.refusals.turn().await;
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
             });
             // An environment that was killed breaks its connection: nothing to report.
             let _ = http1::Builder::new()

@@ -351,11 +351,24 @@ impl Environment {
                     return Word::Failed(self.exited(request_id, status));
                 }
                 _ = watch.tick() => {
-                    if let Some(outcome) = self.over_limit(&self.process.below(), request_id) {
+                    if let Some(outcome) = self.over_limit(&self.to_count(), request_id) {
                         return Word::Failed(outcome);
                     }
                 }
             }
+        }
+    }
+
+    /// What is below it, where the kernel does not say already that it is not too much: looking at each process and
+    /// thread costs us, and what attacks has many.
+    fn to_count(&self) -> Vec<Process> {
+        let is_few = self.group.as_ref().is_some_and(|group| {
+            group.has(Controller::Memory)
+                && group.processes().is_some_and(|count| count < PROCESSES_MAX)
+        });
+        match is_few {
+            true => Vec::new(),
+            false => self.process.below_at_most(PROCESSES_MAX),
         }
     }
 

@@ -23,6 +23,7 @@ mod landlock;
 mod layout;
 mod network;
 mod place;
+mod refusals;
 mod root;
 mod seccomp;
 mod shut_in;

@@ -15,7 +15,7 @@ use nix::{libc, sys::signal::Signal, unistd::Pid};
 
 /// A tree comes to rest in less than a millisecond, unless the machine is very busy or the tree is hostile.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
-/// The first looks follow each other at once, the rest at this distance.
+/// The first looks follow each other at once, the rest at this distance or at that of the time that they take.
 const STOP_ROUNDS_BUSY: usize = 10;
 const STOP_PAUSE: Duration = Duration::from_millis(1);
 /// Of the kernel's files at once: most fit.
@@ -91,10 +91,21 @@ impl Process {
 
     /// All processes below it.
     pub fn below(&self) -> Vec<Process> {
+        self.below_at_most(usize::MAX)
+    }
+
+    /// Of the processes below it so many that it can be told whether there are more than `processes_max`: looking each
+    /// of them up costs us, not those who started them.
+    pub fn below_at_most(&self, processes_max: usize) -> Vec<Process> {
         let mut found = Vec::new();
         let mut left = vec![self.pid];
-        while let Some(parent) = left.pop() {
+        while found.len() <= processes_max
+            && let Some(parent) = left.pop()
+        {
             for pid in look(parent, false).children {
+                if found.len() > processes_max {
+                    break;
+                }
                 let child = Process::open(pid, parent);
                 if !matches!(child.handle, Handle::Gone) {
                     left.push(pid);
@@ -108,6 +119,12 @@ impl Process {
 
     /// Kills it and everything below.
     pub fn kill_all(&self) {
+        // With the first process of a namespace the kernel kills all others, a thousand as well, at their own cost;
+        // looking them up would be at ours.
+        if self.is_first_of_namespace() {
+            self.signal(Some(Signal::SIGKILL));
+            return;
+        }
         // Stopped first, from the top down, so that nothing new appears below what is killed already; then looked
         // up before their parents die.
         self.signal(Some(Signal::SIGSTOP));
@@ -127,10 +144,11 @@ impl Process {
         let start = Instant::now();
         let mut stopped: Vec<i32> = Vec::new();
         for round in 0.. {
+            let looked = Instant::now();
             if !self.signal(Some(Signal::SIGSTOP)) {
                 return Err("it ended".to_owned());
             }
-            let (below, are_at_rest) = self.stop_below(round >= STOP_ROUNDS_PATIENT);
+            let (below, are_at_rest) = self.stop_below(processes_max, round >= STOP_ROUNDS_PATIENT);
             if below.len() >= processes_max {
                 return Err(format!("more than {processes_max} processes"));
             }
@@ -146,10 +164,12 @@ impl Process {
                 break;
             }
             stopped = pids;
-            if round < STOP_ROUNDS_BUSY {
+            // A tree of a thousand threads takes long to look at: no more than half of the time goes there.
+            let took = looked.elapsed();
+            if round < STOP_ROUNDS_BUSY && took < STOP_PAUSE {
                 tokio::task::yield_now().await;
             } else {
-                tokio::time::sleep(STOP_PAUSE).await;
+                tokio::time::sleep(STOP_PAUSE.max(took)).await;
             }
         }
         Err("it could not be stopped".to_owned())
@@ -157,10 +177,12 @@ impl Process {
 
     /// Tells what is below to stop, and whether all of it and this one were at rest when their children were looked up:
     /// then there are no others.
-    fn stop_below(&self, with_waiting: bool) -> (Vec<Process>, bool) {
+    fn stop_below(&self, processes_max: usize, with_waiting: bool) -> (Vec<Process>, bool) {
         let (mut below, mut are_at_rest) = (Vec::new(), true);
         let mut left = vec![self.pid];
-        while let Some(parent) = left.pop() {
+        while below.len() < processes_max
+            && let Some(parent) = left.pop()
+        {
             let found = look(parent, with_waiting);
             are_at_rest &= found.is_at_rest;
             for pid in found.children {
@@ -191,6 +213,12 @@ impl Process {
         )
     }
 
+    /// True if it is number 1 in a PID namespace of its own, below ours.
+    fn is_first_of_namespace(&self) -> bool {
+        let status = read(format!("/proc/{}/status", self.pid));
+        status.is_ok_and(|status| is_first(&status))
+    }
+
     /// Memory in use (or its highest ever, for `VmHWM`), bytes.
     pub fn memory_bytes(&self, field: &str) -> u64 {
         let Ok(status) = read(format!("/proc/{}/status", self.pid)) else {
@@ -202,6 +230,13 @@ impl Process {
             .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok())
             .map_or(0, |kilobytes| kilobytes << 10)
     }
+}
+
+/// By its numbers in all namespaces that it is in, from ours inwards.
+fn is_first(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let mut numbers = numbers.into_iter().flat_map(str::split_ascii_whitespace);
+    numbers.next().is_some() && numbers.last() == Some("1")
 }
 
 /// A file of the kernel's, which does not tell its length: in as few calls as can be. Names of processes are any bytes.
@@ -400,6 +435,21 @@ mod tests {
 
     fn parent_of_this() -> i32 {
         std::os::unix::process::parent_id() as i32
+    }
+
+    #[test]
+    fn the_first_of_a_namespace_is_known_by_its_numbers() {
+        for (status, expected) in [
+            ("Name:\tsh\nNSpid:\t4711\t1\nNSpgid:\t4711\t1\n", true),
+            ("NSpid:\t4711\t20\t1\n", true),
+            ("NSpid:\t4711\t2\n", false),
+            ("NSpid:\t4711\n", false),
+            // Nobody is above us.
+            ("NSpid:\t1\n", false),
+            ("Name:\told\n", false),
+        ] {
+            assert_eq!(is_first(status), expected, "{status:?}");
+        }
     }
 
     #[tokio::test]

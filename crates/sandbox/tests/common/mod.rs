@@ -83,6 +83,21 @@ pub fn code(files: &[(&str, &str)]) -> tempfile::TempDir {
     dir
 }
 
+/// Puts the libraries that a program of this machine needs into the root of an image.
+pub fn copy_libraries(program: &Path, root: &Path) {
+    let listed = std::process::Command::new("ldd")
+        .arg(program)
+        .output()
+        .unwrap();
+    for word in String::from_utf8_lossy(&listed.stdout).split_whitespace() {
+        if word.starts_with('/') {
+            let to = root.join(word.trim_start_matches('/'));
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(word, to).unwrap();
+        }
+    }
+}
+
 pub async fn start(spec: Spec) -> Environment {
     Environment::start(Arc::new(spec))
         .await

@@ -241,6 +241,22 @@ pub fn command(extra: &str, body: &str) -> Vec<u8> {
     )
 }
 
+/// What a component of HTTP may import besides: values that stay, and streams.
+pub const SERVICES: &str = r#"
+(import "lambic:functions/key-value@0.1.0" "get" (func $get (param i32 i32 i32 i32 i32)))
+(import "lambic:functions/key-value@0.1.0" "set" (func $set-value (param i32 i32 i32 i32 i32 i32 i32)))
+(import "lambic:functions/key-value@0.1.0" "delete" (func $delete (param i32 i32 i32 i32 i32)))
+(import "lambic:functions/key-value@0.1.0" "keys" (func $keys (param i32 i32 i32 i32 i32 i32 i32)))
+(import "lambic:functions/streams@0.1.0" "append" (func $append-records (param i32 i32 i32 i32 i32)))
+(import "wasi:keyvalue/store@0.2.0-draft" "open" (func $open (param i32 i32 i32)))
+(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.get" (func $bucket-get (param i32 i32 i32 i32)))
+(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.set"
+  (func $bucket-set (param i32 i32 i32 i32 i32 i32)))
+(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.delete" (func $bucket-delete (param i32 i32 i32 i32)))
+(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.exists" (func $bucket-exists (param i32 i32 i32 i32)))
+(import "wasi:keyvalue/store@0.2.0-draft" "[method]bucket.list-keys" (func $list-keys (param i32 i32 i64 i32)))
+"#;
+
 /// Keeps in memory; some names stand for troubles.
 #[derive(Default)]
 pub struct Kept {

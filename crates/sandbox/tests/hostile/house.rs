@@ -5,18 +5,20 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use lambic_model::Outcome;
 use lambic_sandbox::{
-    process::{Environment, Interpreter, Isolation, Launch, Network, Part, Spec},
-    wasm::{Limits, Wasm},
+    process::{Environment, Image, Interpreter, Isolation, Launch, Network, Part, Spec},
+    wasm::{HostServices, Limits, Wasm},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    common::{LONG, assert_gone, invocation, python, spec, start},
+    common::{LONG, assert_gone, copy_libraries, invocation, python, spec, start},
+    components::{self, Kept, SERVICES},
     left::assert_nothing_left,
     table::Ends,
 };
@@ -30,6 +32,12 @@ const PATIENT: Duration = Duration::from_secs(30);
 const RUNTIME_API: u16 = 9_001;
 /// Between two events of the neighbour.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// What is compiled: attacks without a runtime, which are in the container image, too.
+const PROGRAMS: [&str; 3] = ["calls", "bombs", "looks"];
+/// Names of stores, where bodies of `services` look for them: one of many keys, and one that never answers.
+const STORES: &str = r#"(data (i32.const 1024) "many") (data (i32.const 1032) "never")"#;
+const KEYS: usize = 1_000;
 
 const NEIGHBOUR: &str = r#"
 # of-somebody-else
@@ -49,6 +57,7 @@ pub struct House {
     node: Interpreter,
     isolation: Isolation,
     wasm: Wasm,
+    services: Arc<Kept>,
     /// What a server has on the host: reachable by all there, and never asked.
     host: TcpListener,
     targets: Vec<(String, u16)>,
@@ -57,8 +66,10 @@ pub struct House {
 /// How an attack went.
 pub struct Attacked {
     pub outcome: Outcome,
-    /// Beyond its timeout.
+    /// Beyond its timeout, until all of it was gone.
     pub late: Duration,
+    /// The same by the duration that is reported of it.
+    pub late_reported: Duration,
 }
 
 impl House {
@@ -72,7 +83,9 @@ impl House {
                 &folder.path().join("codes").join(runtime),
             );
         }
-        for program in ["calls", "bombs"] {
+        let programs = folder.path().join("image/srv");
+        std::fs::create_dir_all(&programs).unwrap();
+        for program in PROGRAMS {
             let code = folder.path().join("codes").join(program);
             std::fs::create_dir(&code).unwrap();
             let compiled = Command::new("cc")
@@ -82,6 +95,13 @@ impl House {
                 .status()
                 .expect("a C compiler is needed");
             assert!(compiled.success(), "{program}.c does not compile");
+            std::fs::copy(code.join("bootstrap"), programs.join(program)).unwrap();
+            copy_libraries(&programs.join(program), &folder.path().join("image"));
+        }
+        let services = Arc::new(Kept::default());
+        for index in 0..KEYS {
+            let key = format!("{index:01000}");
+            services.set("many", &key, Vec::new()).await.unwrap();
         }
         let neighbour = folder.path().join("codes/neighbour");
         std::fs::create_dir(&neighbour).unwrap();
@@ -106,6 +126,7 @@ impl House {
                 .expect("node is installed"),
             isolation,
             wasm: Wasm::new(folder.path().join("compiled")).unwrap(),
+            services,
             targets: targets(host.local_addr().unwrap().port()),
             host,
             folder,
@@ -121,6 +142,15 @@ impl House {
             "node" => (
                 Launch::Node(self.node.clone()),
                 format!("nodejs{}.x", self.node.version),
+            ),
+            "image" => (
+                Launch::Image(Image {
+                    root: self.folder.path().join("image"),
+                    entry_point: vec![format!("/srv/{handler}")],
+                    working_dir: "/".to_owned(),
+                    environment: Vec::new(),
+                }),
+                String::new(),
             ),
             _ => (Launch::Bootstrap, "provided.al2023".to_owned()),
         };
@@ -142,14 +172,16 @@ impl House {
         let (path, bomb) = file.split_once('#').unwrap_or((file, ""));
         let (folder, name) = path.split_once('/').unwrap();
         let stem = name.split_once('.').unwrap().0;
+        let (runtime, handler) = match folder {
+            "c" => (stem, "any.thing".to_owned()),
+            "image" => ("image", stem.to_owned()),
+            folder => (folder, format!("{stem}.handler")),
+        };
         let attacked = match folder {
-            "wasm" => self.attack_in_wasm(path, timeout, neighbour).await,
-            "c" => {
-                self.attack_by_process(stem, "any.thing", bomb, timeout, neighbour)
-                    .await
+            "wasm" | "wasi_http" | "wasi_command" | "services" => {
+                self.attack_in_wasm(path, timeout, neighbour).await
             }
-            runtime => {
-                let handler = format!("{stem}.handler");
+            _ => {
                 self.attack_by_process(runtime, &handler, bomb, timeout, neighbour)
                     .await
             }
@@ -188,18 +220,20 @@ impl House {
             ],
             "targets": self.targets,
         });
-        let mut environment = start(self.spec(runtime, handler).await).await;
-        let dir = environment.dir().to_owned();
+        let spec = self.spec(runtime, handler).await;
+        // Its start is beside the neighbour, too.
         let attack = async move {
+            let mut environment = start(spec).await;
+            let dir = environment.dir().to_owned();
             let began = Instant::now();
             let execution = environment
                 .invoke(invocation(event.to_string().as_bytes(), timeout))
                 .await;
             let late = began.elapsed().saturating_sub(timeout);
             environment.kill().await;
-            (execution, late)
+            (execution, late, dir)
         };
-        let (execution, late) = neighbour.asked_during(attack).await;
+        let (execution, late, dir) = neighbour.asked_during(attack).await;
         assert_gone(&mark).await;
         assert_nothing_left(&dir).await;
         let said: usize = execution.lines.iter().map(|line| line.line.len()).sum();
@@ -207,6 +241,7 @@ impl House {
         Attacked {
             outcome: execution.outcome,
             late,
+            late_reported: execution.duration.saturating_sub(timeout),
         }
     }
 
@@ -221,8 +256,8 @@ impl House {
             memory_mb: 16,
             log_bytes_max: 64 << 10,
         };
-        let code = std::fs::read(functions().join(path)).unwrap();
-        let module = self.wasm.load(&code, limits).unwrap();
+        let module = self.wasm.load(&component(path), limits).unwrap();
+        let module = module.with_services(self.services.clone());
         let attack = async move {
             let began = Instant::now();
             let execution = module.invoke("id", b"{}", &[], limits).await;
@@ -235,17 +270,25 @@ impl House {
         Attacked {
             outcome: execution.outcome,
             late,
+            late_reported: execution.duration.saturating_sub(timeout),
         }
     }
 
     /// What an attack finds that is told to look for what is its own.
     pub async fn finds(&self, runtime: &str, stem: &str) -> Value {
+        // The word is in its own code.
+        let (runtime, handler, word) = match runtime {
+            "c" => ("looks", "any.thing".to_owned(), "no such place"),
+            "image" => ("image", "looks".to_owned(), "no such place"),
+            runtime => (runtime, format!("{stem}.handler"), "handler"),
+        };
         let event = json!({
-            "word": "handler",
+            "bomb": stem,
+            "word": word,
             "paths": [], "processes": [],
             "targets": [["127.0.0.1", RUNTIME_API]],
         });
-        let mut environment = start(self.spec(runtime, &format!("{stem}.handler")).await).await;
+        let mut environment = start(self.spec(runtime, &handler).await).await;
         let event = invocation(event.to_string().as_bytes(), PATIENT);
         crate::common::answer(&environment.invoke(event).await)
     }
@@ -294,8 +337,16 @@ impl Neighbour {
         other.await.expect("it does not panic")
     }
 
+    /// Asks it so often with nobody beside it, at the same distance.
+    pub async fn asked_alone(&mut self, events: usize) {
+        for _ in 0..events {
+            self.ask().await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// It answers what it was asked, with what is its own.
-    pub async fn ask(&mut self) {
+    async fn ask(&mut self) {
         let event = lambic_sandbox::process::Invocation {
             request_id: self.next_id(),
             ..invocation(self.asked.to_string().as_bytes(), LONG)
@@ -344,6 +395,17 @@ pub fn differs(ends: &Ends, outcome: &Outcome) -> Option<String> {
         (_, Outcome::Success(payload) | Outcome::Failure { payload, .. }) => {
             Some(format!("it ended with {}", shown(payload)))
         }
+    }
+}
+
+/// The component of a file: in the text format, or the body of one.
+fn component(path: &str) -> Vec<u8> {
+    let code = std::fs::read_to_string(functions().join(path)).unwrap();
+    match path.split_once('/').unwrap().0 {
+        "wasi_http" => components::http("", &code),
+        "wasi_command" => components::command("", &code),
+        "services" => components::http_with(SERVICES, STORES, &code),
+        _ => code.into_bytes(),
     }
 }
 

@@ -6,6 +6,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../components/mod.rs"]
+mod components;
+mod figures;
 mod house;
 mod left;
 mod rounds;

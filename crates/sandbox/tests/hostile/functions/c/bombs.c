@@ -16,6 +16,59 @@ static void *wait_for_ever(void *nothing) {
     return nothing;
 }
 
+static const char *name_of(int error) {
+    return error == ENOSPC ? "ENOSPC" : error == EMFILE ? "EMFILE" : strerror(error);
+}
+
+static int until_full(const char *path) {
+    static char some[1 << 20];
+    int file = open(path, O_WRONLY | O_CREAT, 0600);
+    if (file < 0) return errno;
+    while (write(file, some, sizeof some) > 0);
+    int error = errno;
+    close(file);
+    return error;
+}
+
+/* Large files, many files, open files: says where each of them ended. */
+static const char *files(void) {
+    static int opened[1 << 16];
+    int ended[4] = {until_full("/tmp/a"), until_full("/tmp/b"), 0, 0};
+    unlink("/tmp/a");
+    unlink("/tmp/b");
+    for (int number = 0; number < 10000000 && !ended[2]; number++) {
+        char path[32];
+        snprintf(path, sizeof path, "/tmp/%d", number);
+        int file = open(path, O_WRONLY | O_CREAT, 0600);
+        if (file < 0) ended[2] = errno;
+        else close(file);
+    }
+    int count = 0;
+    while (count < 1 << 16 && (opened[count] = dup(1)) >= 0) count++;
+    ended[3] = errno;
+    while (count > 0) close(opened[--count]);
+    static char answer[256];
+    snprintf(answer, sizeof answer, "[\"%s\",\"%s\",\"%s\",\"%s\"]", name_of(ended[0]), name_of(ended[1]), name_of(ended[2]),
+             name_of(ended[3]));
+    return answer;
+}
+
+/* Leaves a process behind, in a session of its own. */
+static const char *orphan(const char *event) {
+    char mark[128] = "";
+    const char *at = strstr(event, "\"mark\":\"");
+    if (at) sscanf(at, "\"mark\":\"%127[^\"]", mark);
+    if (fork() == 0) {
+        setsid();
+        if (fork() == 0) {
+            execl("/proc/self/exe", "orphan", mark, (char *)0);
+            _exit(1);
+        }
+        _exit(0);
+    }
+    return "[]";
+}
+
 static const char *handle(const char *event) {
     sigset_t all;
     sigfillset(&all);
@@ -73,6 +126,20 @@ static const char *handle(const char *event) {
             kill(getppid(), signal);
         }
         for (;;) kill(-1, SIGSTOP);
+    }
+    if (strstr(event, "\"bomb\":\"loop\"")) {
+        for (;;) __asm__ volatile("");
+    }
+    if (strstr(event, "\"bomb\":\"files\"")) return files();
+    if (strstr(event, "\"bomb\":\"orphan\"")) return orphan(event);
+    if (strstr(event, "\"bomb\":\"log\"")) {
+        /* More than anybody reads, as fast as can be, until somebody ends it. */
+        static char lines[1 << 16];
+        for (size_t at = 0; at < sizeof lines; at++) lines[at] = at % 100 == 99 ? '\n' : 'x';
+        for (;;) {
+            if (write(1, lines, sizeof lines) < 0) pause();
+            if (write(2, lines, sizeof lines) < 0) pause();
+        }
     }
     if (strstr(event, "\"bomb\":\"stack\"")) {
         char here[1 << 16];

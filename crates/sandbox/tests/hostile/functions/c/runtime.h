@@ -36,7 +36,10 @@ static size_t ask(const char *method, const char *path, const char *body, char *
     return had;
 }
 
-int main(void) {
+int main(int arguments, char **names) {
+    (void)names;
+    /* Started by itself, with a mark to be found by: what an attack leaves behind. */
+    if (arguments > 1) for (;;) pause();
     static char event[1 << 16], answer[4096], id[64], path[128];
     for (;;) {
         ask("GET", "invocation/next", "", event, sizeof event);

@@ -1,0 +1,96 @@
+//! What the long form shows: how late attacks were, and what a neighbour noticed of them.
+//!
+//! The neighbour is asked alone between all attacks, so that what else the machine does meanwhile is in both of its times. A
+//! window is one pass over the table; the figures are medians over the windows, since one in which the machine was busy
+//! otherwise says nothing.
+
+use std::time::Duration;
+
+/// The issue's: of the neighbour's 99th percentile.
+pub const RATIO_MAX: f64 = 1.5;
+
+/// The neighbour's times in one window.
+#[derive(Default, Clone)]
+pub struct Window {
+    /// With nobody beside it.
+    pub alone: Vec<Duration>,
+    /// With an attack beside it.
+    pub beside: Vec<Duration>,
+}
+
+/// One percentile, milliseconds: medians over the windows.
+#[derive(Debug, PartialEq)]
+pub struct Figure {
+    pub alone_ms: f64,
+    pub beside_ms: f64,
+    /// The median of the windows' ratios, which need not be that of the medians.
+    pub ratio: f64,
+}
+
+/// In which of `windows` a round is; the last one has the rest.
+pub fn window_of(round: usize, rounds_of_window: usize, windows: usize) -> usize {
+    (round / rounds_of_window).min(windows - 1)
+}
+
+/// `part` of a hundred.
+pub fn figure(windows: &[Window], part: usize) -> Figure {
+    let each = |time: fn(&Window) -> &Vec<Duration>| -> Vec<f64> {
+        windows
+            .iter()
+            .map(|window| percentile(time(window), part))
+            .collect()
+    };
+    let (alone, beside) = (each(|window| &window.alone), each(|window| &window.beside));
+    let ratios = alone
+        .iter()
+        .zip(&beside)
+        .map(|(alone, beside)| beside / alone);
+    let ratio = median(ratios.collect());
+    Figure {
+        alone_ms: median(alone),
+        beside_ms: median(beside),
+        ratio,
+    }
+}
+
+/// Milliseconds.
+fn percentile(times: &[Duration], part: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let at = (times.len() * part / 100).min(times.len() - 1);
+    times[at].as_secs_f64() * 1e3
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let (below, above) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    f64::midpoint(below, above)
+}
+
+#[test]
+fn a_window_that_was_disturbed_does_not_count() {
+    let millis = |from: u64| (from..from + 100).map(Duration::from_millis).collect();
+    let quiet = Window {
+        alone: millis(1),
+        beside: millis(101),
+    };
+    let disturbed = Window {
+        alone: millis(1),
+        beside: millis(100_000),
+    };
+    let found = figure(&[quiet.clone(), disturbed, quiet], 99);
+    let expected = Figure {
+        alone_ms: 100.0,
+        beside_ms: 200.0,
+        ratio: 2.0,
+    };
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_last_window_has_the_rest() {
+    for (round, expected) in [(0, 0), (9, 0), (10, 1), (29, 2), (34, 2)] {
+        assert_eq!(window_of(round, 10, 3), expected);
+    }
+    assert_eq!(window_of(3, 10, 1), 0);
+}

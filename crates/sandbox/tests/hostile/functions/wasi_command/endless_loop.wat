@@ -1,0 +1,3 @@
+;; Never ends.
+(loop (br 0))
+(unreachable)

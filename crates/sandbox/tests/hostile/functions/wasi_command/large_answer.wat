@@ -1,0 +1,4 @@
+;; A result without end.
+(local.set $out (call $stdout))
+(loop (call $put (local.get $out) (i32.const 0) (i32.const 4096)) (br 0))
+(unreachable)

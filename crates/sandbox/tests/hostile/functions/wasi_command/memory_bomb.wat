@@ -1,0 +1,3 @@
+;; As much memory as it can get.
+(loop (drop (memory.grow (i32.const 16))) (br 0))
+(unreachable)

@@ -1,0 +1,2 @@
+;; Ends in the middle.
+(unreachable)
