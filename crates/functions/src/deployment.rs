@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Error, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, function::is_default,
+    Error, Form, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, function::is_default,
 };
 
 /// AWS's, of `/tmp`.
@@ -287,6 +287,18 @@ impl Deployment {
     }
 }
 
+/// The forms of events that a function takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Takes {
+    #[default]
+    Json,
+    /// Records as an Arrow IPC stream.
+    Arrow,
+    /// Records of streams come to it in Arrow then.
+    Both,
+}
+
 /// A deployed function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionInfo {
@@ -312,6 +324,9 @@ pub struct FunctionInfo {
     pub deployed_at_us: i64,
     /// True if it can be invoked with an event.
     pub invocable: bool,
+    /// What such an event is written in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub takes: Takes,
     /// The SQL functions that it exports: `geohash(double precision, double precision, integer) -> text`.
     pub scalars: Vec<String>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -346,6 +361,21 @@ impl FunctionInfo {
             ..info.clone()
         };
         plain(self) == plain(other)
+    }
+
+    pub(crate) fn check_form(&self, form: Form) -> Result<(), Error> {
+        let takes_it = match self.takes {
+            Takes::Json => form == Form::Json,
+            Takes::Arrow => form == Form::Arrow,
+            Takes::Both => true,
+        };
+        match takes_it {
+            true => Ok(()),
+            false => Err(Error::WrongForm {
+                name: self.name.to_string(),
+                form,
+            }),
+        }
     }
 
     /// The layers' digests, in their order.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use lambic_base::{file, retry::Backoff};
-use lambic_model::{Append, Offset, OffsetRange, Outcome, PartitionId, Producer};
+use lambic_model::{Append, InvocationKind, Offset, OffsetRange, Outcome, PartitionId, Producer};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::warn;
@@ -24,7 +24,7 @@ use crate::{
     answers,
     append::{NotKept, append_patiently},
     arn::stream_arn,
-    entry::Entry,
+    entry::{Call, Entry},
     events::{self, Event},
     records::error_message,
 };
@@ -287,7 +287,8 @@ impl Batches {
     ) -> Result<Result<(), String>, Stopped> {
         let worker = &self.worker;
         let request_id = uuid::Uuid::new_v4().to_string();
-        let answer = match self.invoke(entry, &request_id, attempt, payload).await? {
+        let call = Call::new(&request_id, InvocationKind::Stream, attempt);
+        let answer = match self.invoke(entry, call, payload).await? {
             Ok(Outcome::Success(answer)) => answer,
             Ok(Outcome::Failure { payload, .. }) => return Ok(Err(error_message(&payload))),
             Err(reason) => return Ok(Err(reason)),
