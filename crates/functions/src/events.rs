@@ -401,6 +401,27 @@ pub mod tests {
             ..some.clone()
         };
         assert_eq!(read(&first), (vec![5], Some(6), 0));
+        for wants in [&all, &some, &first] {
+            let wants = Wants {
+                form: Form::Arrow,
+                ..wants.clone()
+            };
+            assert_eq!(
+                read(&wants),
+                read(&Wants {
+                    form: Form::Json,
+                    ..wants.clone()
+                })
+            );
+            let mut batch = Batch::default();
+            let texts = StringArray::from(vec!["x", "y", "x"]);
+            let batches = [Ok(super::tests::read(5, Arc::new(texts)))];
+            batch.add(&stream, RANGE, batches, &wants).unwrap();
+            let columns = batch.columns(&stream, &wants).unwrap().unwrap();
+            let (offsets, _) = places(&columns).unwrap();
+            let of_events = batch.events.iter().map(|event| event.offset.0 as i64);
+            assert!(of_events.eq(offsets.values().iter().copied()));
+        }
         // A key is on one lane, and every lane has its keys.
         let lane = |number| {
             let key = "b".to_owned();
