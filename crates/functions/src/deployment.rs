@@ -17,7 +17,8 @@ pub const TMP_MB_DEFAULT: u32 = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
-    /// A WASI 0.2 component: a handler of JSON or of HTTP requests, a command, or plain functions for SQL.
+    /// A WASI 0.2 component: a handler of JSON, of HTTP requests or of batches of Arrow records, a command, or plain
+    /// functions for SQL.
     Wasm,
     /// `def handler(event, context)` on a Python of the machine.
     Python,

@@ -49,7 +49,7 @@ pub enum Error {
         message: String,
     },
     #[error(
-        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` as `lambic.wit` declares it, `wasi:http/incoming-handler` or `wasi:cli/run`"
+        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` or `handle-batch` as `lambic.wit` declares them, `wasi:http/incoming-handler` or `wasi:cli/run`"
     )]
     NotInvocable { name: String, exports: String },
     #[error("{}", wrong_form(name, *form))]
