@@ -56,7 +56,10 @@ pub fn wanted(
 ) -> Result<RecordBatch, String> {
     let rows = records.num_rows();
     is_wanted.resize(rows, false);
-    let mut columns = records.columns()[..stream.schema.fields().len()].to_vec();
+    let of_user = records.columns().get(..stream.schema.fields().len());
+    let mut columns = of_user
+        .ok_or("records without the stream's columns")?
+        .to_vec();
     for column in SystemColumn::ALL {
         columns.push(match column {
             SystemColumn::Partition => {

@@ -77,7 +77,7 @@ impl Asked {
     }
 }
 
-/// AWS looks at no content type: what is not Arrow is taken for JSON.
+/// What is not Arrow is taken for JSON, whatever it says: some clients send no type, or curl's.
 fn form_of(headers: &HeaderMap) -> Form {
     let content_type = headers.get("content-type");
     let content_type = content_type.and_then(|value| value.to_str().ok());
