@@ -44,7 +44,7 @@ fn read(
     let damaged = |error: ArrowError| {
         format!("its answer is not an Arrow IPC stream that can be read: {error}")
     };
-    let wrong_count = |found| format!("its answer has {found} rows for {rows} rows");
+    let wrong_count = |found: usize| format!("its answer has {found} rows for {rows} rows");
     let mut decoder = StreamDecoder::new();
     let mut left = Buffer::from(stream);
     let mut parts = Vec::new();
