@@ -1,5 +1,6 @@
 //! The doors of a whole server in a folder of its own, as clients see them.
 
+mod batches;
 mod keys;
 mod transactions;
 mod wire;
@@ -40,6 +41,7 @@ impl TailSource for NoViews {
 
 struct Served {
     handle: Handle,
+    functions: Functions,
     log: Log,
     _folder: tempfile::TempDir,
 }
@@ -92,9 +94,10 @@ async fn served(options: Options) -> Served {
         Arc::new(move |name: &str| lookup.stream(name)),
         Arc::new(lambic_connectors::json_list),
     );
+    let functions = Functions::open(functions).await.unwrap();
     let services = Services {
         database,
-        functions: Functions::open(functions).await.unwrap(),
+        functions: functions.clone(),
         appender: Arc::new(log.clone()),
         log: log.clone(),
     };
@@ -106,6 +109,7 @@ async fn served(options: Options) -> Served {
     };
     Served {
         handle: serve(options, services).await.unwrap(),
+        functions,
         log,
         _folder: folder,
     }

@@ -21,7 +21,7 @@ use arrow::{
     util::display::array_value_to_string,
 };
 use bytes::Bytes;
-use lambic_model::{Named, Stream};
+use lambic_model::{Named, Stream, SystemColumn};
 use parquet::{
     arrow::arrow_reader::{
         ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -151,23 +151,53 @@ pub(crate) fn decode_arrow(
             let sources = sources(stream, &reader.schema())?;
             return decode_batches(stream, format, &sources, reader, on_error, budget);
         }
-        if !body.ends_with(&STREAM_END) {
-            return Err(no_stream_end());
-        }
-        let mut batches = Streamed::new(body);
-        // Before it, or the end, there is no schema.
-        let first = batches.next();
-        let Some(schema) = batches.decoder.schema() else {
-            let reason = match first {
-                Some(Err(error)) => error.to_string(),
-                _ => "it has no schema".to_owned(),
-            };
-            return Err(unreadable(format, 0, reason));
-        };
-        let sources = sources(stream, &schema)?;
-        let batches = first.into_iter().chain(batches);
-        decode_batches(stream, format, &sources, batches, on_error, budget)
+        decode_streamed(stream, body, on_error, budget, |_| false)
     })
+}
+
+/// An Arrow IPC stream of a function, which may have the system's columns as it was given them: they are left out.
+pub(crate) fn decode_answer(
+    stream: &Stream,
+    body: Bytes,
+    budget: Budget,
+) -> Result<Decoded, Error> {
+    guarded(Format::Arrow, || {
+        let is_left_out = SystemColumn::is_reserved;
+        decode_streamed(stream, body, OnError::Refuse, budget, is_left_out)
+    })
+}
+
+fn decode_streamed(
+    stream: &Stream,
+    body: Bytes,
+    on_error: OnError,
+    budget: Budget,
+    is_left_out: fn(&str) -> bool,
+) -> Result<Decoded, Error> {
+    let format = Format::Arrow;
+    if !body.ends_with(&STREAM_END) {
+        return Err(no_stream_end());
+    }
+    let mut batches = Streamed::new(body);
+    // Before it, or the end, there is no schema.
+    let first = batches.next();
+    let Some(schema) = batches.decoder.schema() else {
+        let reason = match first {
+            Some(Err(error)) => error.to_string(),
+            _ => "it has no schema".to_owned(),
+        };
+        return Err(unreadable(format, 0, reason));
+    };
+    let is_kept = |index: &usize| !is_left_out(schema.field(*index).name());
+    let kept: Vec<usize> = (0..schema.fields().len()).filter(is_kept).collect();
+    let shown = schema.project(&kept);
+    let shown = shown.map_err(|error| unreadable(format, 0, error))?;
+    let mut sources = sources(stream, &shown)?;
+    for source in sources.iter_mut().flatten() {
+        *source = kept[*source];
+    }
+    let batches = first.into_iter().chain(batches);
+    decode_batches(stream, format, &sources, batches, on_error, budget)
 }
 
 /// The batches of an IPC stream, which takes no memory for what a message says that it has and does not.

@@ -74,6 +74,23 @@ pub fn json_list(stream: &Stream, list: Vec<u8>) -> Result<RecordBatch, String> 
     batch.map_err(|error| error.to_string())
 }
 
+/// What an answer may hold once it is read: types that share values among rows make much of little.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// The records of one Arrow IPC stream as one batch; the error says which does not fit and why. The system's columns
+/// may be among its own, and are left out.
+pub fn arrow_answer(stream: &Stream, answer: Vec<u8>) -> Result<RecordBatch, String> {
+    let budget = Budget {
+        format: Format::Arrow,
+        bytes_max: ANSWER_BYTES_MAX,
+        bytes: 0,
+    };
+    let decoded = columnar::decode_answer(stream, answer.into(), budget);
+    let decoded = decoded.map_err(|error| error.to_string())?;
+    let batch = arrow::compute::concat_batches(&stream.schema, &decoded.batches);
+    batch.map_err(|error| error.to_string())
+}
+
 /// What the records of a body hold at most, and never more than `bytes_max`: for who reserves the memory before
 /// [`decode_within`] takes it.
 ///

@@ -20,7 +20,9 @@ pub mod split;
 mod text;
 
 pub use dead_letter::{dead_letter_schema, dead_letters};
-pub use decode::{Decoded, OnError, decode, decode_within, decoded_bytes_max, json_list};
+pub use decode::{
+    Decoded, OnError, arrow_answer, decode, decode_within, decoded_bytes_max, json_list,
+};
 pub use error::{BadRecord, Error, Place};
 pub use format::Format;
 pub use split::{Chunk, Chunks, line_in_file};

@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use crate::{
     Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion, Functions, Inner,
-    REGION, Runtime, blocking, check, check_description, check_revision, check_tags, code,
+    REGION, Runtime, Takes, blocking, check, check_description, check_revision, check_tags, code,
     entry::Program, function_arn, interpreters::runtime_name, new_revision, pool::Tenant, records,
     services::Services, wasm_limits,
 };
@@ -197,6 +197,7 @@ pub fn info(
         deployment: former.map_or(1, |former| former.info.deployment + 1),
         deployed_at_us: now_us,
         invocable: true,
+        takes: Takes::default(),
         scalars: Vec::new(),
         version: FunctionVersion::Latest,
         settings: deployment.settings.clone(),
@@ -345,6 +346,11 @@ impl Inner {
         })?;
         if let Program::Wasm { module, .. } = &program {
             info.invocable = module.is_handler();
+            info.takes = match (module.takes_events(), module.takes_batches()) {
+                (false, true) => Takes::Arrow,
+                (true, true) => Takes::Both,
+                (_, false) => Takes::Json,
+            };
             info.scalars = module.signatures();
             self.check_scalars(&info, module)?;
             if !info.invocable && !info.triggers.is_empty() {

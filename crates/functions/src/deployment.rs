@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Error, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, Rules, function::is_default,
+    Error, Form, FunctionVersion, ImageConfig, ImageSource, ImageUse, Pulled, Rules,
+    function::is_default,
 };
 
 /// AWS's, of `/tmp`.
@@ -20,7 +21,8 @@ pub const HOSTS_VARIABLE: &str = "LAMBIC_HOSTS";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
-    /// A WASI 0.2 component: a handler of JSON or of HTTP requests, a command, or plain functions for SQL.
+    /// A WASI 0.2 component: a handler of JSON, of HTTP requests or of batches of Arrow records, a command, or plain
+    /// functions for SQL.
     Wasm,
     /// `def handler(event, context)` on a Python of the machine.
     Python,
@@ -300,6 +302,18 @@ impl Deployment {
     }
 }
 
+/// The forms of events that a function takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Takes {
+    #[default]
+    Json,
+    /// Records as an Arrow IPC stream.
+    Arrow,
+    /// Records of streams come to it in Arrow then.
+    Both,
+}
+
 /// A deployed function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionInfo {
@@ -325,6 +339,9 @@ pub struct FunctionInfo {
     pub deployed_at_us: i64,
     /// True if it can be invoked with an event.
     pub invocable: bool,
+    /// What such an event is written in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub takes: Takes,
     /// The SQL functions that it exports: `geohash(double precision, double precision, integer) -> text`.
     pub scalars: Vec<String>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -368,6 +385,21 @@ impl FunctionInfo {
             [] => Network::None,
             all if all.iter().any(|host| host == "*") => Network::Open,
             _ => Network::Hosts(hosts),
+        }
+    }
+
+    pub(crate) fn check_form(&self, form: Form) -> Result<(), Error> {
+        let takes_it = match self.takes {
+            Takes::Json => form == Form::Json,
+            Takes::Arrow => form == Form::Arrow,
+            Takes::Both => true,
+        };
+        match takes_it {
+            true => Ok(()),
+            false => Err(Error::WrongForm {
+                name: self.name.to_string(),
+                form,
+            }),
         }
     }
 

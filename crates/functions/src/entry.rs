@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 use tracing::{Instrument, debug, field::Empty, info_span};
 
 use crate::{
-    Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
+    Error, Form, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
     pool::Pool,
     records::{InvocationRow, error_message},
     turns::{Permit, Turns},
@@ -55,6 +55,7 @@ pub struct Entry {
 pub struct Call<'a> {
     pub request_id: &'a str,
     pub kind: InvocationKind,
+    pub form: Form,
     /// From 1.
     pub attempt: u32,
     /// The version or alias that was asked for.
@@ -73,6 +74,7 @@ impl<'a> Call<'a> {
         Call {
             request_id,
             kind,
+            form: Form::Json,
             attempt,
             qualifier: None,
             client_context: None,
@@ -220,8 +222,18 @@ impl Entry {
             } => {
                 let _room = inner.component(self, call).await?;
                 let (request_id, limits) = (call.request_id, *limits);
-                let execution = module.invoke(request_id, payload, environment, limits);
-                Ok((execution.await, None))
+                let execution = match call.form {
+                    Form::Json => {
+                        let execution = module.invoke(request_id, payload, environment, limits);
+                        execution.await
+                    }
+                    Form::Arrow => {
+                        let batch = payload.to_vec();
+                        let execution = module.invoke_batch(request_id, batch, environment, limits);
+                        execution.await
+                    }
+                };
+                Ok((execution, None))
             }
             Program::Broken(reason) => Ok((
                 Execution {

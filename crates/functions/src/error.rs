@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::image::{ImageTrouble, told};
+use crate::{
+    Form,
+    image::{ImageTrouble, told},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -46,9 +49,15 @@ pub enum Error {
         message: String,
     },
     #[error(
-        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` as `lambic.wit` declares it, `wasi:http/incoming-handler` or `wasi:cli/run`"
+        "function `{name}` exports SQL functions only ({exports}); call it in a query, or export `handle` or `handle-batch` as `lambic.wit` declares them, `wasi:http/incoming-handler` or `wasi:cli/run`"
     )]
     NotInvocable { name: String, exports: String },
+    #[error("{}", wrong_form(name, *form))]
+    WrongForm {
+        name: String,
+        /// What the event is written in.
+        form: Form,
+    },
     #[error(
         "function `{name}` is not run: this machine does not allow to shut it in ({reason}); run the server where that is allowed, or set `functions.weak_isolation = true` if you trust all code that is deployed here (docs/security.md says what it gives up)"
     )]
@@ -101,6 +110,17 @@ pub enum Error {
     Damaged { path: PathBuf, reason: String },
     #[error("functions are shutting down")]
     Closed,
+}
+
+fn wrong_form(name: &str, form: Form) -> String {
+    match form {
+        Form::Json => format!(
+            "function `{name}` takes batches of Arrow records (`handle-batch`), not JSON; invoke it with one Arrow IPC stream of the content type application/vnd.apache.arrow.stream, and wait for the answer"
+        ),
+        Form::Arrow => format!(
+            "function `{name}` takes events in JSON; batches of Arrow records are taken by components that export `handle-batch`"
+        ),
+    }
 }
 
 impl Error {

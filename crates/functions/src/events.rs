@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Arc};
 
 use arrow::{
-    array::{AsArray, BooleanArray},
+    array::{AsArray, BooleanArray, Int64Array, TimestampMicrosecondArray},
     compute::filter_record_batch,
     datatypes::{Int64Type, TimestampMicrosecondType},
     json::writer::JsonArray,
@@ -13,7 +13,7 @@ use lambic_model::{Offset, OffsetRange, Stream, SystemColumn, json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::filter::Filters;
+use crate::{Form, columnar, filter::Filters};
 
 /// Records that become JSON at one time.
 const ROWS_AT_ONCE: usize = 64;
@@ -24,6 +24,7 @@ pub struct Event {
     pub offset: Offset,
     /// When it was appended, microseconds since 1970.
     pub at_us: i64,
+    /// Empty where the batch has columns.
     pub json: String,
 }
 
@@ -37,6 +38,7 @@ pub struct Wants {
     pub bytes_max: usize,
     /// All of a batch were appended in one and the same window of this length.
     pub window_us: Option<i64>,
+    pub form: Form,
 }
 
 /// The records whose key falls on this lane.
@@ -76,6 +78,7 @@ pub struct Batch {
     /// Records that no filter let through.
     pub filtered: u64,
     bytes: usize,
+    parts: Vec<RecordBatch>,
 }
 
 impl Batch {
@@ -88,7 +91,6 @@ impl Batch {
         batches: impl IntoIterator<Item = Result<RecordBatch, String>>,
         wants: &Wants,
     ) -> Result<(), String> {
-        let window = |at_us: i64| wants.window_us.map(|length| at_us.div_euclid(length));
         for batch in batches {
             let mut batch = batch?;
             if let Some(lane) = &wants.lane {
@@ -96,33 +98,105 @@ impl Batch {
             }
             for first in (0..batch.num_rows()).step_by(ROWS_AT_ONCE) {
                 let some = batch.slice(first, ROWS_AT_ONCE.min(batch.num_rows() - first));
-                for event in events_of(stream, range, &some)? {
-                    if !wants.filters.matches(&event.json) {
-                        self.filtered += 1;
-                        continue;
-                    }
-                    self.bytes += event.json.len() + 1;
-                    if let Some(before) = self.events.first()
-                        && (self.bytes > wants.bytes_max
-                            || window(before.at_us) != window(event.at_us))
-                    {
-                        self.full_at = Some(event.offset);
-                        return Ok(());
-                    }
-                    let next = event.offset.plus(1);
-                    self.events.push(event);
-                    if self.events.len() >= wants.records_max {
-                        self.full_at = Some(next);
-                        return Ok(());
-                    }
+                self.take(stream, range, &some, wants)?;
+                if self.full_at.is_some() {
+                    return Ok(());
                 }
             }
         }
         Ok(())
     }
+
+    fn take(
+        &mut self,
+        stream: &Stream,
+        range: OffsetRange,
+        some: &RecordBatch,
+        wants: &Wants,
+    ) -> Result<(), String> {
+        let window = |at_us: i64| wants.window_us.map(|length| at_us.div_euclid(length));
+        let is_columnar = wants.form == Form::Arrow;
+        // Patterns are of JSON.
+        let events = match is_columnar && wants.filters.is_empty() {
+            true => places_of(some)?,
+            false => events_of(stream, range, some)?,
+        };
+        let sizes = match is_columnar {
+            true => columnar::record_bytes(some),
+            false => events.iter().map(|event| event.json.len() + 1).collect(),
+        };
+        let mut is_wanted = Vec::with_capacity(events.len());
+        for (mut event, bytes) in events.into_iter().zip(sizes) {
+            is_wanted.push(false);
+            if !wants.filters.matches(&event.json) {
+                self.filtered += 1;
+                continue;
+            }
+            if is_columnar {
+                event.json = String::new();
+                if self.events.is_empty() {
+                    self.bytes = columnar::frame_bytes(stream);
+                }
+            }
+            self.bytes += bytes;
+            if let Some(before) = self.events.first()
+                && (self.bytes > wants.bytes_max || window(before.at_us) != window(event.at_us))
+            {
+                self.full_at = Some(event.offset);
+                break;
+            }
+            let next = event.offset.plus(1);
+            self.events.push(event);
+            if let Some(last) = is_wanted.last_mut() {
+                *last = true;
+            }
+            if self.events.len() >= wants.records_max {
+                self.full_at = Some(next);
+                break;
+            }
+        }
+        if is_columnar && is_wanted.contains(&true) {
+            let part = columnar::wanted(stream, range.partition, some, is_wanted)?;
+            self.parts.push(part);
+        }
+        Ok(())
+    }
+
+    /// The records of the events as columns, if that is how they are wanted.
+    pub fn columns(&self, stream: &Stream, wants: &Wants) -> Result<Option<RecordBatch>, String> {
+        match wants.form {
+            Form::Json => Ok(None),
+            Form::Arrow => columnar::joined(stream, &self.parts).map(Some),
+        }
+    }
 }
 
-fn events_of(
+/// Where and when records were appended, and no more.
+fn places_of(batch: &RecordBatch) -> Result<Vec<Event>, String> {
+    let (offsets, appended) = places(batch)?;
+    let events = offsets.values().iter().zip(appended.values());
+    Ok(events
+        .map(|(offset, at_us)| Event {
+            offset: Offset(offset.cast_unsigned()),
+            at_us: *at_us,
+            json: String::new(),
+        })
+        .collect())
+}
+
+fn places(batch: &RecordBatch) -> Result<(&Int64Array, &TimestampMicrosecondArray), String> {
+    let offsets = batch
+        .column_by_name(SystemColumn::Offset.name())
+        .ok_or("records without offsets")?
+        .as_primitive::<Int64Type>();
+    let appended = batch
+        .column_by_name(SystemColumn::AppendedAt.name())
+        .ok_or("records without the time of their append")?
+        .as_primitive::<TimestampMicrosecondType>();
+    Ok((offsets, appended))
+}
+
+pub fn events_of(
     stream: &Stream,
     range: OffsetRange,
     batch: &RecordBatch,
@@ -138,14 +212,7 @@ fn events_of(
     // As text: a number that is read may lose its last digits.
     let rows: Vec<&RawValue> =
         serde_json::from_slice(&written).map_err(|error| error.to_string())?;
-    let offsets = batch
-        .column_by_name(SystemColumn::Offset.name())
-        .ok_or("records without offsets")?
-        .as_primitive::<Int64Type>();
-    let appended = batch
-        .column_by_name(SystemColumn::AppendedAt.name())
-        .ok_or("records without the time of their append")?
-        .as_primitive::<TimestampMicrosecondType>();
+    let (offsets, appended) = places(batch)?;
     let event = |(row, data): (usize, &RawValue)| {
         let offset = offsets.value(row);
         let at_us = appended.value(row);
@@ -196,7 +263,7 @@ pub fn item_identifier(stream: &Stream, range: OffsetRange, offset: impl Display
 #[cfg(test)]
 pub mod tests {
     use arrow::{
-        array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray},
+        array::{Array, ArrayRef, StringArray},
         datatypes::{DataType, Field, Schema},
     };
     use lambic_model::{PartitionId, StreamId, StreamName};
@@ -252,6 +319,7 @@ pub mod tests {
             records_max: usize::MAX,
             bytes_max,
             window_us: None,
+            form: Form::Json,
         }
     }
 
@@ -333,6 +401,27 @@ pub mod tests {
             ..some.clone()
         };
         assert_eq!(read(&first), (vec![5], Some(6), 0));
+        for wants in [&all, &some, &first] {
+            let wants = Wants {
+                form: Form::Arrow,
+                ..wants.clone()
+            };
+            assert_eq!(
+                read(&wants),
+                read(&Wants {
+                    form: Form::Json,
+                    ..wants.clone()
+                })
+            );
+            let mut batch = Batch::default();
+            let texts = StringArray::from(vec!["x", "y", "x"]);
+            let batches = [Ok(super::tests::read(5, Arc::new(texts)))];
+            batch.add(&stream, RANGE, batches, &wants).unwrap();
+            let columns = batch.columns(&stream, &wants).unwrap().unwrap();
+            let (offsets, _) = places(&columns).unwrap();
+            let of_events = batch.events.iter().map(|event| event.offset.0 as i64);
+            assert!(of_events.eq(offsets.values().iter().copied()));
+        }
         // A key is on one lane, and every lane has its keys.
         let lane = |number| {
             let key = "b".to_owned();

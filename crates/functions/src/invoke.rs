@@ -2,13 +2,23 @@
 
 use lambic_model::Outcome;
 
-use crate::FunctionVersion;
+use crate::{Error, FunctionInfo, FunctionVersion, Options};
+
+/// What an event is written in, and its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    #[default]
+    Json,
+    /// Records: one Arrow IPC stream, for components that export `handle-batch`.
+    Arrow,
+}
 
 /// What comes in.
 #[derive(Debug, Clone, Default)]
 pub struct Event {
-    /// JSON; nothing counts as `{}`.
+    /// Of JSON, nothing counts as `{}`.
     pub payload: Vec<u8>,
+    pub form: Form,
     /// JSON about the calling client, of AWS's mobile SDKs.
     pub client_context: Option<String>,
     /// AWS's `X-Amzn-Trace-Id`.
@@ -40,10 +50,51 @@ impl InvokeResult {
         matches!(self.outcome, Outcome::Success(_))
     }
 
-    /// The answer, or the error object.
+    /// The answer, in the form of the event, or the error object, JSON.
     pub fn payload(&self) -> &[u8] {
         match &self.outcome {
             Outcome::Success(payload) | Outcome::Failure { payload, .. } => payload,
         }
+    }
+}
+
+/// The event as it is run.
+pub(crate) fn check_event(
+    function: &FunctionInfo,
+    payload: Vec<u8>,
+    form: Form,
+    options: &Options,
+) -> Result<Vec<u8>, Error> {
+    function.check_form(form)?;
+    let limit = options.payload_bytes_max;
+    match form {
+        Form::Json => check_payload(payload, limit).map(String::into_bytes),
+        Form::Arrow if payload.len() > limit => Err(Error::PayloadTooLarge {
+            bytes: payload.len(),
+            limit,
+        }),
+        Form::Arrow => Ok(payload),
+    }
+}
+
+/// Without a form of its own it is JSON.
+pub(crate) fn check_payload(payload: Vec<u8>, limit: usize) -> Result<String, Error> {
+    if payload.len() > limit {
+        return Err(Error::PayloadTooLarge {
+            bytes: payload.len(),
+            limit,
+        });
+    }
+    if payload.is_empty() {
+        return Ok("{}".to_owned());
+    }
+    let not_json = |error: &dyn std::fmt::Display| Error::PayloadNotJson {
+        reason: error.to_string(),
+    };
+    // First, because text that nobody looks at is not checked to be UTF-8.
+    let text = String::from_utf8(payload).map_err(|error| not_json(&error))?;
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(not_json(&error)),
     }
 }

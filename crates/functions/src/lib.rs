@@ -12,6 +12,7 @@ mod backup;
 mod burst;
 mod check;
 mod code;
+mod columnar;
 mod counts;
 mod deploy;
 mod deployment;
@@ -67,7 +68,7 @@ pub use backup::{DeploymentsHeld, restored};
 pub use counts::Counts;
 pub use deployment::{
     Changes, Code, Deployment, FunctionInfo, HOSTS_VARIABLE, LayerUse, Runtime, Settings, Start,
-    TMP_MB_DEFAULT, Trigger, Upload,
+    TMP_MB_DEFAULT, Takes, Trigger, Upload,
 };
 pub use destination::Destination;
 pub use error::Error;
@@ -80,7 +81,7 @@ pub use image::{
     seen_from as image_seen_from,
 };
 pub use inspect::{Inspected, inspect, inspect_beside, inspect_kept};
-pub use invoke::{Event, InvokeResult};
+pub use invoke::{Event, Form, InvokeResult};
 use lambic_base::supervised;
 use lambic_model::{
     Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
@@ -110,6 +111,7 @@ use crate::{
     entry::{Call, Entry, Program},
     image::Images,
     interpreters::Interpreters,
+    invoke::{check_event, check_payload},
     recorder::Recorder,
     registry::Registry,
     slots::Slots,
@@ -307,16 +309,17 @@ impl Functions {
     ) -> Result<InvokeResult, Error> {
         let inner = self.0.clone();
         let entry = inner.invocable(name, qualifier.as_ref())?;
-        let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
+        let payload = check_event(&entry.info, event.payload, event.form, &inner.options)?;
         let run = async move {
             let request_id = uuid::Uuid::new_v4().to_string();
             let call = Call {
+                form: event.form,
                 qualifier: qualifier.as_ref(),
                 client_context: event.client_context.as_deref(),
                 trace_id: event.trace_id.as_deref(),
                 ..Call::new(&request_id, InvocationKind::Sync, 1)
             };
-            inner.answer(&entry, call, payload.as_bytes()).await
+            inner.answer(&entry, call, &payload).await
         };
         let run = tokio::spawn(run.in_current_span());
         run.await.unwrap_or(Err(Error::Closed))
@@ -339,7 +342,8 @@ impl Functions {
         qualifier: Option<Qualifier>,
         payload: Vec<u8>,
     ) -> Result<String, Error> {
-        self.0.invocable(name, qualifier.as_ref())?;
+        let entry = self.0.invocable(name, qualifier.as_ref())?;
+        entry.info.check_form(Form::Json)?;
         let payload = check_payload(payload, self.0.options.payload_async_bytes_max)?;
         let target = match qualifier {
             None | Some(Qualifier::LATEST) => name.to_string(),
@@ -609,27 +613,6 @@ fn images_of(functions: &[Function]) -> BTreeSet<String> {
         .filter(|info| info.runtime == Runtime::Image)
         .map(|info| info.digest.clone())
         .collect()
-}
-
-fn check_payload(payload: Vec<u8>, limit: usize) -> Result<String, Error> {
-    if payload.len() > limit {
-        return Err(Error::PayloadTooLarge {
-            bytes: payload.len(),
-            limit,
-        });
-    }
-    if payload.is_empty() {
-        return Ok("{}".to_owned());
-    }
-    let not_json = |error: &dyn std::fmt::Display| Error::PayloadNotJson {
-        reason: error.to_string(),
-    };
-    // First, because text that nobody looks at is not checked to be UTF-8.
-    let text = String::from_utf8(payload).map_err(|error| not_json(&error))?;
-    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(not_json(&error)),
-    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -8,6 +8,7 @@
 //! Here is decided when a partition is looked at: whether a batch is full, or has waited long enough.
 
 mod batch;
+mod columnar;
 mod given_up;
 pub(crate) mod lanes;
 mod window;

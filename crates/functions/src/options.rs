@@ -25,6 +25,9 @@ pub struct Options {
     pub streams: SystemStreams,
     pub lookup: StreamLookup,
     pub decode: Decode,
+    /// The same of one Arrow IPC stream, where the system's columns are left out. Without, functions that take columns
+    /// have no output.
+    pub decode_arrow: Decode,
     pub clock: Arc<dyn Clock>,
     /// Invocations of all functions together at one time, AWS's of an account. What functions reserve is taken from it.
     pub concurrency: usize,
@@ -86,6 +89,7 @@ impl Options {
             streams,
             lookup,
             decode,
+            decode_arrow: Arc::new(|_, _| Err("columns cannot be read here".to_owned())),
             clock: Arc::new(SystemClock),
             concurrency: 1_000,
             waiting_max: 1_000,

@@ -7,7 +7,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::Instrument;
 
 use crate::{
-    Error, Event, FunctionVersion, Functions, InvokeResult, Qualifier, check_payload, entry::Call,
+    Error, Event, FunctionVersion, Functions, InvokeResult, Qualifier, entry::Call,
+    invoke::check_event,
 };
 
 /// Parts between a function and its caller. A part is what came over the function's connection at one time, less than
@@ -55,7 +56,7 @@ impl Functions {
     ) -> Result<Streamed, Error> {
         let inner = self.0.clone();
         let entry = inner.invocable(name, qualifier.as_ref())?;
-        let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
+        let payload = check_event(&entry.info, event.payload, event.form, &inner.options)?;
         let (sender, parts) = mpsc::channel(PARTS_WAITING_MAX);
         let sink = StreamSink {
             parts: sender,
@@ -65,13 +66,14 @@ impl Functions {
         let id = request_id.clone();
         let run = async move {
             let call = Call {
+                form: event.form,
                 qualifier: qualifier.as_ref(),
                 client_context: event.client_context.as_deref(),
                 trace_id: event.trace_id.as_deref(),
                 stream: Some(&sink),
                 ..Call::new(&id, InvocationKind::Sync, 1)
             };
-            inner.answer(&entry, call, payload.as_bytes()).await
+            inner.answer(&entry, call, &payload).await
         };
         let mut streamed = Streamed {
             request_id,

@@ -555,6 +555,7 @@ fn templates_work_as_they_are() {
         "wasm-python",
         "wasm-js",
         "wasm-rust",
+        "wasm-batch-rust",
         "wasm-http",
     ] {
         assert!(names.contains(&name), "{names:?}");
@@ -595,6 +596,7 @@ fn templates_work_as_they_are() {
     for (template, part) in [
         ("rust", "build it first"),
         ("wasm-rust", "wasm32-wasip2"),
+        ("wasm-batch-rust", "wasm32-wasip2"),
         ("wasm-js", "not built yet"),
         ("wasm-python", "not built yet"),
         ("wasm-http", "wasm32-wasip2"),

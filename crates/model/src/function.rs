@@ -32,7 +32,7 @@ pub enum InvocationKind {
 /// How an invocation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The function's answer, JSON.
+    /// The function's answer: JSON, or an Arrow IPC stream of one that was given such.
     Success(Vec<u8>),
     /// The function failed; the JSON error object has `errorType` and `errorMessage` as AWS Lambda's.
     Failure {

@@ -155,6 +155,7 @@ fn not_deployed(error: Error) -> Failure {
         | Error::BadDeployment { .. }
         | Error::BadStart { .. }
         | Error::NotInvocable { .. }
+        | Error::WrongForm { .. }
         | Error::UnknownStream { .. }
         | Error::TriggerLoop { .. } => {
             Failure::new(StatusCode::BAD_REQUEST, "not_deployed", message)

@@ -258,3 +258,31 @@ fn lengths_that_are_not_there_are_refused() {
         }
     }
 }
+
+/// What a function was given with its records may come back with its answer, and is left out.
+#[test]
+fn an_answer_may_have_the_system_s_columns() {
+    let numbers = |numbers: Vec<i64>| Arc::new(Int64Array::from(numbers)) as ArrayRef;
+    let whole = ipc_stream(&batch(vec![
+        ("_partition", numbers(vec![0, 0])),
+        ("delay", numbers(vec![1, 2])),
+        ("_offset", numbers(vec![7, 8])),
+        ("id", numbers(vec![3, 4])),
+    ]));
+    let answer = arrow_answer(&flights(), whole.to_vec()).unwrap();
+    assert_eq!(answer.schema(), flights().schema);
+    assert_eq!(answer.column(0), &numbers(vec![3, 4]));
+    assert_eq!(answer.column(2).null_count(), 0);
+    let none = ipc_stream(&batch(vec![("id", numbers(vec![]))]));
+    assert_eq!(
+        arrow_answer(&flights(), none.to_vec()).unwrap().num_rows(),
+        0
+    );
+    let error = |body: &[u8]| arrow_answer(&flights(), body.to_vec()).unwrap_err();
+    assert!(error(&whole[..whole.len() - 8]).contains("end-of-stream marker"));
+    let unknown = ipc_stream(&batch(vec![("colour", numbers(vec![1]))]));
+    assert!(error(&unknown).contains("colour"), "{}", error(&unknown));
+    // Appends say all that they have.
+    let appended = decode(&flights(), Format::Arrow, whole, OnError::Refuse);
+    assert!(appended.unwrap_err().to_string().contains("_partition"));
+}

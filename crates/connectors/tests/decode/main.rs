@@ -21,8 +21,8 @@ use arrow::{
 use bytes::Bytes;
 use expect_test::{Expect, expect};
 use lambic_connectors::{
-    BadRecord, Error, Format, OnError, dead_letter_schema, dead_letters, decode, decode_within,
-    decoded_bytes_max,
+    BadRecord, Error, Format, OnError, arrow_answer, dead_letter_schema, dead_letters, decode,
+    decode_within, decoded_bytes_max,
 };
 use lambic_model::{Stream, StreamId, StreamName};
 use parquet::arrow::ArrowWriter;

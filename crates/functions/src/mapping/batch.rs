@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arrow::record_batch::RecordBatch;
 use lambic_base::retry::Backoff;
 use lambic_log::Snapshot;
 use lambic_model::{
@@ -26,8 +27,9 @@ use super::{
     window::Window,
 };
 use crate::{
-    answers,
+    Form, answers,
     append::{NotKept, append_patiently},
+    columnar,
     entry::{Call, Entry},
     events::{self, Batch, Event, LaneOf, Wants},
     filter::Filters,
@@ -82,7 +84,7 @@ impl Part {
     }
 }
 
-enum Delivery {
+pub(super) enum Delivery {
     /// The cursor stands at the part's end.
     Done,
     /// The cursor stands at this offset, the first that failed.
@@ -93,10 +95,12 @@ enum Delivery {
     Failed(Failure),
     /// Before it was tried as often as it may be, its first records became too old.
     TooOld(Failure),
+    /// What runs by now takes its batches in another form: they are read again.
+    Unlike,
 }
 
 /// What a function's answer came to.
-enum Accepted {
+pub(super) enum Accepted {
     Delivery(Delivery),
     Failure {
         error_type: &'static str,
@@ -107,7 +111,7 @@ enum Accepted {
 }
 
 impl Accepted {
-    fn bad_output(message: String) -> Accepted {
+    pub(super) fn bad_output(message: String) -> Accepted {
         Accepted::Failure {
             error_type: "Lambic.BadOutput",
             message,
@@ -167,8 +171,8 @@ impl Batches {
             end: range.end.min(looked_through),
             ..range
         };
-        let batch = match self.read(snapshot, range).await {
-            Ok(batch) => batch,
+        let (batch, columns) = match self.read(snapshot, range).await {
+            Ok(read) => read,
             Err(reason) => {
                 let worker = &self.worker;
                 error!(function = %worker.function, stream = %worker.stream.name, %reason,
@@ -189,13 +193,18 @@ impl Batches {
         if range.is_empty() {
             return Ok(Looked::Moved);
         }
-        self.process(range, &batch.events).await?;
+        let columns = columns.as_ref();
+        self.process(range, &batch.events, columns).await?;
         self.worker.count_filtered(batch.filtered);
         Ok(Looked::Moved)
     }
 
-    /// The next records that are wanted. Reading waits for the disk.
-    async fn read(&self, snapshot: Snapshot, range: OffsetRange) -> Result<Batch, String> {
+    /// The next records that are wanted, and their columns if that is their form. Reading waits for the disk.
+    async fn read(
+        &self,
+        snapshot: Snapshot,
+        range: OffsetRange,
+    ) -> Result<(Batch, Option<RecordBatch>), String> {
         let stream = self.worker.stream_now();
         let rules = &self.worker.rules;
         let lane = match (self.lanes, &stream.partition_by) {
@@ -213,6 +222,7 @@ impl Batches {
             records_max: self.worker.trigger.batch_size,
             bytes_max: self.worker.inner.options.payload_bytes_max,
             window_us: (rules.window_s > 0).then(|| i64::from(rules.window_s) * 1_000_000),
+            form: self.form(),
         };
         let read = move || {
             let mut batch = Batch::default();
@@ -232,25 +242,34 @@ impl Batches {
                 batch.add(&stream, range, batches, &wants)?;
                 next = part.end;
             }
-            Ok(batch)
+            let columns = batch.columns(&stream, &wants)?;
+            Ok((batch, columns))
         };
         tokio::task::spawn_blocking(read)
             .await
             .map_err(|error| error.to_string())?
     }
 
-    /// Brings the cursor to the end of `range`, whatever the function does.
-    async fn process(&self, range: OffsetRange, events: &[Event]) -> Result<(), Stopped> {
+    /// Brings the cursor to the end of `range`, whatever the function does; or less far, if it takes another form now.
+    async fn process(
+        &self,
+        range: OffsetRange,
+        events: &[Event],
+        columns: Option<&RecordBatch>,
+    ) -> Result<(), Stopped> {
         let worker = &self.worker;
         // Offsets whose records were erased or not wanted have no event.
         let of = |part: OffsetRange| {
             let at = |offset| events.partition_point(|event| event.offset < offset);
-            &events[at(part.first)..at(part.end)]
+            let (first, end) = (at(part.first), at(part.end));
+            let columns = columns.map(|columns| columns.slice(first, end - first));
+            (&events[first..end], columns)
         };
         let mut work = vec![Part::new(range, false)];
         while let Some(mut part) = work.pop() {
             let range = part.range;
-            let events = of(range);
+            let (events, columns) = of(range);
+            let columns = columns.as_ref();
             let from = |first| OffsetRange { first, ..range };
             let to = |end| OffsetRange { end, ..range };
             if events.is_empty() {
@@ -262,8 +281,8 @@ impl Batches {
             if old > 0 {
                 let end = events.get(old).map_or(range.end, |event| event.offset);
                 let reason = Reason::TooOld(part.failure.clone());
-                self.give_up(to(end), &events[..old], reason, part.attempts)
-                    .await?;
+                let told = self.told(range, &events[..old], columns);
+                self.give_up(to(end), &told, reason, part.attempts).await?;
                 if end < range.end {
                     part.range = from(end);
                     work.push(part);
@@ -283,13 +302,14 @@ impl Batches {
                     continue;
                 }
             };
-            let delivery = self.deliver(&entry, &mut part, events).await?;
+            let delivery = self.deliver(&entry, &mut part, events, columns).await?;
             worker.set_result(match delivery {
                 Delivery::Failed(_) | Delivery::TooOld(_) => "PROBLEM: Function call failed",
                 _ => "OK",
             });
             match delivery {
                 Delivery::Done => {}
+                Delivery::Unlike => return Ok(()),
                 Delivery::Until(failed) => work.push(Part::new(from(failed), false)),
                 Delivery::Apart(failed) => {
                     work.push(Part::new(from(failed), false));
@@ -305,7 +325,8 @@ impl Batches {
                     work.push(Part::new(to(middle), true));
                 }
                 Delivery::Failed(failure) => {
-                    self.give_up(range, events, Reason::Failed(failure), part.attempts)
+                    let told = self.told(range, events, columns);
+                    self.give_up(range, &told, Reason::Failed(failure), part.attempts)
                         .await?;
                 }
             }
@@ -341,9 +362,16 @@ impl Batches {
         entry: &Arc<Entry>,
         part: &mut Part,
         events: &[Event],
+        columns: Option<&RecordBatch>,
     ) -> Result<Delivery, Stopped> {
         let worker = &self.worker;
-        let payload = events::payload(events, &self.window_members(events));
+        let (form, payload) = match columns {
+            None => {
+                let payload = events::payload(events, &self.window_members(events));
+                (Form::Json, payload)
+            }
+            Some(columns) => (Form::Arrow, columnar::payload(columns)),
+        };
         let attempts_max = self.attempts_max(part, events);
         let mut waits = Backoff::new(
             worker.inner.options.retry_wait,
@@ -352,7 +380,7 @@ impl Batches {
         );
         loop {
             part.attempts = part.attempts.saturating_add(1);
-            let failure = match self.attempt(entry, part, events, &payload).await? {
+            let failure = match self.attempt(entry, part, events, form, &payload).await? {
                 Ok(delivery) => return Ok(delivery),
                 Err(failure) => failure,
             };
@@ -373,6 +401,7 @@ impl Batches {
         entry: &Arc<Entry>,
         part: &Part,
         events: &[Event],
+        form: Form,
         payload: &[u8],
     ) -> Result<Result<Delivery, Failure>, Stopped> {
         let worker = &self.worker;
@@ -380,9 +409,14 @@ impl Batches {
         // An alias may point elsewhere by now.
         let chosen = worker.inner.chosen(&worker.target).ok();
         let entry = chosen.as_ref().unwrap_or(entry);
-        let result = self
-            .invoke(entry, &request_id, part.attempts, payload)
-            .await?;
+        if self.form_of(&entry.info) != form {
+            return Ok(Ok(Delivery::Unlike));
+        }
+        let call = Call {
+            form,
+            ..Call::new(&request_id, InvocationKind::Stream, part.attempts)
+        };
+        let result = self.invoke(entry, call, payload).await?;
         let failed = |error_type: String, message: String, status, function_error| Failure {
             error_type,
             message,
@@ -393,8 +427,16 @@ impl Batches {
         };
         Ok(Err(match result {
             Ok((Outcome::Success(answer), mut row)) => {
-                let accepted = self.accept(entry, part.range, events, &answer, &mut row);
-                let accepted = accepted.await;
+                let accepted = match form {
+                    Form::Json => {
+                        self.accept(entry, part.range, events, &answer, &mut row)
+                            .await
+                    }
+                    Form::Arrow => {
+                        self.accept_columns(entry, part.range, answer, &mut row)
+                            .await
+                    }
+                };
                 self.record(row).await;
                 match accepted? {
                     Accepted::Delivery(delivery) => return Ok(Ok(delivery)),
@@ -427,12 +469,10 @@ impl Batches {
     pub(super) async fn invoke(
         &self,
         entry: &Arc<Entry>,
-        request_id: &str,
-        attempt: u32,
+        call: Call<'_>,
         payload: &[u8],
     ) -> Result<Result<(Outcome, Option<InvocationRow>), String>, Stopped> {
         let worker = &self.worker;
-        let call = Call::new(request_id, InvocationKind::Stream, attempt);
         let result = worker.wait(async {
             let turn = entry.turn(call.kind).await?;
             turn.run_to_keep(call, payload, &worker.inner).await
@@ -521,7 +561,7 @@ impl Batches {
     }
 
     /// The same with the record of the invocation that it comes of, which is taken unless the log refused all of it.
-    async fn commit_with(
+    pub(super) async fn commit_with(
         &self,
         mut writes: Vec<Write>,
         end: Offset,

@@ -15,7 +15,7 @@ use std::{
 };
 
 use lambic_base::{file, retry::Backoff};
-use lambic_model::{Append, Offset, OffsetRange, Outcome, PartitionId, Producer};
+use lambic_model::{Append, InvocationKind, Offset, OffsetRange, Outcome, PartitionId, Producer};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{error, warn};
@@ -25,7 +25,7 @@ use crate::{
     Error, answers,
     append::{NotKept, append_patiently},
     arn::stream_arn,
-    entry::Entry,
+    entry::{Call, Entry},
     events::{self, Event},
     records::error_message,
     registry,
@@ -372,7 +372,8 @@ impl Batches {
     ) -> Result<Result<(), String>, Stopped> {
         let worker = &self.worker;
         let request_id = uuid::Uuid::new_v4().to_string();
-        let answer = match self.invoke(entry, &request_id, attempt, payload).await? {
+        let call = Call::new(&request_id, InvocationKind::Stream, attempt);
+        let answer = match self.invoke(entry, call, payload).await? {
             Ok((Outcome::Success(answer), row)) => {
                 self.record(row).await;
                 answer

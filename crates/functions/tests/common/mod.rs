@@ -125,6 +125,7 @@ impl House {
             lookup,
             Arc::new(lambic_connectors::json_list),
         );
+        options.decode_arrow = Arc::new(lambic_connectors::arrow_answer);
         options.retry_wait = Duration::from_millis(5);
         options.init_timeout = BOUND;
         // What is running when a test closes it shall run again.

@@ -187,7 +187,7 @@ pub struct FunctionImport {
 The answer goes to stdout as it is. The code is 1 if the function failed.")]
 pub struct FunctionInvoke {
     pub name: String,
-    /// The event in JSON, @FILE, or - for standard input
+    /// The event in JSON, @FILE, or - for standard input; a file may be an Arrow IPC stream
     #[arg(default_value = "{}")]
     pub payload: String,
     /// Queue it and do not wait for the answer

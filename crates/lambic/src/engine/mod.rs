@@ -350,6 +350,7 @@ async fn open_functions(
         lookup,
         Arc::new(lambic_connectors::json_list),
     );
+    options.decode_arrow = Arc::new(lambic_connectors::arrow_answer);
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
     options.weak_isolation = settings.functions.weak_isolation;

@@ -1,12 +1,15 @@
 //! WASI 0.2 components: compiled once, a fresh instance for every invocation.
 //!
 //! What a component exports says how it is invoked ([`World`]): with JSON (`handle`, see `wit/lambic.wit`), with HTTP
-//! requests, or as a command. Other plain functions that it exports are SQL functions; such a component may import WASI
-//! only, and its clocks, randomness and environment are fixed, so that equal arguments give equal answers for ever.
-//! Each row has an instance of its own, so that an answer depends on the arguments alone.
+//! requests, as a command, or with batches of Arrow records (`handle-batch`). Other plain functions that it exports are
+//! SQL functions; such a component may import WASI only, and its clocks, randomness and environment are fixed, so that
+//! equal arguments give equal answers for ever. Each row has an instance of its own, so that an answer depends on the
+//! arguments alone; but where there is `handle-batch`, it is asked for the rows of a batch at once, and vouches for that.
 //! Nothing is preopened, there are no sockets, and HTTP requests get where [`Module::with_network`] allows it.
 
+mod batch;
 mod cache;
+mod columns;
 mod command;
 mod compile;
 mod engine;
@@ -16,6 +19,7 @@ mod http;
 mod outgoing;
 mod run;
 mod scalar;
+mod scalar_batch;
 mod services;
 mod slots;
 mod world;
@@ -34,6 +38,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 pub use self::{
+    columns::encode as arrow_stream,
     compile::{Compiler, compile_stdin},
     http::Served,
     services::{HostServices, ServiceError},
@@ -66,7 +71,7 @@ pub struct Wasm {
     slots: Slots,
 }
 
-/// Limits of one invocation, or of one row of a SQL function.
+/// Limits of one invocation, or of one row of a SQL function (one batch of rows with `handle-batch`).
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub timeout: Duration,
@@ -79,6 +84,8 @@ pub struct Limits {
 pub struct Module {
     digest: String,
     handler: Option<Handler>,
+    /// It exports `handle-batch`.
+    batches: Option<InstancePre<Host>>,
     slots: Slots,
     /// By one instance.
     slots_taken: u32,
@@ -141,7 +148,7 @@ impl Wasm {
         let linker = &self.linker;
         let instance = linker.instantiate_pre(component).map_err(wrong_world)?;
         let handler = match fit.world {
-            None => None,
+            None | Some(World::Batch) => None,
             Some(World::Event) => Some(Handler::Event(instance.clone())),
             Some(World::Http) => {
                 let proxy = ProxyPre::new(instance.clone()).map_err(wrong_world)?;
@@ -156,7 +163,7 @@ impl Wasm {
             .signatures
             .into_iter()
             .map(|signature| {
-                Arc::new(scalar::Scalar::new(
+                let scalar = scalar::Scalar::new(
                     signature,
                     digest.clone(),
                     instance.clone(),
@@ -164,12 +171,14 @@ impl Wasm {
                     limits,
                     self.slots.clone(),
                     slots_taken,
-                ))
+                );
+                Arc::new(scalar.with_batches(fit.takes_batches))
             })
             .collect();
         Ok(Module {
             digest,
             handler,
+            batches: fit.takes_batches.then_some(instance),
             slots: self.slots.clone(),
             slots_taken,
             scalars,
@@ -198,12 +207,25 @@ impl Module {
 
     /// True if it can be invoked with an event.
     pub fn is_handler(&self) -> bool {
+        self.takes_events() || self.takes_batches()
+    }
+
+    /// True if [`Module::invoke`] can be called.
+    pub fn takes_events(&self) -> bool {
         self.handler.is_some()
+    }
+
+    /// True if [`Module::invoke_batch`] can be called.
+    pub fn takes_batches(&self) -> bool {
+        self.batches.is_some()
     }
 
     /// How it is invoked; `None`: not at all, it has SQL functions only.
     pub fn world(&self) -> Option<World> {
-        Some(match self.handler.as_ref()? {
+        let Some(handler) = &self.handler else {
+            return self.takes_batches().then_some(World::Batch);
+        };
+        Some(match handler {
             Handler::Event(_) => World::Event,
             Handler::Http(_) => World::Http,
             Handler::Command(_) => World::Command,
@@ -235,10 +257,16 @@ impl Module {
         limits: Limits,
     ) -> Execution {
         let Some(handler) = self.handler.clone() else {
-            return Execution::unstarted(failure(
-                "Runtime.HandlerNotFound",
-                "the component exports SQL functions only",
-            ));
+            return Execution::unstarted(match self.takes_batches() {
+                true => failure(
+                    "Runtime.UnmarshalError",
+                    "the component takes batches of Arrow records (`handle-batch`), not events in JSON",
+                ),
+                false => failure(
+                    "Runtime.HandlerNotFound",
+                    "the component exports SQL functions only",
+                ),
+            });
         };
         let Ok(event) = std::str::from_utf8(payload).map(str::to_owned) else {
             return Execution::unstarted(failure(
@@ -273,6 +301,27 @@ impl Module {
             }
         };
         ran.unwrap_or_else(Execution::unstarted)
+    }
+
+    /// The same with one Arrow IPC stream, for a component that exports `handle-batch`; the answer is one too, as the
+    /// component says.
+    pub async fn invoke_batch(
+        &self,
+        request_id: &str,
+        batch: Vec<u8>,
+        environment: &[(String, String)],
+        limits: Limits,
+    ) -> Execution {
+        let Some(handler) = self.batches.clone() else {
+            return Execution::unstarted(failure(
+                "Runtime.UnmarshalError",
+                "the component does not export `handle-batch`, which takes batches of Arrow records",
+            ));
+        };
+        let call = self.call(request_id, environment, limits);
+        self.apart(async move || batch::run(&handler, call, batch).await)
+            .await
+            .unwrap_or_else(Execution::unstarted)
     }
 
     /// The same for a component of HTTP, without JSON on the way. The request's URI has a path; its host is that of the

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What one call of the guest may hand to its host: a little more than the largest answer.
-const PASSED_BYTES_MAX: usize = 16 << 20;
+pub const PASSED_BYTES_MAX: usize = 16 << 20;
 /// Things of the host's that a guest may hold: streams, requests, headers.
 const HANDLES_MAX: usize = 10_000;
 

@@ -23,9 +23,9 @@ use crate::Error;
 
 /// A parameter or result: its SQL type, and whether it takes NULL.
 #[derive(Debug, Clone, PartialEq)]
-struct Slot {
-    data_type: DataType,
-    optional: bool,
+pub(super) struct Slot {
+    pub data_type: DataType,
+    pub optional: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -33,9 +33,9 @@ pub struct Signature {
     /// As the component exports it: `great-circle`.
     export: String,
     /// As SQL calls it: `great_circle`.
-    name: String,
-    parameters: Vec<Slot>,
-    result: Slot,
+    pub(super) name: String,
+    pub(super) parameters: Vec<Slot>,
+    pub(super) result: Slot,
 }
 
 impl Signature {
@@ -136,16 +136,18 @@ fn sql_type(data_type: &DataType) -> &'static str {
 }
 
 pub struct Scalar {
-    signature: Signature,
+    pub(super) signature: Signature,
     arguments: Vec<DataType>,
     digest: String,
-    instance: InstancePre<Host>,
+    pub(super) instance: InstancePre<Host>,
     /// Without imports nothing can wait in the host: the code runs right here.
     pure: bool,
-    limits: Limits,
-    slots: Slots,
+    /// `handle-batch` answers for it, many rows at once.
+    in_batches: bool,
+    pub(super) limits: Limits,
+    pub(super) slots: Slots,
     /// By one instance.
-    slots_taken: u32,
+    pub(super) slots_taken: u32,
 }
 
 impl fmt::Debug for Scalar {
@@ -175,28 +177,40 @@ impl Scalar {
             digest,
             instance,
             pure,
+            in_batches: false,
             limits,
             slots,
             slots_taken,
         }
     }
 
+    /// Whether `handle-batch` is asked instead of the function, whose export only declares its types then.
+    pub fn with_batches(mut self, in_batches: bool) -> Scalar {
+        self.in_batches = in_batches;
+        self
+    }
+
     pub fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    fn store(&self) -> Store<Host> {
+    pub(super) fn store(&self) -> Store<Host> {
         let host = Host::fixed(self.limits.memory_mb, !self.pure);
         let mut store = Store::new(self.instance.engine(), host);
         store.limiter(|host| &mut host.memory);
         store
     }
 
+    /// The time limit, for code that runs right here.
+    pub(super) fn ticks(&self) -> u64 {
+        let ticks = self.limits.timeout.as_millis().div_ceil(TICK.as_millis());
+        u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
+    }
+
     /// Every row has a fresh instance and the whole time limit: what a row gives must not depend on which rows the
     /// engine happened to put into its batch.
     fn run_here(&self, columns: &[ArrayRef], rows: usize) -> Result<Answers, String> {
-        let ticks = self.limits.timeout.as_millis().div_ceil(TICK.as_millis());
-        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX).max(1);
+        let ticks = self.ticks();
         self.run_rows(columns, rows, |arguments, result| {
             let mut store = self.store();
             store.set_epoch_deadline(ticks);
@@ -214,10 +228,7 @@ impl Scalar {
     /// WASI calls may wait in the host, where only an async call can be ended at the deadline. Called from a
     /// thread of its own, since the caller's may already drive a runtime.
     fn run_apart(&self, columns: &[ArrayRef], rows: usize) -> Result<Answers, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(|error| format!("cannot start a runtime: {error}"))?;
+        let runtime = runtime()?;
         self.run_rows(columns, rows, |arguments, result| {
             let mut store = self.store();
             store.set_epoch_deadline(1);
@@ -281,7 +292,7 @@ impl Scalar {
             .collect()
     }
 
-    fn explain(&self, store: &Store<Host>, error: &wasmtime::Error) -> String {
+    pub(super) fn explain(&self, store: &Store<Host>, error: &wasmtime::Error) -> String {
         let name = &self.signature.name;
         if store.data().memory.refused {
             let limit = self.limits.memory_mb;
@@ -293,13 +304,25 @@ impl Scalar {
         format!("function `{name}` failed: {}", reason(error))
     }
 
-    fn too_long(&self) -> String {
+    pub(super) fn too_long(&self) -> String {
+        let rows = match self.in_batches {
+            true => "one batch of rows",
+            false => "one row",
+        };
         format!(
-            "function `{}` ran longer than {:.2} seconds on one row",
+            "function `{}` ran longer than {:.2} seconds on {rows}",
             self.signature.name,
             self.limits.timeout.as_secs_f64()
         )
     }
+}
+
+/// For calls that may wait in the host.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| format!("cannot start a runtime: {error}"))
 }
 
 impl ScalarFunction for Scalar {
@@ -344,17 +367,20 @@ impl ScalarFunction for Scalar {
                 arrow::compute::cast(column, expected).map_err(|error| error.to_string())
             })
             .collect::<Result<_, _>>()?;
-        let answers = if self.pure {
-            self.run_here(&columns, rows)?
-        } else {
-            std::thread::scope(|scope| {
-                scope
-                    .spawn(|| self.run_apart(&columns, rows))
-                    .join()
-                    .unwrap_or_else(|_| Err(format!("function `{name}` broke its host")))
-            })?
+        let run = || match (self.in_batches, self.pure) {
+            (true, is_here) => self.run_batches(&columns, rows, is_here),
+            (false, true) => self.run_here(&columns, rows).map(Answers::finish),
+            (false, false) => self.run_apart(&columns, rows).map(Answers::finish),
         };
-        Ok(answers.finish())
+        if self.pure {
+            return run();
+        }
+        std::thread::scope(|scope| {
+            scope
+                .spawn(run)
+                .join()
+                .unwrap_or_else(|_| Err(format!("function `{name}` broke its host")))
+        })
     }
 }
 

@@ -50,7 +50,7 @@ impl Slots {
         slots.expect("it is never closed")
     }
 
-    /// For one row of a SQL function, whose callers are threads that may wait; `count` as above.
+    /// For one row of a SQL function, or one batch of rows, whose callers are threads that may wait; `count` as above.
     pub fn for_scalar(&self, count: u32) -> ScalarSlots<'_> {
         let scalars = &*self.scalars;
         let mut free = scalars.free.lock().expect("no panic while it is held");

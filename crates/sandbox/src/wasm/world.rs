@@ -8,7 +8,7 @@ use wasmtime::{
     },
 };
 
-use super::{engine::MEMORIES_MAX, scalar::Signature};
+use super::{batch, engine::MEMORIES_MAX, scalar::Signature};
 use crate::Error;
 
 /// How a component is invoked with an event.
@@ -20,12 +20,16 @@ pub enum World {
     Http,
     /// `wasi:cli/run@0.2`.
     Command,
+    /// `handle-batch` of `lambic.wit`, and none of the others.
+    Batch,
 }
 
 /// What can be done with a component.
 #[derive(Debug)]
 pub struct Fit {
     pub world: Option<World>,
+    /// It exports `handle-batch`, maybe beside its world.
+    pub takes_batches: bool,
     pub signatures: Vec<Signature>,
     /// It imports nothing.
     pub is_pure: bool,
@@ -35,18 +39,25 @@ pub struct Fit {
 
 const WORLDS: &str = "components export one of these: `handle: func(event: string) -> result<string, string>` (lambic.wit), \
      `wasi:http/incoming-handler@0.2` (HTTP), `wasi:cli/run@0.2` (a command: the event on standard input, the result on \
-     standard output), or plain functions for SQL";
+     standard output), `handle-batch: func(batch: list<u8>) -> result<list<u8>, string>` (lambic.wit: Arrow records), or plain \
+     functions for SQL";
 
 /// A component that exports several is the first of these.
 pub fn fit(engine: &Engine, component: &Component) -> Result<Fit, Error> {
     let kind = component.component_type();
     let mut world = None;
+    let mut takes_batches = false;
     let mut signatures = Vec::new();
     for (name, export) in kind.exports(engine) {
         let found = match export.ty {
             ComponentItem::ComponentFunc(function) if name == "handle" => {
                 check_handle(&function)?;
                 World::Event
+            }
+            ComponentItem::ComponentFunc(function) if name == batch::EXPORT => {
+                check_handle_batch(&function)?;
+                takes_batches = true;
+                World::Batch
             }
             ComponentItem::ComponentFunc(function) => {
                 signatures.push(Signature::of(name, &function)?);
@@ -62,7 +73,8 @@ pub fn fit(engine: &Engine, component: &Component) -> Result<Fit, Error> {
         world = Some(match (world, found) {
             (Some(World::Event), _) | (_, World::Event) => World::Event,
             (Some(World::Http), _) | (_, World::Http) => World::Http,
-            _ => World::Command,
+            (Some(World::Command), _) | (_, World::Command) => World::Command,
+            _ => World::Batch,
         });
     }
     let imports: Vec<String> = kind
@@ -83,6 +95,7 @@ pub fn fit(engine: &Engine, component: &Component) -> Result<Fit, Error> {
     }
     Ok(Fit {
         world,
+        takes_batches,
         signatures,
         is_pure: imports.is_empty(),
         memories,
@@ -126,20 +139,37 @@ fn check_imports(imports: &[String], world: Option<World>) -> Result<(), Error> 
 
 /// `handle` must be as `lambic.wit` says.
 fn check_handle(function: &ComponentFunc) -> Result<(), Error> {
-    let is_string = |found: Option<Type>| matches!(found, Some(Type::String));
-    let parameters: Vec<Type> = function.params().map(|(_, found)| found).collect();
-    let results: Vec<Type> = function.results().collect();
-    let fits = match (parameters.as_slice(), results.as_slice()) {
-        ([Type::String], [Type::Result(result)]) => {
-            is_string(result.ok()) && is_string(result.err())
-        }
-        _ => false,
-    };
-    match fits {
+    match is_handler_of(function, |found| matches!(found, Type::String)) {
         true => Ok(()),
         false => Err(wrong(format!(
             "its `handle` is not `func(event: string) -> result<string, string>`; {WORLDS}"
         ))),
+    }
+}
+
+/// The same of `handle-batch`.
+fn check_handle_batch(function: &ComponentFunc) -> Result<(), Error> {
+    let is_bytes =
+        |found: &Type| matches!(found, Type::List(list) if matches!(list.ty(), Type::U8));
+    match is_handler_of(function, is_bytes) {
+        true => Ok(()),
+        false => Err(wrong(format!(
+            "its `handle-batch` is not `func(batch: list<u8>) -> result<list<u8>, string>`; {WORLDS}"
+        ))),
+    }
+}
+
+/// From one such value to another, or to an error that is a string.
+fn is_handler_of(function: &ComponentFunc, is_value: impl Fn(&Type) -> bool) -> bool {
+    let parameters: Vec<Type> = function.params().map(|(_, found)| found).collect();
+    let results: Vec<Type> = function.results().collect();
+    match (parameters.as_slice(), results.as_slice()) {
+        ([event], [Type::Result(result)]) => {
+            is_value(event)
+                && result.ok().is_some_and(|answer| is_value(&answer))
+                && matches!(result.err(), Some(Type::String))
+        }
+        _ => false,
     }
 }
 

@@ -67,6 +67,15 @@ impl AwsError {
         )
     }
 
+    /// An event that is written in another form than is taken.
+    pub fn unsupported_media(message: impl Into<String>) -> AwsError {
+        AwsError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaTypeException",
+            message,
+        )
+    }
+
     pub fn too_large(kind: &'static str, bytes_max: usize, operation: &str) -> AwsError {
         AwsError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -172,6 +181,7 @@ impl From<Error> for AwsError {
             Error::PayloadNotJson { reason } => {
                 AwsError::bad_content(format!("Could not parse request body into json: {reason}"))
             }
+            Error::WrongForm { .. } => AwsError::unsupported_media(message),
             Error::Conflict { .. } => AwsError::conflict(message),
             Error::WrongRevision => AwsError::new(
                 StatusCode::PRECONDITION_FAILED,
@@ -257,6 +267,14 @@ mod tests {
                 },
                 429,
                 "TooManyRequestsException",
+            ),
+            (
+                Error::WrongForm {
+                    name: text(),
+                    form: lambic_functions::Form::Json,
+                },
+                415,
+                "UnsupportedMediaTypeException",
             ),
             (Error::Closed, 500, "ServiceException"),
         ] {

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use lambic_functions::{Error, Event, InvokeResult};
+use lambic_functions::{Error, Event, Form, InvokeResult};
 use tracing::{Instrument, info_span};
 
 use super::{
@@ -20,6 +20,8 @@ use super::{
 
 /// The functions' own limits are tighter for events and exact; this one bounds what is read at all.
 pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// What records are written in.
+const ARROW: &str = "application/vnd.apache.arrow.stream";
 /// AWS's, in base64.
 const CLIENT_CONTEXT_BYTES_MAX: usize = 3_583;
 const LOG_TAIL_BYTES: usize = 4 << 10;
@@ -38,6 +40,7 @@ pub struct Asked {
     /// JSON.
     pub client_context: Option<String>,
     pub trace_id: Option<String>,
+    pub form: Form,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +72,19 @@ impl Asked {
                 .transpose()?
                 .flatten(),
             trace_id: text(TRACE_ID.as_str()).map(str::to_owned),
+            form: form_of(headers),
         })
+    }
+}
+
+/// What is not Arrow is taken for JSON, whatever it says: some clients send no type, or curl's.
+fn form_of(headers: &HeaderMap) -> Form {
+    let content_type = headers.get("content-type");
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next());
+    match media_type {
+        Some(media_type) if media_type.trim().eq_ignore_ascii_case(ARROW) => Form::Arrow,
+        _ => Form::Json,
     }
 }
 
@@ -102,8 +117,10 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
     match asked.kind {
         Kind::Sync => {
             let trace_id = asked.trace_id.clone();
+            let form = asked.form;
             let event = Event {
                 payload,
+                form,
                 client_context: asked.client_context,
                 trace_id: asked.trace_id,
             };
@@ -111,12 +128,16 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
                 .invoke_at(name, qualifier.clone(), event)
                 .instrument(span);
             let result = invoked.await.map_err(refuse)?;
-            let mut response = invoked_answer(&result, asked.with_log);
+            let mut response = invoked_answer(&result, form, asked.with_log);
             if let Some(trace_id) = trace_id {
                 put(&mut response, TRACE_ID, &trace_id);
             }
             Ok(response)
         }
+        // The queue is a stream of texts.
+        Kind::Queued if asked.form == Form::Arrow => Err(AwsError::unsupported_media(
+            "batches of Arrow records are not queued; wait for the answer (RequestResponse), or append the records to a stream that triggers the function",
+        )),
         Kind::Queued => {
             let queued = functions.invoke_async_at(name, qualifier.clone(), payload);
             let queued = queued.instrument(span).await;
@@ -180,16 +201,22 @@ pub async fn payload(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u
             )
         })
     })?;
-    Ok(match body.bytes.is_empty() {
+    let is_nothing = body.bytes.is_empty() && form_of(headers) == Form::Json;
+    Ok(match is_nothing {
         true => b"{}".to_vec(),
         false => body.bytes.to_vec(),
     })
 }
 
-fn invoked_answer(result: &InvokeResult, with_log: bool) -> Response {
+fn invoked_answer(result: &InvokeResult, form: Form, with_log: bool) -> Response {
+    // A failure is told in JSON.
+    let content_type = match form {
+        Form::Arrow if result.is_success() => ARROW,
+        _ => "application/json",
+    };
     let mut response = (
         StatusCode::OK,
-        [("content-type", "application/json")],
+        [("content-type", content_type)],
         result.payload().to_vec(),
     )
         .into_response();
@@ -239,6 +266,15 @@ mod tests {
         for context in ["?", "e30", "bm8="] {
             let error = asked(&[("x-amz-client-context", context)]).unwrap_err();
             assert_eq!(error.kind, "InvalidRequestContentException", "{context}");
+        }
+        for (content_type, form) in [
+            ("application/vnd.apache.arrow.stream", Form::Arrow),
+            ("Application/vnd.Apache.Arrow.Stream; v=1", Form::Arrow),
+            ("application/json", Form::Json),
+            ("application/vnd.apache.arrow.file", Form::Json),
+        ] {
+            let asked = asked(&[("content-type", content_type)]).unwrap();
+            assert_eq!(asked.form, form, "{content_type}");
         }
         let long = asked(&[("x-amz-client-context", &"A".repeat(3_584))]).unwrap_err();
         assert!(long.message.contains("3583"), "{}", long.message);

@@ -35,6 +35,7 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
     let span = info_span!("invoke", function = %target.name, kind = "streamed");
     let event = Event {
         payload,
+        form: asked.form,
         client_context: asked.client_context,
         trace_id: asked.trace_id.clone(),
     };

@@ -136,8 +136,8 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
     );
     let event = Event {
         payload: payload.to_string().into_bytes(),
-        client_context: None,
         trace_id: Some(trace_id.clone()),
+        ..Event::default()
     };
     drop(body);
     let span = info_span!("invoke", function = %endpoint.name, kind = "url");

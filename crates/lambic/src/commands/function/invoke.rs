@@ -19,6 +19,9 @@ use super::{
 use crate::{cli, client::segment, output, source::Place};
 
 const STREAMED: &str = "application/vnd.amazon.eventstream";
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+/// What an Arrow IPC stream begins with; no JSON does.
+const ARROW_START: [u8; 4] = [0xff; 4];
 
 pub fn run(global: &Global, args: &cli::FunctionInvoke) -> anyhow::Result<()> {
     let payload = payload(&args.payload)?;
@@ -69,7 +72,7 @@ pub fn invoke(
     tail: bool,
 ) -> anyhow::Result<Answer> {
     let mut headers = vec![
-        ("content-type", "application/json"),
+        ("content-type", content_type(payload)),
         ("x-amz-invocation-type", "RequestResponse"),
     ];
     if tail {
@@ -108,7 +111,7 @@ fn queue(
     payload: &[u8],
 ) -> anyhow::Result<()> {
     let headers = [
-        ("content-type", "application/json"),
+        ("content-type", content_type(payload)),
         ("x-amz-invocation-type", "Event"),
     ];
     let answer = api
@@ -140,7 +143,7 @@ fn stream(
         segment(name)
     );
     let mut headers = vec![
-        ("content-type", "application/json"),
+        ("content-type", content_type(payload)),
         ("x-amz-invocation-type", "RequestResponse"),
     ];
     if tail {
@@ -282,8 +285,21 @@ fn payload(argument: &str) -> anyhow::Result<Vec<u8>> {
         }
         (text, None) => ("event", text.as_bytes().to_vec()),
     };
-    check(Path::new(shown), &bytes)?;
+    if bytes.starts_with(b"ARROW1") {
+        bail!("{shown} is an Arrow file; functions take records as an Arrow IPC stream");
+    }
+    if content_type(&bytes) != ARROW {
+        check(Path::new(shown), &bytes)?;
+    }
     Ok(bytes)
+}
+
+/// Records in Arrow are known by how they begin; all else is to be JSON.
+fn content_type(payload: &[u8]) -> &'static str {
+    match payload.starts_with(&ARROW_START) {
+        true => ARROW,
+        false => "application/json",
+    }
 }
 
 /// An event that is no JSON is shown with the place of the mistake.
@@ -314,6 +330,24 @@ mod tests {
         for wrong in [&b""[..], b"{", b"{}}", b"not json", b"\xff"] {
             assert!(check(Path::new("event"), wrong).is_err());
         }
+    }
+
+    #[test]
+    fn records_in_arrow_are_known_by_how_they_begin() {
+        assert_eq!(content_type(b"\xff\xff\xff\xff\0"), ARROW);
+        for json in [&b"{}"[..], b"", b"\xff\xff"] {
+            assert_eq!(content_type(json), "application/json");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let written = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            payload(&format!("@{}", path.display()))
+        };
+        let stream = b"\xff\xff\xff\xff\0\0\0\0";
+        assert_eq!(written("stream", stream).unwrap(), stream);
+        let error = written("file", b"ARROW1\0\0").unwrap_err().to_string();
+        assert!(error.contains("Arrow IPC stream"), "{error}");
     }
 
     #[test]

@@ -62,7 +62,7 @@ const NOBODY_EXPECTED: File = file(
 );
 const WORLD: File = file("wit/lambic.wit", template!("lambic.wit"));
 
-const TEMPLATES: [Template; 9] = [
+const TEMPLATES: [Template; 10] = [
     Template {
         name: "python",
         about: "a function in Python",
@@ -191,6 +191,19 @@ const TEMPLATES: [Template; 9] = [
             YOU_EXPECTED,
             NOBODY,
             NOBODY_EXPECTED,
+        ],
+    },
+    Template {
+        name: "wasm-batch-rust",
+        about: "a WASI component in Rust that takes batches of Arrow records",
+        needs: "Rust with the target wasm32-wasip2",
+        files: &[
+            file("Cargo.toml", template!("wasm-batch-rust/Cargo.toml")),
+            file("src/lib.rs", template!("wasm-batch-rust/src/lib.rs")),
+            program("build", template!("wasm-batch-rust/build")),
+            file("README.md", template!("wasm-batch-rust/README.md")),
+            file(".lambicignore", template!("wasm-batch-rust/lambicignore")),
+            WORLD,
         ],
     },
     Template {
