@@ -13,7 +13,9 @@ const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 /// A piece of a streamed response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamPart {
-    /// Comes first. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
+    /// Comes first from a component of HTTP.
+    Head(StatusCode, HeaderMap),
+    /// Comes first from a process. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
     /// prelude and 8 NUL bytes.
     ContentType(String),
     Bytes(Bytes),
