@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::{
     Error, Functions, Inner, InvokeResult,
-    entry::{Call, Entry},
+    entry::{Call, Entry, Input},
 };
 
 #[derive(Default)]
@@ -45,17 +45,17 @@ impl Inner {
         Running(self.clone())
     }
 
-    /// Runs an event whose caller waits, unless the end comes before.
+    /// Runs an event or a request whose caller waits, unless the end comes before.
     pub(crate) async fn answer(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         call: Call<'_>,
-        payload: &[u8],
+        input: Input<'_>,
     ) -> Result<InvokeResult, Error> {
         let _running = self.running();
         let answer = async {
             let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload, self).await
+            turn.run(call, input, self).await
         };
         tokio::select! {
             biased;

@@ -10,12 +10,14 @@ mod append;
 mod arn;
 mod burst;
 mod check;
+mod chosen;
 mod code;
 mod counts;
 mod deploy;
 mod deployment;
 mod destination;
 mod drain;
+mod endpoint;
 mod entry;
 mod error;
 mod events;
@@ -29,6 +31,7 @@ mod invoke;
 mod layers;
 mod mapping;
 mod options;
+mod outliving;
 pub mod policy;
 mod pool;
 mod provisioned;
@@ -62,12 +65,14 @@ use std::{
 };
 
 pub use arn::{ACCOUNT, REGION, function_arn};
+pub use chosen::{Chosen, Served};
 pub use counts::Counts;
 pub use deployment::{
     Changes, Code, Deployment, FunctionInfo, LayerUse, Runtime, Settings, Start, TMP_MB_DEFAULT,
     Trigger, Upload,
 };
 pub use destination::Destination;
+pub use endpoint::Endpoint;
 pub use error::Error;
 pub use function::{
     Alias, AsyncSettings, Function, Policy, Provisioned, Url, check_description, check_revision,
@@ -80,11 +85,11 @@ pub use image::{
 pub use inspect::{Inspected, inspect};
 pub use invoke::{Event, InvokeResult};
 use lambic_base::supervised;
-use lambic_model::{
-    Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
-};
+use lambic_model::{Frontier, Frontiers, FunctionName, Offset, ScalarFunction, Stream, StreamId};
 /// Of components.
-pub use lambic_sandbox::wasm::{Compiler, compile_stdin};
+pub use lambic_sandbox::wasm::{
+    BodyCut, Compiler, HttpRequest, HttpResponse, RequestBody, compile_stdin,
+};
 use lambic_sandbox::{
     process::{self, Isolation},
     wasm,
@@ -97,13 +102,12 @@ pub use sources::{EventSource, NewSource};
 pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{Notify, OnceCell, watch};
-use tracing::Instrument;
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
     admission::Machine,
     drain::Drain,
-    entry::{Call, Entry, Program},
+    entry::{Entry, Program},
     image::Images,
     interpreters::Interpreters,
     recorder::Recorder,
@@ -254,6 +258,11 @@ impl Functions {
         })
     }
 
+    /// What answers at a function's URL, by the URL's id.
+    pub fn endpoint(&self, id: &str) -> Option<Arc<Endpoint>> {
+        self.0.slots.read().expect("held shortly").endpoint(id)
+    }
+
     /// Why the code of a version cannot be run, if that was found out.
     pub fn state(&self, info: &FunctionInfo) -> Result<(), String> {
         let slots = self.0.slots.read().expect("held shortly");
@@ -298,21 +307,7 @@ impl Functions {
         qualifier: Option<Qualifier>,
         event: Event,
     ) -> Result<InvokeResult, Error> {
-        let inner = self.0.clone();
-        let entry = inner.invocable(name, qualifier.as_ref())?;
-        let payload = check_payload(event.payload, inner.options.payload_bytes_max)?;
-        let run = async move {
-            let request_id = uuid::Uuid::new_v4().to_string();
-            let call = Call {
-                qualifier: qualifier.as_ref(),
-                client_context: event.client_context.as_deref(),
-                trace_id: event.trace_id.as_deref(),
-                ..Call::new(&request_id, InvocationKind::Sync, 1)
-            };
-            inner.answer(&entry, call, payload.as_bytes()).await
-        };
-        let run = tokio::spawn(run.in_current_span());
-        run.await.unwrap_or(Err(Error::Closed))
+        self.choose(name, qualifier)?.invoke(event).await
     }
 
     /// Queues one event and returns its request id as soon as it is on disk. It ends in a success or, after its
@@ -532,9 +527,18 @@ impl Inner {
         name: &FunctionName,
         qualifier: Option<&Qualifier>,
     ) -> Result<Arc<Entry>, Error> {
-        let entry = {
-            let mut slots = self.slots.write().expect("held shortly");
-            slots.chosen_of(name.as_str(), qualifier, rand::random(), &self.options)?
+        let share = rand::random();
+        let present = {
+            let slots = self.slots.read().expect("held shortly");
+            slots.chosen_present(name.as_str(), qualifier, share)?
+        };
+        let entry = match present {
+            Some(entry) => entry,
+            // Nobody else waits for those who come to a version first.
+            None => {
+                let mut slots = self.slots.write().expect("held shortly");
+                slots.chosen_of(name.as_str(), qualifier, share, &self.options)?
+            }
         };
         self.check_open()?;
         if !entry.info.invocable {

@@ -17,8 +17,10 @@ use crate::{
     records::{self, InvocationRow, LogRow},
 };
 
-const WAITING_MAX: usize = 1_024;
-const AT_ONCE_MAX: usize = 256;
+/// Invocations that are not in the log yet. Only when there are more does an invocation wait for the disk.
+const WAITING_MAX: usize = 2_048;
+/// In one append, which with all their messages and lines is well below what the log takes.
+const AT_ONCE_MAX: usize = 512;
 /// Log lines in memory; beyond it, an invocation's lines are left out with a notice.
 const LINE_BYTES_MAX: usize = 32 << 20;
 /// What a line takes in the log beside its text, at most: the request's id, the function's name, times.

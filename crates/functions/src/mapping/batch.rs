@@ -28,7 +28,7 @@ use super::{
 use crate::{
     answers,
     append::{NotKept, append_patiently},
-    entry::{Call, Entry},
+    entry::{Call, Entry, Input},
     events::{self, Batch, Event, LaneOf, Wants},
     filter::Filters,
     records::error_message,
@@ -422,7 +422,7 @@ impl Batches {
         let call = Call::new(request_id, InvocationKind::Stream, attempt);
         let result = worker.wait(async {
             let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload, &worker.inner).await
+            turn.run(call, Input::Event(payload), &worker.inner).await
         });
         let result = result.await?;
         Ok(match result {

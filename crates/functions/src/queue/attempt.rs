@@ -9,7 +9,7 @@ use super::{intake, lines::Queued};
 use crate::{
     Destination, FunctionVersion, Inner,
     destination::Last,
-    entry::{Call, Turn},
+    entry::{Call, Input, Turn},
     records::error_message,
 };
 
@@ -82,7 +82,8 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
         };
     }
     let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
-    let (error_type, message, follow) = match turn.run(call, payload.as_bytes(), &inner).await {
+    let input = Input::Event(payload.as_bytes());
+    let (error_type, message, follow) = match turn.run(call, input, &inner).await {
         Ok(result) => match result.outcome {
             Outcome::Success(answer) => {
                 return Attempt::Success {

@@ -33,7 +33,7 @@ mod variables;
 
 pub use self::{
     egress::{Network, is_outside},
-    endpoint::{StreamPart, StreamSink},
+    endpoint::{ResponseHead, StreamPart, StreamSink},
     environment::{Environment, FailedStart},
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},

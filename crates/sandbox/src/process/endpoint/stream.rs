@@ -10,6 +10,9 @@ use super::{ENDS, RESPONSE_BYTES_MAX, Reported, Said, kind_of, status_of};
 
 const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
+/// Status and headers.
+pub type ResponseHead = (StatusCode, HeaderMap);
+
 /// A piece of a streamed response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamPart {
