@@ -286,6 +286,11 @@ impl Functions {
         self.0.options.timeout_max
     }
 
+    /// Of what an invocation that is waited for may be given.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.0.options.payload_bytes_max
+    }
+
     /// Runs `$LATEST` on one event, JSON (nothing counts as `{}`), and waits. The function's own failure is an
     /// `Ok` with a failed outcome. It runs to its end also if the caller goes away.
     pub async fn invoke(

@@ -68,6 +68,8 @@ pub struct App {
 type Shared = State<Arc<App>>;
 
 const REQUEST_ID: &str = "x-request-id";
+/// Those that are counted each by itself.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Serves until `stopped` turns true and the requests that run then have ended.
 pub async fn serve(
@@ -261,11 +263,10 @@ async fn observe(mut request: Request, next: Next) -> Response {
         .unwrap_or(HeaderValue::from_static("-"));
     request.headers_mut().insert(REQUEST_ID, id.clone());
     // Any word is a method to HTTP, and every one that is counted is kept.
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
-        _ => "other",
-    }
-    .to_owned();
+    let mut methods = METHODS.into_iter();
+    let method = methods
+        .find(|known| *known == request.method().as_str())
+        .unwrap_or("other");
     let route = request
         .extensions()
         .get::<MatchedPath>()

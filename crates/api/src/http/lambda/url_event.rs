@@ -33,8 +33,7 @@ pub fn event(
 ) -> Value {
     let query = uri.query().unwrap_or_default();
     let host = text(headers, header::HOST.as_str());
-    let source = around.source.map(|Peer(address)| address.to_canonical());
-    let source = source.map_or("127.0.0.1".to_owned(), |address| address.to_string());
+    let source = source(around.source);
     let source = source.as_str();
     let mut event = json!({
         "version": "2.0",
@@ -94,6 +93,23 @@ pub fn event(
     event
 }
 
+/// How requests come here.
+pub const PROTO: &str = "http";
+
+/// The address that a request came from.
+pub fn source(peer: Option<Peer>) -> String {
+    let address = peer.map(|Peer(address)| address.to_canonical());
+    address.map_or("127.0.0.1".to_owned(), |address| address.to_string())
+}
+
+/// The port that it was sent to.
+pub fn port(headers: &HeaderMap) -> &str {
+    let port = text(headers, header::HOST.as_str()).rsplit_once(':');
+    port.map(|(_, port)| port)
+        .filter(|port| port.parse::<u16>().is_ok())
+        .unwrap_or("80")
+}
+
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     value.unwrap_or_default()
@@ -113,14 +129,10 @@ fn joined(headers: &HeaderMap, source: &str, trace_id: &str) -> Map<String, Valu
             .collect();
         joined.insert(name.as_str().to_owned(), Value::from(values.join(",")));
     }
-    let port = text(headers, header::HOST.as_str()).rsplit_once(':');
-    let port = port
-        .map(|(_, port)| port)
-        .filter(|port| port.parse::<u16>().is_ok());
     for (name, value) in [
         ("x-forwarded-for", source),
-        ("x-forwarded-proto", "http"),
-        ("x-forwarded-port", port.unwrap_or("80")),
+        ("x-forwarded-proto", PROTO),
+        ("x-forwarded-port", port(headers)),
         ("x-amzn-trace-id", trace_id),
     ] {
         joined.insert(name.to_owned(), Value::from(value));
