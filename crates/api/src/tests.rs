@@ -2,6 +2,7 @@
 
 mod keys;
 mod transactions;
+mod urls;
 mod wire;
 
 use std::{fmt::Write as _, sync::Arc};
@@ -40,6 +41,7 @@ impl TailSource for NoViews {
 
 struct Served {
     handle: Handle,
+    functions: Functions,
     log: Log,
     _folder: tempfile::TempDir,
 }
@@ -92,9 +94,10 @@ async fn served(options: Options) -> Served {
         Arc::new(move |name: &str| lookup.stream(name)),
         Arc::new(lambic_connectors::json_list),
     );
+    let functions = Functions::open(functions).await.unwrap();
     let services = Services {
         database,
-        functions: Functions::open(functions).await.unwrap(),
+        functions: functions.clone(),
         appender: Arc::new(log.clone()),
         log: log.clone(),
     };
@@ -106,6 +109,7 @@ async fn served(options: Options) -> Served {
     };
     Served {
         handle: serve(options, services).await.unwrap(),
+        functions,
         log,
         _folder: folder,
     }
