@@ -65,8 +65,7 @@ fn got(answer: &[u8]) -> Got {
     let mut headers = HeaderMap::new();
     for line in &head[1..] {
         let colon = line.iter().position(|&byte| byte == b':').unwrap();
-        let header: axum::http::HeaderName =
-            axum::http::HeaderName::from_bytes(&line[..colon]).unwrap();
+        let header = axum::http::HeaderName::from_bytes(&line[..colon]).unwrap();
         let value = line[colon + 1..].trim_ascii();
         headers.append(header, axum::http::HeaderValue::from_bytes(value).unwrap());
     }
@@ -86,10 +85,10 @@ async fn ask(served: &Served, head: &str, body: &[u8]) -> Got {
     let (target, headers) = head.split_once('\n').unwrap_or((head, ""));
     let mut text = format!("{target} HTTP/1.1\r\nHost: localhost:7070\r\nConnection: close\r\n");
     for header in headers.lines() {
-        let _ = write!(text, "{header}\r\n");
+        text += &format!("{header}\r\n");
     }
     if !body.is_empty() && !headers.contains("Transfer-Encoding") {
-        let _ = write!(text, "Content-Length: {}\r\n", body.len());
+        text += &format!("Content-Length: {}\r\n", body.len());
     }
     text.push_str("\r\n");
     socket.write_all(text.as_bytes()).await.unwrap();
