@@ -351,8 +351,8 @@ impl Module {
                     self.pace.was_slow();
                     rest
                 }
-                Ended::Panicked(_) => {
-                    return Err(failure("Runtime.Crash", "the host panicked"));
+                Ended::Panicked(panic) => {
+                    return Err(failure("Runtime.Crash", pace::said(&*panic)));
                 }
             },
         };

@@ -56,6 +56,13 @@ pub enum Ended<T> {
     Panicked(Box<dyn Any + Send>),
 }
 
+/// What a panic says.
+pub fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words")
+}
+
 impl<T> OnTheSpot<T> {
     pub fn new(work: Work<T>) -> OnTheSpot<T> {
         OnTheSpot { work: Some(work) }
