@@ -2,7 +2,7 @@
 //!
 //! The way of an event is `registry → scheduler → pool → sandbox`, then back to the caller, to the output
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
-//! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
+//! SQL, what is in a request over HTTP, or what a view is; streams are looked up through [`Options::lookup`].
 
 mod admission;
 mod answers;

@@ -12,10 +12,9 @@ use axum::{
 use lambic_functions::{Chosen, Endpoint, Error, Event};
 use serde_json::json;
 use tracing::{Instrument, info_span};
-use uuid::Uuid;
 
 use super::{
-    super::{App, Shared, auth::Caller, error::Failure, server::Peer},
+    super::{App, Shared, auth::Caller, error::Failure, new_id, server::Peer},
     answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put, request_id},
     cors::Cors,
     invoke::PAYLOAD_BYTES_MAX,
@@ -121,7 +120,7 @@ async fn with_event(
             return Ok(refused(failure.status, kind, &failure.message));
         }
     };
-    let request_id = Uuid::new_v4().to_string();
+    let request_id = new_id().to_string();
     let trace_id = trace_id.to_str().unwrap_or_default();
     let around = Circumstances {
         url_id: &endpoint.url.id,
@@ -240,7 +239,7 @@ fn trace_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(TRACE_ID);
     let readable = given.filter(|given| given.to_str().is_ok());
     readable.cloned().unwrap_or_else(|| {
-        let id = Uuid::new_v4().simple().to_string();
+        let id = new_id().simple().to_string();
         let seconds = now_us() / 1_000_000;
         let made = format!("Root=1-{seconds:08x}-{}", &id[..24]);
         HeaderValue::try_from(made).expect("it is of letters, digits and signs")
