@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::Error;
 
@@ -12,9 +12,6 @@ pub const TICK: Duration = Duration::from_millis(10);
 pub const MEMORIES_MAX: u32 = 8;
 const TABLES_MAX: u32 = 8;
 const CORE_INSTANCES_MAX: u32 = 20;
-/// Of a memory's pages that were written to, those that are set back one by one and stay; all others go back to the
-/// system, and come again with a fault each.
-const KEPT_BYTES: usize = 256 << 10;
 /// No component may ask for more, whatever its own limit.
 const MEMORY_BYTES_MAX: usize = 4 << 30;
 
@@ -72,13 +69,6 @@ fn config(pooled: Option<u32>) -> Config {
             .max_tables_per_component(TABLES_MAX)
             .max_tables_per_module(TABLES_MAX)
             .max_memory_size(MEMORY_BYTES_MAX);
-        // Only where the system can tell which pages those are (Linux 6.7): else the first ones would be written, whether
-        // they were used or not.
-        if PoolingAllocationConfig::is_pagemap_scan_available() {
-            pool.pagemap_scan(Enabled::Auto)
-                .linear_memory_keep_resident(KEPT_BYTES)
-                .table_keep_resident(KEPT_BYTES);
-        }
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config
