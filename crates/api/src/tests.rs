@@ -3,6 +3,7 @@
 mod batches;
 mod keys;
 mod transactions;
+mod urls;
 mod wire;
 
 use std::{fmt::Write as _, sync::Arc};

@@ -1,17 +1,22 @@
 //! The end of the service: what runs may end, within a bound, and nothing new begins.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     Error, Functions, Inner, InvokeResult,
-    entry::{Call, Entry},
+    entry::{Call, Entry, Input},
 };
 
 #[derive(Default)]
 pub struct Drain {
-    running: watch::Sender<usize>,
+    running: AtomicUsize,
+    /// There may be none.
+    none_runs: Notify,
     is_over: watch::Sender<bool>,
 }
 
@@ -27,35 +32,48 @@ impl Drain {
     }
 
     async fn ended(&self) {
-        let mut running = self.running.subscribe();
-        let _ = running.wait_for(|running| *running == 0).await;
+        loop {
+            let mut none_runs = std::pin::pin!(self.none_runs.notified());
+            // Before it is looked at, so that no end goes by in between.
+            none_runs.as_mut().enable();
+            if self.running() == 0 {
+                return;
+            }
+            none_runs.await;
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let running = &self.0.drain.running;
-        running.send_modify(|running| *running -= 1);
+        let drain = &self.0.drain;
+        if drain.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            drain.none_runs.notify_waiters();
+        }
     }
 }
 
 impl Inner {
     pub(crate) fn running(self: &Arc<Self>) -> Running {
-        self.drain.running.send_modify(|running| *running += 1);
+        self.drain.running.fetch_add(1, Ordering::SeqCst);
         Running(self.clone())
     }
 
-    /// Runs an event whose caller waits, unless the end comes before.
+    /// Runs an event or a request whose caller waits, unless the end comes before.
     pub(crate) async fn answer(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         call: Call<'_>,
-        payload: &[u8],
+        input: Input<'_>,
     ) -> Result<InvokeResult, Error> {
         let _running = self.running();
         let answer = async {
             let turn = entry.turn(call.kind).await?;
-            turn.run(call, payload, self).await
+            turn.run(call, input, self).await
         };
         tokio::select! {
             biased;
@@ -76,7 +94,7 @@ impl Functions {
             .await
             .is_err()
         {
-            let running = *inner.drain.running.borrow();
+            let running = inner.drain.running();
             tracing::warn!(running, ?bound, "invocations did not end and are given up");
         }
         inner.drain.is_over.send_replace(true);

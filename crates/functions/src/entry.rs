@@ -13,7 +13,7 @@ use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, LogSource, failure,
     process::{Invocation, Spec, StreamSink},
-    wasm,
+    wasm::{self, HttpRequest, HttpResponse},
 };
 use tokio::sync::OnceCell;
 use tracing::{Instrument, debug, field::Empty, info_span};
@@ -38,6 +38,38 @@ pub enum Program {
     Process(Arc<Spec>),
     /// The code on disk could not be loaded at the start: said at each invocation.
     Broken(String),
+}
+
+impl Program {
+    /// Whether it is given requests as they are.
+    pub fn takes_http(&self) -> bool {
+        match self {
+            Program::Wasm { module, .. } => module.world() == Some(wasm::World::Http),
+            Program::Process(_) | Program::Broken(_) => false,
+        }
+    }
+}
+
+/// What an invocation runs on.
+pub enum Input<'a> {
+    /// In the form of the call.
+    Event(&'a [u8]),
+    Http(&'a mut Exchange),
+}
+
+/// A request, and then its response, unless that is streamed.
+pub struct Exchange {
+    request: Option<HttpRequest>,
+    pub response: Option<HttpResponse>,
+}
+
+impl Exchange {
+    pub fn new(request: HttpRequest) -> Exchange {
+        Exchange {
+            request: Some(request),
+            response: None,
+        }
+    }
 }
 
 pub struct Entry {
@@ -137,6 +169,9 @@ impl Entry {
     /// Waits for a turn. Callers wait as long as their event might take, and no more of them than there is room for;
     /// the queue and triggers, which have bounds of their own, are not throttled.
     pub async fn turn(self: &Arc<Self>, kind: InvocationKind) -> Result<Turn, Error> {
+        if let Some(turn) = self.turn_now() {
+            return Ok(turn);
+        }
         let turn = async {
             Turn {
                 entry: self.clone(),
@@ -211,7 +246,7 @@ impl Entry {
     async fn execute(
         &self,
         call: Call<'_>,
-        payload: &[u8],
+        input: Input<'_>,
         inner: &Inner,
     ) -> Result<(Execution, Option<Duration>), Error> {
         match self.ready(inner).await? {
@@ -222,30 +257,34 @@ impl Entry {
             } => {
                 let _room = inner.component(self, call).await?;
                 let (request_id, limits) = (call.request_id, *limits);
-                let execution = match call.form {
-                    Form::Json => {
-                        let execution = module.invoke(request_id, payload, environment, limits);
-                        execution.await
-                    }
-                    Form::Arrow => {
+                let execution = match input {
+                    Input::Event(payload) if call.form == Form::Arrow => {
                         let batch = payload.to_vec();
                         let execution = module.invoke_batch(request_id, batch, environment, limits);
                         execution.await
                     }
+                    Input::Event(payload) => {
+                        let execution = module.invoke(request_id, payload, environment, limits);
+                        execution.await
+                    }
+                    Input::Http(exchange) => {
+                        let request = exchange.request.take();
+                        let request = request.expect("an exchange is for one execution");
+                        let sink = call.stream.cloned();
+                        let served = module.serve(request_id, request, environment, limits, sink);
+                        let served = served.await;
+                        exchange.response = served.response;
+                        served.execution
+                    }
                 };
                 Ok((execution, None))
             }
-            Program::Broken(reason) => Ok((
-                Execution {
-                    outcome: failure("Runtime.Broken", reason),
-                    duration: Duration::ZERO,
-                    memory_peak_bytes: 0,
-                    lines: Vec::new(),
-                    reusable: false,
-                },
-                None,
-            )),
+            Program::Broken(reason) => Ok((not_run("Runtime.Broken", reason), None)),
             Program::Process(spec) => {
+                let Input::Event(payload) = input else {
+                    let reason = "the function takes events, and was given a request";
+                    return Ok((not_run("Runtime.HandlerNotFound", reason), None));
+                };
                 let found = inner.environment(self, spec, call).await?;
                 let (mut environment, init) = match found {
                     Ok(found) => found,
@@ -287,7 +326,17 @@ impl Entry {
     }
 }
 
-/// The right to run one event.
+fn not_run(error_type: &str, reason: &str) -> Execution {
+    Execution {
+        outcome: failure(error_type, reason),
+        duration: Duration::ZERO,
+        memory_peak_bytes: 0,
+        lines: Vec::new(),
+        reusable: false,
+    }
+}
+
+/// The right to run one event or request.
 pub struct Turn {
     pub entry: Arc<Entry>,
     _turn: Permit,
@@ -297,10 +346,10 @@ impl Turn {
     pub async fn run(
         self,
         call: Call<'_>,
-        payload: &[u8],
+        input: Input<'_>,
         inner: &Inner,
     ) -> Result<InvokeResult, Error> {
-        let (result, row, lines) = self.run_unrecorded(call, payload, inner).await?;
+        let (result, row, lines) = self.run_unrecorded(call, input, inner).await?;
         inner.recorder.record(row, lines).await;
         Ok(result)
     }
@@ -310,10 +359,10 @@ impl Turn {
     pub async fn run_to_keep(
         self,
         call: Call<'_>,
-        payload: &[u8],
+        input: Input<'_>,
         inner: &Inner,
     ) -> Result<(InvokeResult, Option<InvocationRow>), Error> {
-        let (result, row, lines) = self.run_unrecorded(call, payload, inner).await?;
+        let (result, row, lines) = self.run_unrecorded(call, input, inner).await?;
         if row.error.is_some() {
             inner.recorder.record(row, lines).await;
             return Ok((result, None));
@@ -325,10 +374,12 @@ impl Turn {
     async fn run_unrecorded(
         &self,
         call: Call<'_>,
-        payload: &[u8],
+        input: Input<'_>,
         inner: &Inner,
     ) -> Result<(InvokeResult, InvocationRow, Vec<LogLine>), Error> {
         let info = &self.entry.info;
+        // Whoever sends a request cannot ask for it.
+        let has_tail = matches!(input, Input::Event(_));
         let trace_id = call.trace_id.map_or_else(new_trace_id, str::to_owned);
         let call = Call {
             trace_id: Some(&trace_id),
@@ -351,7 +402,7 @@ impl Turn {
                 call.request_id, info.version
             ),
         )];
-        let execution = self.entry.execute(call, payload, inner);
+        let execution = self.entry.execute(call, input, inner);
         let (execution, init) = execution.instrument(span.clone()).await?;
         let told = execution.duration + init.unwrap_or_default();
         let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
@@ -389,7 +440,10 @@ impl Turn {
         for line in [format!("END RequestId: {}", call.request_id), report] {
             platform.push(LogLine::now(LogSource::Platform, line));
         }
-        let log_tail = tail(&platform);
+        let log_tail = match has_tail {
+            true => tail(&platform),
+            false => String::new(),
+        };
         let row = InvocationRow {
             at_us: platform[0].at_us,
             request_id: call.request_id.to_owned(),

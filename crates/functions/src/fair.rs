@@ -13,13 +13,16 @@ use std::{
 
 use tokio::sync::oneshot;
 
+/// Lines that are kept although they are empty.
+const LINES_KEPT: usize = 64;
+
 pub struct Fair(Mutex<State>);
 
 struct State {
     limit: u64,
     /// May be over the limit for a while after that was lowered.
     used: u64,
-    /// Those that have something or wait for it.
+    /// Those that have something or wait for it, and some others.
     lines: BTreeMap<Arc<str>, Line>,
     /// How many wait.
     waiting: usize,
@@ -215,8 +218,11 @@ impl State {
         self.forget(line);
     }
 
-    /// A line that has nothing and wants nothing.
+    /// A line that has nothing and wants nothing, where there are many: those of busy functions come and go all the time.
     fn forget(&mut self, line: &str) {
+        if self.lines.len() <= LINES_KEPT {
+            return;
+        }
         let is_over = |line: &Line| line.held == 0 && line.waiting.is_empty();
         if self.lines.get(line).is_some_and(is_over) {
             self.lines.remove(line);
@@ -434,6 +440,17 @@ mod tests {
         assert_eq!(&*turn(), "b");
         fair.set_last("b");
         assert_eq!(&*turn(), "a");
+    }
+
+    #[test]
+    fn lines_without_end_are_not_kept() {
+        let fair = Fair::new(1);
+        for number in 0..3 * LINES_KEPT {
+            drop(fair.now(&number.to_string(), 1).unwrap());
+            drop(fair.line_up(&number.to_string(), 1));
+        }
+        assert!(fair.state().lines.len() <= LINES_KEPT + 1);
+        assert_eq!((fair.used(), fair.waiting()), (0, 0));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct InvokeResult {
     pub overhead_ms: f64,
     pub memory_peak_mb: u64,
     pub cold: bool,
-    /// The last 4 KB of what was logged, as AWS's `LogType=Tail` gives it.
+    /// The last 4 KB of what was logged, as AWS's `LogType=Tail` gives it; nothing of what ran on an HTTP request.
     pub log_tail: String,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The way of an event is `registry → scheduler → pool → sandbox`, then back to the caller, to the output
 //! stream or to the dead letters. What functions did is streams too ([`system_streams`]). This room does not know
-//! SQL, HTTP or what a view is; streams are looked up through [`Options::lookup`].
+//! SQL, what is in a request over HTTP, or what a view is; streams are looked up through [`Options::lookup`].
 
 mod admission;
 mod answers;
@@ -11,6 +11,7 @@ mod arn;
 mod backup;
 mod burst;
 mod check;
+mod chosen;
 mod code;
 mod columnar;
 mod counts;
@@ -18,6 +19,7 @@ mod deploy;
 mod deployment;
 mod destination;
 mod drain;
+mod endpoint;
 mod entry;
 mod error;
 mod events;
@@ -31,6 +33,7 @@ mod invoke;
 mod layers;
 mod mapping;
 mod options;
+mod outliving;
 pub mod policy;
 mod pool;
 mod provisioned;
@@ -65,12 +68,14 @@ use std::{
 
 pub use arn::{ACCOUNT, REGION, function_arn};
 pub use backup::{DeploymentsHeld, restored};
+pub use chosen::{Chosen, Served};
 pub use counts::Counts;
 pub use deployment::{
     Changes, Code, Deployment, FunctionInfo, HOSTS_VARIABLE, LayerUse, Runtime, Settings, Start,
     TMP_MB_DEFAULT, Takes, Trigger, Upload,
 };
 pub use destination::Destination;
+pub use endpoint::Endpoint;
 pub use error::Error;
 pub use function::{
     Alias, AsyncSettings, Function, Policy, Provisioned, Url, check_description, check_revision,
@@ -83,11 +88,11 @@ pub use image::{
 pub use inspect::{Inspected, inspect, inspect_beside, inspect_kept};
 pub use invoke::{Event, Form, InvokeResult};
 use lambic_base::supervised;
-use lambic_model::{
-    Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
-};
+use lambic_model::{Frontier, Frontiers, FunctionName, Offset, ScalarFunction, Stream, StreamId};
 /// Of components.
-pub use lambic_sandbox::wasm::{Compiler, compile_stdin};
+pub use lambic_sandbox::wasm::{
+    BodyCut, Compiler, HttpRequest, HttpResponse, RequestBody, compile_stdin,
+};
 use lambic_sandbox::{
     process::{self, Isolation},
     wasm,
@@ -101,14 +106,13 @@ pub use sources::{EventSource, NewSource};
 pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{Notify, OnceCell, watch};
-use tracing::Instrument;
 pub use values::{Saved as SavedValues, inspect as inspect_values};
 pub use version::{FunctionVersion, Qualifier};
 
 use crate::{
     admission::Machine,
     drain::Drain,
-    entry::{Call, Entry, Program},
+    entry::{Entry, Program},
     image::Images,
     interpreters::Interpreters,
     invoke::{check_event, check_payload},
@@ -263,6 +267,11 @@ impl Functions {
         })
     }
 
+    /// What answers at a function's URL, by the URL's id.
+    pub fn endpoint(&self, id: &str) -> Option<Arc<Endpoint>> {
+        self.0.slots.read().expect("held shortly").endpoint(id)
+    }
+
     /// Why the code of a version cannot be run, if that was found out.
     pub fn state(&self, info: &FunctionInfo) -> Result<(), String> {
         let slots = self.0.slots.read().expect("held shortly");
@@ -286,6 +295,11 @@ impl Functions {
         self.0.options.timeout_max
     }
 
+    /// Of what an invocation that is waited for may be given.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.0.options.payload_bytes_max
+    }
+
     /// Runs `$LATEST` on one event, JSON (nothing counts as `{}`), and waits. The function's own failure is an
     /// `Ok` with a failed outcome. It runs to its end also if the caller goes away.
     pub async fn invoke(
@@ -307,22 +321,7 @@ impl Functions {
         qualifier: Option<Qualifier>,
         event: Event,
     ) -> Result<InvokeResult, Error> {
-        let inner = self.0.clone();
-        let entry = inner.invocable(name, qualifier.as_ref())?;
-        let payload = check_event(&entry.info, event.payload, event.form, &inner.options)?;
-        let run = async move {
-            let request_id = uuid::Uuid::new_v4().to_string();
-            let call = Call {
-                form: event.form,
-                qualifier: qualifier.as_ref(),
-                client_context: event.client_context.as_deref(),
-                trace_id: event.trace_id.as_deref(),
-                ..Call::new(&request_id, InvocationKind::Sync, 1)
-            };
-            inner.answer(&entry, call, &payload).await
-        };
-        let run = tokio::spawn(run.in_current_span());
-        run.await.unwrap_or(Err(Error::Closed))
+        self.choose(name, qualifier)?.invoke(event).await
     }
 
     /// Queues one event and returns its request id as soon as it is on disk. It ends in a success or, after its
@@ -543,9 +542,18 @@ impl Inner {
         name: &FunctionName,
         qualifier: Option<&Qualifier>,
     ) -> Result<Arc<Entry>, Error> {
-        let entry = {
-            let mut slots = self.slots.write().expect("held shortly");
-            slots.chosen_of(name.as_str(), qualifier, rand::random(), &self.options)?
+        let share = rand::random();
+        let present = {
+            let slots = self.slots.read().expect("held shortly");
+            slots.chosen_present(name.as_str(), qualifier, share)?
+        };
+        let entry = match present {
+            Some(entry) => entry,
+            // Nobody else waits for those who come to a version first.
+            None => {
+                let mut slots = self.slots.write().expect("held shortly");
+                slots.chosen_of(name.as_str(), qualifier, share, &self.options)?
+            }
         };
         self.check_open()?;
         if !entry.info.invocable {

@@ -3,15 +3,18 @@
 //! What it holds is lost by a kill. So the record of an invocation whose result is kept in an append, as the end of an
 //! event or of a batch, goes with that append instead, and only its lines come here.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use lambic_log::Log;
 use lambic_model::{Append, Producer, Write};
 use lambic_sandbox::{LogLine, LogSource};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::error;
 
 use crate::{
@@ -20,8 +23,13 @@ use crate::{
     records::{self, InvocationRow, LogRow},
 };
 
-const WAITING_MAX: usize = 1_024;
-const AT_ONCE_MAX: usize = 256;
+/// Invocations that are not in the log yet. Only when there are more does an invocation wait for the disk.
+const WAITING_MAX: usize = 2_048;
+/// In one append, which with all their messages and lines is well below what the log takes.
+const AT_ONCE_MAX: usize = 512;
+/// After the first of several. What comes in the meantime goes along, and wakes nobody: neither this, nor all who follow
+/// the log.
+const LINGER: Duration = Duration::from_millis(5);
 /// Log lines in memory; beyond it, an invocation's lines are left out with a notice.
 const LINE_BYTES_MAX: usize = 32 << 20;
 /// What a line takes in the log beside its text, at most: the request's id, the function's name, times.
@@ -38,14 +46,22 @@ enum Item {
 pub struct Recorder {
     items: mpsc::Sender<Item>,
     line_bytes: Arc<AtomicUsize>,
+    /// Somebody waits for what there is.
+    hurry: Arc<Notify>,
 }
 
 impl Recorder {
     pub fn start(log: Log, streams: SystemStreams) -> Recorder {
         let (items, queue) = mpsc::channel(WAITING_MAX);
         let line_bytes = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(write(log, streams, queue, line_bytes.clone()));
-        Recorder { items, line_bytes }
+        let hurry = Arc::new(Notify::new());
+        let recorder = Recorder {
+            items,
+            line_bytes: line_bytes.clone(),
+            hurry: hurry.clone(),
+        };
+        tokio::spawn(write(log, streams, queue, line_bytes, hurry));
+        recorder
     }
 
     pub async fn record(&self, row: InvocationRow, lines: Vec<LogLine>) {
@@ -84,6 +100,7 @@ impl Recorder {
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.items.send(Item::Flush(done)).await.is_ok() {
+            self.hurry.notify_one();
             let _ = flushed.await;
         }
     }
@@ -94,11 +111,24 @@ async fn write(
     streams: SystemStreams,
     mut queue: mpsc::Receiver<Item>,
     line_bytes: Arc<AtomicUsize>,
+    hurry: Arc<Notify>,
 ) {
     let producer = format!("functions/recorder/{}", uuid::Uuid::now_v7());
     let mut sequence = 0;
     let mut items = Vec::new();
     while queue.recv_many(&mut items, AT_ONCE_MAX).await > 0 {
+        let is_waited_for = items.iter().any(|item| matches!(item, Item::Flush(_)));
+        if items.len() < AT_ONCE_MAX && !is_waited_for {
+            tokio::select! {
+                () = hurry.notified() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
+            while items.len() < AT_ONCE_MAX
+                && let Ok(item) = queue.try_recv()
+            {
+                items.push(item);
+            }
+        }
         let mut rows = Vec::new();
         let mut lines = Vec::new();
         let mut flushes = Vec::new();

@@ -8,7 +8,8 @@ use std::{
 use lambic_model::FunctionName;
 
 use crate::{
-    Error, Function, FunctionVersion, Options, Qualifier,
+    Endpoint, Error, Function, FunctionVersion, Options, Qualifier,
+    endpoint::Endpoints,
     entry::Entry,
     fair::Fair,
     turns::{Turns, unreserved},
@@ -17,6 +18,7 @@ use crate::{
 
 pub struct Slots {
     by_name: BTreeMap<FunctionName, Slot>,
+    endpoints: Endpoints,
     /// How many invocations run at one time of all functions, and what of it no function reserves.
     concurrency: usize,
     shared: Arc<Fair>,
@@ -57,6 +59,7 @@ impl Slots {
     pub fn new(options: &Options) -> Slots {
         Slots {
             by_name: BTreeMap::new(),
+            endpoints: Endpoints::default(),
             concurrency: options.concurrency,
             shared: Fair::new(options.concurrency as u64),
             made: Vec::new(),
@@ -70,6 +73,11 @@ impl Slots {
 
     pub fn function(&self, name: &str) -> Option<Arc<Function>> {
         Some(self.by_name.get(name)?.function.clone())
+    }
+
+    /// By the id of its URL.
+    pub fn endpoint(&self, id: &str) -> Option<Arc<Endpoint>> {
+        self.endpoints.get(id)
     }
 
     pub fn latest(&self, name: &str) -> Option<Arc<Entry>> {
@@ -123,6 +131,20 @@ impl Slots {
         self.chosen_of(name, qualifier.as_ref(), share, options)
     }
 
+    /// The same, if somebody needed that version before.
+    pub fn chosen_present(
+        &self,
+        name: &str,
+        qualifier: Option<&Qualifier>,
+        share: f64,
+    ) -> Result<Option<Arc<Entry>>, Error> {
+        let slot = self.by_name.get(name).ok_or_else(|| Error::NotFound {
+            name: name.to_owned(),
+        })?;
+        let version = slot.function.chosen(qualifier, share)?;
+        Ok(self.present(name, version).cloned())
+    }
+
     pub fn chosen_of(
         &mut self,
         name: &str,
@@ -156,7 +178,12 @@ impl Slots {
         let name = function.info.name.clone();
         self.made.retain(|made| made.strong_count() > 0);
         self.made.push(Arc::downgrade(&latest));
-        let versions = self.by_name.remove(name.as_str()).map(|slot| slot.versions);
+        let former = self.by_name.remove(name.as_str());
+        if let Some(former) = &former {
+            self.endpoints.forget(&former.function);
+        }
+        self.endpoints.put(&function);
+        let versions = former.map(|slot| slot.versions);
         let slot = Slot {
             function,
             latest,
@@ -175,12 +202,16 @@ impl Slots {
         slot.turns.set_reserved(function.info.concurrency);
         slot.versions
             .retain(|number, _| function.versions.contains_key(number));
+        self.endpoints.forget(&slot.function);
+        self.endpoints.put(&function);
         slot.function = function;
         self.share();
     }
 
     pub fn remove(&mut self, name: &FunctionName) {
-        self.by_name.remove(name);
+        if let Some(slot) = self.by_name.remove(name) {
+            self.endpoints.forget(&slot.function);
+        }
         self.share();
     }
 

@@ -2,12 +2,17 @@
 
 use bytes::Bytes;
 use lambic_model::{FunctionName, InvocationKind, Outcome};
-use lambic_sandbox::process::{StreamPart, StreamSink};
+use lambic_sandbox::{
+    process::{ResponseHead, StreamPart, StreamSink},
+    wasm::HttpRequest,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::Instrument;
 
 use crate::{
-    Error, Event, FunctionVersion, Functions, InvokeResult, Qualifier, entry::Call,
+    Chosen, Error, Event, FunctionVersion, Functions, InvokeResult, Qualifier,
+    chosen::{check_request, new_request_id},
+    entry::{Call, Exchange, Input},
     invoke::check_event,
 };
 
@@ -23,6 +28,8 @@ pub struct Streamed {
     pub version: FunctionVersion,
     /// What a function that streams says of its response. `None`: it does not stream.
     pub content_type: Option<String>,
+    /// Of a component that was given a request.
+    pub head: Option<ResponseHead>,
     rest: Rest,
 }
 
@@ -54,15 +61,21 @@ impl Functions {
         qualifier: Option<Qualifier>,
         event: Event,
     ) -> Result<Streamed, Error> {
-        let inner = self.0.clone();
-        let entry = inner.invocable(name, qualifier.as_ref())?;
+        self.choose(name, qualifier)?.invoke_streamed(event).await
+    }
+}
+
+impl Chosen {
+    /// See [`Functions::invoke_streamed`].
+    pub async fn invoke_streamed(self, event: Event) -> Result<Streamed, Error> {
+        let Chosen {
+            inner,
+            entry,
+            qualifier,
+        } = self;
         let payload = check_event(&entry.info, event.payload, event.form, &inner.options)?;
-        let (sender, parts) = mpsc::channel(PARTS_WAITING_MAX);
-        let sink = StreamSink {
-            parts: sender,
-            bytes_max: inner.options.stream_bytes_max,
-        };
-        let (version, request_id) = (entry.info.version, uuid::Uuid::new_v4().to_string());
+        let (sink, parts) = sink(inner.options.stream_bytes_max);
+        let (version, request_id) = (entry.info.version, new_request_id());
         let id = request_id.clone();
         let run = async move {
             let call = Call {
@@ -73,20 +86,66 @@ impl Functions {
                 stream: Some(&sink),
                 ..Call::new(&id, InvocationKind::Sync, 1)
             };
-            inner.answer(&entry, call, &payload).await
+            let input = Input::Event(&payload);
+            inner.answer(&entry, call, input).await
         };
+        let run = tokio::spawn(run.in_current_span());
+        Streamed::begun(request_id, version, parts, run).await
+    }
+
+    /// The same for one request to a component of HTTP.
+    pub async fn serve_streamed(
+        self,
+        request: HttpRequest,
+        trace_id: Option<String>,
+    ) -> Result<Streamed, Error> {
+        let Chosen {
+            inner,
+            entry,
+            qualifier,
+        } = self;
+        check_request(&request, inner.options.payload_bytes_max)?;
+        let (sink, parts) = sink(inner.options.stream_bytes_max);
+        let (version, request_id) = (entry.info.version, new_request_id());
+        let id = request_id.clone();
+        let run = async move {
+            let call = Call {
+                qualifier: qualifier.as_ref(),
+                trace_id: trace_id.as_deref(),
+                stream: Some(&sink),
+                ..Call::new(&id, InvocationKind::Sync, 1)
+            };
+            let mut exchange = Exchange::new(request);
+            inner.answer(&entry, call, Input::Http(&mut exchange)).await
+        };
+        let run = tokio::spawn(run.in_current_span());
+        Streamed::begun(request_id, version, parts, run).await
+    }
+}
+
+fn sink(bytes_max: usize) -> (StreamSink, mpsc::Receiver<StreamPart>) {
+    let (parts, came) = mpsc::channel(PARTS_WAITING_MAX);
+    (StreamSink { parts, bytes_max }, came)
+}
+
+impl Streamed {
+    async fn begun(
+        request_id: String,
+        version: FunctionVersion,
+        parts: mpsc::Receiver<StreamPart>,
+        run: JoinHandle<Result<InvokeResult, Error>>,
+    ) -> Result<Streamed, Error> {
         let mut streamed = Streamed {
             request_id,
             version,
             content_type: None,
-            rest: Rest::Running(parts, tokio::spawn(run.in_current_span())),
+            head: None,
+            rest: Rest::Running(parts, run),
         };
         streamed.begin().await?;
         Ok(streamed)
     }
-}
 
-impl Streamed {
     /// Waits for the first part, which says what is to come. An error is of a function that was not run.
     async fn begin(&mut self) -> Result<(), Error> {
         let Rest::Running(parts, _) = &mut self.rest else {
@@ -94,6 +153,7 @@ impl Streamed {
         };
         match parts.recv().await {
             Some(StreamPart::ContentType(content_type)) => self.content_type = Some(content_type),
+            Some(StreamPart::Head(status, headers)) => self.head = Some((status, headers)),
             // Never the first.
             Some(StreamPart::Bytes(_)) => {}
             None => self.rest = Rest::Ended(self.end().await?),
@@ -116,7 +176,7 @@ impl Streamed {
             match &mut self.rest {
                 Rest::Running(parts, _) => match parts.recv().await {
                     Some(StreamPart::Bytes(bytes)) => return Some(Chunk::Bytes(bytes)),
-                    Some(StreamPart::ContentType(_)) => {}
+                    Some(StreamPart::ContentType(_) | StreamPart::Head(..)) => {}
                     None => match self.end().await {
                         Ok(result) => self.rest = Rest::Ended(result),
                         Err(error) => return Some(Chunk::End(Err(error))),

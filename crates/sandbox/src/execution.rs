@@ -61,9 +61,16 @@ pub(crate) fn out_of_memory(request_id: &str, memory_mb: u32) -> Outcome {
 }
 
 pub(crate) fn response_too_large() -> Outcome {
+    too_large(RESPONSE_BYTES_MAX)
+}
+
+/// In AWS's words.
+pub(crate) fn too_large(bytes_max: usize) -> Outcome {
     failure(
         "Function.ResponseSizeTooLarge",
-        "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+        &format!(
+            "Response payload size exceeded maximum allowed payload size ({bytes_max} bytes)."
+        ),
     )
 }
 

@@ -325,6 +325,7 @@ async fn streamed(
         while let Some(part) = came.recv().await {
             match part {
                 StreamPart::ContentType(given) => content_type = Some(given),
+                StreamPart::Head(..) => panic!("it is not a component"),
                 StreamPart::Bytes(part) => bytes.extend(part),
             }
         }

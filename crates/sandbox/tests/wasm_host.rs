@@ -41,8 +41,8 @@ fn call(function: &str, texts: &[&str], more: &str) -> Vec<u8> {
 
 async fn ask(services: &Arc<Kept>, code: &[u8], limits: Limits) -> Served {
     let module = load(code).unwrap().with_services(services.clone());
-    let request = Request::new(Bytes::new());
-    module.serve("id", request, &[], limits).await
+    let request = Request::new(Bytes::new().into());
+    module.serve("id", request, &[], limits, None).await
 }
 
 async fn told(services: &Arc<Kept>, code: &[u8]) -> (u16, String) {
@@ -143,7 +143,7 @@ async fn troubles_have_their_kinds() {
     // Without services.
     let module = load(&call("$get", &["a", "k"], "")).unwrap();
     let served = module
-        .serve("id", Request::new(Bytes::new()), &[], LIMITS)
+        .serve("id", Request::new(Bytes::new().into()), &[], LIMITS, None)
         .await;
     assert_eq!(served.response.unwrap().status(), 502);
 }

@@ -4,15 +4,75 @@ mod components;
 
 use bytes::Bytes;
 use components::{LIMITS, SHORT, error, http, invoke, lines, load, result};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use lambic_sandbox::{
     Execution,
-    wasm::{Limits, Module, Served, World},
+    process::{StreamPart, StreamSink},
+    wasm::{BodyCut, Limits, Module, RequestBody, Served, World},
 };
+use tokio::sync::mpsc;
 
 async fn serve(module: &Module, request: Request<&'static str>, limits: Limits) -> Served {
-    let request = request.map(|body| Bytes::from_static(body.as_bytes()));
-    module.serve("id", request, &[], limits).await
+    let request = request.map(|body| Bytes::from_static(body.as_bytes()).into());
+    module.serve("id", request, &[], limits, None).await
+}
+
+/// A response as it came: status, headers of the name `x-many`, body, and what became of it all.
+async fn streamed(
+    module: &Module,
+    request: Request<RequestBody>,
+    limits: Limits,
+    bytes_max: usize,
+) -> (Option<(StatusCode, usize)>, Vec<u8>, Execution) {
+    let (parts, mut came) = mpsc::channel(1);
+    let sink = StreamSink { parts, bytes_max };
+    let (mut head, mut body) = (None, Vec::new());
+    let take = async {
+        while let Some(part) = came.recv().await {
+            match part {
+                StreamPart::Head(status, headers) => {
+                    assert!(!headers.contains_key("content-length"));
+                    head = Some((status, headers.get_all("x-many").iter().count()));
+                }
+                StreamPart::Bytes(part) => body.extend(part),
+                StreamPart::ContentType(_) => panic!("it is not a process"),
+            }
+        }
+    };
+    let serve = module.serve("id", request, &[], limits, Some(sink));
+    let (served, ()) = tokio::join!(serve, take);
+    assert!(served.response.is_none(), "it was passed on");
+    (head, body, served.execution)
+}
+
+/// A body of which parts come one after the other.
+struct Parts(Vec<Result<&'static str, BodyCut>>);
+
+impl hyper::body::Body for Parts {
+    type Data = Bytes;
+    type Error = BodyCut;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, BodyCut>>> {
+        // Each is waited for once: empty ones stand for that.
+        match self.0.pop() {
+            Some(Ok("")) => {
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }
+            part => std::task::Poll::Ready(part.map(|part| {
+                part.map(|part| hyper::body::Frame::data(Bytes::from_static(part.as_bytes())))
+            })),
+        }
+    }
+}
+
+fn coming(parts: &[Result<&'static str, BodyCut>]) -> Request<RequestBody> {
+    let parts = parts.iter().rev().copied().collect();
+    let body = RequestBody::coming(Parts(parts));
+    Request::post("/").body(body).unwrap()
 }
 
 fn get(path: &str) -> Request<&'static str> {
@@ -334,4 +394,102 @@ async fn what_is_no_component_of_http_serves_no_request() {
     let served = serve(&module, get("/"), LIMITS).await;
     assert!(served.response.is_none());
     assert_eq!(error(&served.execution).0, "Runtime.HandlerNotFound");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_come_and_go_in_parts() {
+    let module = load(&echo()).unwrap();
+    for (parts, expected) in [
+        // Eight bytes: `$read` shows what aligns them, too.
+        (&[Ok("one and "), Ok(""), Ok("two")][..], "one and two"),
+        (&[Ok(""), Ok("late")], "late"),
+        // What was read before it broke off.
+        (&[Ok("one "), Err(BodyCut::BrokenOff)], "one "),
+        (&[Ok("one "), Err(BodyCut::TooLarge)], "one "),
+        (&[Err(BodyCut::Stalled)], "/"),
+    ] {
+        let (head, body, execution) = streamed(&module, coming(parts), LIMITS, 1 << 20).await;
+        assert_eq!(head, Some((StatusCode::CREATED, 2)), "{execution:?}");
+        assert_eq!(body, expected.as_bytes());
+        assert_eq!(result(&execution), "");
+        // The same, taken whole.
+        let served = module.serve("id", coming(parts), &[], LIMITS, None).await;
+        assert_eq!(response(&served).body(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_passed_on_fails_in_its_middle() {
+    let answer = "(local.set $body (call $answer (local.get $outparam) (i32.const 200)))";
+    let put = "(call $put (global.get $stream) (i32.const 0) (i32.const 3))";
+    let finish = "(call $finish (local.get $body))";
+    for (body, limits, bytes_max, came, kind) in [
+        (
+            format!("{answer} {put} (unreachable)"),
+            LIMITS,
+            9,
+            Some(3),
+            "Runtime.Trap",
+        ),
+        (
+            format!("{answer} {put}"),
+            LIMITS,
+            9,
+            Some(3),
+            "Runtime.TruncatedResponse",
+        ),
+        (
+            format!("{answer} {put} (loop (br 0))"),
+            SHORT,
+            9,
+            Some(3),
+            "Sandbox.Timedout",
+        ),
+        (
+            format!("{answer} {put} {put} {put} {put} {finish}"),
+            LIMITS,
+            9,
+            Some(9),
+            "Function.ResponseSizeTooLarge",
+        ),
+        ("(unreachable)".to_owned(), LIMITS, 9, None, "Runtime.Trap"),
+        (String::new(), LIMITS, 9, None, "Runtime.NoResponse"),
+    ] {
+        let module = load(&http("", &body)).unwrap();
+        let request = get("/").map(|_| Bytes::new().into());
+        let (head, bytes, execution) = streamed(&module, request, limits, bytes_max).await;
+        let found = head.map(|_| bytes.len());
+        assert_eq!(found, came, "{body}");
+        assert_eq!(error(&execution).0, kind, "{body}");
+    }
+    // Nobody takes it: the handler does not wait.
+    let many = format!("{answer} {put} {put} {put} {put} {finish}");
+    let module = load(&http("", &many)).unwrap();
+    let (parts, came) = mpsc::channel(1);
+    drop(came);
+    let sink = StreamSink {
+        parts,
+        bytes_max: 1 << 20,
+    };
+    let request = get("/").map(|_| Bytes::new().into());
+    let served = module.serve("id", request, &[], LIMITS, Some(sink)).await;
+    assert_eq!(result(&served.execution), "");
+}
+
+#[tokio::test]
+async fn what_takes_long_does_not_keep_the_thread_that_asks() {
+    let module = load(&http("", "(loop (br 0))")).unwrap();
+    // There is one thread: whatever else has something to do has it in between.
+    let other = async {
+        for _ in 0..10 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let serving = serve(&module, get("/"), SHORT);
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        served = &mut serving => panic!("it was alone: {served:?}"),
+        () = other => {}
+    }
+    assert_eq!(error(&serving.await.execution).0, "Sandbox.Timedout");
 }

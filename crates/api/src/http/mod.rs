@@ -68,6 +68,8 @@ pub struct App {
 type Shared = State<Arc<App>>;
 
 const REQUEST_ID: &str = "x-request-id";
+/// Those that are counted each by itself.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Serves until `stopped` turns true and the requests that run then have ended.
 pub async fn serve(
@@ -249,6 +251,11 @@ fn is_loopback(authority: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
+/// By the thread's own source of chance, which asks the system for some once in a while and not each time.
+fn new_id() -> uuid::Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
+}
+
 /// Gives every request an id and a span, and measures it.
 async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -258,15 +265,14 @@ async fn observe(mut request: Request, next: Next) -> Response {
         .filter(|id| id.len() <= 128)
         .cloned();
     let id = given
-        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok())
+        .or_else(|| HeaderValue::try_from(new_id().to_string()).ok())
         .unwrap_or(HeaderValue::from_static("-"));
     request.headers_mut().insert(REQUEST_ID, id.clone());
     // Any word is a method to HTTP, and every one that is counted is kept.
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
-        _ => "other",
-    }
-    .to_owned();
+    let mut methods = METHODS.into_iter();
+    let method = methods
+        .find(|known| *known == request.method().as_str())
+        .unwrap_or("other");
     let route = request
         .extensions()
         .get::<MatchedPath>()

@@ -30,7 +30,7 @@ use crate::{
     Form, answers,
     append::{NotKept, append_patiently},
     columnar,
-    entry::{Call, Entry},
+    entry::{Call, Entry, Input},
     events::{self, Batch, Event, LaneOf, Wants},
     filter::Filters,
     records::{self, InvocationRow, error_message},
@@ -475,7 +475,8 @@ impl Batches {
         let worker = &self.worker;
         let result = worker.wait(async {
             let turn = entry.turn(call.kind).await?;
-            turn.run_to_keep(call, payload, &worker.inner).await
+            turn.run_to_keep(call, Input::Event(payload), &worker.inner)
+                .await
         });
         let result = result.await?;
         Ok(match result {

@@ -9,7 +9,7 @@ use super::{intake, lines::Queued};
 use crate::{
     Destination, FunctionVersion, Inner,
     destination::Last,
-    entry::{Call, Turn},
+    entry::{Call, Input, Turn},
     records::{InvocationRow, error_message},
 };
 
@@ -84,7 +84,7 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
         };
     }
     let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
-    let run = turn.run_to_keep(call, payload.as_bytes(), &inner);
+    let run = turn.run_to_keep(call, Input::Event(payload.as_bytes()), &inner);
     let (error_type, message, follow) = match run.await {
         Ok((result, row)) => match result.outcome {
             Outcome::Success(answer) => {

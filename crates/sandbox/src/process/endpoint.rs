@@ -33,7 +33,7 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::stream::{StreamPart, StreamSink};
+pub use self::stream::{ResponseHead, StreamPart, StreamSink};
 use super::{
     Invocation,
     extensions::Extensions,

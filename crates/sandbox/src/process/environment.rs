@@ -20,7 +20,7 @@ use super::{
     cgroup::{Controller, Group},
     child::Child,
     egress::Egress,
-    endpoint::{About, Endpoint, Event, RESPONSE_BYTES_MAX, Said, StreamSink},
+    endpoint::{About, Endpoint, Event, Said, StreamSink},
     layout::Layout,
     network,
     place::{self, Kind},
@@ -210,9 +210,11 @@ impl Environment {
             Word::Said(Said::Raw(answer)) => (Outcome::Success(answer.to_vec()), true),
             Word::Said(Said::Streamed) => (Outcome::Success(Vec::new()), true),
             Word::Said(Said::Error(error)) => (error.outcome("Runtime.Error"), true),
-            Word::Said(Said::TooLarge) => (too_large(RESPONSE_BYTES_MAX), true),
+            Word::Said(Said::TooLarge) => (execution::response_too_large(), true),
             // It is in the middle of its response: what it does with the next event is not known.
-            Word::Said(Said::StreamTooLarge { bytes_max }) => (too_large(bytes_max), false),
+            Word::Said(Said::StreamTooLarge { bytes_max }) => {
+                (execution::too_large(bytes_max), false)
+            }
             Word::Said(Said::ExtensionError(error)) => {
                 (error.outcome("Extension.ExitError"), false)
             }
@@ -456,16 +458,6 @@ pub(super) fn variables_of(
         ),
     };
     variables::variables(spec, &facts)
-}
-
-/// In AWS's words.
-fn too_large(bytes_max: usize) -> Outcome {
-    failure(
-        "Function.ResponseSizeTooLarge",
-        &format!(
-            "Response payload size exceeded maximum allowed payload size ({bytes_max} bytes)."
-        ),
-    )
 }
 
 fn answer_of(answer: &[u8]) -> Outcome {

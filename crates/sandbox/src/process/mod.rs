@@ -38,7 +38,7 @@ mod zygote;
 
 pub use self::{
     egress::{Network, is_outside},
-    endpoint::{StreamPart, StreamSink},
+    endpoint::{ResponseHead, StreamPart, StreamSink},
     environment::{Environment, FailedStart},
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},

@@ -17,6 +17,7 @@ mod event;
 mod host;
 mod http;
 mod outgoing;
+mod pace;
 mod run;
 mod scalar;
 mod scalar_batch;
@@ -26,8 +27,6 @@ mod world;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use hyper::Request;
 use lambic_model::{Outcome, ScalarFunction};
 use sha2::{Digest, Sha256};
 use wasmtime::{
@@ -40,20 +39,21 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 pub use self::{
     columns::encode as arrow_stream,
     compile::{Compiler, compile_stdin},
-    http::Served,
+    http::{BodyCut, HttpRequest, HttpResponse, RequestBody, Served},
     services::{HostServices, ServiceError},
     world::World,
 };
 use self::{
     engine::TICK,
     host::{Host, Outside},
+    pace::{Ended, OnTheSpot, Pace, Work},
     run::Call,
     services::Services,
     slots::Slots,
 };
 use crate::{
     Error, Execution, failure,
-    process::{Network, egress::Rules},
+    process::{Network, StreamSink, egress::Rules},
 };
 
 /// Memories of handlers alive at one time; a component usually has one.
@@ -91,6 +91,7 @@ pub struct Module {
     slots_taken: u32,
     scalars: Vec<Arc<scalar::Scalar>>,
     outside: Outside,
+    pace: Arc<Pace>,
 }
 
 #[derive(Clone)]
@@ -183,6 +184,7 @@ impl Wasm {
             slots_taken,
             scalars,
             outside: Outside::default(),
+            pace: Arc::default(),
         })
     }
 }
@@ -289,8 +291,9 @@ impl Module {
                     Ok(request) => request,
                     Err(failed) => return Execution::unstarted(failed),
                 };
-                self.apart(async move || {
-                    let served = http::serve(&handler, call, request).await;
+                let request = request.map(RequestBody::Whole);
+                self.on_the_spot(async move {
+                    let served = http::serve(handler, call, request, None).await;
                     let mut execution = served.execution;
                     if let Some(response) = served.response {
                         execution.outcome = http::event::outcome(shape, &response);
@@ -324,14 +327,15 @@ impl Module {
             .unwrap_or_else(Execution::unstarted)
     }
 
-    /// The same for a component of HTTP, without JSON on the way. The request's URI has a path; its host is that of the
-    /// URI or of the header `host`. Headers that belong to one connection do not get to the component.
+    /// The same for a component of HTTP, without JSON on the way. Headers that belong to one connection do not get to the
+    /// component. `sink`: where the response goes as it comes; without, it is taken whole.
     pub async fn serve(
         &self,
         request_id: &str,
-        request: Request<Bytes>,
+        request: HttpRequest,
         environment: &[(String, String)],
         limits: Limits,
+        sink: Option<StreamSink>,
     ) -> Served {
         let Some(Handler::Http(handler)) = self.handler.clone() else {
             return Served::failed(Execution::unstarted(failure(
@@ -340,7 +344,7 @@ impl Module {
             )));
         };
         let call = self.call(request_id, environment, limits);
-        self.apart(async move || http::serve(&handler, call, request).await)
+        self.on_the_spot(http::serve(handler, call, request, sink))
             .await
             .unwrap_or_else(|failed| Served::failed(Execution::unstarted(failed)))
     }
@@ -368,6 +372,42 @@ impl Module {
             runtime.block_on(work())
         });
         run.await
+            .map_err(|error| failure("Runtime.Crash", &error.to_string()))
+    }
+
+    /// On the thread that asks as long as it is quick, then on one of its own ([`pace`]).
+    async fn on_the_spot<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Outcome> {
+        let slots = self.slots.for_handler(self.slots_taken).await;
+        let work: Work<T> = Box::pin(async move {
+            let done = work.await;
+            // Given back when the instance is gone.
+            drop(slots);
+            done
+        });
+        let work = match self.pace.is_quick() {
+            false => work,
+            true => match OnTheSpot::new(work).await {
+                Ended::Done(done, is_slow) => {
+                    if is_slow {
+                        self.pace.was_slow();
+                    }
+                    return Ok(done);
+                }
+                Ended::Slow(rest) => {
+                    self.pace.was_slow();
+                    rest
+                }
+                Ended::Panicked(panic) => {
+                    return Err(failure("Runtime.Crash", pace::said(&*panic)));
+                }
+            },
+        };
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(work))
+            .await
             .map_err(|error| failure("Runtime.Crash", &error.to_string()))
     }
 }

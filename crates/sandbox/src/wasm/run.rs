@@ -6,6 +6,7 @@ use std::{
 };
 
 use lambic_model::Outcome;
+use tokio::time::error::Elapsed;
 use wasmtime::{Engine, Store};
 
 use super::{
@@ -68,15 +69,25 @@ impl Run {
         &self.call.request_id
     }
 
+    pub fn store(&mut self) -> &mut Store<Host> {
+        &mut self.store
+    }
+
     /// Does `work` until the deadline; whatever ends it early is a failure in AWS's shape.
     pub async fn within<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Store<Host>) -> wasmtime::Result<T>,
     ) -> Result<T, Outcome> {
+        let timeout = self.call.limits.timeout;
+        let worked = tokio::time::timeout(timeout, work(&mut self.store)).await;
+        self.ended(worked)
+    }
+
+    /// What work was that was done until the deadline at most.
+    pub fn ended<T>(&self, worked: Result<wasmtime::Result<T>, Elapsed>) -> Result<T, Outcome> {
         let Limits {
             timeout, memory_mb, ..
         } = self.call.limits;
-        let worked = tokio::time::timeout(timeout, work(&mut self.store)).await;
         let request_id = self.request_id();
         match worked {
             Err(_) => Err(execution::timed_out(request_id, timeout)),

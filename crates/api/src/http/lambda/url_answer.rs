@@ -12,7 +12,7 @@ pub struct Reply {
 }
 
 /// How a response is cut into messages is the server's business.
-const OF_THE_CONNECTION: [HeaderName; 6] = [
+pub const OF_THE_CONNECTION: [HeaderName; 6] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,

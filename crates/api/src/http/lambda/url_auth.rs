@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use lambic_functions::{
-    Qualifier,
+    Endpoint, Qualifier,
     policy::{Decision, Principal, Request, decide},
 };
 
@@ -25,7 +25,7 @@ use super::{
     names::Place,
     policy::AUTH_TYPES,
     sigv4,
-    url_door::{Endpoint, refused},
+    url_door::refused,
 };
 
 const FORBIDDEN: &str = "Forbidden. For troubleshooting Function URL authorization issues, see: https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html";
@@ -41,7 +41,8 @@ pub async fn admit(
 ) -> Result<Body, Response> {
     strip(&app.options.keys, &mut head.headers);
     if endpoint.url.is_public {
-        return match is_allowed(endpoint, Principal::Anybody, false) {
+        let decide = |endpoint: &Endpoint| is_allowed(endpoint, Principal::Anybody, false);
+        return match endpoint.is_open(decide) {
             true => Ok(body),
             false => Err(forbidden()),
         };
@@ -105,10 +106,10 @@ mod tests {
     use super::*;
 
     fn endpoint(is_public: bool, statements: Vec<Value>) -> Endpoint {
-        Endpoint {
-            name: FunctionName::new("f").unwrap(),
-            qualifier: Qualifier::LATEST,
-            url: Url {
+        Endpoint::new(
+            FunctionName::new("f").unwrap(),
+            Qualifier::LATEST,
+            Url {
                 id: "id".to_owned(),
                 is_public,
                 cors: None,
@@ -116,11 +117,11 @@ mod tests {
                 created_at_us: 0,
                 changed_at_us: 0,
             },
-            policy: Some(Policy {
+            Some(Policy {
                 statements,
                 revision: String::new(),
             }),
-        }
+        )
     }
 
     fn statement(changes: Value) -> Value {

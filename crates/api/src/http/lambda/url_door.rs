@@ -6,28 +6,28 @@
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use lambic_functions::{Error, Event, Function, Policy, Qualifier, Url};
-use lambic_model::FunctionName;
+use lambic_functions::{Chosen, Endpoint, Error, Event};
 use serde_json::json;
 use tracing::{Instrument, info_span};
-use uuid::Uuid;
 
 use super::{
     super::{
         App, Shared,
         auth::Caller,
+        error::Failure,
+        new_id,
         server::{Peer, Secured},
     },
-    answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put},
+    answer::{ERROR_TYPE, REQUEST_ID, TRACE_ID, now_us, put, request_id},
     cors::Cors,
     invoke::PAYLOAD_BYTES_MAX,
     url_answer::reply,
     url_auth::admit,
     url_event::{Circumstances, event},
-    url_stream,
+    url_http, url_stream,
     urls::PATH,
 };
 
@@ -46,81 +46,92 @@ fn split(path: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// What is found under an id.
-pub struct Endpoint {
-    pub name: FunctionName,
-    pub qualifier: Qualifier,
-    pub url: Url,
-    pub policy: Option<Policy>,
-}
-
 pub async fn call(State(app): Shared, request: Request) -> Response {
     let (mut head, body) = request.into_parts();
-    let sent = head.uri.path().to_owned();
-    let Some((id, path)) = split(&sent) else {
+    let uri = head.uri.clone();
+    let found =
+        split(uri.path()).and_then(|(id, path)| Some((app.services.functions.endpoint(id)?, path)));
+    let Some((endpoint, path)) = found else {
         return refused(
             StatusCode::NOT_FOUND,
             "ResourceNotFoundException",
             "Not Found",
         );
     };
-    let functions = app.services.functions.functions();
-    let Some(endpoint) = functions.iter().find_map(|function| endpoint(function, id)) else {
-        return refused(
-            StatusCode::NOT_FOUND,
-            "ResourceNotFoundException",
-            "Not Found",
-        );
-    };
-    let cors = Cors::of_value(endpoint.url.cors.as_ref());
-    let preflight = cors
-        .as_ref()
-        .and_then(|cors| cors.preflight(&head.method, &head.headers));
-    if let Some(headers) = preflight {
-        return (StatusCode::OK, headers).into_response();
+    let mut for_pages = HeaderMap::new();
+    if head.headers.contains_key(header::ORIGIN)
+        && let Some(cors) = Cors::of_value(endpoint.url.cors.as_ref())
+    {
+        if let Some(headers) = cors.preflight(&head.method, &head.headers) {
+            return (StatusCode::OK, headers).into_response();
+        }
+        for_pages = cors.headers(&head.headers);
     }
     let mut response = match admit(&app, &endpoint, &mut head, body).await {
-        Ok(body) => answer(&app, &endpoint, path, &head, body).await,
+        Ok(body) => answer(&app, &endpoint, path, head, body).await,
         Err(refused) => refused,
     };
-    if let Some(cors) = cors {
-        for (name, value) in cors.headers(&head.headers) {
-            if let Some(name) = name {
-                response.headers_mut().insert(name, value);
-            }
+    for (name, value) in for_pages {
+        if let Some(name) = name {
+            response.headers_mut().insert(name, value);
         }
     }
     response
 }
 
-fn endpoint(function: &std::sync::Arc<Function>, id: &str) -> Option<Endpoint> {
-    let (qualifier, url) = function.urls.iter().find(|(_, url)| url.id == id)?;
-    Some(Endpoint {
-        name: function.info.name.clone(),
-        qualifier: qualifier.clone(),
-        url: url.clone(),
-        policy: function.policies.get(qualifier).cloned(),
-    })
+async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: Parts, body: Body) -> Response {
+    let trace_id = trace_id(&head.headers);
+    let answered = answered(app, endpoint, path, head, body, &trace_id).await;
+    let mut response = answered.unwrap_or_else(|error| not_invoked(&error));
+    let headers = response.headers_mut();
+    headers.entry(REQUEST_ID).or_insert_with(request_id);
+    headers.insert(TRACE_ID, trace_id);
+    shut_out(headers);
+    response
 }
 
-async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: Body) -> Response {
-    let body = match app
-        .bounds
-        .read(body, &head.headers, PAYLOAD_BYTES_MAX)
-        .await
-    {
+/// The error is of a function that did not run.
+async fn answered(
+    app: &App,
+    endpoint: &Endpoint,
+    path: &str,
+    head: Parts,
+    body: Body,
+    trace_id: &HeaderValue,
+) -> Result<Response, Error> {
+    let functions = &app.services.functions;
+    let chosen = functions.choose(&endpoint.name, Some(endpoint.qualifier.clone()))?;
+    let is_streamed = endpoint.url.is_streamed;
+    match chosen.takes_http().await? {
+        true => url_http::answer(app, chosen, is_streamed, path, head, body, trace_id).await,
+        false => with_event(app, endpoint, chosen, path, &head, body, trace_id).await,
+    }
+}
+
+async fn with_event(
+    app: &App,
+    endpoint: &Endpoint,
+    chosen: Chosen,
+    path: &str,
+    head: &Parts,
+    body: Body,
+    trace_id: &HeaderValue,
+) -> Result<Response, Error> {
+    let read = app.bounds.read(body, &head.headers, PAYLOAD_BYTES_MAX);
+    let body = match read.await {
         Ok(body) => body,
         Err(unread) => {
             let failure = unread.into_failure(too_large);
-            return refused(failure.status, "RequestTooLargeException", &failure.message);
+            let kind = "RequestTooLargeException";
+            return Ok(refused(failure.status, kind, &failure.message));
         }
     };
-    let request_id = Uuid::new_v4().to_string();
-    let trace_id = trace_id(&head.headers);
+    let request_id = new_id().to_string();
+    let trace_id = trace_id.to_str().unwrap_or_default();
     let around = Circumstances {
         url_id: &endpoint.url.id,
         request_id: &request_id,
-        trace_id: &trace_id,
+        trace_id,
         now_us: now_us(),
         source: head.extensions.get::<Peer>().copied(),
         is_secured: head.extensions.get::<Secured>().is_some(),
@@ -136,33 +147,29 @@ async fn answer(app: &App, endpoint: &Endpoint, path: &str, head: &Parts, body: 
     );
     let event = Event {
         payload: payload.to_string().into_bytes(),
-        trace_id: Some(trace_id.clone()),
+        trace_id: Some(trace_id.to_owned()),
         ..Event::default()
     };
     drop(body);
     let span = info_span!("invoke", function = %endpoint.name, kind = "url");
-    let invoked = invoked(app, endpoint, event).instrument(span);
-    let mut response = match invoked.await {
-        Ok(Some(response)) => response,
-        // The caller is not told what went wrong inside.
-        Ok(None) => internal(),
-        Err(error) => not_invoked(&error),
-    };
+    let invoked = invoked(chosen, endpoint.url.is_streamed, event).instrument(span);
+    // The caller is not told what went wrong inside.
+    let mut response = invoked.await?.unwrap_or_else(internal);
     put(&mut response, REQUEST_ID, &request_id);
-    put(&mut response, TRACE_ID, &trace_id);
-    shut_out(&mut response);
-    response
+    Ok(response)
 }
 
 /// `None`: it failed, or gave what cannot be a response.
-async fn invoked(app: &App, endpoint: &Endpoint, event: Event) -> Result<Option<Response>, Error> {
-    let functions = &app.services.functions;
-    let (name, qualifier) = (&endpoint.name, Some(endpoint.qualifier.clone()));
-    if endpoint.url.is_streamed {
-        let streamed = functions.invoke_streamed(name, qualifier, event).await?;
+async fn invoked(
+    chosen: Chosen,
+    is_streamed: bool,
+    event: Event,
+) -> Result<Option<Response>, Error> {
+    if is_streamed {
+        let streamed = chosen.invoke_streamed(event).await?;
         return Ok(url_stream::reply(streamed).await);
     }
-    let result = functions.invoke_at(name, qualifier, event).await?;
+    let result = chosen.invoke(event).await?;
     Ok(match result.is_success() {
         true => whole(result.payload()),
         false => None,
@@ -178,8 +185,7 @@ fn whole(payload: &[u8]) -> Option<Response> {
 
 /// What a function answers stands at the same host and port as the console and the API. A browser is told to take its
 /// pages for those of nobody, which the API refuses, and its scripts for no service workers.
-fn shut_out(response: &mut Response) {
-    let headers = response.headers_mut();
+fn shut_out(headers: &mut HeaderMap) {
     headers.remove("service-worker-allowed");
     headers.append(
         "content-security-policy",
@@ -189,8 +195,8 @@ fn shut_out(response: &mut Response) {
     );
 }
 
-fn too_large() -> super::super::error::Failure {
-    super::super::error::Failure::new(
+pub fn too_large() -> Failure {
+    Failure::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_large",
         "Request Entity Too Large",
@@ -199,7 +205,7 @@ fn too_large() -> super::super::error::Failure {
 
 fn not_invoked(error: &Error) -> Response {
     match error {
-        Error::Throttled { .. } => refused(
+        Error::Throttled { .. } | Error::Full { .. } => refused(
             StatusCode::TOO_MANY_REQUESTS,
             "TooManyRequestsException",
             "Rate Exceeded.",
@@ -222,7 +228,7 @@ fn not_invoked(error: &Error) -> Response {
 }
 
 /// AWS's answer when a function fails or gives back what is no response.
-fn internal() -> Response {
+pub fn internal() -> Response {
     let json = [("content-type", "application/json")];
     (StatusCode::BAD_GATEWAY, json, "Internal Server Error").into_response()
 }
@@ -236,16 +242,15 @@ pub fn refused(status: StatusCode, kind: &'static str, message: &str) -> Respons
 }
 
 /// The caller's, or a new one.
-fn trace_id(headers: &HeaderMap) -> String {
-    let given = headers.get(TRACE_ID).and_then(|given| given.to_str().ok());
-    given.map_or_else(
-        || {
-            let id = Uuid::new_v4().simple().to_string();
-            let seconds = now_us() / 1_000_000;
-            format!("Root=1-{seconds:08x}-{}", &id[..24])
-        },
-        str::to_owned,
-    )
+fn trace_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(TRACE_ID);
+    let readable = given.filter(|given| given.to_str().is_ok());
+    readable.cloned().unwrap_or_else(|| {
+        let id = new_id().simple().to_string();
+        let seconds = now_us() / 1_000_000;
+        let made = format!("Root=1-{seconds:08x}-{}", &id[..24]);
+        HeaderValue::try_from(made).expect("it is of letters, digits and signs")
+    })
 }
 
 #[cfg(test)]

@@ -35,8 +35,7 @@ pub fn event(
 ) -> Value {
     let query = uri.query().unwrap_or_default();
     let host = text(headers, header::HOST.as_str());
-    let source = around.source.map(|Peer(address)| address.to_canonical());
-    let source = source.map_or("127.0.0.1".to_owned(), |address| address.to_string());
+    let source = source(around.source);
     let source = source.as_str();
     let mut event = json!({
         "version": "2.0",
@@ -96,6 +95,24 @@ pub fn event(
     event
 }
 
+/// The address that a request came from.
+pub fn source(peer: Option<Peer>) -> String {
+    let address = peer.map(|Peer(address)| address.to_canonical());
+    address.map_or("127.0.0.1".to_owned(), |address| address.to_string())
+}
+
+/// The port that it was sent to: the one that is named, or the usual one.
+pub fn port<'a>(headers: &'a HeaderMap, proto: &str) -> &'a str {
+    let port = text(headers, header::HOST.as_str()).rsplit_once(':');
+    let usual = match proto {
+        "https" => "443",
+        _ => "80",
+    };
+    port.map(|(_, port)| port)
+        .filter(|port| port.parse::<u16>().is_ok())
+        .unwrap_or(usual)
+}
+
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     value.unwrap_or_default()
@@ -115,19 +132,11 @@ fn joined(headers: &HeaderMap, source: &str, around: &Circumstances<'_>) -> Map<
             .collect();
         joined.insert(name.as_str().to_owned(), Value::from(values.join(",")));
     }
-    let port = text(headers, header::HOST.as_str()).rsplit_once(':');
-    let port = port
-        .map(|(_, port)| port)
-        .filter(|port| port.parse::<u16>().is_ok());
-    let scheme = scheme(headers, around.is_secured);
-    let usual = match scheme {
-        "https" => "443",
-        _ => "80",
-    };
+    let proto = scheme(headers, around.is_secured);
     for (name, value) in [
         ("x-forwarded-for", source),
-        ("x-forwarded-proto", scheme),
-        ("x-forwarded-port", port.unwrap_or(usual)),
+        ("x-forwarded-proto", proto),
+        ("x-forwarded-port", port(headers, proto)),
         ("x-amzn-trace-id", around.trace_id),
     ] {
         joined.insert(name.to_owned(), Value::from(value));

@@ -2,6 +2,7 @@
 //!
 //! Status and headers stand before the body where its content type says so: a prelude of JSON, then 8 NUL bytes. Without
 //! it the answer is 200 with the stream's content type. The answer of a function that does not stream is a body as it is.
+//! A component of HTTP has said status and headers by itself.
 
 use axum::{
     body::Body,
@@ -13,7 +14,7 @@ use futures::{Stream, StreamExt, stream};
 use lambic_functions::{Chunk, Streamed};
 use serde_json::Value;
 
-use super::url_answer::head;
+use super::url_answer::{OF_THE_CONNECTION, head};
 
 const WITH_PRELUDE: &str = "application/vnd.awslambda.http-integration-response";
 const PRELUDE_END: [u8; 8] = [0; 8];
@@ -23,6 +24,12 @@ const CONTENT_TYPE_DEFAULT: HeaderValue = HeaderValue::from_static("application/
 
 /// `None`: there is nothing to answer with, as it failed before its first bytes or they cannot begin a response.
 pub async fn reply(mut streamed: Streamed) -> Option<Response> {
+    if let Some((status, mut headers)) = streamed.head.take() {
+        for name in &OF_THE_CONNECTION {
+            headers.remove(name);
+        }
+        return Some(made(status, headers, Bytes::new(), streamed));
+    }
     let content_type = streamed.content_type.clone();
     match content_type.as_deref() {
         Some(WITH_PRELUDE) => {

@@ -14,13 +14,17 @@ const PYTHON: &str = "def handler(event, context):\n    return event\n";
 const PYTHON_CLOCK: &str = "import time\n\ndef handler(event, context):\n    at = time.time()\n    time.sleep(5)\n    return at\n";
 const NODE: &str = "exports.handler = async (event) => event;\n";
 const WASM: &str = include_str!("../echo.wat");
+const WASM_HTTP: &str = include_str!("../web.wat");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     Python,
     PythonClock,
     Node,
+    /// It takes events.
     Wasm,
+    /// It takes HTTP requests.
+    WasmHttp,
 }
 
 impl Program {
@@ -29,6 +33,7 @@ impl Program {
             Program::Python | Program::PythonClock => "python",
             Program::Node => "node",
             Program::Wasm => "wasm",
+            Program::WasmHttp => "wasm_http",
         }
     }
 
@@ -47,13 +52,13 @@ impl Program {
         match self {
             Program::Python | Program::PythonClock => &PYTHON,
             Program::Node => &NODE,
-            Program::Wasm => "provided.wasm",
+            Program::Wasm | Program::WasmHttp => "provided.wasm",
         }
     }
 
     pub fn handler(self) -> &'static str {
         match self {
-            Program::Wasm => "app.wasm",
+            Program::Wasm | Program::WasmHttp => "app.wasm",
             _ => "app.handler",
         }
     }
@@ -65,6 +70,7 @@ impl Program {
             Program::PythonClock => ("app.py", format!("{PYTHON_CLOCK}# {number}\n")),
             Program::Node => ("app.js", format!("{NODE}// {number}\n")),
             Program::Wasm => ("app.wasm", format!("{WASM};; {number}\n")),
+            Program::WasmHttp => ("app.wasm", format!("{WASM_HTTP};; {number}\n")),
         }
     }
 

@@ -105,9 +105,14 @@ fn http_cost(
     let bare = bare::start()?;
     let bare_request = http::get(&bare.address, "/");
     let mut servers = vec![("a bare server (hyper)".to_owned(), &bare, bare_request)];
-    api.create("hello", Program::Wasm, 0)?;
-    let request = http::get(&server.address, &api.url("hello")?);
-    servers.push(("wasm".to_owned(), server, request));
+    for (name, program, what) in [
+        ("hello", Program::WasmHttp, "wasm (wasi:http)"),
+        ("echo", Program::Wasm, "wasm, by events"),
+    ] {
+        api.create(name, program, 0)?;
+        let request = http::get(&server.address, &api.url(name)?);
+        servers.push((what.to_owned(), server, request));
+    }
     let workerd = peers.map(Peers::workerd).transpose()?.flatten();
     if let Some(workerd) = &workerd {
         let request = http::get(&workerd.address, "/");
@@ -139,7 +144,12 @@ fn http_cost(
 /// First calls of functions that were just deployed.
 fn cold(api: &Api) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for program in [Program::Wasm, Program::Python, Program::Node] {
+    for program in [
+        Program::WasmHttp,
+        Program::Wasm,
+        Program::Python,
+        Program::Node,
+    ] {
         eprintln!("first calls of {} functions", program.name());
         let mut connection = Connection::open(&api.address)?;
         let mut times = Vec::new();
@@ -147,10 +157,15 @@ fn cold(api: &Api) -> anyhow::Result<Vec<Figure>> {
         for number in 0..=COLD {
             let name = format!("cold_{}_{number}", program.name());
             api.create(&name, program, number)?;
-            if number > 0 && program != Program::Wasm {
+            let is_process = !matches!(program, Program::Wasm | Program::WasmHttp);
+            if number > 0 && is_process {
                 std::thread::sleep(PAUSE);
             }
-            let time = connection.time(&api.invocation(&name, b"{}"))?;
+            let request = match program {
+                Program::WasmHttp => http::get(&api.address, &api.url(&name)?),
+                _ => api.invocation(&name, b"{}"),
+            };
+            let time = connection.time(&request)?;
             if number > 0 {
                 times.push(time);
             }

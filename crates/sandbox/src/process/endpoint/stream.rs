@@ -10,10 +10,15 @@ use super::{ENDS, RESPONSE_BYTES_MAX, Reported, Said, kind_of, status_of};
 
 const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
+/// Status and headers.
+pub type ResponseHead = (StatusCode, HeaderMap);
+
 /// A piece of a streamed response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamPart {
-    /// Comes first. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
+    /// Comes first from a component of HTTP.
+    Head(StatusCode, HeaderMap),
+    /// Comes first from a process. `application/vnd.awslambda.http-integration-response` says that the bytes begin with a JSON
     /// prelude and 8 NUL bytes.
     ContentType(String),
     Bytes(Bytes),
