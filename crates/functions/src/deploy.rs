@@ -565,8 +565,16 @@ impl Inner {
         let (Program::Process(spec), true) = (program, wanted) else {
             return Ok(None);
         };
-        let bound = TRIAL_WAIT_MAX + self.options.init_timeout;
-        let started = tokio::time::timeout(bound, self.fresh(spec)).await;
+        // What an invocation would wait for comes up here as well, within reason: others wait for their deployments.
+        let most = self.options.init_timeout_provisioned;
+        let timeout = Duration::from_millis(info.timeout_ms).min(most);
+        let init_timeout = self.options.init_timeout.max(timeout);
+        let spec = Arc::new(Spec {
+            init_timeout,
+            ..Spec::clone(spec)
+        });
+        let bound = TRIAL_WAIT_MAX + init_timeout;
+        let started = tokio::time::timeout(bound, self.fresh(&spec)).await;
         let full = |_| Error::Full {
             name: info.name.to_string(),
             reason: "other environments take what memory this machine has for them".to_owned(),

@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, field::Empty, info_span};
 
 use crate::{
     Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
+    long_init::{Started, of_whole_timeout},
     pool::Pool,
     records::{InvocationRow, error_message},
     turns::{Permit, Turns},
@@ -205,13 +206,12 @@ impl Entry {
         })
     }
 
-    /// The execution, and how long the start took if one was needed.
     async fn execute(
         &self,
         call: Call<'_>,
         payload: &[u8],
         inner: &Inner,
-    ) -> Result<(Execution, Option<Duration>), Error> {
+    ) -> Result<Executed, Error> {
         match self.ready(inner).await? {
             Program::Wasm {
                 module,
@@ -221,39 +221,38 @@ impl Entry {
                 let _room = inner.component(self, call).await?;
                 let (request_id, limits) = (call.request_id, *limits);
                 let execution = module.invoke(request_id, payload, environment, limits);
-                Ok((execution.await, None))
+                Ok(Executed::at_once(execution.await))
             }
-            Program::Broken(reason) => Ok((
-                Execution {
-                    outcome: failure("Runtime.Broken", reason),
-                    duration: Duration::ZERO,
-                    memory_peak_bytes: 0,
-                    lines: Vec::new(),
-                    reusable: false,
-                },
-                None,
-            )),
+            Program::Broken(reason) => {
+                let outcome = failure("Runtime.Broken", reason);
+                Ok(Executed::at_once(unstarted(outcome, Vec::new())))
+            }
             Program::Process(spec) => {
-                let found = inner.environment(self, spec, call).await?;
-                let (mut environment, init) = match found {
-                    Ok(found) => found,
-                    Err(failed) => {
-                        return Ok((
-                            Execution {
-                                outcome: failed.outcome,
-                                duration: Duration::ZERO,
-                                memory_peak_bytes: 0,
-                                lines: failed.lines,
-                                reusable: false,
-                            },
-                            Some(failed.init),
-                        ));
+                let started = inner.started(self, spec, call).await?;
+                let Started {
+                    found,
+                    init,
+                    spent,
+                    before,
+                } = started;
+                let mut environment = match found {
+                    Ok(environment) => environment,
+                    Err((outcome, lines)) => {
+                        let execution = Execution {
+                            duration: spent,
+                            ..unstarted(outcome, lines)
+                        };
+                        return Ok(Executed {
+                            execution,
+                            init,
+                            before,
+                        });
                     }
                 };
                 let invocation = Invocation {
                     request_id: call.request_id.to_owned(),
                     payload: payload.to_vec().into(),
-                    timeout: self.timeout(),
+                    timeout: self.timeout().saturating_sub(spent),
                     function_arn: call.function_arn(&self.info),
                     trace_id: call.trace_id.unwrap_or_default().to_owned(),
                     client_context: call.client_context.unwrap_or_default().to_owned(),
@@ -265,13 +264,55 @@ impl Entry {
                         None => environment.invoke(invocation).await,
                     }
                 };
-                let execution = run.instrument(info_span!("run")).await;
-                if execution.reusable {
-                    inner.give_back(self, environment);
+                let mut execution = run.instrument(info_span!("run")).await;
+                match execution.reusable {
+                    true => inner.give_back(self, environment),
+                    false if spent > Duration::ZERO => {
+                        let outcome = execution.outcome;
+                        let timeout = self.timeout();
+                        execution.outcome = of_whole_timeout(outcome, call.request_id, timeout);
+                    }
+                    false => {}
                 }
-                Ok((execution, init))
+                execution.duration += spent;
+                Ok(Executed {
+                    execution,
+                    init,
+                    before,
+                })
             }
         }
+    }
+}
+
+/// What became of an event.
+struct Executed {
+    execution: Execution,
+    /// How long the start took, if one was needed.
+    init: Option<Duration>,
+    /// What was said before the invocation began.
+    before: Vec<LogLine>,
+}
+
+impl Executed {
+    /// Nothing had to start.
+    fn at_once(execution: Execution) -> Executed {
+        Executed {
+            execution,
+            init: None,
+            before: Vec::new(),
+        }
+    }
+}
+
+/// Of an event that the function did not get.
+fn unstarted(outcome: Outcome, lines: Vec<LogLine>) -> Execution {
+    Execution {
+        outcome,
+        duration: Duration::ZERO,
+        memory_peak_bytes: 0,
+        lines,
+        reusable: false,
     }
 }
 
@@ -304,15 +345,20 @@ impl Turn {
             duration_ms = Empty,
             overhead_ms = Empty,
         );
-        let mut platform = vec![LogLine::now(
+        let mut start = LogLine::now(
             LogSource::Platform,
             format!(
                 "START RequestId: {} Version: {}",
                 call.request_id, info.version
             ),
-        )];
-        let execution = self.entry.execute(call, payload, inner);
-        let (execution, init) = execution.instrument(span.clone()).await?;
+        );
+        let at_us = start.at_us;
+        let executed = self.entry.execute(call, payload, inner);
+        let Executed {
+            execution,
+            init,
+            before,
+        } = executed.instrument(span.clone()).await?;
         let told = execution.duration + init.unwrap_or_default();
         let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
@@ -330,6 +376,12 @@ impl Turn {
         span.record("duration_ms", duration_ms);
         span.record("overhead_ms", overhead_ms);
         debug!(parent: &span, is_success = error.is_none(), "invocation ended");
+        // The invocation begins when a start was given up.
+        if let Some(last) = before.last() {
+            start.at_us = last.at_us;
+        }
+        let mut platform = before;
+        platform.push(start);
         platform.extend(execution.lines);
         let mut report = format!(
             "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
@@ -351,7 +403,7 @@ impl Turn {
         }
         let log_tail = tail(&platform);
         let row = InvocationRow {
-            at_us: platform[0].at_us,
+            at_us,
             request_id: call.request_id.to_owned(),
             function: info.name.to_string(),
             digest: info.digest.clone(),

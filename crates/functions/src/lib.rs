@@ -27,6 +27,7 @@ mod inspect;
 mod interpreters;
 mod invoke;
 mod layers;
+mod long_init;
 mod mapping;
 mod options;
 pub mod policy;

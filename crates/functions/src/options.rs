@@ -54,8 +54,11 @@ pub struct Options {
     pub spares: usize,
     /// When the service closes: how long it waits for invocations whose callers wait.
     pub drain_max: Duration,
-    /// A process must ask for its first event within this time.
+    /// A process must ask for its first event within this time, AWS's 10 seconds; otherwise it starts again, under the
+    /// timeout of its function.
     pub init_timeout: Duration,
+    /// The same of environments that are started before anybody asks, where the function's timeout is not longer.
+    pub init_timeout_provisioned: Duration,
     /// The wait before the first retry; it doubles up to `retry_wait_max`.
     pub retry_wait: Duration,
     pub retry_wait_max: Duration,
@@ -103,6 +106,7 @@ impl Options {
             starts_max: 2 * std::thread::available_parallelism().map_or(1, usize::from),
             spares: 2,
             init_timeout: Duration::from_secs(10),
+            init_timeout_provisioned: Duration::from_secs(130),
             retry_wait: Duration::from_secs(1),
             retry_wait_max: Duration::from_secs(120),
             weak_isolation: false,
