@@ -106,12 +106,7 @@ pub fn check(
     if let Some((variable, _)) = bad_variable {
         return refuse(format!("`{variable}` cannot be an environment variable"));
     }
-    let hosts = &deployment.settings.hosts;
-    if deployment.runtime != Runtime::Wasm && !hosts.is_empty() {
-        return refuse(
-            "`hosts` are of components; processes reach all public addresses".to_owned(),
-        );
-    }
+    let hosts = deployment.settings.hosts.as_deref().unwrap_or_default();
     if hosts.len() > HOSTS_MAX {
         return refuse(format!("it has more than {HOSTS_MAX} hosts"));
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lambic_model::FunctionName;
 use lambic_sandbox::{
-    process::{Isolation, Launch, Network, Spec},
+    process::{Isolation, Launch, Spec},
     wasm,
 };
 use serde_json::Value;
@@ -469,7 +469,7 @@ impl Inner {
                     Ok(wasm.load(&code, limits)?)
                 })
                 .await?
-                .with_network(info.settings.network())
+                .with_network(info.settings.network(info.runtime))
                 .with_services(Arc::new(Services {
                     function: info.name.clone(),
                     inner: self.this.clone(),
@@ -538,7 +538,7 @@ impl Inner {
                     environment_reserved: environment_reserved(),
                     memory_mb: info.memory_mb,
                     tmp_mb: info.settings.tmp_mb,
-                    network: Network::Open,
+                    network: info.settings.network(runtime),
                     log_bytes_max,
                     init_timeout: self.options.init_timeout,
                     isolation,

@@ -184,9 +184,10 @@ pub struct Settings {
     /// Stands above what a container image says of itself.
     #[serde(rename = "image_config", default, skip_serializing_if = "is_default")]
     pub image: ImageConfig,
-    /// Wasm: hosts that it may send requests to, as `api.example.com`, `*.example.com`, or `*` for all public ones.
+    /// Hosts that it may connect to, as `api.example.com`, `*.example.com`, or `*` for all public ones; an empty list is
+    /// none. `None`: a component has none, everything else all public ones.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub hosts: Vec<String>,
+    pub hosts: Option<Vec<String>>,
     /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
     /// `VpcConfig` and so on.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -202,7 +203,7 @@ impl Default for Settings {
             layers: Vec::new(),
             tmp_mb: TMP_MB_DEFAULT,
             image: ImageConfig::default(),
-            hosts: Vec::new(),
+            hosts: None,
             kept: BTreeMap::new(),
         }
     }
@@ -213,12 +214,14 @@ impl Settings {
         TMP_MB_DEFAULT
     }
 
-    /// Where a component may send requests to.
-    pub(crate) fn network(&self) -> Network {
-        match self.hosts.as_slice() {
-            [] => Network::None,
-            hosts if hosts.iter().any(|host| host == "*") => Network::Open,
-            hosts => Network::Hosts(hosts.to_vec()),
+    /// Where a function of this runtime may connect to.
+    pub(crate) fn network(&self, runtime: Runtime) -> Network {
+        match self.hosts.as_deref() {
+            None if runtime == Runtime::Wasm => Network::None,
+            None => Network::Open,
+            Some([]) => Network::None,
+            Some(hosts) if hosts.iter().any(|host| host == "*") => Network::Open,
+            Some(hosts) => Network::Hosts(hosts.to_vec()),
         }
     }
 
@@ -354,5 +357,45 @@ impl FunctionInfo {
             .layers
             .iter()
             .map(|layer| layer.digest.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn hosts_say_where_a_function_may_connect_to() {
+        let hosts = |hosts: &[&str]| Some(hosts.iter().map(|host| (*host).to_owned()).collect());
+        let listed = || Network::Hosts(vec!["a.example".to_owned()]);
+        for (hosts, component, process) in [
+            (None, Network::None, Network::Open),
+            (hosts(&[]), Network::None, Network::None),
+            (hosts(&["a.example"]), listed(), listed()),
+            (hosts(&["a.example", "*"]), Network::Open, Network::Open),
+        ] {
+            let settings = Settings {
+                hosts,
+                ..Settings::default()
+            };
+            assert_eq!(settings.network(Runtime::Wasm), component, "{settings:?}");
+            for runtime in [Runtime::Python, Runtime::Bootstrap, Runtime::Image] {
+                assert_eq!(settings.network(runtime), process, "{settings:?}");
+            }
+        }
+    }
+
+    /// No hosts at all were kept as nothing, which has the same meaning as ever.
+    #[test]
+    fn hosts_are_kept_as_older_servers_did() {
+        let read = |kept: Value| serde_json::from_value::<Settings>(kept).unwrap().hosts;
+        assert_eq!(read(json!({})), None);
+        let listed = json!({ "hosts": ["a.example"] });
+        assert_eq!(read(listed), Some(vec!["a.example".to_owned()]));
+        assert_eq!(read(json!({ "hosts": [] })), Some(Vec::new()));
+        let kept = serde_json::to_value(Settings::default()).unwrap();
+        assert_eq!(kept, json!({}));
     }
 }

@@ -59,9 +59,9 @@ pub struct Function {
     /// Invocations at one time, at most.
     #[serde(default)]
     pub concurrency: Option<usize>,
-    /// Hosts that a component may send requests to.
+    /// Hosts that it may connect to; without, a component has none, and everything else all public ones.
     #[serde(default)]
-    pub hosts: Vec<String>,
+    pub hosts: Option<Vec<String>>,
     #[serde(default)]
     pub trigger: Option<Trigger>,
 }
