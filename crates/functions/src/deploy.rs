@@ -24,25 +24,31 @@ impl Functions {
     /// Checks, stores and starts the code, then lets it take over. After an error the former deployment serves on.
     /// It runs to its end also if the caller goes away: what is on disk and what serves are the same.
     pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
-        let inner = self.0.clone();
+        let (inner, name) = (self.0.clone(), deployment.name.clone());
         to_the_end(async move {
-            let deployment = inner.with_image(deployment).await?;
-            let _one = inner.deploying.lock().await;
-            let former = inner.existing(&deployment.name).ok();
-            inner.deploy(deployment, former).await
+            let deployed = async {
+                let deployment = inner.with_image(deployment).await?;
+                let _one = inner.deploying.lock().await;
+                let former = inner.existing(&deployment.name).ok();
+                inner.deploy(deployment, former).await
+            };
+            inner.noting(&name, deployed).await
         })
         .await
     }
 
     /// The same, of a name that nothing is deployed under.
     pub async fn create(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
-        let inner = self.0.clone();
+        let (inner, name) = (self.0.clone(), deployment.name.clone());
         to_the_end(async move {
-            inner.check_new(&deployment.name)?;
-            let deployment = inner.with_image(deployment).await?;
-            let _one = inner.deploying.lock().await;
-            inner.check_new(&deployment.name)?;
-            inner.deploy(deployment, None).await
+            let created = async {
+                inner.check_new(&deployment.name)?;
+                let deployment = inner.with_image(deployment).await?;
+                let _one = inner.deploying.lock().await;
+                inner.check_new(&deployment.name)?;
+                inner.deploy(deployment, None).await
+            };
+            inner.noting(&name, created).await
         })
         .await
     }
@@ -56,14 +62,17 @@ impl Functions {
     ) -> Result<FunctionInfo, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
         to_the_end(async move {
-            let seen = inner.existing(&name)?;
-            check_revision(&seen.info.revision, revision.as_deref())?;
-            let brought = inner.with_image(deployment_of(&seen.info, code)).await?;
-            let _one = inner.deploying.lock().await;
-            let former = inner.existing(&name)?;
-            check_revision(&former.info.revision, revision.as_deref())?;
-            let deployment = deployment_of(&former.info, brought.code);
-            inner.deploy(deployment, Some(former)).await
+            let updated = async {
+                let seen = inner.existing(&name)?;
+                check_revision(&seen.info.revision, revision.as_deref())?;
+                let brought = inner.with_image(deployment_of(&seen.info, code)).await?;
+                let _one = inner.deploying.lock().await;
+                let former = inner.existing(&name)?;
+                check_revision(&former.info.revision, revision.as_deref())?;
+                let deployment = deployment_of(&former.info, brought.code);
+                inner.deploy(deployment, Some(former)).await
+            };
+            inner.noting(&name, updated).await
         })
         .await
     }
@@ -76,23 +85,26 @@ impl Functions {
     ) -> Result<FunctionInfo, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
         to_the_end(async move {
-            let _one = inner.deploying.lock().await;
-            let former = inner.existing(&name)?;
-            check_revision(&former.info.revision, changes.revision.as_deref())?;
-            // Its code is not read.
-            let mut deployment = deployment_of(&former.info, Code::Bytes(Vec::new()));
-            changes.apply(&mut deployment);
-            inner.check(&deployment)?;
-            let now_us = inner.options.clock.now_us();
-            let info = FunctionInfo {
-                code_bytes: former.info.code_bytes,
-                upload: former.info.upload.clone(),
-                image: former.info.image.clone(),
-                ..info(&deployment, &former.info.digest, Some(&former), now_us)
+            let updated = async {
+                let _one = inner.deploying.lock().await;
+                let former = inner.existing(&name)?;
+                check_revision(&former.info.revision, changes.revision.as_deref())?;
+                // Its code is not read.
+                let mut deployment = deployment_of(&former.info, Code::Bytes(Vec::new()));
+                changes.apply(&mut deployment);
+                inner.check(&deployment)?;
+                let now_us = inner.options.clock.now_us();
+                let info = FunctionInfo {
+                    code_bytes: former.info.code_bytes,
+                    upload: former.info.upload.clone(),
+                    image: former.info.image.clone(),
+                    ..info(&deployment, &former.info.digest, Some(&former), now_us)
+                };
+                inner
+                    .install(info, false, Some(former), BTreeMap::new())
+                    .await
             };
-            inner
-                .install(info, false, Some(former), BTreeMap::new())
-                .await
+            inner.noting(&name, updated).await
         })
         .await
     }

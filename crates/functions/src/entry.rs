@@ -21,6 +21,7 @@ use tracing::{Instrument, debug, field::Empty, info_span};
 use crate::{
     Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
     long_init::{Started, of_whole_timeout},
+    notices::reason_not_run,
     pool::Pool,
     records::{InvocationRow, error_message},
     turns::{Permit, Turns},
@@ -354,11 +355,20 @@ impl Turn {
         );
         let at_us = start.at_us;
         let executed = self.entry.execute(call, payload, inner);
+        let executed = match executed.instrument(span.clone()).await {
+            Ok(executed) => executed,
+            Err(error) => {
+                if let Some(reason) = reason_not_run(&error) {
+                    inner.note_not_run(info, call, at_us, reason).await;
+                }
+                return Err(error);
+            }
+        };
         let Executed {
             execution,
             init,
             before,
-        } = executed.instrument(span.clone()).await?;
+        } = executed;
         let told = execution.duration + init.unwrap_or_default();
         let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
@@ -443,7 +453,7 @@ fn new_trace_id() -> String {
 }
 
 /// What traces are known by, of a header in X-Ray's form; of any other, its beginning.
-fn trace_root(header: &str) -> &str {
+pub fn trace_root(header: &str) -> &str {
     let mut members = header.split(';').map(str::trim);
     let root = members.find_map(|member| member.strip_prefix("Root="));
     let id = root.unwrap_or(header);

@@ -29,6 +29,7 @@ mod invoke;
 mod layers;
 mod long_init;
 mod mapping;
+mod notices;
 mod options;
 pub mod policy;
 mod pool;
@@ -107,6 +108,7 @@ use crate::{
     entry::{Call, Entry, Program},
     image::Images,
     interpreters::Interpreters,
+    notices::Notices,
     recorder::Recorder,
     registry::Registry,
     slots::Slots,
@@ -142,6 +144,7 @@ pub(crate) struct Inner {
     /// How the batches of each event source mapping went, by its cursor.
     processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
+    notices: Notices,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
@@ -199,6 +202,7 @@ impl Functions {
             starting: Starting::default(),
             processed: Mutex::default(),
             recorder,
+            notices: Notices::default(),
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),

@@ -10,6 +10,7 @@ use crate::{
     Destination, FunctionVersion, Inner,
     destination::Last,
     entry::{Call, Turn},
+    notices::SERVICE_ERROR,
     records::error_message,
 };
 
@@ -108,7 +109,7 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, turn: Option<Turn>) -> At
                 version,
                 message.as_bytes(),
             );
-            ("ServiceException".to_owned(), message, follow)
+            (SERVICE_ERROR.to_owned(), message, follow)
         }
     };
     Attempt::Failure {
