@@ -232,6 +232,38 @@ def handler(event, context):
     assert_eq!(house.rows("lambic_invocations").len(), 21);
 }
 
+/// What the machine lacks is not the function's fault: such attempts are none of its retries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_event_waits_for_a_machine_that_can_run_it() {
+    let house = House::open().await;
+    let source = "def handler(event, context):\n    return 1\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.retries = 0;
+    house.functions.deploy(deployment).await.unwrap();
+    let house = house
+        .restart_with(|options| options.memory_mb_max = 100)
+        .await;
+    let name = FunctionName::new("f").unwrap();
+    let queued = house.functions.invoke_async(&name, Vec::new()).await;
+    let id = queued.unwrap();
+    let rows = house.wait_for_rows("lambic_invocations", 4).await;
+    for row in rows {
+        assert_eq!(row["error_type"], "ServiceException");
+        assert_eq!(
+            (&row["request_id"], &row["attempt"]),
+            (&json!(id), &json!(1))
+        );
+    }
+    assert!(house.rows("lambic_dead_letters").is_empty());
+    let house = house.restart().await;
+    let rows = house.wait_for_rows("lambic_async", 2).await;
+    assert_eq!(
+        (&rows[1]["state"], &rows[1]["request_id"]),
+        (&json!("done"), &json!(id))
+    );
+    house.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_was_running_at_the_end_runs_again() {
     let house = House::open().await;
