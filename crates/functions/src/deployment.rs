@@ -188,8 +188,8 @@ pub struct Settings {
     /// none. `None`: a component has none, everything else all public ones.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hosts: Option<Vec<String>>,
-    /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
-    /// `VpcConfig` and so on.
+    /// Members of AWS's configuration that are kept and given back: `TracingConfig` and so on, which change nothing here,
+    /// and `DeadLetterConfig` ([`Settings::dead_letter_target`]).
     #[serde(default, skip_serializing_if = "is_default")]
     pub kept: BTreeMap<String, Value>,
 }
@@ -223,6 +223,12 @@ impl Settings {
             Some(hosts) if hosts.iter().any(|host| host == "*") => Network::Open,
             Some(hosts) => Network::Hosts(hosts.to_vec()),
         }
+    }
+
+    /// An ARN: where queued events that keep failing go, beside the stream of dead letters.
+    pub fn dead_letter_target(&self) -> Option<&str> {
+        let config = self.kept.get("DeadLetterConfig")?;
+        config.get("TargetArn")?.as_str()
     }
 
     fn is_default_tmp_mb(tmp_mb: &u32) -> bool {

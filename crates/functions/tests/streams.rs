@@ -232,6 +232,47 @@ def handler(event, context):
     assert_eq!(house.rows("lambic_invocations").len(), 21);
 }
 
+/// As on AWS, `OnFailure` and the target of `DeadLetterConfig` both get it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_failing_goes_to_the_target_of_dead_letters() {
+    let house = House::open().await;
+    let source = "def handler(event, context):\n    return 1 // event\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.retries = 1;
+    let target = json!({ "TargetArn": "arn:aws:lambic:us-east-1:000000000000:stream/lost" });
+    let kept = &mut deployment.settings.kept;
+    kept.insert("DeadLetterConfig".to_owned(), target);
+    house.functions.deploy(deployment).await.unwrap();
+    let echo = "def handler(event, context):\n    return event\n";
+    house.deploy_python("next", echo).await;
+    let name = FunctionName::new("f").unwrap();
+    let settings = AsyncSettings {
+        on_failure: Some("arn:aws:lambda:us-east-1:000000000000:function:next".to_owned()),
+        ..AsyncSettings::default()
+    };
+    let set = house.functions.change(&name, |function| {
+        function.async_settings.insert(Qualifier::LATEST, settings);
+        Ok(())
+    });
+    set.await.unwrap();
+    for event in ["1", "0"] {
+        let queued = house.functions.invoke_async(&name, event.into()).await;
+        queued.unwrap();
+    }
+    // Two of it, the one that goes on, and their ends.
+    let rows = house.wait_for_rows("lambic_async", 6).await;
+    let of_next = |row: &&Value| row["function"] == "next";
+    assert_eq!(rows.iter().filter(of_next).count(), 2);
+    let lost = house.rows("lost");
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    let context = lost[0]["requestContext"].as_str().unwrap();
+    let context: Value = serde_json::from_str(context).unwrap();
+    assert_eq!(context["condition"], "RetriesExhausted");
+    assert_eq!(context["approximateInvokeCount"], 2);
+    assert_eq!(house.rows("lambic_dead_letters").len(), 1);
+    house.close().await;
+}
+
 /// What the machine lacks is not the function's fault: such attempts are none of its retries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queued_event_waits_for_a_machine_that_can_run_it() {

@@ -87,7 +87,12 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, found: Found) -> Attempt 
     let info = &entry.info;
     let version = info.version;
     let retries = settings.retries.unwrap_or(info.retries);
-    let failed_to = settings.on_failure.as_deref();
+    // Both get it, as on AWS, and one that is named twice gets it once.
+    let on_failure = settings.on_failure.as_deref();
+    let target = info.settings.dead_letter_target();
+    let target = target.filter(|target| Some(*target) != on_failure);
+    let failed_to: Vec<&str> = on_failure.into_iter().chain(target).collect();
+    let failed_to = || failed_to.iter().copied();
     let age_us = inner.options.clock.now_us() - event.at_us;
     let Some(turn) = turn.filter(|_| !is_too_old(age_us, age_max)) else {
         let message = format!(
@@ -96,7 +101,7 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, found: Found) -> Attempt 
         );
         return Attempt::Failure {
             cause: Cause::TooOld,
-            follow: follow(&payload, failed_to, true, version, message.as_bytes()),
+            follow: follow(&payload, failed_to(), true, version, message.as_bytes()),
             error_type: "EventAgeExceeded".to_owned(),
             message,
             payload,
@@ -121,13 +126,13 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, found: Found) -> Attempt 
                     Cause::Function,
                     error_type,
                     error_message(&error),
-                    follow(&payload, failed_to, true, version, &error),
+                    follow(&payload, failed_to(), true, version, &error),
                 ),
             },
             Err(error) => {
                 warn!(function = %event.function, %error, "a queued event could not be run");
                 let message = error.to_string();
-                let follow = follow(&payload, failed_to, true, version, message.as_bytes());
+                let follow = follow(&payload, failed_to(), true, version, message.as_bytes());
                 (Cause::Platform, SERVICE_ERROR.to_owned(), message, follow)
             }
         };

@@ -129,6 +129,8 @@ pub async fn configuration(
     target.unqualified()?;
     let changes = changes(&members, &app.services.functions);
     let changes = noted(&app, &target.name, changes).await?;
+    let dead_letter = members.check_dead_letter(&target.name);
+    noted(&app, &target.name, dead_letter).await?;
     let is_image = target.function(&app)?.info.runtime == Runtime::Image;
     noted(&app, &target.name, members.check_kind(is_image)).await?;
     let services = app.services.clone();
