@@ -446,7 +446,7 @@ impl Turn {
 }
 
 /// X-Ray's form: a time and 24 digits that nobody else has.
-fn new_trace_id() -> String {
+pub fn new_trace_id() -> String {
     let seconds = SystemClock.now_us() / 1_000_000;
     let id = uuid::Uuid::new_v4().simple().to_string();
     format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])

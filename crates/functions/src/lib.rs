@@ -337,13 +337,27 @@ impl Functions {
         qualifier: Option<Qualifier>,
         payload: Vec<u8>,
     ) -> Result<String, Error> {
+        let event = Event {
+            payload,
+            ..Event::default()
+        };
+        self.invoke_async_with(name, qualifier, event).await
+    }
+
+    /// The same, with the caller's trace, which all attempts have. As on AWS, they have no client context.
+    pub async fn invoke_async_with(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<Qualifier>,
+        event: Event,
+    ) -> Result<String, Error> {
         self.0.invocable(name, qualifier.as_ref())?;
-        let payload = check_payload(payload, self.0.options.payload_async_bytes_max)?;
+        let payload = check_payload(event.payload, self.0.options.payload_async_bytes_max)?;
         let target = match qualifier {
             None | Some(Qualifier::LATEST) => name.to_string(),
             Some(qualifier) => format!("{name}:{qualifier}"),
         };
-        queue::enqueue(&self.0, target, payload).await
+        queue::enqueue(&self.0, target, payload, event.trace_id).await
     }
 
     /// Whether an invocation would be taken.

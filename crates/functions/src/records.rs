@@ -146,6 +146,8 @@ pub struct QueueRow {
     pub function: String,
     pub state: String,
     pub event: Option<String>,
+    /// The whole `X-Amzn-Trace-Id` that its attempts have; `None` in ends, and in events of servers before this column.
+    pub trace_id: Option<String>,
 }
 
 pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
@@ -157,6 +159,7 @@ pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
             texts(rows.iter().map(|row| Some(row.function.as_str()))),
             texts(rows.iter().map(|row| Some(row.state.as_str()))),
             texts(rows.iter().map(|row| row.event.as_deref())),
+            texts(rows.iter().map(|row| row.trace_id.as_deref())),
         ],
     )
 }

@@ -2,11 +2,19 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use arrow::{
+    array::{ArrayRef, StringArray, TimestampMicrosecondArray},
+    record_batch::RecordBatch,
+};
 use common::House;
-use lambic_functions::{AsyncSettings, Deployment, Qualifier, Start, Trigger};
-use lambic_model::{FunctionName, StreamName};
+use lambic_base::{Clock, SystemClock};
+use lambic_functions::{
+    AsyncSettings, Deployment, Event, Qualifier, Start, Trigger, system_streams,
+};
+use lambic_log::Log;
+use lambic_model::{Append, FunctionName, Stream, StreamId, StreamName, Write};
 use serde_json::{Value, json};
 
 fn triggered(mut deployment: Deployment, batch_size: usize, start: Start) -> Deployment {
@@ -302,6 +310,108 @@ async fn a_queued_event_waits_for_a_machine_that_can_run_it() {
         (&rows[1]["state"], &rows[1]["request_id"]),
         (&json!("done"), &json!(id))
     );
+    house.close().await;
+}
+
+/// Through all attempts, and a restart in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_event_has_the_trace_of_its_caller() {
+    let house = House::open().await;
+    let source = "import os\n\
+        def handler(event, context):\n\
+        \x20   print(os.environ['_X_AMZN_TRACE_ID'])\n";
+    house.deploy_python("f", source).await;
+    let house = house
+        .restart_with(|options| options.memory_mb_max = 100)
+        .await;
+    let trace = "Root=1-2-3;Parent=4;Sampled=1";
+    let name = FunctionName::new("f").unwrap();
+    let event = Event {
+        trace_id: Some(trace.to_owned()),
+        ..Event::default()
+    };
+    let queued = house.functions.invoke_async_with(&name, None, event);
+    let id = queued.await.unwrap();
+    house.wait_for_rows("lambic_invocations", 1).await;
+    let house = house.restart().await;
+    house.wait_for_rows("lambic_async", 2).await;
+    house.functions.flush().await;
+    let rows = house.rows("lambic_invocations");
+    assert_eq!(rows.last().unwrap()["outcome"], "success");
+    for row in &rows {
+        assert_eq!(row["trace_id"], "1-2-3", "{row}");
+    }
+    let logs = house.rows("lambic_logs");
+    let lines: Vec<&Value> = logs.iter().map(|row| &row["line"]).collect();
+    assert!(lines.contains(&&json!(trace)), "{lines:?}");
+    // One that came without a trace gets one, which is too long for nobody.
+    for trace in [None, Some("x".repeat(2_000))] {
+        let event = Event {
+            trace_id: trace,
+            ..Event::default()
+        };
+        let queued = house.functions.invoke_async_with(&name, None, event);
+        assert_ne!(queued.await.unwrap(), id);
+    }
+    let rows = house.wait_for_rows("lambic_async", 6).await;
+    let queued = rows.iter().filter(|row| row["state"] == "queued").skip(1);
+    for row in queued {
+        let trace = row["trace_id"].as_str().unwrap();
+        assert!(trace.starts_with("Root=1-") && trace.len() < 64, "{trace}");
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_server_before_traces_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = system_streams(StreamId(1)).queue;
+    let [before, ..] = &now.schemas()[..] else {
+        panic!("{now:?}")
+    };
+    let before = Arc::new(Stream {
+        schema: before.arrow(),
+        evolution: Default::default(),
+        ..Stream::clone(&now)
+    });
+    assert_eq!(before.schema.fields().len(), 5);
+    assert_eq!(now.schema.fields()[..5], before.schema.fields()[..]);
+    let options = lambic_log::Options::new(dir.path().join("log"));
+    let log = Log::open(options, std::slice::from_ref(&before)).unwrap();
+    let at = TimestampMicrosecondArray::from(vec![SystemClock.now_us()]).with_timezone("UTC");
+    let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
+    let columns = vec![
+        Arc::new(at) as ArrayRef,
+        text("old"),
+        text("gone"),
+        text("queued"),
+        text("{\"n\":1}"),
+    ];
+    let write = Write {
+        stream: before.id,
+        partition: None,
+        batch: RecordBatch::try_new(before.schema.clone(), columns).unwrap(),
+        schema: None,
+    };
+    let append = Append {
+        writes: vec![write],
+        ..Append::default()
+    };
+    log.append(append).await.unwrap();
+    log.close().await;
+
+    let house = House::open_in(dir).await;
+    let rows = house.wait_for_rows("lambic_async", 2).await;
+    assert_eq!(
+        (&rows[0]["event"], &rows[0]["trace_id"]),
+        (&json!("{\"n\":1}"), &Value::Null)
+    );
+    assert_eq!(
+        (&rows[1]["request_id"], &rows[1]["state"]),
+        (&json!("old"), &json!("dead"))
+    );
+    let letters = house.rows("lambic_dead_letters");
+    assert_eq!(letters[0]["event"], "{\"n\":1}");
     house.close().await;
 }
 

@@ -6,7 +6,7 @@ use lambic_model::{InvocationKind, Outcome};
 use tracing::warn;
 
 use super::{
-    intake,
+    intake::{self, Content},
     lines::Queued,
     retry::{Cause, is_too_old},
 };
@@ -63,8 +63,8 @@ pub fn age_max(inner: &Inner, settings: &AsyncSettings) -> Duration {
 
 pub async fn attempt(inner: Arc<Inner>, event: Queued, found: Found) -> Attempt {
     let _running = inner.running();
-    let payload = match read(&inner, event.offset).await {
-        Ok(payload) => payload,
+    let Content { payload, trace_id } = match read(&inner, event.offset).await {
+        Ok(content) => content,
         Err(reason) => return Attempt::Unread(reason),
     };
     let settings = inner.async_settings(&event.function).unwrap_or_default();
@@ -109,7 +109,11 @@ pub async fn attempt(inner: Arc<Inner>, event: Queued, found: Found) -> Attempt 
             age_max,
         };
     };
-    let call = Call::new(&event.request_id, InvocationKind::Async, event.attempts + 1);
+    let attempt = event.attempts.saturating_add(1);
+    let call = Call {
+        trace_id: trace_id.as_deref(),
+        ..Call::new(&event.request_id, InvocationKind::Async, attempt)
+    };
     let (cause, error_type, message, follow) =
         match turn.run(call, payload.as_bytes(), &inner).await {
             Ok(result) => match result.outcome {
@@ -168,9 +172,9 @@ fn follow<'a>(
         .collect()
 }
 
-async fn read(inner: &Inner, offset: u64) -> Result<String, String> {
+async fn read(inner: &Inner, offset: u64) -> Result<Content, String> {
     let (snapshot, queue) = (inner.options.log.snapshot(), inner.options.streams.queue.id);
-    tokio::task::spawn_blocking(move || intake::payload(&snapshot, queue, offset))
+    tokio::task::spawn_blocking(move || intake::content(&snapshot, queue, offset))
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())

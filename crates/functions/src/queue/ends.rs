@@ -225,6 +225,7 @@ fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
                         function: function.clone(),
                         state: "queued".to_owned(),
                         event: Some(record.clone()),
+                        trace_id: None,
                     });
                     continue;
                 }
@@ -256,6 +257,7 @@ mod tests {
                 function: String::new(),
                 state: "dead".to_owned(),
                 event: None,
+                trace_id: None,
             },
             dead_letter: Some(DeadLetter {
                 at_us: 0,

@@ -43,18 +43,28 @@ use crate::{
     Error, Inner,
     append::{NotKept, append_patiently},
     destination::{Condition, record},
-    entry::{Entry, Turn, kind_name},
+    entry::{Entry, Turn, kind_name, new_trace_id},
     records::{self, DeadLetter, QueueRow},
 };
 
 pub const CURSOR: &str = "functions/async";
 pub(crate) const PARTITION: PartitionId = PartitionId(0);
+/// A caller's trace that is longer is not kept: X-Ray's have some 100.
+const TRACE_BYTES_MAX: usize = 1 << 10;
 /// How often it is looked whether a function that is full was deployed again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Appends the event durably; returns when it is on disk.
-/// `function`: its name, and the version or alias if one was asked for (`f:live`).
-pub async fn enqueue(inner: &Inner, function: String, payload: String) -> Result<String, Error> {
+/// `function`: its name, and the version or alias if one was asked for (`f:live`). `trace_id`: the caller's.
+pub async fn enqueue(
+    inner: &Inner,
+    function: String,
+    payload: String,
+    trace_id: Option<String>,
+) -> Result<String, Error> {
+    // All attempts have the same.
+    let trace_id = trace_id.filter(|trace_id| trace_id.len() <= TRACE_BYTES_MAX);
+    let trace_id = trace_id.unwrap_or_else(new_trace_id);
     let request_id = uuid::Uuid::new_v4().to_string();
     let row = QueueRow {
         at_us: inner.options.clock.now_us(),
@@ -62,6 +72,7 @@ pub async fn enqueue(inner: &Inner, function: String, payload: String) -> Result
         function,
         state: "queued".to_owned(),
         event: Some(payload),
+        trace_id: Some(trace_id),
     };
     let queue = &inner.options.streams.queue;
     let append = Append {
@@ -503,6 +514,7 @@ impl Queue {
             function: event.function,
             state: state.to_owned(),
             event: None,
+            trace_id: None,
         };
         let follow = follow.into_iter().map(|attempt::Follow { to, last }| {
             let (id, function) = (&row.request_id, &row.function);

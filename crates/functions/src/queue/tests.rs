@@ -20,6 +20,7 @@ fn queued(function: &str, event: &str) -> QueueRow {
         function: function.to_owned(),
         state: "queued".to_owned(),
         event: Some(event.to_owned()),
+        trace_id: None,
     }
 }
 
