@@ -68,11 +68,8 @@ mod tests {
     #[test]
     fn only_what_the_function_did_uses_up_its_retries() {
         use Cause::{Function, Gone, Platform, TooOld};
-        let end = |condition| Next::End(condition);
-        let (exhausted, age) = (
-            || end(Condition::RetriesExhausted),
-            || end(Condition::EventAgeExceeded),
-        );
+        let exhausted = || Next::End(Condition::RetriesExhausted);
+        let age = || Next::End(Condition::EventAgeExceeded);
         for (cause, attempts, retries, is_too_old, expected) in [
             (Function, 1, 2, false, Next::Again),
             (Function, 2, 2, false, Next::Again),
