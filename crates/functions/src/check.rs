@@ -106,11 +106,7 @@ pub fn check(
         return refuse(format!("`{variable}` cannot be an environment variable"));
     }
     let hosts = deployment.settings.hosts_with(&deployment.environment);
-    if deployment.runtime != Runtime::Wasm && !hosts.is_empty() {
-        return refuse(format!(
-            "`hosts` and the variable {HOSTS_VARIABLE} are of components; processes reach all public addresses"
-        ));
-    }
+    let hosts = hosts.as_deref().unwrap_or_default();
     if hosts.len() > HOSTS_MAX {
         return refuse(format!("it has more than {HOSTS_MAX} hosts"));
     }

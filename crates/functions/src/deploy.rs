@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use lambic_model::FunctionName;
 use lambic_sandbox::{
-    process::{Isolation, Launch, Network, Spec},
+    process::{Isolation, Launch, Spec},
     wasm,
 };
 use serde_json::Value;
@@ -24,25 +24,31 @@ impl Functions {
     /// Checks, stores and starts the code, then lets it take over. After an error the former deployment serves on.
     /// It runs to its end also if the caller goes away: what is on disk and what serves are the same.
     pub async fn deploy(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
-        let inner = self.0.clone();
+        let (inner, name) = (self.0.clone(), deployment.name.clone());
         to_the_end(async move {
-            let deployment = inner.with_image(deployment).await?;
-            let _one = inner.deploying.lock().await;
-            let former = inner.existing(&deployment.name).ok();
-            inner.deploy(deployment, former).await
+            let deployed = async {
+                let deployment = inner.with_image(deployment).await?;
+                let _one = inner.deploying.lock().await;
+                let former = inner.existing(&deployment.name).ok();
+                inner.deploy(deployment, former).await
+            };
+            inner.noting(&name, deployed).await
         })
         .await
     }
 
     /// The same, of a name that nothing is deployed under.
     pub async fn create(&self, deployment: Deployment) -> Result<FunctionInfo, Error> {
-        let inner = self.0.clone();
+        let (inner, name) = (self.0.clone(), deployment.name.clone());
         to_the_end(async move {
-            inner.check_new(&deployment.name)?;
-            let deployment = inner.with_image(deployment).await?;
-            let _one = inner.deploying.lock().await;
-            inner.check_new(&deployment.name)?;
-            inner.deploy(deployment, None).await
+            let created = async {
+                inner.check_new(&deployment.name)?;
+                let deployment = inner.with_image(deployment).await?;
+                let _one = inner.deploying.lock().await;
+                inner.check_new(&deployment.name)?;
+                inner.deploy(deployment, None).await
+            };
+            inner.noting(&name, created).await
         })
         .await
     }
@@ -56,14 +62,17 @@ impl Functions {
     ) -> Result<FunctionInfo, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
         to_the_end(async move {
-            let seen = inner.existing(&name)?;
-            check_revision(&seen.info.revision, revision.as_deref())?;
-            let brought = inner.with_image(deployment_of(&seen.info, code)).await?;
-            let _one = inner.deploying.lock().await;
-            let former = inner.existing(&name)?;
-            check_revision(&former.info.revision, revision.as_deref())?;
-            let deployment = deployment_of(&former.info, brought.code);
-            inner.deploy(deployment, Some(former)).await
+            let updated = async {
+                let seen = inner.existing(&name)?;
+                check_revision(&seen.info.revision, revision.as_deref())?;
+                let brought = inner.with_image(deployment_of(&seen.info, code)).await?;
+                let _one = inner.deploying.lock().await;
+                let former = inner.existing(&name)?;
+                check_revision(&former.info.revision, revision.as_deref())?;
+                let deployment = deployment_of(&former.info, brought.code);
+                inner.deploy(deployment, Some(former)).await
+            };
+            inner.noting(&name, updated).await
         })
         .await
     }
@@ -76,23 +85,26 @@ impl Functions {
     ) -> Result<FunctionInfo, Error> {
         let (inner, name) = (self.0.clone(), name.clone());
         to_the_end(async move {
-            let _one = inner.deploying.lock().await;
-            let former = inner.existing(&name)?;
-            check_revision(&former.info.revision, changes.revision.as_deref())?;
-            // Its code is not read.
-            let mut deployment = deployment_of(&former.info, Code::Bytes(Vec::new()));
-            changes.apply(&mut deployment);
-            inner.check(&deployment)?;
-            let now_us = inner.options.clock.now_us();
-            let info = FunctionInfo {
-                code_bytes: former.info.code_bytes,
-                upload: former.info.upload.clone(),
-                image: former.info.image.clone(),
-                ..info(&deployment, &former.info.digest, Some(&former), now_us)
+            let updated = async {
+                let _one = inner.deploying.lock().await;
+                let former = inner.existing(&name)?;
+                check_revision(&former.info.revision, changes.revision.as_deref())?;
+                // Its code is not read.
+                let mut deployment = deployment_of(&former.info, Code::Bytes(Vec::new()));
+                changes.apply(&mut deployment);
+                inner.check(&deployment)?;
+                let now_us = inner.options.clock.now_us();
+                let info = FunctionInfo {
+                    code_bytes: former.info.code_bytes,
+                    upload: former.info.upload.clone(),
+                    image: former.info.image.clone(),
+                    ..info(&deployment, &former.info.digest, Some(&former), now_us)
+                };
+                inner
+                    .install(info, false, Some(former), BTreeMap::new())
+                    .await
             };
-            inner
-                .install(info, false, Some(former), BTreeMap::new())
-                .await
+            inner.noting(&name, updated).await
         })
         .await
     }
@@ -544,7 +556,7 @@ impl Inner {
                     environment_reserved: environment_reserved(),
                     memory_mb: info.memory_mb,
                     tmp_mb: info.settings.tmp_mb,
-                    network: Network::Open,
+                    network: info.network(),
                     log_bytes_max,
                     init_timeout: self.options.init_timeout,
                     isolation,
@@ -571,8 +583,16 @@ impl Inner {
         let (Program::Process(spec), true) = (program, wanted) else {
             return Ok(None);
         };
-        let bound = TRIAL_WAIT_MAX + self.options.init_timeout;
-        let started = tokio::time::timeout(bound, self.fresh(spec)).await;
+        // What an invocation would wait for comes up here as well, within reason: others wait for their deployments.
+        let most = self.options.init_timeout_provisioned;
+        let timeout = Duration::from_millis(info.timeout_ms).min(most);
+        let init_timeout = self.options.init_timeout.max(timeout);
+        let spec = Arc::new(Spec {
+            init_timeout,
+            ..Spec::clone(spec)
+        });
+        let bound = TRIAL_WAIT_MAX + init_timeout;
+        let started = tokio::time::timeout(bound, self.fresh(&spec)).await;
         let full = |_| Error::Full {
             name: info.name.to_string(),
             reason: "other environments take what memory this machine has for them".to_owned(),

@@ -1,6 +1,6 @@
 //! What a user says about a function, and what is known of it once it is deployed.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use lambic_model::{FunctionName, StreamName};
 use lambic_sandbox::process::Network;
@@ -198,11 +198,12 @@ pub struct Settings {
     /// Stands above what a container image says of itself.
     #[serde(rename = "image_config", default, skip_serializing_if = "is_default")]
     pub image: ImageConfig,
-    /// Wasm: hosts that it may send requests to, as `api.example.com`, `*.example.com`, or `*` for all public ones.
+    /// Hosts that it may connect to, as `api.example.com`, `*.example.com`, or `*` for all public ones; an empty list is
+    /// none. `None`: a component has none, everything else all public ones.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub hosts: Vec<String>,
-    /// Members of AWS's configuration that are kept and given back, and change nothing here: `TracingConfig`,
-    /// `VpcConfig` and so on.
+    pub hosts: Option<Vec<String>>,
+    /// Members of AWS's configuration that are kept and given back: `TracingConfig` and so on, which change nothing here,
+    /// and `DeadLetterConfig` ([`Settings::dead_letter_target`]).
     #[serde(default, skip_serializing_if = "is_default")]
     pub kept: BTreeMap<String, Value>,
 }
@@ -216,7 +217,7 @@ impl Default for Settings {
             layers: Vec::new(),
             tmp_mb: TMP_MB_DEFAULT,
             image: ImageConfig::default(),
-            hosts: Vec::new(),
+            hosts: None,
             kept: BTreeMap::new(),
         }
     }
@@ -227,14 +228,23 @@ impl Settings {
         TMP_MB_DEFAULT
     }
 
-    /// The hosts that a component may send requests to, where these are its variables.
-    pub(crate) fn hosts_with(&self, environment: &BTreeMap<String, String>) -> Vec<String> {
+    /// The hosts that a function may connect to, where these are its variables.
+    pub(crate) fn hosts_with<'a>(
+        &'a self,
+        environment: &BTreeMap<String, String>,
+    ) -> Option<Cow<'a, [String]>> {
         let Some(said) = environment.get(HOSTS_VARIABLE) else {
-            return self.hosts.clone();
+            return self.hosts.as_deref().map(Cow::Borrowed);
         };
         let hosts = said.split(|c: char| c == ',' || c.is_whitespace());
         let hosts = hosts.filter(|host| !host.is_empty());
-        hosts.map(str::to_owned).collect()
+        Some(hosts.map(str::to_owned).collect())
+    }
+
+    /// An ARN: where queued events that keep failing go, beside the stream of dead letters.
+    pub fn dead_letter_target(&self) -> Option<&str> {
+        let config = self.kept.get("DeadLetterConfig")?;
+        config.get("TargetArn")?.as_str()
     }
 
     fn is_default_tmp_mb(tmp_mb: &u32) -> bool {
@@ -378,14 +388,10 @@ impl FunctionInfo {
         plain(self) == plain(other)
     }
 
-    /// Where a component may send requests to.
+    /// Where it may connect to.
     pub(crate) fn network(&self) -> Network {
         let hosts = self.settings.hosts_with(&self.environment);
-        match hosts.as_slice() {
-            [] => Network::None,
-            all if all.iter().any(|host| host == "*") => Network::Open,
-            _ => Network::Hosts(hosts),
-        }
+        network(hosts.as_deref(), self.runtime)
     }
 
     pub(crate) fn check_form(&self, form: Form) -> Result<(), Error> {
@@ -412,19 +418,32 @@ impl FunctionInfo {
     }
 }
 
+fn network(hosts: Option<&[String]>, runtime: Runtime) -> Network {
+    match hosts {
+        None if runtime == Runtime::Wasm => Network::None,
+        None => Network::Open,
+        Some([]) => Network::None,
+        Some(hosts) if hosts.iter().any(|host| host == "*") => Network::Open,
+        Some(hosts) => Network::Hosts(hosts.to_vec()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_variable_says_hosts_in_the_place_of_the_setting() {
         let hosts = |said: Option<&str>| {
             let settings = Settings {
-                hosts: vec!["set.example.com".to_owned()],
+                hosts: Some(vec!["set.example.com".to_owned()]),
                 ..Settings::default()
             };
             let said = said.map(|said| (HOSTS_VARIABLE.to_owned(), said.to_owned()));
-            settings.hosts_with(&said.into_iter().collect())
+            let hosts = settings.hosts_with(&said.into_iter().collect());
+            hosts.expect("they are said").into_owned()
         };
         assert_eq!(hosts(None), ["set.example.com"]);
         assert_eq!(
@@ -441,5 +460,36 @@ mod tests {
         assert_eq!(trigger, Trigger::new(StreamName::new("s").unwrap()));
         let text = serde_json::to_string(&trigger).unwrap();
         assert!(!text.contains("rules"), "{text}");
+    }
+
+    #[test]
+    fn hosts_say_where_a_function_may_connect_to() {
+        let hosts = |hosts: &[&str]| Some(hosts.iter().map(|host| (*host).to_owned()).collect());
+        let listed = || Network::Hosts(vec!["a.example".to_owned()]);
+        for (hosts, component, process) in [
+            (None, Network::None, Network::Open),
+            (hosts(&[]), Network::None, Network::None),
+            (hosts(&["a.example"]), listed(), listed()),
+            (hosts(&["a.example", "*"]), Network::Open, Network::Open),
+        ] {
+            let hosts: Option<Vec<String>> = hosts;
+            let found = |runtime| network(hosts.as_deref(), runtime);
+            assert_eq!(found(Runtime::Wasm), component, "{hosts:?}");
+            for runtime in [Runtime::Python, Runtime::Bootstrap, Runtime::Image] {
+                assert_eq!(found(runtime), process, "{hosts:?}");
+            }
+        }
+    }
+
+    /// No hosts at all were kept as nothing, which has the same meaning as ever.
+    #[test]
+    fn hosts_are_kept_as_older_servers_did() {
+        let read = |kept: Value| serde_json::from_value::<Settings>(kept).unwrap().hosts;
+        assert_eq!(read(json!({})), None);
+        let listed = json!({ "hosts": ["a.example"] });
+        assert_eq!(read(listed), Some(vec!["a.example".to_owned()]));
+        assert_eq!(read(json!({ "hosts": [] })), Some(Vec::new()));
+        let kept = serde_json::to_value(Settings::default()).unwrap();
+        assert_eq!(kept, json!({}));
     }
 }

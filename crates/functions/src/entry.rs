@@ -20,6 +20,8 @@ use tracing::{Instrument, debug, field::Empty, info_span};
 
 use crate::{
     Error, Form, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
+    long_init::{Started, of_whole_timeout},
+    notices::reason_not_run,
     pool::Pool,
     records::{InvocationRow, error_message},
     turns::{Permit, Turns},
@@ -242,13 +244,12 @@ impl Entry {
         })
     }
 
-    /// The execution, and how long the start took if one was needed.
     async fn execute(
         &self,
         call: Call<'_>,
         input: Input<'_>,
         inner: &Inner,
-    ) -> Result<(Execution, Option<Duration>), Error> {
+    ) -> Result<Executed, Error> {
         match self.ready(inner).await? {
             Program::Wasm {
                 module,
@@ -277,34 +278,39 @@ impl Entry {
                         served.execution
                     }
                 };
-                Ok((execution, None))
+                Ok(Executed::at_once(execution))
             }
-            Program::Broken(reason) => Ok((not_run("Runtime.Broken", reason), None)),
+            Program::Broken(reason) => Ok(not_run("Runtime.Broken", reason)),
             Program::Process(spec) => {
                 let Input::Event(payload) = input else {
                     let reason = "the function takes events, and was given a request";
-                    return Ok((not_run("Runtime.HandlerNotFound", reason), None));
+                    return Ok(not_run("Runtime.HandlerNotFound", reason));
                 };
-                let found = inner.environment(self, spec, call).await?;
-                let (mut environment, init) = match found {
-                    Ok(found) => found,
-                    Err(failed) => {
-                        return Ok((
-                            Execution {
-                                outcome: failed.outcome,
-                                duration: Duration::ZERO,
-                                memory_peak_bytes: 0,
-                                lines: failed.lines,
-                                reusable: false,
-                            },
-                            Some(failed.init),
-                        ));
+                let started = inner.started(self, spec, call).await?;
+                let Started {
+                    found,
+                    init,
+                    spent,
+                    before,
+                } = started;
+                let mut environment = match found {
+                    Ok(environment) => environment,
+                    Err((outcome, lines)) => {
+                        let execution = Execution {
+                            duration: spent,
+                            ..unstarted(outcome, lines)
+                        };
+                        return Ok(Executed {
+                            execution,
+                            init,
+                            before,
+                        });
                     }
                 };
                 let invocation = Invocation {
                     request_id: call.request_id.to_owned(),
                     payload: payload.to_vec().into(),
-                    timeout: self.timeout(),
+                    timeout: self.timeout().saturating_sub(spent),
                     function_arn: call.function_arn(&self.info),
                     trace_id: call.trace_id.unwrap_or_default().to_owned(),
                     client_context: call.client_context.unwrap_or_default().to_owned(),
@@ -316,22 +322,58 @@ impl Entry {
                         None => environment.invoke(invocation).await,
                     }
                 };
-                let execution = run.instrument(info_span!("run")).await;
-                if execution.reusable {
-                    inner.give_back(self, environment);
+                let mut execution = run.instrument(info_span!("run")).await;
+                match execution.reusable {
+                    true => inner.give_back(self, environment),
+                    false if spent > Duration::ZERO => {
+                        let outcome = execution.outcome;
+                        let timeout = self.timeout();
+                        execution.outcome = of_whole_timeout(outcome, call.request_id, timeout);
+                    }
+                    false => {}
                 }
-                Ok((execution, init))
+                execution.duration += spent;
+                Ok(Executed {
+                    execution,
+                    init,
+                    before,
+                })
             }
         }
     }
 }
 
-fn not_run(error_type: &str, reason: &str) -> Execution {
+fn not_run(error_type: &str, reason: &str) -> Executed {
+    Executed::at_once(unstarted(failure(error_type, reason), Vec::new()))
+}
+
+/// What became of an event.
+struct Executed {
+    execution: Execution,
+    /// How long the start took, if one was needed.
+    init: Option<Duration>,
+    /// What was said before the invocation began.
+    before: Vec<LogLine>,
+}
+
+impl Executed {
+    /// Nothing had to start.
+    fn at_once(execution: Execution) -> Executed {
+        Executed {
+            execution,
+            init: None,
+            before: Vec::new(),
+        }
+    }
+}
+
+/// Of an event that the function did not get.
+fn unstarted(outcome: Outcome, lines: Vec<LogLine>) -> Execution {
     Execution {
-        outcome: failure(error_type, reason),
+        outcome,
         duration: Duration::ZERO,
         memory_peak_bytes: 0,
-        lines: Vec::new(),
+        lines,
         reusable: false,
     }
 }
@@ -395,15 +437,29 @@ impl Turn {
             duration_ms = Empty,
             overhead_ms = Empty,
         );
-        let mut platform = vec![LogLine::now(
+        let mut start = LogLine::now(
             LogSource::Platform,
             format!(
                 "START RequestId: {} Version: {}",
                 call.request_id, info.version
             ),
-        )];
-        let execution = self.entry.execute(call, input, inner);
-        let (execution, init) = execution.instrument(span.clone()).await?;
+        );
+        let at_us = start.at_us;
+        let executed = self.entry.execute(call, input, inner);
+        let executed = match executed.instrument(span.clone()).await {
+            Ok(executed) => executed,
+            Err(error) => {
+                if let Some(reason) = reason_not_run(&error) {
+                    inner.note_not_run(info, call, at_us, reason).await;
+                }
+                return Err(error);
+            }
+        };
+        let Executed {
+            execution,
+            init,
+            before,
+        } = executed;
         let told = execution.duration + init.unwrap_or_default();
         let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
@@ -421,6 +477,12 @@ impl Turn {
         span.record("duration_ms", duration_ms);
         span.record("overhead_ms", overhead_ms);
         debug!(parent: &span, is_success = error.is_none(), "invocation ended");
+        // The invocation begins when a start was given up.
+        if let Some(last) = before.last() {
+            start.at_us = last.at_us;
+        }
+        let mut platform = before;
+        platform.push(start);
         platform.extend(execution.lines);
         let mut report = format!(
             "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
@@ -445,7 +507,7 @@ impl Turn {
             false => String::new(),
         };
         let row = InvocationRow {
-            at_us: platform[0].at_us,
+            at_us,
             request_id: call.request_id.to_owned(),
             function: info.name.to_string(),
             digest: info.digest.clone(),
@@ -478,14 +540,14 @@ impl Turn {
 }
 
 /// X-Ray's form: a time and 24 digits that nobody else has.
-fn new_trace_id() -> String {
+pub fn new_trace_id() -> String {
     let seconds = SystemClock.now_us() / 1_000_000;
     let id = uuid::Uuid::new_v4().simple().to_string();
     format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])
 }
 
 /// What traces are known by, of a header in X-Ray's form; of any other, its beginning.
-fn trace_root(header: &str) -> &str {
+pub fn trace_root(header: &str) -> &str {
     let mut members = header.split(';').map(str::trim);
     let root = members.find_map(|member| member.strip_prefix("Root="));
     let id = root.unwrap_or(header);

@@ -31,7 +31,9 @@ mod inspect;
 mod interpreters;
 mod invoke;
 mod layers;
+mod long_init;
 mod mapping;
+mod notices;
 mod options;
 mod outliving;
 pub mod policy;
@@ -116,6 +118,7 @@ use crate::{
     image::Images,
     interpreters::Interpreters,
     invoke::{check_event, check_payload},
+    notices::Notices,
     recorder::Recorder,
     registry::Registry,
     slots::Slots,
@@ -153,6 +156,7 @@ pub(crate) struct Inner {
     /// How the batches of each event source mapping went, by its cursor.
     processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
+    notices: Notices,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
@@ -211,6 +215,7 @@ impl Functions {
             forgetting: Arc::default(),
             processed: Mutex::default(),
             recorder,
+            notices: Notices::default(),
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
@@ -341,14 +346,28 @@ impl Functions {
         qualifier: Option<Qualifier>,
         payload: Vec<u8>,
     ) -> Result<String, Error> {
+        let event = Event {
+            payload,
+            ..Event::default()
+        };
+        self.invoke_async_with(name, qualifier, event).await
+    }
+
+    /// The same, with the caller's trace, which all attempts have. As on AWS, they have no client context.
+    pub async fn invoke_async_with(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<Qualifier>,
+        event: Event,
+    ) -> Result<String, Error> {
         let entry = self.0.invocable(name, qualifier.as_ref())?;
-        entry.info.check_form(Form::Json)?;
-        let payload = check_payload(payload, self.0.options.payload_async_bytes_max)?;
+        entry.info.check_form(event.form)?;
+        let payload = check_payload(event.payload, self.0.options.payload_async_bytes_max)?;
         let target = match qualifier {
             None | Some(Qualifier::LATEST) => name.to_string(),
             Some(qualifier) => format!("{name}:{qualifier}"),
         };
-        queue::enqueue(&self.0, target, payload).await
+        queue::enqueue(&self.0, target, payload, event.trace_id).await
     }
 
     /// Whether an invocation would be taken.

@@ -57,11 +57,21 @@ pub struct Options {
     pub spares: usize,
     /// When the service closes: how long it waits for invocations whose callers wait.
     pub drain_max: Duration,
-    /// A process must ask for its first event within this time.
+    /// A process must ask for its first event within this time, AWS's 10 seconds; otherwise it starts again, under the
+    /// timeout of its function.
     pub init_timeout: Duration,
-    /// The wait before the first retry; it doubles up to `retry_wait_max`.
+    /// The same of environments that are started before anybody asks, where the function's timeout is not longer.
+    pub init_timeout_provisioned: Duration,
+    /// The wait before the first retry of what is not a queued event's own failure; it doubles up to `retry_wait_max`.
     pub retry_wait: Duration,
     pub retry_wait_max: Duration,
+    /// The waits before a queued event is given once more to the function that failed; the last one stands for all that
+    /// follow. AWS's are one and two minutes.
+    pub async_retry_waits: Vec<Duration>,
+    /// What is not a function's fault is tried again after `retry_wait`, which doubles up to here.
+    pub async_backoff_max: Duration,
+    /// Queued events are not tried when they are older, unless their function says otherwise.
+    pub async_age_max: Duration,
     /// Run processes also where the machine does not allow to shut them in on all sides.
     pub weak_isolation: bool,
     /// The interpreter of Python functions that name no version, and of those that name its own.
@@ -107,8 +117,12 @@ impl Options {
             starts_max: 2 * std::thread::available_parallelism().map_or(1, usize::from),
             spares: 2,
             init_timeout: Duration::from_secs(10),
+            init_timeout_provisioned: Duration::from_secs(130),
             retry_wait: Duration::from_secs(1),
             retry_wait_max: Duration::from_secs(120),
+            async_retry_waits: vec![Duration::from_secs(60), Duration::from_secs(120)],
+            async_backoff_max: Duration::from_secs(300),
+            async_age_max: Duration::from_secs(6 * 60 * 60),
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),

@@ -241,7 +241,10 @@ async fn try_start(inner: &Inner, entry: &Entry) -> Result<(), String> {
     let spec = match program.map_err(|error| error.to_string())? {
         Program::Wasm { .. } => return Ok(()),
         Program::Broken(reason) => return Err(reason.clone()),
-        Program::Process(spec) => Arc::new(with_reason(spec)),
+        Program::Process(spec) => Arc::new(provisioned(
+            spec,
+            entry.timeout().max(inner.options.init_timeout_provisioned),
+        )),
     };
     let started = inner.fresh(&spec).await;
     match started.map_err(|error: Error| error.to_string())? {
@@ -260,9 +263,12 @@ async fn try_start(inner: &Inner, entry: &Entry) -> Result<(), String> {
     }
 }
 
-/// A program may ask why it was started.
-fn with_reason(spec: &Spec) -> Spec {
-    let mut spec = spec.clone();
+/// Nobody waits for it, so that it has more time; and a program may ask why it was started.
+fn provisioned(spec: &Spec, init_timeout: Duration) -> Spec {
+    let mut spec = Spec {
+        init_timeout,
+        ..spec.clone()
+    };
     spec.environment_reserved.push((
         "AWS_LAMBDA_INITIALIZATION_TYPE".to_owned(),
         "provisioned-concurrency".to_owned(),

@@ -39,6 +39,8 @@ const ATTEMPTS_MAX: usize = 20;
 enum Item {
     /// With what its lines take, and whether its row is recorded elsewhere.
     Invocation(Box<InvocationRow>, Vec<LogLine>, usize, bool),
+    /// Of a function, and of no invocation.
+    Notice(Arc<str>, LogLine, usize),
     Flush(oneshot::Sender<()>),
 }
 
@@ -96,6 +98,18 @@ impl Recorder {
             .await;
     }
 
+    /// A line that belongs to no invocation; it is left out when the log is behind.
+    pub async fn note(&self, function: &str, line: LogLine) {
+        let bytes = line.line.len() + LINE_BESIDE_BYTES;
+        if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
+            return;
+        }
+        self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let item = Item::Notice(function.into(), line, bytes);
+        // Fails only after the runtime has begun to end.
+        let _ = self.items.send(item).await;
+    }
+
     /// Waits until everything recorded before is in the log.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
@@ -139,13 +153,21 @@ async fn write(
                     let (request_id, function): (Arc<str>, Arc<str>) =
                         (row.request_id.as_str().into(), row.function.as_str().into());
                     lines.extend(of_row.into_iter().map(|line| LogRow {
-                        request_id: request_id.clone(),
+                        request_id: Some(request_id.clone()),
                         function: function.clone(),
                         line,
                     }));
                     if !is_kept_apart {
                         rows.push(*row);
                     }
+                    bytes_written += bytes;
+                }
+                Item::Notice(function, line, bytes) => {
+                    lines.push(LogRow {
+                        request_id: None,
+                        function,
+                        line,
+                    });
                     bytes_written += bytes;
                 }
                 Item::Flush(done) => flushes.push(done),

@@ -93,10 +93,10 @@ fn invocations(stream: &Stream, rows: &[InvocationRow]) -> RecordBatch {
     )
 }
 
-/// A line of `lambic_logs` with the invocation that it belongs to.
+/// A line of `lambic_logs` with the invocation that it belongs to, if it belongs to one.
 #[derive(Debug, Clone)]
 pub struct LogRow {
-    pub request_id: Arc<str>,
+    pub request_id: Option<Arc<str>>,
     pub function: Arc<str>,
     pub line: LogLine,
 }
@@ -106,7 +106,7 @@ pub fn logs(stream: &Stream, rows: &[LogRow]) -> RecordBatch {
         stream,
         vec![
             times(rows.iter().map(|row| row.line.at_us)),
-            texts(rows.iter().map(|row| Some(&*row.request_id))),
+            texts(rows.iter().map(|row| row.request_id.as_deref())),
             texts(rows.iter().map(|row| Some(&*row.function))),
             texts(rows.iter().map(|row| Some(row.line.source.as_str()))),
             texts(rows.iter().map(|row| Some(row.line.line.as_str()))),
@@ -156,6 +156,8 @@ pub struct QueueRow {
     pub function: String,
     pub state: String,
     pub event: Option<String>,
+    /// The whole `X-Amzn-Trace-Id` that its attempts have; `None` in ends, and in events of servers before this column.
+    pub trace_id: Option<String>,
 }
 
 pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
@@ -167,6 +169,7 @@ pub fn queue(stream: &Stream, rows: &[&QueueRow]) -> RecordBatch {
             texts(rows.iter().map(|row| Some(row.function.as_str()))),
             texts(rows.iter().map(|row| Some(row.state.as_str()))),
             texts(rows.iter().map(|row| row.event.as_deref())),
+            texts(rows.iter().map(|row| row.trace_id.as_deref())),
         ],
     )
 }
@@ -194,7 +197,7 @@ pub fn error_message(payload: &[u8]) -> String {
     shortened(message, ERROR_MESSAGE_BYTES_MAX)
 }
 
-fn shortened(mut text: String, bytes_max: usize) -> String {
+pub fn shortened(mut text: String, bytes_max: usize) -> String {
     let bytes = text.len();
     if bytes > bytes_max {
         text.truncate(text.floor_char_boundary(bytes_max));

@@ -96,6 +96,18 @@ pub fn system_streams(first_id: StreamId) -> SystemStreams {
             ("trace_id", DataType::Utf8),
         ],
     );
+    let queue = stream(
+        3,
+        "lambic_async",
+        &[
+            ("at", at.clone()),
+            ("request_id", DataType::Utf8),
+            ("function", DataType::Utf8),
+            ("state", DataType::Utf8),
+            ("event", DataType::Utf8),
+        ],
+    );
+    let queue = with(queue, &[("trace_id", DataType::Utf8)]);
     SystemStreams {
         invocations,
         logs: stream(
@@ -113,7 +125,7 @@ pub fn system_streams(first_id: StreamId) -> SystemStreams {
             2,
             "lambic_dead_letters",
             &[
-                ("at", at.clone()),
+                ("at", at),
                 ("function", DataType::Utf8),
                 ("request_id", DataType::Utf8),
                 ("kind", DataType::Utf8),
@@ -124,16 +136,6 @@ pub fn system_streams(first_id: StreamId) -> SystemStreams {
                 ("event", DataType::Utf8),
             ],
         ),
-        queue: stream(
-            3,
-            "lambic_async",
-            &[
-                ("at", at),
-                ("request_id", DataType::Utf8),
-                ("function", DataType::Utf8),
-                ("state", DataType::Utf8),
-                ("event", DataType::Utf8),
-            ],
-        ),
+        queue,
     }
 }

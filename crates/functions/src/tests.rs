@@ -104,6 +104,10 @@ impl House {
     }
 
     pub async fn functions(&self) -> Functions {
+        self.functions_with(|_| {}).await
+    }
+
+    pub async fn functions_with(&self, change: impl FnOnce(&mut Options)) -> Functions {
         let input = self.input.clone();
         let lookup = Arc::new(move |name: &str| (name == "input").then(|| input.clone()));
         let dir = self.dir.path().join("functions");
@@ -115,6 +119,8 @@ impl House {
             Arc::new(lambic_connectors::json_list),
         );
         options.retry_wait = std::time::Duration::from_millis(5);
+        options.async_retry_waits = vec![options.retry_wait];
+        change(&mut options);
         Functions::open(options).await.unwrap()
     }
 

@@ -2,11 +2,19 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use arrow::{
+    array::{ArrayRef, StringArray, TimestampMicrosecondArray},
+    record_batch::RecordBatch,
+};
 use common::House;
-use lambic_functions::{AsyncSettings, Deployment, Qualifier, Rules, Start, Trigger};
-use lambic_model::{FunctionName, StreamName};
+use lambic_base::{Clock, SystemClock};
+use lambic_functions::{
+    AsyncSettings, Deployment, Event, Qualifier, Rules, Start, Trigger, system_streams,
+};
+use lambic_log::Log;
+use lambic_model::{Append, FunctionName, Stream, StreamId, StreamName, Write};
 use serde_json::{Value, json};
 
 fn triggered(mut deployment: Deployment, batch_size: usize, start: Start) -> Deployment {
@@ -292,6 +300,181 @@ def handler(event, context):
     house.wait_for_rows("lambic_async", 22).await;
     house.functions.flush().await;
     assert_eq!(house.rows("lambic_invocations").len(), 21);
+}
+
+/// As on AWS, `OnFailure` and the target of `DeadLetterConfig` both get it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_failing_goes_to_the_target_of_dead_letters() {
+    let house = House::open().await;
+    let source = "def handler(event, context):\n    return 1 // event\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.retries = 1;
+    let target = json!({ "TargetArn": "arn:aws:lambic:us-east-1:000000000000:stream/lost" });
+    let kept = &mut deployment.settings.kept;
+    kept.insert("DeadLetterConfig".to_owned(), target);
+    house.functions.deploy(deployment).await.unwrap();
+    let echo = "def handler(event, context):\n    return event\n";
+    house.deploy_python("next", echo).await;
+    let name = FunctionName::new("f").unwrap();
+    let settings = AsyncSettings {
+        on_failure: Some("arn:aws:lambda:us-east-1:000000000000:function:next".to_owned()),
+        ..AsyncSettings::default()
+    };
+    let set = house.functions.change(&name, |function| {
+        function.async_settings.insert(Qualifier::LATEST, settings);
+        Ok(())
+    });
+    set.await.unwrap();
+    for event in ["1", "0"] {
+        let queued = house.functions.invoke_async(&name, event.into()).await;
+        queued.unwrap();
+    }
+    // Two of it, the one that goes on, and their ends.
+    let rows = house.wait_for_rows("lambic_async", 6).await;
+    let of_next = |row: &&Value| row["function"] == "next";
+    assert_eq!(rows.iter().filter(of_next).count(), 2);
+    let lost = house.rows("lost");
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    let context = lost[0]["requestContext"].as_str().unwrap();
+    let context: Value = serde_json::from_str(context).unwrap();
+    assert_eq!(context["condition"], "RetriesExhausted");
+    assert_eq!(context["approximateInvokeCount"], 2);
+    assert_eq!(house.rows("lambic_dead_letters").len(), 1);
+    house.close().await;
+}
+
+/// What the machine lacks is not the function's fault: such attempts are none of its retries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_event_waits_for_a_machine_that_can_run_it() {
+    let house = House::open().await;
+    let source = "def handler(event, context):\n    return 1\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.retries = 0;
+    house.functions.deploy(deployment).await.unwrap();
+    let house = house
+        .restart_with(|options| options.memory_mb_max = 100)
+        .await;
+    let name = FunctionName::new("f").unwrap();
+    let queued = house.functions.invoke_async(&name, Vec::new()).await;
+    let id = queued.unwrap();
+    let rows = house.wait_for_rows("lambic_invocations", 4).await;
+    for row in rows {
+        assert_eq!(row["error_type"], "ServiceException");
+        assert_eq!(
+            (&row["request_id"], &row["attempt"]),
+            (&json!(id), &json!(1))
+        );
+    }
+    assert!(house.rows("lambic_dead_letters").is_empty());
+    let house = house.restart().await;
+    let rows = house.wait_for_rows("lambic_async", 2).await;
+    assert_eq!(
+        (&rows[1]["state"], &rows[1]["request_id"]),
+        (&json!("done"), &json!(id))
+    );
+    house.close().await;
+}
+
+/// Through all attempts, and a restart in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_event_has_the_trace_of_its_caller() {
+    let house = House::open().await;
+    let source = "import os\n\
+        def handler(event, context):\n\
+        \x20   print(os.environ['_X_AMZN_TRACE_ID'])\n";
+    house.deploy_python("f", source).await;
+    let house = house
+        .restart_with(|options| options.memory_mb_max = 100)
+        .await;
+    let trace = "Root=1-2-3;Parent=4;Sampled=1";
+    let name = FunctionName::new("f").unwrap();
+    let event = Event {
+        trace_id: Some(trace.to_owned()),
+        ..Event::default()
+    };
+    let queued = house.functions.invoke_async_with(&name, None, event);
+    let id = queued.await.unwrap();
+    house.wait_for_rows("lambic_invocations", 1).await;
+    let house = house.restart().await;
+    house.wait_for_rows("lambic_async", 2).await;
+    house.functions.flush().await;
+    let rows = house.rows("lambic_invocations");
+    assert_eq!(rows.last().unwrap()["outcome"], "success");
+    for row in &rows {
+        assert_eq!(row["trace_id"], "1-2-3", "{row}");
+    }
+    let logs = house.rows("lambic_logs");
+    let lines: Vec<&Value> = logs.iter().map(|row| &row["line"]).collect();
+    assert!(lines.contains(&&json!(trace)), "{lines:?}");
+    // One that came without a trace gets one, which is too long for nobody.
+    for trace in [None, Some("x".repeat(2_000))] {
+        let event = Event {
+            trace_id: trace,
+            ..Event::default()
+        };
+        let queued = house.functions.invoke_async_with(&name, None, event);
+        assert_ne!(queued.await.unwrap(), id);
+    }
+    let rows = house.wait_for_rows("lambic_async", 6).await;
+    let queued = rows.iter().filter(|row| row["state"] == "queued").skip(1);
+    for row in queued {
+        let trace = row["trace_id"].as_str().unwrap();
+        assert!(trace.starts_with("Root=1-") && trace.len() < 64, "{trace}");
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_server_before_traces_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = system_streams(StreamId(1)).queue;
+    let [before, ..] = &now.schemas()[..] else {
+        panic!("{now:?}")
+    };
+    let before = Arc::new(Stream {
+        schema: before.arrow(),
+        evolution: Default::default(),
+        ..Stream::clone(&now)
+    });
+    assert_eq!(before.schema.fields().len(), 5);
+    assert_eq!(now.schema.fields()[..5], before.schema.fields()[..]);
+    let options = lambic_log::Options::new(dir.path().join("log"));
+    let log = Log::open(options, std::slice::from_ref(&before)).unwrap();
+    let at = TimestampMicrosecondArray::from(vec![SystemClock.now_us()]).with_timezone("UTC");
+    let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
+    let columns = vec![
+        Arc::new(at) as ArrayRef,
+        text("old"),
+        text("gone"),
+        text("queued"),
+        text("{\"n\":1}"),
+    ];
+    let write = Write {
+        stream: before.id,
+        partition: None,
+        batch: RecordBatch::try_new(before.schema.clone(), columns).unwrap(),
+        schema: None,
+    };
+    let append = Append {
+        writes: vec![write],
+        ..Append::default()
+    };
+    log.append(append).await.unwrap();
+    log.close().await;
+
+    let house = House::open_in(dir).await;
+    let rows = house.wait_for_rows("lambic_async", 2).await;
+    assert_eq!(
+        (&rows[0]["event"], &rows[0]["trace_id"]),
+        (&json!("{\"n\":1}"), &Value::Null)
+    );
+    assert_eq!(
+        (&rows[1]["request_id"], &rows[1]["state"]),
+        (&json!("old"), &json!("dead"))
+    );
+    let letters = house.rows("lambic_dead_letters");
+    assert_eq!(letters[0]["event"], "{\"n\":1}");
+    house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,10 +96,19 @@ pub struct Functions {
     pub spares: usize,
     pub memory_mb_max: u64,
     pub timeout_s_max: u64,
+    pub retry_s: Vec<f64>,
+    pub async_age_s_max: u64,
     pub drain_s_max: u64,
 }
 
 impl Functions {
+    /// How long failed events wait; what was checked is a time.
+    pub fn retry_waits(&self) -> Vec<Duration> {
+        let seconds = self.retry_s.iter();
+        let waits = seconds.map(|seconds| Duration::try_from_secs_f64(*seconds));
+        waits.map(Result::unwrap_or_default).collect()
+    }
+
     /// Of a machine that has so many bytes.
     pub fn memory_mb_of(&self, machine: u64) -> u64 {
         match self.memory_mb_max {
@@ -177,6 +186,7 @@ impl Settings {
         const COUNT_MAX: usize = 1 << 20;
         const THREADS_MAX: usize = 1 << 10;
         const NICE_MAX: usize = 19;
+        const RETRY_WAITS_MAX: usize = 100;
         let most = [
             (
                 "http_connections_max",
@@ -208,7 +218,15 @@ impl Settings {
         if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
             return Err(mistake(key, value, &format!("it must be at most {most}")));
         }
-        let least: [(&str, u64, u64); 16] = [
+        let retry_s = &self.functions.retry_s;
+        let is_time = |seconds: &f64| (0.0..=TIMEOUT_S_MAX as f64).contains(seconds);
+        if !(1..=RETRY_WAITS_MAX).contains(&retry_s.len()) || !retry_s.iter().all(is_time) {
+            let most = format!(
+                "it must have 1 to {RETRY_WAITS_MAX} times, each of 0 to {TIMEOUT_S_MAX} seconds"
+            );
+            return Err(mistake("retry_s", format!("{retry_s:?}"), &most));
+        }
+        let least: [(&str, u64, u64); 17] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
@@ -238,6 +256,7 @@ impl Settings {
                 1 << 20,
             ),
             ("timeout_s_max", self.functions.timeout_s_max, 1),
+            ("async_age_s_max", self.functions.async_age_s_max, 1),
         ];
         match least.iter().find(|(_, value, least)| value < least) {
             Some((key, value, least)) => {
@@ -342,6 +361,23 @@ mod tests {
         assert_eq!(functions.memory_mb_of(8 << 30), 6 << 10);
         functions.memory_mb_max = 100;
         assert_eq!(functions.memory_mb_of(8 << 30), 100);
+    }
+
+    #[test]
+    fn events_are_tried_again_as_on_aws_or_as_it_is_set() {
+        let settings = |text: &str| {
+            let table: toml::Table = toml::from_str(text).expect("valid TOML");
+            Settings::overlaid(&table).map(|settings| settings.functions.retry_waits())
+        };
+        let millis = |millis: [u64; 2]| millis.map(Duration::from_millis).to_vec();
+        assert_eq!(settings("").expect("fine"), millis([60_000, 120_000]));
+        let short = settings("[functions]\nretry_s = [0.2, 1]\n");
+        assert_eq!(short.expect("fine"), millis([200, 1_000]));
+        for wrong in ["[]", "[-1]", "[nan]", "[1e9]"] {
+            let told = settings(&format!("[functions]\nretry_s = {wrong}\n"));
+            let told = told.expect_err(wrong).to_string();
+            assert!(told.contains("`retry_s` = "), "{told}");
+        }
     }
 
     #[test]

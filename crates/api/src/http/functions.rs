@@ -54,8 +54,7 @@ struct Request {
     retries: Option<u32>,
     dead_letter: Option<String>,
     concurrency: Option<usize>,
-    #[serde(default)]
-    hosts: Vec<String>,
+    hosts: Option<Vec<String>>,
     trigger: Option<TriggerRequest>,
     /// A container image, for the runtime `image`; then there are no files.
     image: Option<String>,

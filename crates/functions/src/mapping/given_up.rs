@@ -206,6 +206,7 @@ impl Batches {
                     function: function.clone(),
                     state: "queued".to_owned(),
                     event: Some(record),
+                    trace_id: None,
                 };
                 let queue = &options.streams.queue;
                 Some(Write {

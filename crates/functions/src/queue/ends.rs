@@ -23,7 +23,7 @@ pub struct Ended {
     pub invocation: Option<Box<InvocationRow>>,
     /// Of the event, if it failed.
     pub dead_letter: Option<DeadLetter>,
-    pub follow: Option<Follow>,
+    pub follow: Vec<Follow>,
     /// Its dead letters go to the house's stream, since its function's own refused them.
     pub to_house: bool,
     /// They are without what they are about, since with it they were refused.
@@ -91,22 +91,23 @@ impl Ended {
         let letter = self.dead_letter.as_ref();
         let letter = letter.map_or(0, |letter| letter.event.len() + letter.error_message.len());
         let invocation = self.invocation.as_ref().map_or(0, |_| 512);
-        512 + letter + invocation + self.follow.as_ref().map_or(0, Follow::bytes)
+        let follow = self.follow.iter().map(Follow::bytes).sum::<usize>();
+        512 + letter + invocation + follow
     }
 
     fn letters(&self) -> impl Iterator<Item = &DeadLetter> {
-        let refused = match &self.follow {
-            Some(Follow::Refused(letter)) => Some(letter),
-            _ => None,
-        };
+        let refused = self.follow.iter().filter_map(|follow| match follow {
+            Follow::Refused(letter) => Some(letter),
+            Follow::To { .. } => None,
+        });
         self.dead_letter.iter().chain(refused)
     }
 
     fn shorten(&mut self) {
-        let refused = match &mut self.follow {
-            Some(Follow::Refused(letter)) => Some(letter),
-            _ => None,
-        };
+        let refused = self.follow.iter_mut().filter_map(|follow| match follow {
+            Follow::Refused(letter) => Some(letter),
+            Follow::To { .. } => None,
+        });
         for letter in self.dead_letter.iter_mut().chain(refused) {
             let left_out = format!("{} bytes", letter.event.len());
             letter.event = json!({ "leftOut": left_out }).to_string();
@@ -139,17 +140,18 @@ pub fn smaller(mut ended: Vec<Ended>, reason: &str) -> Result<Vec<Vec<Ended>>, B
         return Ok(vec![second, ended]);
     }
     let mut end = ended.pop().expect("no part is empty");
-    match end.follow.take() {
-        Some(Follow::To {
+    for follow in &mut end.follow {
+        if let Follow::To {
             destination,
             record,
             attempts,
-        }) => {
-            let letter = undelivered(&end.row, &destination, record, attempts, reason);
-            end.follow = Some(Follow::Refused(letter));
+        } = follow
+        {
+            let record = std::mem::take(record);
+            let letter = undelivered(&end.row, destination, record, *attempts, reason);
+            *follow = Follow::Refused(letter);
             return Ok(vec![vec![end]]);
         }
-        follow => end.follow = follow,
     }
     let has_letters = end.letters().next().is_some();
     match (has_letters, end.to_house, end.is_short) {
@@ -218,33 +220,36 @@ pub fn append(inner: &Inner, ended: &mut [Ended], cursor: Offset, producer: Prod
 fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
     let (mut events, mut writes) = (Vec::new(), Vec::new());
     for end in ended {
-        let Some(Follow::To {
-            destination,
-            record,
-            attempts,
-        }) = &end.follow
-        else {
-            continue;
-        };
-        let name = match destination {
-            Destination::Function(function) => {
-                events.push(QueueRow {
-                    at_us: end.row.at_us,
-                    request_id: uuid::Uuid::new_v4().to_string(),
-                    function: function.clone(),
-                    state: "queued".to_owned(),
-                    event: Some(record.clone()),
-                });
+        for follow in &mut end.follow {
+            let Follow::To {
+                destination,
+                record,
+                attempts,
+            } = follow
+            else {
                 continue;
-            }
-            Destination::Stream(name) => name,
-        };
-        match row(inner, name, record) {
-            Ok(write) => writes.push(write),
-            Err(reason) => {
-                let record = record.clone();
-                let letter = undelivered(&end.row, destination, record, *attempts, &reason);
-                end.follow = Some(Follow::Refused(letter));
+            };
+            let name = match destination {
+                Destination::Function(function) => {
+                    events.push(QueueRow {
+                        at_us: end.row.at_us,
+                        request_id: uuid::Uuid::new_v4().to_string(),
+                        function: function.clone(),
+                        state: "queued".to_owned(),
+                        event: Some(record.clone()),
+                        trace_id: None,
+                    });
+                    continue;
+                }
+                Destination::Stream(name) => name,
+            };
+            match row(inner, name, record) {
+                Ok(write) => writes.push(write),
+                Err(reason) => {
+                    let record = std::mem::take(record);
+                    let letter = undelivered(&end.row, destination, record, *attempts, &reason);
+                    *follow = Follow::Refused(letter);
+                }
             }
         }
     }
@@ -264,6 +269,7 @@ mod tests {
                 function: String::new(),
                 state: "dead".to_owned(),
                 event: None,
+                trace_id: None,
             },
             invocation: None,
             dead_letter: Some(DeadLetter {
@@ -277,7 +283,7 @@ mod tests {
                 attempts: 1,
                 event: "x".repeat(event_bytes),
             }),
-            follow: None,
+            follow: Vec::new(),
             to_house: false,
             is_short: false,
         }
@@ -320,11 +326,11 @@ mod tests {
     fn a_record_that_is_refused_becomes_a_dead_letter() {
         let with_record = Ended {
             dead_letter: None,
-            follow: Some(Follow::To {
+            follow: vec![Follow::To {
                 destination: Destination::Function("next".to_owned()),
                 record: "{}".to_owned(),
                 attempts: 2,
-            }),
+            }],
             ..ended(0)
         };
         let letter = alone(with_record);

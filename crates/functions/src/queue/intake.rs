@@ -114,16 +114,30 @@ pub fn events(
     Ok(events)
 }
 
-/// The payload of the event at `offset`.
-pub fn payload(snapshot: &Snapshot, queue: StreamId, offset: u64) -> Result<String, Error> {
-    let mut payload = String::new();
+/// What an attempt needs of an event.
+#[derive(Debug, Default, PartialEq)]
+pub struct Content {
+    pub payload: String,
+    /// `None` if a server queued it that did not keep them.
+    pub trace_id: Option<String>,
+}
+
+/// Of the event at `offset`.
+pub fn content(snapshot: &Snapshot, queue: StreamId, offset: u64) -> Result<Content, Error> {
+    let mut content = Content::default();
     for batches in snapshot.read_chunks(queue, range(offset, offset + 1), 1) {
         for batch in batches? {
-            let column = batch.column(EVENT).as_string::<i32>();
-            payload = column.iter().flatten().collect();
+            let text = |column: usize| {
+                let column = batch.column(column).as_string::<i32>();
+                column.iter().flatten().next().map(str::to_owned)
+            };
+            content = Content {
+                payload: text(EVENT).unwrap_or_default(),
+                trace_id: text(TRACE_ID),
+            };
         }
     }
-    Ok(payload)
+    Ok(content)
 }
 
 fn range(from: u64, to: u64) -> OffsetRange {
@@ -140,6 +154,7 @@ const REQUEST_ID: usize = 1;
 const FUNCTION: usize = 2;
 const STATE: usize = 3;
 const EVENT: usize = 4;
+const TRACE_ID: usize = 5;
 
 /// A row without its payload.
 struct Row<'a> {

@@ -23,7 +23,7 @@ pub struct Queued {
     pub function: String,
     /// Of the function, so far.
     pub attempts: u32,
-    /// How often it had to wait, also for the disk.
+    /// How often it had to wait for what is not the function's fault, also for the disk.
     pub waits: u32,
 }
 
@@ -99,6 +99,31 @@ impl Lines {
         let line = self.line(&event.function);
         line.is_full = true;
         line.ready.push_front(event);
+    }
+
+    /// An event that became too old while its function was full, if there is a turn for its end; it counts as running.
+    /// `oldest_us`: what was queued before that is too old.
+    pub fn next_too_old(&mut self, oldest_us: impl Fn(&str) -> i64) -> Option<Queued> {
+        let is_free = self.running < self.turns_max;
+        for (function, line) in &mut self.lines {
+            let has_turn = is_free || line.running == 0;
+            if !line.is_full || !has_turn {
+                continue;
+            }
+            let oldest_us = oldest_us(function);
+            let at = line.ready.iter().position(|event| event.at_us < oldest_us);
+            if let Some(event) = at.and_then(|at| line.ready.remove(at)) {
+                line.running += 1;
+                self.running += 1;
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Some function runs as much as it may.
+    pub fn has_full(&self) -> bool {
+        self.lines.values().any(|line| line.is_full)
     }
 
     pub fn set_free(&mut self, function: &str) {
@@ -222,6 +247,38 @@ mod tests {
         assert_eq!(turns(&mut lines), named(&[("b", 2)]));
         lines.set_free("a");
         assert_eq!(turns(&mut lines), named(&[("a", 0), ("a", 1)]));
+    }
+
+    #[test]
+    fn events_of_a_full_function_end_when_they_are_too_old() {
+        let mut lines = Lines::new(1);
+        let at = |function: &str, offset: u64, at_us: i64| Queued {
+            at_us,
+            ..event(function, offset)
+        };
+        for event in [
+            at("a", 0, 30),
+            at("a", 1, 10),
+            at("a", 2, 40),
+            at("b", 3, 5),
+        ] {
+            lines.take(event);
+        }
+        assert_eq!(lines.next_too_old(|_| 100), None, "nothing is full");
+        let first = lines.next_event().unwrap();
+        lines.set_full(first);
+        assert!(lines.has_full());
+        let too_old = |lines: &mut Lines| {
+            let event = lines.next_too_old(|function| if function == "a" { 35 } else { 0 });
+            event.map(|event| event.offset)
+        };
+        assert_eq!(too_old(&mut lines), Some(0));
+        assert_eq!(too_old(&mut lines), None, "the turn is taken");
+        lines.stop_running("a");
+        assert_eq!(too_old(&mut lines), Some(1));
+        lines.stop_running("a");
+        assert_eq!(too_old(&mut lines), None);
+        assert_eq!(turns(&mut lines), named(&[("b", 3)]));
     }
 
     #[test]

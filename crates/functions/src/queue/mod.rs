@@ -4,6 +4,8 @@
 //! the dead letter and the move of the cursor, which stands at the oldest event that has not ended. After a crash
 //! everything from there that has no end is run again: at least once, as in AWS.
 //!
+//! A failed event is tried again as AWS does it ([`retry`]).
+//!
 //! One task decides ([`Queue`]); what waits for the disk, for a function or for the log are tasks of its own. An event
 //! takes a turn for an attempt and until its end is kept, none while it waits for the next attempt or for its function's
 //! concurrency ([`lines`]).
@@ -12,6 +14,7 @@ mod attempt;
 mod ends;
 mod intake;
 mod lines;
+mod retry;
 #[cfg(test)]
 mod tests;
 
@@ -30,27 +33,38 @@ use tokio::{
 use tracing::error;
 
 use self::{
-    attempt::{Attempt, attempt},
+    attempt::{Attempt, Found, attempt},
     ends::{Ended, Follow, undelivered},
     intake::EndedBefore,
     lines::{Lines, Queued},
+    retry::{Cause, Next},
 };
 use crate::{
     Error, Inner,
     append::{NotKept, append_patiently},
     destination::{Condition, record},
-    entry::{Entry, Turn, kind_name},
+    entry::{Entry, Turn, kind_name, new_trace_id},
     records::{self, DeadLetter, QueueRow},
 };
 
 pub const CURSOR: &str = "functions/async";
 pub(crate) const PARTITION: PartitionId = PartitionId(0);
+/// A caller's trace that is longer is not kept: X-Ray's have some 100.
+const TRACE_BYTES_MAX: usize = 1 << 10;
 /// How often it is looked whether a function that is full was deployed again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Appends the event durably; returns when it is on disk.
-/// `function`: its name, and the version or alias if one was asked for (`f:live`).
-pub async fn enqueue(inner: &Inner, function: String, payload: String) -> Result<String, Error> {
+/// `function`: its name, and the version or alias if one was asked for (`f:live`). `trace_id`: the caller's.
+pub async fn enqueue(
+    inner: &Inner,
+    function: String,
+    payload: String,
+    trace_id: Option<String>,
+) -> Result<String, Error> {
+    // All attempts have the same.
+    let trace_id = trace_id.filter(|trace_id| trace_id.len() <= TRACE_BYTES_MAX);
+    let trace_id = trace_id.unwrap_or_else(new_trace_id);
     let request_id = uuid::Uuid::new_v4().to_string();
     let row = QueueRow {
         at_us: inner.options.clock.now_us(),
@@ -58,6 +72,7 @@ pub async fn enqueue(inner: &Inner, function: String, payload: String) -> Result
         function,
         state: "queued".to_owned(),
         event: Some(payload),
+        trace_id: Some(trace_id),
     };
     let queue = &inner.options.streams.queue;
     let append = Append {
@@ -171,11 +186,14 @@ impl Queue {
             self.wake();
             self.read();
             self.try_events();
+            self.end_too_old();
             self.keep();
             let ended = self.cursor_without(&[]).0;
             self.inner.queue_ended.store(ended, Ordering::Relaxed);
             let due = self.waiting.keys().map(|&(at, _)| at).next();
-            let due = due.into_iter().chain(self.read_again_at).min();
+            // Events of a function that is full may become too old.
+            let look = self.lines.has_full().then(|| Instant::now() + LOOK_AGAIN);
+            let due = due.into_iter().chain(self.read_again_at).chain(look).min();
             let due = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -284,8 +302,8 @@ impl Queue {
     /// Starts attempts as long as there are turns.
     fn try_events(&mut self) {
         while let Some(event) = self.lines.next_event() {
-            let turn = match self.inner.chosen(&event.function) {
-                Err(_) => None,
+            let found = match self.inner.chosen(&event.function) {
+                Err(_) => Found::Gone,
                 Ok(entry) => {
                     let turn = self.free.remove(&event.function);
                     let turn = turn.filter(|turn| Arc::ptr_eq(&turn.entry, &entry));
@@ -297,16 +315,38 @@ impl Queue {
                             .spawn(async move { Done::Free(function, turn.await) });
                         continue;
                     };
-                    Some(turn)
+                    Found::Turn(turn)
                 }
             };
-            let attempt = attempt(self.inner.clone(), event.clone(), turn);
-            let task = self
-                .tasks
-                .spawn(async move { Done::Attempt(attempt.await) });
-            self.running.insert(task.id(), event);
+            self.start(event, found);
         }
         self.free.clear();
+    }
+
+    fn start(&mut self, event: Queued, found: Found) {
+        let attempt = attempt(self.inner.clone(), event.clone(), found);
+        let task = self
+            .tasks
+            .spawn(async move { Done::Attempt(attempt.await) });
+        self.running.insert(task.id(), event);
+    }
+
+    /// Ends events whose functions gave them no turn until they were too old.
+    fn end_too_old(&mut self) {
+        let inner = self.inner.clone();
+        let now_us = inner.options.clock.now_us();
+        let oldest_us = |function: &str| {
+            let settings = inner.async_settings(function).unwrap_or_default();
+            let age_max = attempt::age_max(&inner, &settings).as_micros();
+            now_us.saturating_sub(i64::try_from(age_max).unwrap_or(i64::MAX))
+        };
+        while let Some(event) = self.lines.next_too_old(oldest_us) {
+            let found = match inner.chosen(&event.function) {
+                Ok(entry) => Found::TooOld(entry),
+                Err(_) => Found::Gone,
+            };
+            self.start(event, found);
+        }
     }
 
     /// Appends ends, one append at a time.
@@ -445,30 +485,32 @@ impl Queue {
                     request_id = event.request_id,
                     reason, "a queued event cannot be read; it is tried again"
                 );
-                return self.wait(event);
+                return self.wait(event, Cause::Platform);
             }
             Attempt::Failure {
+                cause,
                 error_type,
                 message,
                 payload,
                 retries,
-                age_s_max,
+                age_max,
                 follow,
             } => {
-                event.attempts += 1;
-                let is_too_old =
-                    age_s_max.is_some_and(|max| at_us - event.at_us > i64::from(max) * 1_000_000);
-                if event.attempts <= retries && !is_too_old {
-                    return self.wait(event);
+                if matches!(cause, Cause::Function | Cause::Gone) {
+                    event.attempts = event.attempts.saturating_add(1);
                 }
-                let condition = match event.attempts <= retries {
-                    true => Condition::EventAgeExceeded,
-                    false => Condition::RetriesExhausted,
-                };
-                (Some((error_type, message, payload)), condition, follow)
+                let is_too_old = retry::is_too_old(at_us - event.at_us, age_max);
+                match retry::next(cause, event.attempts, retries, is_too_old) {
+                    Next::Again => return self.wait(event, cause),
+                    Next::End(condition) => {
+                        (Some((error_type, message, payload)), condition, follow)
+                    }
+                }
             }
         };
-        let attempts = event.attempts + u32::from(condition == Condition::Success);
+        // With those that were not the function's fault.
+        let failed = event.attempts.saturating_add(event.waits);
+        let attempts = failed.saturating_add(u32::from(condition == Condition::Success));
         let state = if failure.is_some() { "dead" } else { "done" };
         let row = QueueRow {
             at_us,
@@ -476,8 +518,9 @@ impl Queue {
             function: event.function,
             state: state.to_owned(),
             event: None,
+            trace_id: None,
         };
-        let follow = follow.map(|attempt::Follow { to, last }| {
+        let follow = follow.into_iter().map(|attempt::Follow { to, last }| {
             let (id, function) = (&row.request_id, &row.function);
             match record(at_us, id, function, condition, attempts, &last) {
                 Some(record) => Follow::To {
@@ -491,6 +534,7 @@ impl Queue {
                 }
             }
         });
+        let follow = follow.collect();
         let dead_letter = failure.map(|(error_type, error_message, payload)| DeadLetter {
             at_us,
             function: row.function.clone(),
@@ -499,7 +543,7 @@ impl Queue {
             source: None,
             error_type,
             error_message,
-            attempts: i32::try_from(event.attempts).unwrap_or(i32::MAX),
+            attempts: i32::try_from(failed).unwrap_or(i32::MAX),
             event: payload,
         });
         self.ended.push(Ended {
@@ -514,13 +558,18 @@ impl Queue {
     }
 
     /// Until the next attempt; its turn is free.
-    fn wait(&mut self, mut event: Queued) {
+    fn wait(&mut self, mut event: Queued, cause: Cause) {
         self.lines.stop_running(&event.function);
         let options = &self.inner.options;
-        let mut waits = Backoff::new(options.retry_wait, options.retry_wait_max, event.offset);
-        let wait = waits.nth(event.waits as usize);
-        event.waits = event.waits.saturating_add(1);
-        let due = Instant::now() + wait.unwrap_or(options.retry_wait_max);
+        let wait = match cause {
+            Cause::Function => retry::wait_of_function(options, event.attempts),
+            _ => {
+                let wait = retry::wait_of_platform(options, event.waits, event.offset);
+                event.waits = event.waits.saturating_add(1);
+                wait
+            }
+        };
+        let due = Instant::now() + wait;
         self.waiting.insert((due, event.offset), event);
     }
 

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use lambic_model::FunctionName;
+use arrow::array::AsArray;
+use lambic_base::{Clock, SystemClock};
+use lambic_model::{FunctionName, OffsetRange, Stream};
 
 use super::*;
 use crate::{
@@ -13,12 +15,32 @@ use crate::{
 /// Of a function that does not exist it becomes a dead letter at once.
 fn queued(function: &str, event: &str) -> QueueRow {
     QueueRow {
-        at_us: 0,
+        at_us: SystemClock.now_us(),
         request_id: uuid::Uuid::new_v4().to_string(),
         function: function.to_owned(),
         state: "queued".to_owned(),
         event: Some(event.to_owned()),
+        trace_id: None,
     }
+}
+
+/// What a text column of a stream has.
+fn texts(house: &House, stream: &Stream, column: &str) -> Vec<String> {
+    let snapshot = house.log.snapshot();
+    let all = OffsetRange {
+        partition: PARTITION,
+        first: Offset(0),
+        end: snapshot.head(stream.id).offset(PARTITION),
+    };
+    let batches = snapshot.read(stream.id, all).unwrap();
+    let of = |batch: &arrow::record_batch::RecordBatch| -> Vec<String> {
+        let column = batch.column_by_name(column).unwrap().as_string::<i32>();
+        let texts = column
+            .iter()
+            .map(|text| text.unwrap_or_default().to_owned());
+        texts.collect()
+    };
+    batches.iter().flat_map(of).collect()
 }
 
 async fn deploy(functions: &Functions, name: &str, code: Code, retries: u32) {
@@ -142,7 +164,11 @@ async fn the_queue_goes_on_after_it_could_not_be_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_that_keeps_failing_does_not_keep_others_waiting() {
     let house = House::open(|_| {});
-    let functions = house.functions().await;
+    let functions = house
+        .functions_with(|options| {
+            options.async_retry_waits = [5, 500].map(Duration::from_millis).into();
+        })
+        .await;
     deploy(&functions, "bad", component("unreachable"), 10_000).await;
     deploy(&functions, "good", component(ECHO), 0).await;
     let mut rows: Vec<_> = (0..1_100).map(|_| queued("bad", "1")).collect();
@@ -217,7 +243,7 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
             row: queued(function, ""),
             invocation: None,
             dead_letter: None,
-            follow: None,
+            follow: Vec::new(),
             to_house: false,
             is_short: false,
         };
@@ -258,6 +284,136 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
     end(&mut queue, "b", 2_000);
     assert_eq!(queue.cursor_without(&[]), Offset(2_010));
     functions.close().await;
+}
+
+/// Of a function that may be tried twice more.
+fn failure(cause: Cause) -> Attempt {
+    Attempt::Failure {
+        cause,
+        error_type: "E".to_owned(),
+        message: "no".to_owned(),
+        payload: "1".to_owned(),
+        retries: 2,
+        age_max: Duration::from_secs(21_600),
+        follow: vec![attempt::Follow {
+            to: crate::Destination::Function("next".to_owned()),
+            last: crate::destination::Last {
+                version: crate::FunctionVersion::Latest,
+                is_failure: true,
+                request: "1".to_owned(),
+                response: b"null".to_vec(),
+            },
+        }],
+    }
+}
+
+fn event(age_s: i64) -> Queued {
+    Queued {
+        offset: 7,
+        at_us: SystemClock.now_us() - age_s * 1_000_000,
+        request_id: "id".to_owned(),
+        function: "f".to_owned(),
+        attempts: 0,
+        waits: 0,
+    }
+}
+
+/// The event waits; for how many seconds?
+fn waits(queue: &mut Queue, event: Queued, cause: Cause) -> (Queued, f64) {
+    let now = Instant::now();
+    queue.take_attempt(event, failure(cause));
+    assert!(queue.ended.is_empty());
+    let ((due, _), event) = queue.waiting.pop_first().unwrap();
+    (event, due.duration_since(now).as_secs_f64())
+}
+
+/// The condition that its end tells, and the attempts that its dead letter does.
+fn ends(queue: &mut Queue, event: Queued, cause: Cause) -> (String, i32) {
+    queue.take_attempt(event, failure(cause));
+    assert!(queue.waiting.is_empty());
+    let end = queue.ended.pop().unwrap();
+    assert_eq!(end.row.state, "dead");
+    let [Follow::To { record, .. }] = &end.follow[..] else {
+        panic!("it goes on");
+    };
+    let record: serde_json::Value = serde_json::from_str(record).unwrap();
+    let condition = record["requestContext"]["condition"].as_str().unwrap();
+    (condition.to_owned(), end.dead_letter.unwrap().attempts)
+}
+
+#[tokio::test]
+async fn a_failed_event_is_tried_again_as_on_aws() {
+    let house = House::open(|_| {});
+    let functions = house
+        .functions_with(|options| {
+            options.retry_wait = Duration::from_secs(1);
+            options.async_retry_waits = [60, 120].map(Duration::from_secs).into();
+        })
+        .await;
+    let mut queue = Queue::new(functions.0.clone());
+    // What the function did: a minute, then two.
+    let (first, wait) = waits(&mut queue, event(0), Cause::Function);
+    assert!((60.0..61.0).contains(&wait), "{wait}");
+    let (second, wait) = waits(&mut queue, first, Cause::Function);
+    assert!((120.0..121.0).contains(&wait), "{wait}");
+    let exhausted = ("RetriesExhausted".to_owned(), 3);
+    assert_eq!(ends(&mut queue, second, Cause::Function), exhausted);
+    // What was not its fault uses up none of that: 1 s to 5 minutes, half of it left to chance.
+    let mut tried = event(21_000);
+    for n in 0..20 {
+        let (again, wait) = waits(&mut queue, tried, Cause::Platform);
+        tried = again;
+        let full = 2_f64.powi(n).min(300.0);
+        assert!((full / 2.0..full + 1.0).contains(&wait), "{n}: {wait}");
+    }
+    assert_eq!((tried.attempts, tried.waits), (0, 20));
+    let (tried, wait) = waits(&mut queue, tried, Cause::Function);
+    assert!((60.0..61.0).contains(&wait), "{wait}");
+    // Until it is too old.
+    let old = Queued {
+        at_us: tried.at_us - 1_000_000_000,
+        ..tried
+    };
+    let too_old = ("EventAgeExceeded".to_owned(), 21);
+    assert_eq!(ends(&mut queue, old, Cause::Platform), too_old);
+    let never_tried = ("EventAgeExceeded".to_owned(), 0);
+    assert_eq!(ends(&mut queue, event(22_000), Cause::TooOld), never_tried);
+    functions.close().await;
+}
+
+/// Also one that gets no turn at all; by default after six hours.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_too_old_is_a_dead_letter() {
+    let house = House::open(|_| {});
+    let functions = house.functions().await;
+    deploy(&functions, "runs", component(ECHO), 2).await;
+    let name = FunctionName::new("stopped").unwrap();
+    let mut stopped = Deployment::new(name, Runtime::Wasm, component(ECHO));
+    stopped.concurrency = Some(0);
+    functions.deploy(stopped).await.unwrap();
+    let hours = |hours: i64| SystemClock.now_us() - hours * 3_600_000_000;
+    let aged = |function: &str, age: i64| QueueRow {
+        at_us: hours(age),
+        ..queued(function, "1")
+    };
+    let rows = [
+        aged("stopped", 5),
+        aged("stopped", 7),
+        aged("runs", 7),
+        aged("runs", 5),
+    ];
+    house.enqueue(&rows).await;
+    house.wait_for(&house.system.queue, 7).await;
+    house.wait_for(&house.system.dead_letters, 2).await;
+    functions.close().await;
+    let letters = &house.system.dead_letters;
+    let of = |column: &str| texts(&house, letters, column);
+    assert_eq!(of("error_type"), ["EventAgeExceeded", "EventAgeExceeded"]);
+    let mut functions = of("function");
+    functions.sort();
+    assert_eq!(functions, ["runs", "stopped"]);
+    let states = texts(&house, &house.system.queue, "state");
+    assert_eq!(states.iter().filter(|state| *state == "done").count(), 1);
 }
 
 proptest! {

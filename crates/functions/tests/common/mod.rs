@@ -127,6 +127,7 @@ impl House {
         );
         options.decode_arrow = Arc::new(lambic_connectors::arrow_answer);
         options.retry_wait = Duration::from_millis(5);
+        options.async_retry_waits = vec![options.retry_wait];
         options.init_timeout = BOUND;
         // What is running when a test closes it shall run again.
         options.drain_max = Duration::from_millis(200);

@@ -361,6 +361,8 @@ async fn open_functions(
     options.spares = settings.functions.spares;
     options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
     options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);
+    options.async_retry_waits = settings.functions.retry_waits();
+    options.async_age_max = Duration::from_secs(settings.functions.async_age_s_max);
     options.drain_max = Duration::from_secs(settings.functions.drain_s_max);
     Ok(Functions::open(options).await?)
 }

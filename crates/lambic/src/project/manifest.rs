@@ -60,9 +60,9 @@ pub struct Function {
     /// Invocations at one time, at most.
     #[serde(default)]
     pub concurrency: Option<usize>,
-    /// Hosts that a component may send requests to.
+    /// Hosts that it may connect to; without, a component has none, and everything else all public ones.
     #[serde(default)]
-    pub hosts: Vec<String>,
+    pub hosts: Option<Vec<String>>,
     #[serde(default, deserialize_with = "trigger")]
     pub trigger: Option<Trigger>,
 }

@@ -18,7 +18,7 @@ import zipfile
 
 from botocore.exceptions import ClientError
 
-from common import ROLE, connect, created, sha256, signed, zipped
+from common import ROLE, connect, created, eventually, sha256, signed, sql, zipped
 
 APP = "def handler(event, context):\n    return event\n"
 NAME = r"\(arn:\(aws\[a-zA-Z-\]\*\)\?:lambda:\)\?"
@@ -283,6 +283,10 @@ def cases(world):
         ("two architectures", "CreateFunction", create(Architectures=["x86_64", "arm64"]), 400, VALIDATION, no_longer("[x86_64, arm64]", "architectures", 1)),
         ("an unknown architecture", "CreateFunction", create(Architectures=["mips"]), 400, VALIDATION, constraint("[mips]", "architectures", r"Member must satisfy constraint: \[Member must satisfy enum value set: \[(x86_64, arm64|arm64, x86_64)\], Member must not be null\]")),
         ("an unknown package type", "CreateFunction", create(PackageType="Tar"), 400, VALIDATION, one_of("Tar", "packageType", "Zip", "Image")),
+        ("a network of AWS's", "CreateFunction", create(VpcConfig={"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}), 400, INVALID, r"^VpcConfig is not available on this server: "),
+        ("a key of AWS's", "UpdateFunctionConfiguration", configure(KMSKeyArn="arn:aws:kms:us-east-1:000000000000:key/k"), 400, INVALID, r"^KMSKeyArn is not available on this server: "),
+        ("dead letters to a queue", "CreateFunction", create(DeadLetterConfig={"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}), 400, INVALID, r"^The destination arn:aws:sqs:\S+ is not available on this server; "),
+        ("dead letters to itself", "UpdateFunctionConfiguration", configure(DeadLetterConfig={"TargetArn": arn}), 400, INVALID, r"^You can't specify the function as a destination for itself\.$"),
         ("an unknown tracing mode", "CreateFunction", create(TracingConfig={"Mode": "Loud"}), 400, VALIDATION, one_of("Loud", "tracingConfig.mode", "Active", "PassThrough")),
         ("a layer that is not there", "CreateFunction", create(Layers=[world.layer_arn.replace(world.layer, nowhere)]), 400, INVALID, r"^Layer version arn:\S+:1 does not exist\.$"),
         ("a layer without a version", "CreateFunction", create(Layers=[world.layer_arn.rsplit(":", 1)[0]]), 400, VALIDATION, r"at 'layers' failed to satisfy constraint: Member must satisfy constraint: \["),
@@ -486,6 +490,21 @@ def throttled(world):
     return "let through"
 
 
+def reasons_are_logged(world):
+    """AWS says of a zip only that it cannot be unzipped; the function's log has why."""
+    name = f"logged-{uuid.uuid4().hex[:8]}"
+    created(world.client, name, world.zip)
+    try:
+        world.client.update_function_code(FunctionName=name, ZipFile=b"not a zip")
+        return "let through"
+    except ClientError:
+        lines = f"SELECT line FROM lambic_logs WHERE function = '{name}' AND request_id IS NULL"
+        eventually("the reason is in the log", lambda: "is not a zip that can be used" in str(sql(world.url, lines)["rows"]))
+    finally:
+        world.client.delete_function(FunctionName=name)
+    return ""
+
+
 def nothing_made(world):
     """A refused call leaves nothing behind."""
     names = [one["FunctionName"] for one in world.client.list_functions()["Functions"] if one["FunctionName"].startswith("nowhere-")]
@@ -512,7 +531,7 @@ def main(url):
             wrong = attempt(check_one, world, case)
             if wrong:
                 failures.append(f"{shown}{case[1]}, {case[0]}: {SHOWN.repr(case[2])}\n    {wrong}")
-    for last in (throttled, nothing_made):
+    for last in (throttled, reasons_are_logged, nothing_made):
         count += 1
         wrong = attempt(last, world)
         if wrong:

@@ -166,9 +166,9 @@ fn what_was_accepted_ends_once_and_what_was_deployed_is_there() {
 
 fn start(folder: &Path, (http, pg): (u16, u16)) -> Server {
     let (config, tmp) = (folder.join("settings.toml"), folder.join("tmp"));
-    // Small segments and quick seals, so that kills meet them.
-    let settings =
-        "[log]\nsegment_bytes = 1_048_576\n[dataset]\nseal_records = 2_000\nseal_after_s = 1\n";
+    // Small segments and quick seals, so that kills meet them, and retries that nobody waits minutes for.
+    let settings = "[log]\nsegment_bytes = 1_048_576\n[dataset]\nseal_records = 2_000\nseal_after_s = 1\n\
+        [functions]\nretry_s = [1, 2]\n";
     std::fs::write(&config, settings).expect("the folder is ours");
     std::fs::create_dir_all(&tmp).expect("the folder is ours");
     let mut run = common::lambic();

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use lambic_functions::{AsyncSettings, Destination, Error};
+use lambic_model::FunctionName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -147,19 +148,23 @@ async fn set(app: &App, target: &Target, members: Members, is_update: bool) -> A
 /// Functions and streams only, and not the function itself: that would never end.
 fn check_destinations(target: &Target, members: &Members) -> Result<(), AwsError> {
     let given = [members.on_success(), members.on_failure()];
-    for arn in given.into_iter().flatten().filter(|arn| !arn.is_empty()) {
-        let Some(destination) = Destination::parse(arn) else {
-            return Err(AwsError::invalid(format!(
-                "The destination {arn} is not available on this server; it has functions (arn:aws:lambda:…:function:name) and streams (arn:aws:lambic:…:stream/name)"
-            )));
-        };
-        if let Destination::Function(name) = destination
-            && name.split(':').next() == Some(target.name.as_str())
-        {
-            return Err(AwsError::invalid(
-                "You can't specify the function as a destination for itself.",
-            ));
-        }
+    let mut given = given.into_iter().flatten().filter(|arn| !arn.is_empty());
+    given.try_for_each(|arn| check_destination(&target.name, arn))
+}
+
+/// Whether what becomes of the function's events can go there.
+pub fn check_destination(name: &FunctionName, arn: &str) -> Result<(), AwsError> {
+    let Some(destination) = Destination::parse(arn) else {
+        return Err(AwsError::invalid(format!(
+            "The destination {arn} is not available on this server; it has functions (arn:aws:lambda:…:function:name) and streams (arn:aws:lambic:…:stream/name)"
+        )));
+    };
+    if let Destination::Function(to) = destination
+        && to.split(':').next() == Some(name.as_str())
+    {
+        return Err(AwsError::invalid(
+            "You can't specify the function as a destination for itself.",
+        ));
     }
     Ok(())
 }

@@ -10,11 +10,12 @@ use axum::{
 use lambic_functions::{
     Code, Deployment, Functions, ImageSource, Runtime, Settings, TMP_MB_DEFAULT,
 };
+use lambic_model::FunctionName;
 use serde_json::Value;
 use tracing::{Instrument, info_span};
 
 use super::{
-    super::Shared,
+    super::{App, Shared},
     answer::{self, Answer, to_the_end},
     check::Violations,
     configuration::{self, Phase},
@@ -32,7 +33,14 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
     let bytes_max = CODE_REQUEST_BYTES_MAX;
     let members: Members = request::read(&app, &headers, body, bytes_max, "CreateFunction").await?;
     let is_published = members.publish.unwrap_or(false);
-    let deployment = deployment(members, &place, &app.services.functions)?;
+    let name = members.function_name.clone().unwrap_or_default();
+    let deployment = match deployment(members, &place, &app.services.functions) {
+        Ok(deployment) => deployment,
+        refused => match names::target(place.clone(), &name, None) {
+            Ok(target) => noted(&app, &target.name, refused).await?,
+            Err(_) => refused?,
+        },
+    };
     let span = info_span!("create", function = %deployment.name);
     let refusing = place.clone();
     let services = app.services.clone();
@@ -56,6 +64,19 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
     Ok(answer::json(StatusCode::CREATED, &body))
 }
 
+/// Tells in the function's log why something was refused before anything looked at the function.
+pub async fn noted<T>(
+    app: &App,
+    name: &FunctionName,
+    checked: Result<T, AwsError>,
+) -> Result<T, AwsError> {
+    let reason = checked.as_ref().err().map(|error| error.message.clone());
+    if let Some(reason) = reason {
+        app.services.functions.note_refusal(name, &reason).await;
+    }
+    checked
+}
+
 /// What is to be deployed, if AWS would take it and this server can run it.
 fn deployment(
     members: Members,
@@ -73,6 +94,7 @@ fn deployment(
     let target = names::target(place.clone(), name, None)?;
     target.unqualified()?;
     members.check_available()?;
+    members.check_dead_letter(&target.name)?;
     let is_image = members.package_type.as_deref() == Some("Image");
     members.check_kind(is_image)?;
     let (runtime, runtime_name, handler) = match (is_image, &members.runtime, &members.handler) {

@@ -139,11 +139,20 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
             "batches of Arrow records are not queued; wait for the answer (RequestResponse), or append the records to a stream that triggers the function",
         )),
         Kind::Queued => {
-            let queued = functions.invoke_async_at(name, qualifier.clone(), payload);
+            let trace_id = asked.trace_id.clone();
+            let event = Event {
+                payload,
+                trace_id: asked.trace_id,
+                ..Event::default()
+            };
+            let queued = functions.invoke_async_with(name, qualifier.clone(), event);
             let queued = queued.instrument(span).await;
             let id = queued.map_err(|error| not_queued(&target, error))?;
             let mut response = answer::empty(StatusCode::ACCEPTED);
             put(&mut response, REQUEST_ID, &id);
+            if let Some(trace_id) = trace_id {
+                put(&mut response, TRACE_ID, &trace_id);
+            }
             Ok(response)
         }
         Kind::Dry => dry(&app, &target),
@@ -172,7 +181,13 @@ pub async fn invoke_async(
     let payload = payload(&app, &headers, body).await?;
     let span = info_span!("invoke", function = %target.name, kind = ?Kind::Queued);
     let functions = &app.services.functions;
-    let queued = functions.invoke_async_at(&target.name, target.qualifier.clone(), payload);
+    let trace_id = headers.get(TRACE_ID).and_then(|value| value.to_str().ok());
+    let event = Event {
+        payload,
+        trace_id: trace_id.map(str::to_owned),
+        ..Event::default()
+    };
+    let queued = functions.invoke_async_with(&target.name, target.qualifier.clone(), event);
     let id = queued.instrument(span).await;
     let id = id.map_err(|error| not_queued(&target, error))?;
     let mut response = answer::empty(StatusCode::ACCEPTED);

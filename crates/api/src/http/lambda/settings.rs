@@ -4,10 +4,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use lambic_functions::{Functions, ImageConfig, LayerUse};
+use lambic_model::FunctionName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    asynchronous::check_destination,
     check::{HANDLER, KMS_KEY, LOG_GROUP, ROLE, TAG, VARIABLE, Violations},
     environment,
     error::AwsError,
@@ -226,6 +228,26 @@ impl Members {
             .file_system_configs
             .as_ref()
             .is_some_and(|all| !all.is_empty());
+        let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|all| !all.is_empty());
+        let has_vpc = self
+            .vpc_config
+            .as_ref()
+            .is_some_and(|config| some(&config.subnet_ids) || some(&config.security_group_ids));
+        let has_key = self.kms_key_arn.as_ref().is_some_and(|key| !key.is_empty());
+        for (is_there, why) in [
+            (
+                has_vpc,
+                "VpcConfig is not available on this server: a function is in no VPC, and reaches public addresses only",
+            ),
+            (
+                has_key,
+                "KMSKeyArn is not available on this server: it has no KMS, and keeps variables and code unencrypted",
+            ),
+        ] {
+            if is_there {
+                return Err(AwsError::invalid(why));
+            }
+        }
         for (name, is_there) in [
             ("FileSystemConfigs", has_file_systems),
             ("TenancyConfig", self.tenancy_config.is_some()),
@@ -244,6 +266,16 @@ impl Members {
             }
         }
         Ok(())
+    }
+
+    /// Events that keep failing go where other results can go, too.
+    pub fn check_dead_letter(&self, name: &FunctionName) -> Result<(), AwsError> {
+        let config = self.dead_letter_config.as_ref();
+        let target = config.and_then(|config| config.target_arn.as_deref());
+        match target.filter(|arn| !arn.is_empty()) {
+            Some(arn) => check_destination(name, arn),
+            None => Ok(()),
+        }
     }
 
     /// Members that are kept and given back; a `null` takes one away.
@@ -500,14 +532,38 @@ mod tests {
             json!({ "DurableConfig": {} }),
             json!({ "FileSystemConfigs": [{}] }),
             json!({ "CodeSigningConfigArn": "arn" }),
+            json!({ "VpcConfig": { "SubnetIds": ["subnet-1"] } }),
+            json!({ "VpcConfig": { "SecurityGroupIds": ["sg-1"] } }),
+            json!({ "KMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/k" }),
         ] {
             assert!(members(value.clone()).check_available().is_err(), "{value}");
         }
-        assert!(
-            members(json!({ "FileSystemConfigs": [] }))
-                .check_available()
-                .is_ok()
-        );
+        // As Terraform and SAM say that there is none.
+        for value in [
+            json!({ "FileSystemConfigs": [] }),
+            json!({ "VpcConfig": { "SubnetIds": [], "SecurityGroupIds": [] } }),
+            json!({ "VpcConfig": { "Ipv6AllowedForDualStack": false } }),
+            json!({ "VpcConfig": null, "KMSKeyArn": null }),
+            json!({ "KMSKeyArn": "" }),
+        ] {
+            assert!(members(value.clone()).check_available().is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn dead_letters_go_where_results_can_go() {
+        let name = FunctionName::new("f").unwrap();
+        let check = |arn: &str| {
+            let value = json!({ "DeadLetterConfig": { "TargetArn": arn } });
+            members(value).check_dead_letter(&name).is_ok()
+        };
+        assert!(check(""));
+        assert!(check("arn:aws:lambda:us-east-1:000000000000:function:g"));
+        assert!(check("arn:aws:lambic:us-east-1:000000000000:stream/s"));
+        assert!(!check("arn:aws:lambda:us-east-1:000000000000:function:f"));
+        assert!(!check("arn:aws:sqs:us-east-1:000000000000:q"));
+        assert!(!check("arn:aws:sns:us-east-1:000000000000:t"));
+        assert!(members(json!({})).check_dead_letter(&name).is_ok());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     answer::{self, Answer, to_the_end},
     check::Violations,
     configuration::{self, Phase},
-    create::{check_architecture, image, memory_mb, timeout, tmp_mb, zip},
+    create::{check_architecture, image, memory_mb, noted, timeout, tmp_mb, zip},
     error::AwsError,
     names::Target,
     request::{self, CODE_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX},
@@ -39,11 +39,12 @@ pub async fn code(State(app): Shared, target: Target, headers: HeaderMap, body: 
     violations.end()?;
     target.unqualified()?;
     let function = target.function(&app)?;
-    check_architecture(function.info.runtime, members.architectures.as_deref())?;
+    let architecture = check_architecture(function.info.runtime, members.architectures.as_deref());
+    noted(&app, &target.name, architecture).await?;
     let (is_published, is_dry) = (members.publish == Some(true), members.dry_run == Some(true));
     let revision = members.revision_id.clone();
     let architectures = members.architectures.clone();
-    let code = code_of(&function.info, members)?;
+    let code = noted(&app, &target.name, code_of(&function.info, members)).await?;
     if is_dry {
         check_revision(
             &configuration::revision(&function.info),
@@ -126,9 +127,12 @@ pub async fn configuration(
     let members: Members =
         request::read(&app, &headers, body, REQUEST_BYTES_MAX, operation).await?;
     target.unqualified()?;
-    let changes = changes(&members, &app.services.functions)?;
+    let changes = changes(&members, &app.services.functions);
+    let changes = noted(&app, &target.name, changes).await?;
+    let dead_letter = members.check_dead_letter(&target.name);
+    noted(&app, &target.name, dead_letter).await?;
     let is_image = target.function(&app)?.info.runtime == Runtime::Image;
-    members.check_kind(is_image)?;
+    noted(&app, &target.name, members.check_kind(is_image)).await?;
     let services = app.services.clone();
     let (place, name) = (target.place.clone(), target.name.clone());
     let span = info_span!("update", function = %name);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lambic_functions::Destination;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -174,7 +175,27 @@ impl Reader<'_, '_> {
             }
             "Layers" => self.layers(function, node, &what),
             "Tags" => function.tags = self.tags(node, &what),
-            "Architectures" | "LoggingConfig" | "VpcConfig" | "SnapStart" | "DeadLetterConfig" => {
+            "VpcConfig" => {
+                let why = "a function is in no VPC here, and reaches public addresses only";
+                self.leave_out(node, what, why);
+            }
+            "DeadLetterConfig" | "DeadLetterQueue" => {
+                let target = node.get("TargetArn");
+                let target = target.and_then(|target| self.template.text(target).ok());
+                let is_here = |arn: &String| Destination::parse(arn).is_some();
+                match target.filter(is_here) {
+                    Some(arn) => {
+                        let config = json!({ "TargetArn": arn });
+                        let kept = &mut function.settings.kept;
+                        kept.insert("DeadLetterConfig".to_owned(), config);
+                    }
+                    None => {
+                        let why = "there are no queues and topics here; what keeps failing is in lambic_dead_letters";
+                        self.leave_out(node, what, why);
+                    }
+                }
+            }
+            "Architectures" | "LoggingConfig" | "SnapStart" => {
                 if let Some(value) = self.json(node, &what) {
                     function.settings.kept.insert(key.to_owned(), value);
                 }

@@ -1,0 +1,200 @@
+//! Starts that take longer than they may: as in AWS, the function is started once more, as a part of the invocation.
+//!
+//! A start has ten seconds of its own ([`crate::Options::init_timeout`]), beside the function's timeout. If it is not done
+//! by then it is ended, and another one begins that counts under the timeout, like the function itself; what that leaves
+//! is for the event. Whatever else goes wrong with a start is not mended by another one, and is told at once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lambic_model::Outcome;
+use lambic_sandbox::{
+    LogLine, LogSource, failure,
+    process::{FailedStart, Spec},
+};
+
+use crate::{
+    Error, Inner,
+    entry::{Call, Entry},
+    pool::Tenant,
+};
+
+const TIMED_OUT: &str = "Sandbox.Timedout";
+
+/// How an invocation came to its environment.
+pub struct Started {
+    /// The error is the function's own: the outcome, and what the start said.
+    pub found: Result<Tenant, (Outcome, Vec<LogLine>)>,
+    /// A start that the invocation waited for, beside its own time.
+    pub init: Option<Duration>,
+    /// What a second start took of the function's timeout.
+    pub spent: Duration,
+    /// Of the start that was given up.
+    pub before: Vec<LogLine>,
+}
+
+impl Inner {
+    /// An environment for one invocation, by a second start if the first one takes too long.
+    pub(crate) async fn started(
+        &self,
+        entry: &Entry,
+        spec: &Arc<Spec>,
+        call: Call<'_>,
+    ) -> Result<Started, Error> {
+        let first = match self.environment(entry, spec, call).await? {
+            Ok((tenant, init)) => {
+                return Ok(Started {
+                    found: Ok(tenant),
+                    init,
+                    spent: Duration::ZERO,
+                    before: Vec::new(),
+                });
+            }
+            Err(failed) => failed,
+        };
+        if !is_timeout(&first, spec.init_timeout) {
+            return Ok(Started {
+                init: Some(first.init),
+                found: Err((first.outcome, first.lines)),
+                spent: Duration::ZERO,
+                before: Vec::new(),
+            });
+        }
+        let mut before = first.lines;
+        before.push(report("init", first.init, &first.outcome));
+        let timeout = entry.timeout();
+        let longer = Arc::new(Spec {
+            init_timeout: timeout,
+            ..Spec::clone(spec)
+        });
+        // Room for the second one is another thing to wait for.
+        let again = Call {
+            arrived: Instant::now(),
+            ..call
+        };
+        let (found, spent) = match self.environment(entry, &longer, again).await? {
+            // None: another one became free meanwhile.
+            Ok((tenant, init)) => (Ok(tenant), init.unwrap_or_default()),
+            Err(mut failed) => {
+                failed
+                    .lines
+                    .push(report("invoke", failed.init, &failed.outcome));
+                let outcome = match is_timeout(&failed, timeout) {
+                    true => timed_out(call.request_id, timeout),
+                    false => failed.outcome,
+                };
+                (Err((outcome, failed.lines)), failed.init)
+            }
+        };
+        Ok(Started {
+            found,
+            init: Some(first.init),
+            spent,
+            before,
+        })
+    }
+}
+
+/// A function may say of itself that it timed out: then it did not take the time.
+fn is_timeout(failed: &FailedStart, limit: Duration) -> bool {
+    failed.init >= limit
+        && matches!(&failed.outcome, Outcome::Failure { error_type, .. } if error_type == TIMED_OUT)
+}
+
+/// Of an event, by the time that the whole function has.
+pub fn timed_out(request_id: &str, timeout: Duration) -> Outcome {
+    let seconds = timeout.as_secs_f64();
+    failure(
+        TIMED_OUT,
+        &format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds"),
+    )
+}
+
+/// What an event's own time has become by `spent`: the outcome tells of the whole.
+pub fn of_whole_timeout(outcome: Outcome, request_id: &str, timeout: Duration) -> Outcome {
+    match outcome {
+        Outcome::Failure { error_type, .. } if error_type == TIMED_OUT => {
+            timed_out(request_id, timeout)
+        }
+        outcome => outcome,
+    }
+}
+
+/// AWS's line about a start that did not succeed.
+fn report(phase: &str, init: Duration, outcome: &Outcome) -> LogLine {
+    let init_ms = init.as_secs_f64() * 1e3;
+    let status = match outcome {
+        Outcome::Failure { error_type, .. } if error_type != TIMED_OUT => {
+            format!("error\tError Type: {error_type}")
+        }
+        _ => "timeout".to_owned(),
+    };
+    LogLine::now(
+        LogSource::Platform,
+        format!("INIT_REPORT Init Duration: {init_ms:.2} ms\tPhase: {phase}\tStatus: {status}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(error_type: &str, init_ms: u64) -> FailedStart {
+        FailedStart {
+            outcome: failure(error_type, "no"),
+            lines: Vec::new(),
+            init: Duration::from_millis(init_ms),
+        }
+    }
+
+    #[test]
+    fn only_the_time_makes_a_second_start() {
+        let limit = Duration::from_millis(100);
+        for (error_type, init_ms, is) in [
+            (TIMED_OUT, 100, true),
+            (TIMED_OUT, 101, true),
+            // The function's own word.
+            (TIMED_OUT, 99, false),
+            ("Runtime.ExitError", 200, false),
+        ] {
+            let found = is_timeout(&failed(error_type, init_ms), limit);
+            assert_eq!(found, is, "{error_type} {init_ms}");
+        }
+    }
+
+    #[test]
+    fn a_start_is_reported_as_aws_does() {
+        for (phase, error_type, expected) in [
+            (
+                "init",
+                TIMED_OUT,
+                "INIT_REPORT Init Duration: 10000.04 ms\tPhase: init\tStatus: timeout",
+            ),
+            (
+                "invoke",
+                "Runtime.ExitError",
+                "INIT_REPORT Init Duration: 10000.04 ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ExitError",
+            ),
+        ] {
+            let line = report(
+                phase,
+                Duration::from_micros(10_000_040),
+                &failure(error_type, ""),
+            );
+            assert_eq!(line.line, expected);
+        }
+    }
+
+    #[test]
+    fn a_timeout_tells_of_the_whole_time() {
+        let told = |outcome| match of_whole_timeout(outcome, "id", Duration::from_secs(3)) {
+            Outcome::Failure { payload, .. } => String::from_utf8(payload).unwrap(),
+            Outcome::Success(_) => String::new(),
+        };
+        let short = timed_out("id", Duration::from_millis(500));
+        assert!(told(short).contains("RequestId: id Error: Task timed out after 3.00 seconds"));
+        assert!(told(failure("E", "own")).contains("own"));
+    }
+}
