@@ -11,7 +11,7 @@ use std::{
 use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
-    Execution, LogLine, LogSource, failure,
+    Execution, Written, failure,
     process::{Invocation, Spec, StreamSink},
     wasm,
 };
@@ -22,10 +22,10 @@ use crate::{
     Error, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
     pool::Pool,
     records::{InvocationRow, error_message},
+    said::Said,
     turns::{Permit, Turns},
 };
 
-const LOG_TAIL_BYTES: usize = 4 << 10;
 /// X-Ray's have 35.
 const TRACE_ID_BYTES_MAX: usize = 128;
 
@@ -211,6 +211,7 @@ impl Entry {
         call: Call<'_>,
         payload: &[u8],
         inner: &Inner,
+        said: &mut Said<'_>,
     ) -> Result<(Execution, Option<Duration>), Error> {
         match self.ready(inner).await? {
             Program::Wasm {
@@ -220,8 +221,9 @@ impl Entry {
             } => {
                 let _room = inner.component(self, call).await?;
                 let (request_id, limits) = (call.request_id, *limits);
-                let execution = module.invoke(request_id, payload, environment, limits);
-                Ok((execution.await, None))
+                let written = Written::new(limits.log_bytes_max);
+                let run = module.invoke_into(request_id, payload, environment, limits, &written);
+                Ok((said.while_running(&written, run).await, None))
             }
             Program::Broken(reason) => Ok((
                 Execution {
@@ -259,13 +261,15 @@ impl Entry {
                     client_context: call.client_context.unwrap_or_default().to_owned(),
                     cognito_identity: String::new(),
                 };
+                let written = environment.written();
                 let run = async {
                     match call.stream {
                         Some(sink) => environment.invoke_streamed(invocation, sink.clone()).await,
                         None => environment.invoke(invocation).await,
                     }
                 };
-                let execution = run.instrument(info_span!("run")).await;
+                let run = run.instrument(info_span!("run"));
+                let execution = said.while_running(&written, run).await;
                 if execution.reusable {
                     inner.give_back(self, environment);
                 }
@@ -304,14 +308,13 @@ impl Turn {
             duration_ms = Empty,
             overhead_ms = Empty,
         );
-        let mut platform = vec![LogLine::now(
-            LogSource::Platform,
-            format!(
-                "START RequestId: {} Version: {}",
-                call.request_id, info.version
-            ),
-        )];
-        let execution = self.entry.execute(call, payload, inner);
+        let start_us = SystemClock.now_us();
+        let mut said = Said::new(&inner.recorder, call.request_id, info.name.as_str());
+        said.note(format!(
+            "START RequestId: {} Version: {}",
+            call.request_id, info.version
+        ));
+        let execution = self.entry.execute(call, payload, inner, &mut said);
         let (execution, init) = execution.instrument(span.clone()).await?;
         let told = execution.duration + init.unwrap_or_default();
         let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
@@ -330,7 +333,7 @@ impl Turn {
         span.record("duration_ms", duration_ms);
         span.record("overhead_ms", overhead_ms);
         debug!(parent: &span, is_success = error.is_none(), "invocation ended");
-        platform.extend(execution.lines);
+        said.add(execution.lines);
         let mut report = format!(
             "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
              Memory Size: {} MB\tMax Memory Used: {memory_peak_mb} MB",
@@ -344,14 +347,13 @@ impl Turn {
         if let Some((error_type, message)) = &error
             && let Some(line) = platform_line(error_type, message, call.request_id, info.timeout_ms)
         {
-            platform.push(LogLine::now(LogSource::Platform, line));
+            said.note(line);
         }
-        for line in [format!("END RequestId: {}", call.request_id), report] {
-            platform.push(LogLine::now(LogSource::Platform, line));
-        }
-        let log_tail = tail(&platform);
+        said.note(format!("END RequestId: {}", call.request_id));
+        said.note(report);
+        let (lines, log_tail) = said.end();
         let row = InvocationRow {
-            at_us: platform[0].at_us,
+            at_us: start_us,
             request_id: call.request_id.to_owned(),
             function: info.name.to_string(),
             digest: info.digest.clone(),
@@ -366,7 +368,7 @@ impl Turn {
             overhead_ms,
             trace_id: trace_root(&trace_id).to_owned(),
         };
-        inner.recorder.record(row, platform).await;
+        inner.recorder.record(row, lines).await;
         Ok(InvokeResult {
             request_id: call.request_id.to_owned(),
             outcome: execution.outcome,
@@ -435,19 +437,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.entry.waiting.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn tail(lines: &[LogLine]) -> String {
-    let mut text = String::new();
-    for line in lines {
-        text.push_str(&line.line);
-        text.push('\n');
-    }
-    let mut start = text.len().saturating_sub(LOG_TAIL_BYTES);
-    while !text.is_char_boundary(start) {
-        start += 1;
-    }
-    text.split_off(start)
 }
 
 #[cfg(test)]

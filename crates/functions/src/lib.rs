@@ -37,6 +37,7 @@ mod recorder;
 mod records;
 mod registry;
 mod rules;
+mod said;
 mod services;
 mod slots;
 mod sources;

@@ -1,4 +1,6 @@
 //! Writes what functions did into `lambic_invocations` and `lambic_logs`, many at once, beside the invocations.
+//!
+//! The lines of an invocation that takes long come in several parts, in their order, the last one with its end.
 
 use std::sync::{
     Arc,
@@ -26,8 +28,18 @@ const LINE_BESIDE_BYTES: usize = 192;
 const ATTEMPTS_MAX: usize = 20;
 
 enum Item {
-    Invocation(Box<InvocationRow>, Vec<LogLine>, usize),
+    /// `None`: it still runs.
+    Lines(Option<Box<InvocationRow>>, Lines),
     Flush(oneshot::Sender<()>),
+}
+
+/// Of one invocation.
+struct Lines {
+    request_id: Arc<str>,
+    function: Arc<str>,
+    lines: Vec<LogLine>,
+    /// What they count.
+    bytes: usize,
 }
 
 #[derive(Clone)]
@@ -44,11 +56,9 @@ impl Recorder {
         Recorder { items, line_bytes }
     }
 
+    /// One that has ended, with its lines that were not recorded before.
     pub async fn record(&self, row: InvocationRow, mut lines: Vec<LogLine>) {
-        let mut bytes: usize = lines
-            .iter()
-            .map(|line| line.line.len() + LINE_BESIDE_BYTES)
-            .sum();
+        let mut bytes = bytes_of(&lines);
         if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
             lines = vec![LogLine::now(
                 LogSource::Platform,
@@ -60,11 +70,50 @@ impl Recorder {
             bytes = 0;
         }
         self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let lines = Lines {
+            request_id: row.request_id.as_str().into(),
+            function: row.function.as_str().into(),
+            lines,
+            bytes,
+        };
         // Fails only after the runtime has begun to end.
         let _ = self
             .items
-            .send(Item::Invocation(Box::new(row), lines, bytes))
+            .send(Item::Lines(Some(Box::new(row)), lines))
             .await;
+    }
+
+    /// Lines of one that still runs. Nothing waits, and nothing is taken where the log is behind: what is left then comes
+    /// with the end, and half of the room is kept for ends.
+    pub fn record_so_far(
+        &self,
+        request_id: &str,
+        function: &str,
+        take: impl FnOnce() -> Vec<LogLine>,
+    ) {
+        if self.line_bytes.load(Ordering::Relaxed) > LINE_BYTES_MAX / 2
+            || self.items.capacity() < WAITING_MAX / 2
+        {
+            return;
+        }
+        let Ok(room) = self.items.try_reserve() else {
+            return;
+        };
+        let lines = take();
+        if lines.is_empty() {
+            return;
+        }
+        let bytes = bytes_of(&lines);
+        self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        room.send(Item::Lines(
+            None,
+            Lines {
+                request_id: request_id.into(),
+                function: function.into(),
+                lines,
+                bytes,
+            },
+        ));
     }
 
     /// Waits until everything recorded before is in the log.
@@ -92,36 +141,37 @@ async fn write(
         let mut bytes_written = 0;
         for item in items.drain(..) {
             match item {
-                Item::Invocation(row, of_row, bytes) => {
-                    let (request_id, function): (Arc<str>, Arc<str>) =
-                        (row.request_id.as_str().into(), row.function.as_str().into());
-                    lines.extend(of_row.into_iter().map(|line| LogRow {
-                        request_id: request_id.clone(),
-                        function: function.clone(),
+                Item::Lines(row, of) => {
+                    lines.extend(of.lines.into_iter().map(|line| LogRow {
+                        request_id: of.request_id.clone(),
+                        function: of.function.clone(),
                         line,
                     }));
-                    rows.push(*row);
-                    bytes_written += bytes;
+                    rows.extend(row.map(|row| *row));
+                    bytes_written += of.bytes;
                 }
                 Item::Flush(done) => flushes.push(done),
             }
         }
+        let mut writes = Vec::new();
         if !rows.is_empty() {
-            sequence += 1;
-            let mut writes = vec![Write {
+            writes.push(Write {
                 stream: streams.invocations.id,
                 partition: None,
                 batch: records::invocations(&streams.invocations, &rows),
                 schema: None,
-            }];
-            if !lines.is_empty() {
-                writes.push(Write {
-                    stream: streams.logs.id,
-                    partition: None,
-                    batch: records::logs(&streams.logs, &lines),
-                    schema: None,
-                });
-            }
+            });
+        }
+        if !lines.is_empty() {
+            writes.push(Write {
+                stream: streams.logs.id,
+                partition: None,
+                batch: records::logs(&streams.logs, &lines),
+                schema: None,
+            });
+        }
+        if !writes.is_empty() {
+            sequence += 1;
             let append = Append {
                 writes,
                 producer: Some(Producer {
@@ -133,7 +183,12 @@ async fn write(
             let never = std::future::pending();
             let kept = append_patiently(&log, &append, ATTEMPTS_MAX, never).await;
             if let Err(NotKept::Refused(reason) | NotKept::GivenUp(reason)) = kept {
-                error!(%reason, invocations = rows.len(), "invocations were not recorded");
+                error!(
+                    %reason,
+                    invocations = rows.len(),
+                    lines = lines.len(),
+                    "invocations were not recorded"
+                );
             }
         }
         line_bytes.fetch_sub(bytes_written, Ordering::Relaxed);
@@ -141,4 +196,9 @@ async fn write(
             let _ = done.send(());
         }
     }
+}
+
+fn bytes_of(lines: &[LogLine]) -> usize {
+    let bytes = lines.iter().map(|line| line.line.len() + LINE_BESIDE_BYTES);
+    bytes.sum()
 }

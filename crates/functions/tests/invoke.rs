@@ -49,6 +49,37 @@ async fn an_invocation_is_answered_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_are_recorded_while_an_invocation_runs_in_order_and_once() {
+    let house = House::open().await;
+    let source = "import time\ndef handler(event, context):\n    print('first')\n    time.sleep(event)\n    print('second')\n";
+    house.deploy_python("f", source).await;
+    let result = house.invoke("f", "2.5").await;
+    assert!(result.is_success(), "{}", result.log_tail);
+    house.functions.flush().await;
+    let rows = house.rows("lambic_logs");
+    let is_of = |row: &&serde_json::Value| row["request_id"] == result.request_id.as_str();
+    assert!(rows.iter().all(|row| is_of(&row)), "{rows:?}");
+    let lines: Vec<&str> = rows
+        .iter()
+        .map(|row| row["line"].as_str().unwrap())
+        .collect();
+    let words = lines.iter().map(|line| line.split(' ').next().unwrap());
+    let words: Vec<&str> = words.collect();
+    assert_eq!(words, ["START", "first", "second", "END", "REPORT"]);
+    // Also what was recorded before the end is in the answer.
+    assert_eq!(result.log_tail.lines().collect::<Vec<_>>(), lines);
+
+    let (functions, f) = (house.functions.clone(), FunctionName::new("f").unwrap());
+    let runs = tokio::spawn(async move { functions.invoke(&f, b"50".to_vec()).await });
+    let rows = house.wait_for_rows("lambic_logs", 7).await;
+    assert_eq!(rows[6]["line"], "first");
+    assert_ne!(rows[6]["request_id"], result.request_id.as_str());
+    // It had not ended: the end does not wait for it.
+    house.functions.close().await;
+    assert!(matches!(runs.await.unwrap(), Err(Error::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_an_outcome_and_the_next_event_is_fine() {
     let house = House::open().await;
     let mut deployment = house

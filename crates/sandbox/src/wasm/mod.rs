@@ -47,7 +47,7 @@ use self::{
     slots::Slots,
 };
 use crate::{
-    Error, Execution, failure,
+    Error, Execution, Written, failure,
     process::{Network, egress::Rules},
 };
 
@@ -234,6 +234,20 @@ impl Module {
         environment: &[(String, String)],
         limits: Limits,
     ) -> Execution {
+        let written = Written::new(limits.log_bytes_max);
+        self.invoke_into(request_id, payload, environment, limits, &written)
+            .await
+    }
+
+    /// The same; what it writes can be read from `written` before it has ended, within the bound of that.
+    pub async fn invoke_into(
+        &self,
+        request_id: &str,
+        payload: &[u8],
+        environment: &[(String, String)],
+        limits: Limits,
+        written: &Written,
+    ) -> Execution {
         let Some(handler) = self.handler.clone() else {
             return Execution::unstarted(failure(
                 "Runtime.HandlerNotFound",
@@ -246,7 +260,7 @@ impl Module {
                 "the event is not UTF-8 text",
             ));
         };
-        let call = self.call(request_id, environment, limits);
+        let call = self.call(request_id, environment, limits, written);
         let ran = match handler {
             Handler::Event(handler) => {
                 self.apart(async move || event::run(&handler, call, event).await)
@@ -290,18 +304,26 @@ impl Module {
                 "the component does not export `wasi:http/incoming-handler`",
             )));
         };
-        let call = self.call(request_id, environment, limits);
+        let written = Written::new(limits.log_bytes_max);
+        let call = self.call(request_id, environment, limits, &written);
         self.apart(async move || http::serve(&handler, call, request).await)
             .await
             .unwrap_or_else(|failed| Served::failed(Execution::unstarted(failed)))
     }
 
-    fn call(&self, request_id: &str, environment: &[(String, String)], limits: Limits) -> Call {
+    fn call(
+        &self,
+        request_id: &str,
+        environment: &[(String, String)],
+        limits: Limits,
+        written: &Written,
+    ) -> Call {
         Call {
             request_id: request_id.to_owned(),
             environment: environment.to_vec(),
             limits,
             outside: self.outside.clone(),
+            lines: written.lines(),
         }
     }
 
