@@ -50,6 +50,9 @@ pub struct Options {
     pub memory_mb_max: u64,
     /// Environments that start at one time.
     pub starts_max: usize,
+    /// Environments of one function that may start one right after the other; then one more every `start_every`.
+    pub starts_at_once: u32,
+    pub start_every: Duration,
     /// Interpreters that are ready for the next function, of each that is in use.
     pub spares: usize,
     /// When the service closes: how long it waits for invocations whose callers wait.
@@ -101,6 +104,8 @@ impl Options {
             drain_max: Duration::from_secs(20),
             memory_mb_max: 16 << 10,
             starts_max: 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            starts_at_once: 1_000,
+            start_every: Duration::from_millis(10),
             spares: 2,
             init_timeout: Duration::from_secs(10),
             retry_wait: Duration::from_secs(1),
