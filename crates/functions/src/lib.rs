@@ -79,6 +79,7 @@ pub use image::{
     seen_from as image_seen_from,
 };
 pub use inspect::{Inspected, inspect};
+pub use interpreters::Runtimes;
 pub use invoke::{Event, InvokeResult};
 use lambic_base::supervised;
 use lambic_model::{
@@ -208,6 +209,8 @@ impl Functions {
         for mut function in stored {
             for info in function.versions.values_mut().chain([&mut function.info]) {
                 check::clamp(info, inner.options.timeout_max);
+                let name = &info.settings.runtime_name;
+                inner.interpreters.know(info.runtime, name).await;
                 // Servers before this one did not.
                 if !registry.has_limits(&info.digest) {
                     registry.keep_limits(info)?;

@@ -68,6 +68,8 @@ pub struct Options {
     pub python: PathBuf,
     /// The same of Node.
     pub node: PathBuf,
+    /// Folders with more of them, in `bin` and in `*/bin`: `python3.12`, `node`.
+    pub interpreters: Vec<PathBuf>,
     /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
     /// registries that are public.
     pub images: Vec<String>,
@@ -113,6 +115,7 @@ impl Options {
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
+            interpreters: Vec::new(),
             images: Vec::new(),
             registry_accounts: None,
         }

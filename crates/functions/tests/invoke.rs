@@ -448,3 +448,61 @@ async fn damaged_code_is_noticed_and_mended() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// One that is configured but not there, and another one in a folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interpreter_is_found_in_a_folder() {
+    let ask = "import sys; print(sys.executable); print('python%d.%d' % sys.version_info[:2])";
+    let said = std::process::Command::new("python3")
+        .args(["-c", ask])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let [python, version] = said.lines().collect::<Vec<_>>().try_into().unwrap();
+    let pythons = tempfile::tempdir().unwrap();
+    let bin = pythons.path().join("one/bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::os::unix::fs::symlink(python, bin.join(version)).unwrap();
+    let house = House::open_with(|options| {
+        options.python = "no-such-python".into();
+        options.interpreters = vec![pythons.path().to_owned()];
+    })
+    .await;
+    let source = "import sys\ndef handler(event, context):\n    return 'python%d.%d' % sys.version_info[:2]\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.settings.runtime_name = version.to_owned();
+    house.functions.deploy(deployment.clone()).await.unwrap();
+    let answer = format!("\"{version}\"");
+    assert_eq!(house.invoke("f", "").await.payload(), answer.as_bytes());
+    assert_eq!(house.functions.own_runtime(Runtime::Python), None);
+    let runtimes = house.functions.runtimes().await;
+    assert!(runtimes.all.contains(version), "{runtimes:?}");
+
+    deployment.settings.runtime_name = "python3.99".to_owned();
+    let refused = house
+        .functions
+        .deploy(deployment.clone())
+        .await
+        .unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("python3.99 is not on this machine"), "{told}");
+    assert!(told.contains(version), "{told}");
+    deployment.settings.runtime_name = String::new();
+    let refused = house.functions.deploy(deployment.clone()).await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("no-such-python"), "{told}");
+
+    // What runs functions that name none is known from the start on, as soon as there is one.
+    let configured = std::path::PathBuf::from(python);
+    let house = house
+        .restart_with(|options| options.python = configured.clone())
+        .await;
+    assert_eq!(house.functions.own_runtime(Runtime::Python), None);
+    house.functions.deploy(deployment).await.unwrap();
+    let house = house
+        .restart_with(|options| options.python = configured)
+        .await;
+    let own = house.functions.own_runtime(Runtime::Python);
+    assert_eq!(own.as_deref(), Some(version));
+    assert_eq!(house.functions.own_runtime(Runtime::Wasm), None);
+}

@@ -88,6 +88,8 @@ pub struct Batch {
 pub struct Functions {
     pub python: PathBuf,
     pub node: PathBuf,
+    /// Folders with more of them.
+    pub interpreters: Vec<PathBuf>,
     pub weak_isolation: bool,
     pub images: Vec<String>,
     /// Empty: there is none.

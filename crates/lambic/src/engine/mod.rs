@@ -349,6 +349,7 @@ async fn open_functions(
     );
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
+    options.interpreters = settings.functions.interpreters.clone();
     options.weak_isolation = settings.functions.weak_isolation;
     options.compiler = compile_component::compiler();
     options.images = settings.functions.images.clone();
