@@ -11,7 +11,7 @@ use std::{
 use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
-    Execution, Written, failure,
+    Execution, LogLine, Written, failure,
     process::{Invocation, Spec, StreamSink},
     wasm,
 };
@@ -23,6 +23,7 @@ use crate::{
     pool::Pool,
     records::{InvocationRow, error_message},
     said::Said,
+    traces::{Times, Trace},
     turns::{Permit, Turns},
 };
 
@@ -205,14 +206,13 @@ impl Entry {
         })
     }
 
-    /// The execution, and how long the start took if one was needed.
     async fn execute(
         &self,
         call: Call<'_>,
         payload: &[u8],
         inner: &Inner,
         said: &mut Said<'_>,
-    ) -> Result<(Execution, Option<Duration>), Error> {
+    ) -> Result<Ran, Error> {
         match self.ready(inner).await? {
             Program::Wasm {
                 module,
@@ -223,16 +223,17 @@ impl Entry {
                 let (request_id, limits) = (call.request_id, *limits);
                 let written = Written::new(limits.log_bytes_max);
                 let run = module.invoke_into(request_id, payload, environment, limits, &written);
-                Ok((said.while_running(&written, run).await, None))
+                let execution = said.while_running(&written, run).await;
+                Ok(Ran {
+                    // It may have waited for an instance before.
+                    began: Instant::now().checked_sub(execution.duration),
+                    execution,
+                    init: None,
+                })
             }
-            Program::Broken(reason) => Ok((
-                Execution {
-                    outcome: failure("Runtime.Broken", reason),
-                    duration: Duration::ZERO,
-                    memory_peak_bytes: 0,
-                    lines: Vec::new(),
-                    reusable: false,
-                },
+            Program::Broken(reason) => Ok(Ran::not(
+                failure("Runtime.Broken", reason),
+                Vec::new(),
                 None,
             )),
             Program::Process(spec) => {
@@ -240,16 +241,8 @@ impl Entry {
                 let (mut environment, init) = match found {
                     Ok(found) => found,
                     Err(failed) => {
-                        return Ok((
-                            Execution {
-                                outcome: failed.outcome,
-                                duration: Duration::ZERO,
-                                memory_peak_bytes: 0,
-                                lines: failed.lines,
-                                reusable: false,
-                            },
-                            Some(failed.init),
-                        ));
+                        let (outcome, lines) = (failed.outcome, failed.lines);
+                        return Ok(Ran::not(outcome, lines, Some(failed.init)));
                     }
                 };
                 let invocation = Invocation {
@@ -269,12 +262,43 @@ impl Entry {
                     }
                 };
                 let run = run.instrument(info_span!("run"));
+                let began = Some(Instant::now());
                 let execution = said.while_running(&written, run).await;
                 if execution.reusable {
                     inner.give_back(self, environment);
                 }
-                Ok((execution, init))
+                Ok(Ran {
+                    execution,
+                    init,
+                    began,
+                })
             }
+        }
+    }
+}
+
+/// What became of an event.
+struct Ran {
+    execution: Execution,
+    /// How long the start took, if one was needed.
+    init: Option<Duration>,
+    /// When the code began to run; `None`: it did not.
+    began: Option<Instant>,
+}
+
+impl Ran {
+    /// One whose code did not run.
+    fn not(outcome: Outcome, lines: Vec<LogLine>, init: Option<Duration>) -> Ran {
+        Ran {
+            execution: Execution {
+                outcome,
+                duration: Duration::ZERO,
+                memory_peak_bytes: 0,
+                lines,
+                reusable: false,
+            },
+            init,
+            began: None,
         }
     }
 }
@@ -315,9 +339,15 @@ impl Turn {
             call.request_id, info.version
         ));
         let execution = self.entry.execute(call, payload, inner, &mut said);
-        let (execution, init) = execution.instrument(span.clone()).await?;
+        let ran = execution.instrument(span.clone()).await?;
+        let (ended, ended_us) = (Instant::now(), SystemClock.now_us());
+        let Ran {
+            execution,
+            init,
+            began,
+        } = ran;
         let told = execution.duration + init.unwrap_or_default();
-        let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
+        let overhead_ms = (ended - call.arrived).saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
         let billed_ms = duration_ms.ceil() as u64;
         let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
@@ -333,6 +363,24 @@ impl Turn {
         span.record("duration_ms", duration_ms);
         span.record("overhead_ms", overhead_ms);
         debug!(parent: &span, is_success = error.is_none(), "invocation ended");
+        inner.traces.record(|| Trace {
+            request_id: call.request_id.to_owned(),
+            function: info.name.to_string(),
+            version: info.version.to_string(),
+            memory_mb: info.memory_mb,
+            kind: call.kind,
+            attempt: call.attempt,
+            header: trace_id.clone(),
+            error: error.clone(),
+            times: Times {
+                arrived: call.arrived,
+                init,
+                began,
+                duration: execution.duration,
+                ended,
+                ended_us,
+            },
+        });
         said.add(execution.lines);
         let mut report = format!(
             "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\

@@ -47,6 +47,7 @@ mod streams;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod triggers;
 mod turns;
 mod unzip;
@@ -99,6 +100,7 @@ pub use sources::{EventSource, NewSource};
 pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{Notify, OnceCell, watch};
+pub use traces::TraceFile;
 use tracing::Instrument;
 pub use version::{FunctionVersion, Qualifier};
 
@@ -112,6 +114,7 @@ use crate::{
     registry::Registry,
     slots::Slots,
     spares::Spares,
+    traces::Traces,
     triggers::{Starting, Triggers},
     values::Values,
 };
@@ -143,6 +146,7 @@ pub(crate) struct Inner {
     /// How the batches of each event source mapping went, by its cursor.
     processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
+    traces: Traces,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
@@ -171,6 +175,7 @@ impl Functions {
         let layers = registry.load_layers()?.into_iter();
         let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
+        let traces = Traces::open(options.traces.as_ref())?;
         let values = Values::new(registry.values_dir(), options.values_bytes_max);
         let is_there = |name: &str| {
             stored
@@ -200,6 +205,7 @@ impl Functions {
             starting: Starting::default(),
             processed: Mutex::default(),
             recorder,
+            traces,
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
@@ -462,6 +468,7 @@ impl Functions {
             let _ = task.await;
         }
         inner.recorder.flush().await;
+        inner.traces.flush().await;
         for entry in inner.entries() {
             entry.pool.end().await;
         }

@@ -8,7 +8,7 @@ use lambic_log::Log;
 use lambic_model::Stream;
 use lambic_sandbox::wasm::Compiler;
 
-use crate::SystemStreams;
+use crate::{SystemStreams, TraceFile};
 
 /// Finds a stream by name: the catalog lives elsewhere.
 pub type StreamLookup = Arc<dyn Fn(&str) -> Option<Arc<Stream>> + Send + Sync>;
@@ -70,6 +70,8 @@ pub struct Options {
     pub node: PathBuf,
     /// Folders with more of them, in `bin` and in `*/bin`: `python3.12`, `node`.
     pub interpreters: Vec<PathBuf>,
+    /// Where traces of invocations go, if they are wanted.
+    pub traces: Option<TraceFile>,
     /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
     /// registries that are public.
     pub images: Vec<String>,
@@ -116,6 +118,7 @@ impl Options {
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
             interpreters: Vec::new(),
+            traces: None,
             images: Vec::new(),
             registry_accounts: None,
         }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{BOUND, ECHO, House, folder};
-use lambic_functions::{Code, Deployment, Error, Runtime, Trigger};
+use lambic_functions::{Code, Deployment, Error, Event, Runtime, TraceFile, Trigger};
 use lambic_model::{FunctionName, StreamName};
 use serde_json::json;
 
@@ -492,12 +492,11 @@ async fn an_interpreter_is_found_in_a_folder() {
     let told = refused.unwrap_err().to_string();
     assert!(told.contains("no-such-python"), "{told}");
 
-    // What runs functions that name none is known from the start on, as soon as there is one.
+    // What runs functions that name none is known from the start on.
     let configured = std::path::PathBuf::from(python);
     let house = house
         .restart_with(|options| options.python = configured.clone())
         .await;
-    assert_eq!(house.functions.own_runtime(Runtime::Python), None);
     house.functions.deploy(deployment).await.unwrap();
     let house = house
         .restart_with(|options| options.python = configured)
@@ -505,4 +504,89 @@ async fn an_interpreter_is_found_in_a_folder() {
     let own = house.functions.own_runtime(Runtime::Python);
     assert_eq!(own.as_deref(), Some(version));
     assert_eq!(house.functions.own_runtime(Runtime::Wasm), None);
+}
+
+/// Of each invocation a line, with its phases as spans below it.
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_have_the_phases_of_an_invocation() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("traces.jsonl");
+    let house = House::open_with(|options| {
+        options.traces = Some(TraceFile {
+            path: file.clone(),
+            bytes_max: 1 << 20,
+        });
+    })
+    .await;
+    let source = "def handler(event, context):\n    return event['x']\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.trial = false;
+    house.functions.deploy(deployment).await.unwrap();
+    let event = Event {
+        payload: b"{\"x\": 1}".to_vec(),
+        trace_id: Some(
+            "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1".to_owned(),
+        ),
+        ..Event::default()
+    };
+    let f = FunctionName::new("f").unwrap();
+    let cold = house.functions.invoke_at(&f, None, event).await.unwrap();
+    let failed = house.invoke("f", "{}").await;
+    assert!(cold.is_success() && cold.cold && !failed.is_success() && !failed.cold);
+    house.functions.close().await;
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    let traces: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(traces.len(), 2);
+    let attribute = |of: &serde_json::Value, key: &str| {
+        let all = of["attributes"].as_array().unwrap();
+        let one = all.iter().find(|attribute| attribute["key"] == key);
+        one.map(|attribute| attribute["value"].clone())
+    };
+    let time = |span: &serde_json::Value, key: &str| -> u64 {
+        span[key].as_str().unwrap().parse().unwrap()
+    };
+    for (trace, result, phases) in [
+        (&traces[0], &cold, ["overhead", "init", "invoke"].as_slice()),
+        (&traces[1], &failed, ["overhead", "invoke"].as_slice()),
+    ] {
+        let of_function = &trace["resourceSpans"][0]["resource"];
+        let name = json!({ "stringValue": "f" });
+        assert_eq!(attribute(of_function, "faas.name"), Some(name));
+        let spans = &trace["resourceSpans"][0]["scopeSpans"][0]["spans"];
+        let spans = spans.as_array().unwrap();
+        let root = &spans[0];
+        let id = json!({ "stringValue": result.request_id });
+        assert_eq!(attribute(root, "faas.invocation_id"), Some(id));
+        let is_cold = json!({ "boolValue": result.cold });
+        assert_eq!(attribute(root, "faas.coldstart"), Some(is_cold));
+        assert_eq!(root["status"]["code"] == 2, !result.is_success());
+        let mut lasted = std::collections::BTreeMap::new();
+        // One follows the other, and together they are the whole.
+        let mut now = time(root, "startTimeUnixNano");
+        for span in &spans[1..] {
+            assert_eq!(span["traceId"], root["traceId"]);
+            assert_eq!(span["parentSpanId"], root["spanId"]);
+            assert_eq!(time(span, "startTimeUnixNano"), now);
+            now = time(span, "endTimeUnixNano");
+            let ms = (now - time(span, "startTimeUnixNano")) as f64 / 1e6;
+            *lasted.entry(span["name"].as_str().unwrap()).or_insert(0.0) += ms;
+        }
+        assert_eq!(now, time(root, "endTimeUnixNano"));
+        for phase in phases {
+            let told = match *phase {
+                "init" => result.init_ms.unwrap(),
+                "invoke" => result.duration_ms,
+                _ => result.overhead_ms,
+            };
+            assert!((lasted[phase] - told).abs() < 0.01, "{phase}: {lasted:?}");
+        }
+        assert_eq!(lasted.len(), phases.len(), "{lasted:?}");
+    }
+    let root = &traces[0]["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!(root["traceId"], "5759e988bd862e3fe1be46a994272793");
+    assert_eq!(root["parentSpanId"], "53995c3f42cd8ad8");
 }

@@ -32,6 +32,7 @@ pub struct Settings {
     pub batch: Batch,
     pub memory: Memory,
     pub functions: Functions,
+    pub traces: Traces,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -98,6 +99,14 @@ pub struct Functions {
     pub memory_mb_max: u64,
     pub timeout_s_max: u64,
     pub drain_s_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// Empty: they are not wanted.
+    pub file: PathBuf,
+    pub bytes_max: u64,
 }
 
 impl Functions {
@@ -200,7 +209,7 @@ impl Settings {
         if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
             return Err(mistake(key, value, &format!("it must be at most {most}")));
         }
-        let least: [(&str, u64, u64); 16] = [
+        let least: [(&str, u64, u64); 17] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
@@ -230,6 +239,7 @@ impl Settings {
                 1 << 20,
             ),
             ("timeout_s_max", self.functions.timeout_s_max, 1),
+            ("bytes_max", self.traces.bytes_max, 1 << 16),
         ];
         match least.iter().find(|(_, value, least)| value < least) {
             Some((key, value, least)) => {

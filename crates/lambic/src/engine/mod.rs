@@ -30,7 +30,7 @@ use datafusion::execution::{
 use lambic_base::DirLock;
 use lambic_batch::{Batch, Limits, PinnedHistory};
 use lambic_dataset::{Dataset, ErasureLog, LocalStore, ObjectStore, Pin, Reader};
-use lambic_functions::{Functions, SystemStreams, system_streams};
+use lambic_functions::{Functions, SystemStreams, TraceFile, system_streams};
 use lambic_log::Log;
 use lambic_model::{Frontiers, StreamId};
 use lambic_query::{Catalog, Database, Lifecycle, Parts, TransactionLimits};
@@ -356,6 +356,10 @@ async fn open_functions(
     options.registry_accounts = Some(settings.functions.registry_accounts.clone())
         .filter(|file| !file.as_os_str().is_empty());
     options.spares = settings.functions.spares;
+    options.traces = (!settings.traces.file.as_os_str().is_empty()).then(|| TraceFile {
+        path: settings.traces.file.clone(),
+        bytes_max: settings.traces.bytes_max,
+    });
     options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
     options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);
     options.drain_max = Duration::from_secs(settings.functions.drain_s_max);
