@@ -245,6 +245,13 @@ impl Entry {
                         return Ok(Ran::not(outcome, lines, Some(failed.init)));
                     }
                 };
+                let processor = match inner.processor(self, spec.memory_mb, call).await {
+                    Ok(processor) => processor,
+                    Err(full) => {
+                        inner.give_back(self, environment);
+                        return Err(full);
+                    }
+                };
                 let invocation = Invocation {
                     request_id: call.request_id.to_owned(),
                     payload: payload.to_vec().into(),
@@ -264,6 +271,7 @@ impl Entry {
                 let run = run.instrument(info_span!("run"));
                 let began = Some(Instant::now());
                 let execution = said.while_running(&written, run).await;
+                drop(processor);
                 if execution.reusable {
                     inner.give_back(self, environment);
                 }

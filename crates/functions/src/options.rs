@@ -48,6 +48,9 @@ pub struct Options {
     pub idle: Duration,
     /// What all environments together may use, each as much as its function may.
     pub memory_mb_max: u64,
+    /// What all invocations that run in environments may use of processors together, in thousandths, each as much as AWS
+    /// gives to a function of its memory.
+    pub processors_milli_max: u64,
     /// Environments that start at one time.
     pub starts_max: usize,
     /// Environments of one function that may start one right after the other; then one more every `start_every`.
@@ -107,6 +110,9 @@ impl Options {
             idle: Duration::from_secs(300),
             drain_max: Duration::from_secs(20),
             memory_mb_max: 16 << 10,
+            processors_milli_max: 8_000
+                * std::thread::available_parallelism()
+                    .map_or(1, |processors| processors.get() as u64),
             starts_max: 2 * std::thread::available_parallelism().map_or(1, usize::from),
             starts_at_once: 1_000,
             start_every: Duration::from_millis(10),

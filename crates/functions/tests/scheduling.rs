@@ -130,6 +130,42 @@ async fn environments_fit_into_the_memory_that_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn invocations_fit_onto_the_processors_that_there_are() {
+    let house = House::open_with(|options| {
+        // Two of 128 MB.
+        options.processors_milli_max = 150;
+        options.spares = 0;
+    })
+    .await;
+    for function in ["f", "large", "short"] {
+        deploy(&house, function, SLEEPS, |deployment| match function {
+            "large" => deployment.memory_mb = 512,
+            "short" => deployment.timeout = Duration::from_millis(300),
+            _ => {}
+        })
+        .await;
+    }
+    // One that counts more than all runs alone.
+    environment(&house.invoke("large", "{}").await);
+    let many: Vec<_> = (0..3)
+        .map(|_| invoking(&house, "f", r#"{"s": 50}"#))
+        .collect();
+    let one_waits = |house: &House| {
+        let counts = house.functions.counts();
+        (counts.environments, counts.waiting) == (4, 1)
+    };
+    house.wait_until("one has no processor", one_waits).await;
+    // It waits as long as its event might take, then it is told, and its environment stays for the next one.
+    let full = house.functions.invoke(&name("short"), Vec::new()).await;
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    assert_eq!(house.functions.counts().environments, 5);
+    house.functions.close().await;
+    for one in many {
+        assert!(matches!(one.await.unwrap(), Err(Error::Closed)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_for_memory_is_neither_passed_nor_forgotten() {
     let house = House::open_with(|options| {
         options.memory_mb_max = 128;

@@ -97,6 +97,7 @@ pub struct Functions {
     pub registry_accounts: PathBuf,
     pub spares: usize,
     pub memory_mb_max: u64,
+    pub cpu_overcommit: f64,
     pub timeout_s_max: u64,
     pub drain_s_max: u64,
 }
@@ -115,6 +116,15 @@ impl Functions {
         match self.memory_mb_max {
             0 => (machine / 4 * 3) >> 20,
             set => set,
+        }
+    }
+
+    /// Of a machine that has so many, in thousandths.
+    pub fn processors_milli_of(&self, processors: usize) -> u64 {
+        match self.cpu_overcommit > 0.0 {
+            true => (processors as f64 * 1e3 * self.cpu_overcommit) as u64,
+            // No bound, and far from where sums of it end.
+            false => u64::MAX >> 1,
         }
     }
 }
@@ -181,6 +191,7 @@ impl Settings {
         const COUNT_MAX: usize = 1 << 20;
         const THREADS_MAX: usize = 1 << 10;
         const NICE_MAX: usize = 19;
+        const OVERCOMMIT: std::ops::RangeInclusive<f64> = 0.0..=1_000.0;
         let most = [
             (
                 "http_connections_max",
@@ -205,6 +216,11 @@ impl Settings {
             return Err(serde::de::Error::custom(format!(
                 "`keys` under [auth]: {what}"
             )));
+        }
+        let overcommit = self.functions.cpu_overcommit;
+        if !OVERCOMMIT.contains(&overcommit) {
+            let what = "it must be 0, for no bound, to 1000";
+            return Err(mistake("cpu_overcommit", overcommit, what));
         }
         if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
             return Err(mistake(key, value, &format!("it must be at most {most}")));
@@ -344,6 +360,20 @@ mod tests {
         assert_eq!(functions.memory_mb_of(8 << 30), 6 << 10);
         functions.memory_mb_max = 100;
         assert_eq!(functions.memory_mb_of(8 << 30), 100);
+    }
+
+    #[test]
+    fn functions_have_processors_several_times_over_or_without_bound() {
+        let mut functions = Settings::default().functions;
+        assert_eq!(functions.processors_milli_of(2), 16_000);
+        functions.cpu_overcommit = 0.5;
+        assert_eq!(functions.processors_milli_of(2), 1_000);
+        functions.cpu_overcommit = 0.0;
+        assert!(functions.processors_milli_of(2) > 1 << 60);
+        let table: toml::Table =
+            toml::from_str("[functions]\ncpu_overcommit = -1\n").expect("valid TOML");
+        let told = Settings::overlaid(&table).expect_err("it is refused");
+        assert!(told.to_string().contains("cpu_overcommit"), "{told}");
     }
 
     #[test]

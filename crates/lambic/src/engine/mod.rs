@@ -361,6 +361,8 @@ async fn open_functions(
         bytes_max: settings.traces.bytes_max,
     });
     options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    options.processors_milli_max = settings.functions.processors_milli_of(processors);
     options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);
     options.drain_max = Duration::from_secs(settings.functions.drain_s_max);
     Ok(Functions::open(options).await?)
