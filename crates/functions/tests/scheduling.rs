@@ -407,7 +407,8 @@ async fn no_more_callers_wait_than_may() {
         assert!(is_throttled, "{told:?}");
     }
     // The other two waited.
-    let changed = house.functions.change(&name("f"), |function| {
+    let f = name("f");
+    let changed = house.functions.change(&f, |function| {
         function.info.concurrency = Some(3);
         Ok(())
     });
@@ -485,10 +486,11 @@ impl Serving {
             None => [CODE, LAYER],
             Some(_) => [LIVE, LIVE],
         };
+        let f = name("f");
         while !self.is_over.load(SeqCst) {
             let least = parts.map(|part| self.sure[part].load(SeqCst));
             let qualifier = alias.map(|alias| Qualifier::Alias(alias.to_owned()));
-            let answer = functions.invoke_at(&name("f"), qualifier, Event::default());
+            let answer = functions.invoke_at(&f, qualifier, Event::default());
             let answer = answer.await.unwrap();
             let most = parts.map(|part| self.begun[part].load(SeqCst));
             assert!(answer.is_success(), "{}", answer.log_tail);
