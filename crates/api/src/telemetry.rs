@@ -174,7 +174,7 @@ fn describe() {
     describe_gauge!(
         "lambic_environments_waiting",
         Unit::Count,
-        "environments that wait for memory or a processor to start"
+        "invocations that wait for memory or a processor"
     );
     describe_gauge!(
         "lambic_spares_ready",

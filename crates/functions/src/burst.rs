@@ -1,23 +1,25 @@
-//! How fast the environments of one function may become more: AWS's 1,000 at once, then 1,000 more every 10 seconds.
+//! How fast the environments of one function may become more: usually AWS's 1,000 at once, then 1,000 more every 10 seconds.
 //!
 //! A bucket of time, of which each start takes its part.
 
 use std::time::{Duration, Instant};
 
-/// Of a full bucket, which is AWS's 1,000 starts.
-const FULL: Duration = Duration::from_secs(10);
-const START: Duration = Duration::from_millis(10);
-
 #[derive(Debug)]
 pub struct Burst {
+    full: Duration,
+    start: Duration,
     left: Duration,
     at: Instant,
 }
 
 impl Burst {
-    pub fn new(now: Instant) -> Burst {
+    /// A full bucket, of `at_once` starts; `every` so often there is one more.
+    pub fn new(at_once: u32, every: Duration, now: Instant) -> Burst {
+        let full = every.saturating_mul(at_once.max(1));
         Burst {
-            left: FULL,
+            full,
+            start: every,
+            left: full,
             at: now,
         }
     }
@@ -26,13 +28,13 @@ impl Burst {
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let elapsed = now.saturating_duration_since(self.at);
         self.at = now;
-        self.left = self.left.saturating_add(elapsed).min(FULL);
-        match self.left.checked_sub(START) {
+        self.left = self.left.saturating_add(elapsed).min(self.full);
+        match self.left.checked_sub(self.start) {
             Some(left) => {
                 self.left = left;
                 Ok(())
             }
-            None => Err(START.saturating_sub(self.left)),
+            None => Err(self.start.saturating_sub(self.left)),
         }
     }
 }
@@ -44,7 +46,7 @@ mod tests {
     #[test]
     fn a_thousand_at_once_and_a_thousand_every_ten_seconds() {
         let start = Instant::now();
-        let mut burst = Burst::new(start);
+        let mut burst = Burst::new(1_000, Duration::from_millis(10), start);
         let mut taken = |at: Instant| {
             let taken = std::iter::from_fn(|| burst.take(at).ok());
             taken.count()

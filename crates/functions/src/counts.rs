@@ -10,7 +10,7 @@ pub struct Counts {
     /// What they may use together, in megabytes, and what all may.
     pub memory_mb: u64,
     pub memory_mb_max: u64,
-    /// Starts that wait for memory or for a processor.
+    /// Invocations that wait for memory or for a processor.
     pub waiting: usize,
     /// Interpreters that wait for a function.
     pub spares_ready: usize,
@@ -26,7 +26,9 @@ impl Functions {
             environments: machine.alive.now(),
             memory_mb: machine.memory.used(),
             memory_mb_max: machine.memory.limit(),
-            waiting: machine.memory.waiting() + machine.starts.waiting(),
+            waiting: machine.memory.waiting()
+                + machine.starts.waiting()
+                + machine.processors.waiting(),
             spares_ready: spares.ready,
             spares_taken: spares.taken,
             spares_missed: spares.missed,

@@ -11,7 +11,7 @@ use std::{
 use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
-    Execution, LogLine, LogSource, failure,
+    Execution, LogLine, Written, failure,
     process::{Invocation, Spec, StreamSink},
     wasm::{self, HttpRequest, HttpResponse},
 };
@@ -24,10 +24,11 @@ use crate::{
     notices::reason_not_run,
     pool::Pool,
     records::{InvocationRow, error_message},
+    said::Said,
+    traces::{Times, Trace},
     turns::{Permit, Turns},
 };
 
-const LOG_TAIL_BYTES: usize = 4 << 10;
 /// X-Ray's have 35.
 const TRACE_ID_BYTES_MAX: usize = 128;
 
@@ -249,6 +250,7 @@ impl Entry {
         call: Call<'_>,
         input: Input<'_>,
         inner: &Inner,
+        said: &mut Said<'_>,
     ) -> Result<Executed, Error> {
         match self.ready(inner).await? {
             Program::Wasm {
@@ -258,6 +260,8 @@ impl Entry {
             } => {
                 let _room = inner.component(self, call).await?;
                 let (request_id, limits) = (call.request_id, *limits);
+                said.start(self.info.version);
+                let written = Written::new(limits.log_bytes_max);
                 let execution = match input {
                     Input::Event(payload) if call.form == Form::Arrow => {
                         let batch = payload.to_vec();
@@ -265,8 +269,9 @@ impl Entry {
                         execution.await
                     }
                     Input::Event(payload) => {
-                        let execution = module.invoke(request_id, payload, environment, limits);
-                        execution.await
+                        let run =
+                            module.invoke_into(request_id, payload, environment, limits, &written);
+                        said.while_running(&written, run).await
                     }
                     Input::Http(exchange) => {
                         let request = exchange.request.take();
@@ -278,11 +283,20 @@ impl Entry {
                         served.execution
                     }
                 };
-                Ok(Executed::at_once(execution))
+                Ok(Executed {
+                    // It may have waited for an instance before.
+                    began: Instant::now().checked_sub(execution.duration),
+                    execution,
+                    init: None,
+                })
             }
-            Program::Broken(reason) => Ok(not_run("Runtime.Broken", reason)),
+            Program::Broken(reason) => {
+                said.start(self.info.version);
+                Ok(not_run("Runtime.Broken", reason))
+            }
             Program::Process(spec) => {
                 let Input::Event(payload) = input else {
+                    said.start(self.info.version);
                     let reason = "the function takes events, and was given a request";
                     return Ok(not_run("Runtime.HandlerNotFound", reason));
                 };
@@ -293,9 +307,12 @@ impl Entry {
                     spent,
                     before,
                 } = started;
+                // The invocation begins when a start was given up.
+                said.add(before);
                 let mut environment = match found {
                     Ok(environment) => environment,
                     Err((outcome, lines)) => {
+                        said.start(self.info.version);
                         let execution = Execution {
                             duration: spent,
                             ..unstarted(outcome, lines)
@@ -303,8 +320,15 @@ impl Entry {
                         return Ok(Executed {
                             execution,
                             init,
-                            before,
+                            began: None,
                         });
+                    }
+                };
+                let processor = match inner.processor(self, spec.memory_mb, call).await {
+                    Ok(processor) => processor,
+                    Err(full) => {
+                        inner.give_back(self, environment);
+                        return Err(full);
                     }
                 };
                 let invocation = Invocation {
@@ -316,13 +340,18 @@ impl Entry {
                     client_context: call.client_context.unwrap_or_default().to_owned(),
                     cognito_identity: String::new(),
                 };
+                let written = environment.written();
                 let run = async {
                     match call.stream {
                         Some(sink) => environment.invoke_streamed(invocation, sink.clone()).await,
                         None => environment.invoke(invocation).await,
                     }
                 };
-                let mut execution = run.instrument(info_span!("run")).await;
+                said.start(self.info.version);
+                let run = run.instrument(info_span!("run"));
+                let began = Some(Instant::now());
+                let mut execution = said.while_running(&written, run).await;
+                drop(processor);
                 match execution.reusable {
                     true => inner.give_back(self, environment),
                     false if spent > Duration::ZERO => {
@@ -336,7 +365,7 @@ impl Entry {
                 Ok(Executed {
                     execution,
                     init,
-                    before,
+                    began,
                 })
             }
         }
@@ -344,7 +373,11 @@ impl Entry {
 }
 
 fn not_run(error_type: &str, reason: &str) -> Executed {
-    Executed::at_once(unstarted(failure(error_type, reason), Vec::new()))
+    Executed {
+        execution: unstarted(failure(error_type, reason), Vec::new()),
+        init: None,
+        began: None,
+    }
 }
 
 /// What became of an event.
@@ -352,19 +385,8 @@ struct Executed {
     execution: Execution,
     /// How long the start took, if one was needed.
     init: Option<Duration>,
-    /// What was said before the invocation began.
-    before: Vec<LogLine>,
-}
-
-impl Executed {
-    /// Nothing had to start.
-    fn at_once(execution: Execution) -> Executed {
-        Executed {
-            execution,
-            init: None,
-            before: Vec::new(),
-        }
-    }
+    /// When the code began to run; `None`: it did not.
+    began: Option<Instant>,
 }
 
 /// Of an event that the function did not get.
@@ -437,31 +459,26 @@ impl Turn {
             duration_ms = Empty,
             overhead_ms = Empty,
         );
-        let mut start = LogLine::now(
-            LogSource::Platform,
-            format!(
-                "START RequestId: {} Version: {}",
-                call.request_id, info.version
-            ),
-        );
-        let at_us = start.at_us;
-        let executed = self.entry.execute(call, input, inner);
+        let start_us = SystemClock.now_us();
+        let mut said = Said::new(&inner.recorder, call.request_id, info.name.as_str());
+        let executed = self.entry.execute(call, input, inner, &mut said);
         let executed = match executed.instrument(span.clone()).await {
             Ok(executed) => executed,
             Err(error) => {
                 if let Some(reason) = reason_not_run(&error) {
-                    inner.note_not_run(info, call, at_us, reason).await;
+                    inner.note_not_run(info, call, start_us, reason).await;
                 }
                 return Err(error);
             }
         };
+        let (ended, ended_us) = (Instant::now(), SystemClock.now_us());
         let Executed {
             execution,
             init,
-            before,
+            began,
         } = executed;
         let told = execution.duration + init.unwrap_or_default();
-        let overhead_ms = call.arrived.elapsed().saturating_sub(told).as_secs_f64() * 1e3;
+        let overhead_ms = (ended - call.arrived).saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
         let billed_ms = duration_ms.ceil() as u64;
         let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
@@ -477,13 +494,25 @@ impl Turn {
         span.record("duration_ms", duration_ms);
         span.record("overhead_ms", overhead_ms);
         debug!(parent: &span, is_success = error.is_none(), "invocation ended");
-        // The invocation begins when a start was given up.
-        if let Some(last) = before.last() {
-            start.at_us = last.at_us;
-        }
-        let mut platform = before;
-        platform.push(start);
-        platform.extend(execution.lines);
+        inner.traces.record(|| Trace {
+            request_id: call.request_id.to_owned(),
+            function: info.name.to_string(),
+            version: info.version.to_string(),
+            memory_mb: info.memory_mb,
+            kind: call.kind,
+            attempt: call.attempt,
+            header: trace_id.clone(),
+            error: error.clone(),
+            times: Times {
+                arrived: call.arrived,
+                init,
+                began,
+                duration: execution.duration,
+                ended,
+                ended_us,
+            },
+        });
+        said.add(execution.lines);
         let mut report = format!(
             "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
              Memory Size: {} MB\tMax Memory Used: {memory_peak_mb} MB",
@@ -497,17 +526,17 @@ impl Turn {
         if let Some((error_type, message)) = &error
             && let Some(line) = platform_line(error_type, message, call.request_id, info.timeout_ms)
         {
-            platform.push(LogLine::now(LogSource::Platform, line));
+            said.note(line);
         }
-        for line in [format!("END RequestId: {}", call.request_id), report] {
-            platform.push(LogLine::now(LogSource::Platform, line));
-        }
+        said.note(format!("END RequestId: {}", call.request_id));
+        said.note(report);
+        let (lines, tail) = said.end();
         let log_tail = match has_tail {
-            true => tail(&platform),
+            true => tail,
             false => String::new(),
         };
         let row = InvocationRow {
-            at_us,
+            at_us: start_us,
             request_id: call.request_id.to_owned(),
             function: info.name.to_string(),
             digest: info.digest.clone(),
@@ -591,19 +620,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.entry.waiting.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn tail(lines: &[LogLine]) -> String {
-    let mut text = String::new();
-    for line in lines {
-        text.push_str(&line.line);
-        text.push('\n');
-    }
-    let mut start = text.len().saturating_sub(LOG_TAIL_BYTES);
-    while !text.is_char_boundary(start) {
-        start += 1;
-    }
-    text.split_off(start)
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ mod recorder;
 mod records;
 mod registry;
 mod rules;
+mod said;
 mod services;
 mod slots;
 mod sources;
@@ -53,6 +54,7 @@ mod streams;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod triggers;
 mod turns;
 mod unzip;
@@ -88,6 +90,7 @@ pub use image::{
     seen_from as image_seen_from,
 };
 pub use inspect::{Inspected, inspect, inspect_beside, inspect_kept};
+pub use interpreters::Runtimes;
 pub use invoke::{Event, Form, InvokeResult};
 use lambic_base::supervised;
 use lambic_model::{Frontier, Frontiers, FunctionName, Offset, ScalarFunction, Stream, StreamId};
@@ -108,6 +111,7 @@ pub use sources::{EventSource, NewSource};
 pub use streamed::{Chunk, Streamed};
 pub use streams::{SystemStreams, system_streams};
 use tokio::sync::{Notify, OnceCell, watch};
+pub use traces::TraceFile;
 pub use values::{Saved as SavedValues, inspect as inspect_values};
 pub use version::{FunctionVersion, Qualifier};
 
@@ -123,6 +127,7 @@ use crate::{
     registry::Registry,
     slots::Slots,
     spares::Spares,
+    traces::Traces,
     triggers::{Starting, Triggers},
     values::Values,
 };
@@ -157,6 +162,7 @@ pub(crate) struct Inner {
     processed: Mutex<BTreeMap<String, mapping::Processed>>,
     recorder: Recorder,
     notices: Notices,
+    traces: Traces,
     stop: watch::Sender<bool>,
     /// One deployment at a time.
     deploying: tokio::sync::Mutex<()>,
@@ -185,6 +191,7 @@ impl Functions {
         let layers = registry.load_layers()?.into_iter();
         let layers = layers.map(|layer| (layer.name.clone(), Arc::new(layer)));
         let recorder = Recorder::start(options.log.clone(), options.streams.clone());
+        let traces = Traces::open(options.traces.as_ref())?;
         let values = Values::new(registry.values_dir(), options.values_bytes_max);
         let is_there = |name: &str| {
             stored
@@ -216,6 +223,7 @@ impl Functions {
             processed: Mutex::default(),
             recorder,
             notices: Notices::default(),
+            traces,
             stop: watch::Sender::new(false),
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
@@ -225,6 +233,8 @@ impl Functions {
         for mut function in stored {
             for info in function.versions.values_mut().chain([&mut function.info]) {
                 check::clamp(info, inner.options.timeout_max);
+                let name = &info.settings.runtime_name;
+                inner.interpreters.know(info.runtime, name).await;
                 // Servers before this one did not.
                 if !registry.has_limits(&info.digest) {
                     registry.keep_limits(info)?;
@@ -487,6 +497,7 @@ impl Functions {
             let _ = task.await;
         }
         inner.recorder.flush().await;
+        inner.traces.flush().await;
         for entry in inner.entries() {
             entry.pool.end().await;
         }

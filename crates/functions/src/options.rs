@@ -8,7 +8,7 @@ use lambic_log::Log;
 use lambic_model::Stream;
 use lambic_sandbox::wasm::Compiler;
 
-use crate::SystemStreams;
+use crate::{SystemStreams, TraceFile};
 
 /// Finds a stream by name: the catalog lives elsewhere.
 pub type StreamLookup = Arc<dyn Fn(&str) -> Option<Arc<Stream>> + Send + Sync>;
@@ -51,8 +51,14 @@ pub struct Options {
     pub idle: Duration,
     /// What all environments together may use, each as much as its function may.
     pub memory_mb_max: u64,
+    /// What all invocations that run in environments may use of processors together, in thousandths, each as much as AWS
+    /// gives to a function of its memory.
+    pub processors_milli_max: u64,
     /// Environments that start at one time.
     pub starts_max: usize,
+    /// Environments of one function that may start one right after the other; then one more every `start_every`.
+    pub starts_at_once: u32,
+    pub start_every: Duration,
     /// Interpreters that are ready for the next function, of each that is in use.
     pub spares: usize,
     /// When the service closes: how long it waits for invocations whose callers wait.
@@ -78,6 +84,10 @@ pub struct Options {
     pub python: PathBuf,
     /// The same of Node.
     pub node: PathBuf,
+    /// Folders with more of them, in `bin` and in `*/bin`: `python3.12`, `node`.
+    pub interpreters: Vec<PathBuf>,
+    /// Where traces of invocations go, if they are wanted.
+    pub traces: Option<TraceFile>,
     /// Where container images may come from: folders, registries (`localhost:5000`, `ghcr.io/team`), `*` for all
     /// registries that are public.
     pub images: Vec<String>,
@@ -114,7 +124,12 @@ impl Options {
             idle: Duration::from_secs(300),
             drain_max: Duration::from_secs(20),
             memory_mb_max: 16 << 10,
+            processors_milli_max: 8_000
+                * std::thread::available_parallelism()
+                    .map_or(1, |processors| processors.get() as u64),
             starts_max: 2 * std::thread::available_parallelism().map_or(1, usize::from),
+            starts_at_once: 1_000,
+            start_every: Duration::from_millis(10),
             spares: 2,
             init_timeout: Duration::from_secs(10),
             init_timeout_provisioned: Duration::from_secs(130),
@@ -126,6 +141,8 @@ impl Options {
             weak_isolation: false,
             python: PathBuf::from("python3"),
             node: PathBuf::from("node"),
+            interpreters: Vec::new(),
+            traces: None,
             images: Vec::new(),
             registry_accounts: None,
         }

@@ -262,7 +262,7 @@ impl Inner {
 
     /// Callers wait in bounded number and time; the queue and triggers, which have bounds of their own, as long as it
     /// takes.
-    async fn within_bounds<T>(
+    pub(crate) async fn within_bounds<T>(
         &self,
         entry: &Entry,
         call: Call<'_>,

@@ -2,6 +2,8 @@
 //!
 //! What it holds is lost by a kill. So the record of an invocation whose result is kept in an append, as the end of an
 //! event or of a batch, goes with that append instead, and only its lines come here.
+//!
+//! The lines of an invocation that takes long come in several parts, in their order, the last one with its end.
 
 use std::{
     sync::{
@@ -37,11 +39,18 @@ const LINE_BESIDE_BYTES: usize = 192;
 const ATTEMPTS_MAX: usize = 20;
 
 enum Item {
-    /// With what its lines take, and whether its row is recorded elsewhere.
-    Invocation(Box<InvocationRow>, Vec<LogLine>, usize, bool),
-    /// Of a function, and of no invocation.
-    Notice(Arc<str>, LogLine, usize),
+    /// Lines of an invocation, or of none. The row of one that has ended, unless that is recorded elsewhere.
+    Lines(Option<Box<InvocationRow>>, Lines),
     Flush(oneshot::Sender<()>),
+}
+
+struct Lines {
+    /// `None`: of no invocation.
+    request_id: Option<Arc<str>>,
+    function: Arc<str>,
+    lines: Vec<LogLine>,
+    /// What they count.
+    bytes: usize,
 }
 
 #[derive(Clone)]
@@ -66,20 +75,26 @@ impl Recorder {
         recorder
     }
 
+    /// One that has ended, with its lines that were not recorded before.
     pub async fn record(&self, row: InvocationRow, lines: Vec<LogLine>) {
-        self.take(row, lines, false).await;
+        let (id, function) = (row.request_id.as_str().into(), row.function.as_str().into());
+        self.take(Some(Box::new(row)), id, function, lines).await;
     }
 
     /// Of an invocation whose row goes with another append.
     pub async fn record_lines(&self, row: &InvocationRow, lines: Vec<LogLine>) {
-        self.take(row.clone(), lines, true).await;
+        let (id, function) = (row.request_id.as_str().into(), row.function.as_str().into());
+        self.take(None, id, function, lines).await;
     }
 
-    async fn take(&self, row: InvocationRow, mut lines: Vec<LogLine>, is_kept_apart: bool) {
-        let mut bytes: usize = lines
-            .iter()
-            .map(|line| line.line.len() + LINE_BESIDE_BYTES)
-            .sum();
+    async fn take(
+        &self,
+        row: Option<Box<InvocationRow>>,
+        request_id: Arc<str>,
+        function: Arc<str>,
+        mut lines: Vec<LogLine>,
+    ) {
+        let mut bytes = bytes_of(&lines);
         if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
             lines = vec![LogLine::now(
                 LogSource::Platform,
@@ -91,23 +106,65 @@ impl Recorder {
             bytes = 0;
         }
         self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let lines = Lines {
+            request_id: Some(request_id),
+            function,
+            lines,
+            bytes,
+        };
         // Fails only after the runtime has begun to end.
-        let _ = self
-            .items
-            .send(Item::Invocation(Box::new(row), lines, bytes, is_kept_apart))
-            .await;
+        let _ = self.items.send(Item::Lines(row, lines)).await;
     }
 
     /// A line that belongs to no invocation; it is left out when the log is behind.
     pub async fn note(&self, function: &str, line: LogLine) {
-        let bytes = line.line.len() + LINE_BESIDE_BYTES;
+        let lines = vec![line];
+        let bytes = bytes_of(&lines);
         if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
             return;
         }
         self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let item = Item::Notice(function.into(), line, bytes);
+        let lines = Lines {
+            request_id: None,
+            function: function.into(),
+            lines,
+            bytes,
+        };
         // Fails only after the runtime has begun to end.
-        let _ = self.items.send(item).await;
+        let _ = self.items.send(Item::Lines(None, lines)).await;
+    }
+
+    /// Lines of one that still runs. Nothing waits, and nothing is taken where the log is behind: what is left then comes
+    /// with the end, and half of the room is kept for ends.
+    pub fn record_so_far(
+        &self,
+        request_id: &str,
+        function: &str,
+        take: impl FnOnce() -> Vec<LogLine>,
+    ) {
+        if self.line_bytes.load(Ordering::Relaxed) > LINE_BYTES_MAX / 2
+            || self.items.capacity() < WAITING_MAX / 2
+        {
+            return;
+        }
+        let Ok(room) = self.items.try_reserve() else {
+            return;
+        };
+        let lines = take();
+        if lines.is_empty() {
+            return;
+        }
+        let bytes = bytes_of(&lines);
+        self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        room.send(Item::Lines(
+            None,
+            Lines {
+                request_id: Some(request_id.into()),
+                function: function.into(),
+                lines,
+                bytes,
+            },
+        ));
     }
 
     /// Waits until everything recorded before is in the log.
@@ -149,44 +206,32 @@ async fn write(
         let mut bytes_written = 0;
         for item in items.drain(..) {
             match item {
-                Item::Invocation(row, of_row, bytes, is_kept_apart) => {
-                    let (request_id, function): (Arc<str>, Arc<str>) =
-                        (row.request_id.as_str().into(), row.function.as_str().into());
-                    lines.extend(of_row.into_iter().map(|line| LogRow {
-                        request_id: Some(request_id.clone()),
-                        function: function.clone(),
+                Item::Lines(row, of) => {
+                    lines.extend(of.lines.into_iter().map(|line| LogRow {
+                        request_id: of.request_id.clone(),
+                        function: of.function.clone(),
                         line,
                     }));
-                    if !is_kept_apart {
-                        rows.push(*row);
-                    }
-                    bytes_written += bytes;
-                }
-                Item::Notice(function, line, bytes) => {
-                    lines.push(LogRow {
-                        request_id: None,
-                        function,
-                        line,
-                    });
-                    bytes_written += bytes;
+                    rows.extend(row.map(|row| *row));
+                    bytes_written += of.bytes;
                 }
                 Item::Flush(done) => flushes.push(done),
             }
         }
-        if !rows.is_empty() || !lines.is_empty() {
+        let mut writes = Vec::new();
+        if !rows.is_empty() {
+            writes.push(records::told(&streams.invocations, &rows));
+        }
+        if !lines.is_empty() {
+            writes.push(Write {
+                stream: streams.logs.id,
+                partition: None,
+                batch: records::logs(&streams.logs, &lines),
+                schema: None,
+            });
+        }
+        if !writes.is_empty() {
             sequence += 1;
-            let mut writes = Vec::new();
-            if !rows.is_empty() {
-                writes.push(records::told(&streams.invocations, &rows));
-            }
-            if !lines.is_empty() {
-                writes.push(Write {
-                    stream: streams.logs.id,
-                    partition: None,
-                    batch: records::logs(&streams.logs, &lines),
-                    schema: None,
-                });
-            }
             let append = Append {
                 writes,
                 producer: Some(Producer {
@@ -198,7 +243,12 @@ async fn write(
             let never = std::future::pending();
             let kept = append_patiently(&log, &append, ATTEMPTS_MAX, never).await;
             if let Err(NotKept::Refused(reason) | NotKept::GivenUp(reason)) = kept {
-                error!(%reason, invocations = rows.len(), "invocations were not recorded");
+                error!(
+                    %reason,
+                    invocations = rows.len(),
+                    lines = lines.len(),
+                    "invocations were not recorded"
+                );
             }
         }
         line_bytes.fetch_sub(bytes_written, Ordering::Relaxed);
@@ -206,4 +256,9 @@ async fn write(
             let _ = done.send(());
         }
     }
+}
+
+fn bytes_of(lines: &[LogLine]) -> usize {
+    let bytes = lines.iter().map(|line| line.line.len() + LINE_BESIDE_BYTES);
+    bytes.sum()
 }

@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
 use lambic_model::FunctionName;
 
 use crate::{
     Endpoint, Error, Function, FunctionVersion, Options, Qualifier,
+    burst::Burst,
     endpoint::Endpoints,
     entry::Entry,
     fair::Fair,
@@ -22,6 +24,9 @@ pub struct Slots {
     /// How many invocations run at one time of all functions, and what of it no function reserves.
     concurrency: usize,
     shared: Arc<Fair>,
+    /// How fast the environments of each may become more.
+    starts_at_once: u32,
+    start_every: Duration,
     /// Everything that was made ready and may still run, also if something else has taken over.
     made: Vec<Weak<Entry>>,
 }
@@ -62,6 +67,8 @@ impl Slots {
             endpoints: Endpoints::default(),
             concurrency: options.concurrency,
             shared: Fair::new(options.concurrency as u64),
+            starts_at_once: options.starts_at_once,
+            start_every: options.start_every,
             made: Vec::new(),
         }
     }
@@ -168,6 +175,7 @@ impl Slots {
                 info.name.as_str(),
                 info.concurrency,
                 self.shared.clone(),
+                Burst::new(self.starts_at_once, self.start_every, Instant::now()),
             )),
         }
     }

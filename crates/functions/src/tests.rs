@@ -285,3 +285,55 @@ async fn a_deployment_goes_on_to_its_end_and_the_log_keeps_what_it_will_read() {
     functions.close().await;
     assert_eq!(house.functions().await.list().len(), 1);
 }
+
+/// Whoever holds all of something is not next, however early its events came.
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_and_components_go_to_the_function_that_has_least() {
+    let house = House::open(|_| {});
+    let functions = house.functions().await;
+    let machine = &functions.0.machine;
+    let python = Code::Bytes(b"def handler(event, context):\n    return event\n".to_vec());
+    for (runtime, code, given_out, [much, little]) in [
+        (
+            Runtime::Wasm,
+            component(ECHO),
+            &machine.components,
+            ["b-wasm", "c-wasm"],
+        ),
+        (
+            Runtime::Python,
+            python,
+            &machine.starts,
+            ["b-python", "c-python"],
+        ),
+    ] {
+        for name in [much, little] {
+            let name = FunctionName::new(name).unwrap();
+            let mut deployment = Deployment::new(name, runtime, code.clone());
+            deployment.timeout = std::time::Duration::from_secs(60);
+            deployment.trial = false;
+            functions.deploy(deployment).await.unwrap();
+        }
+        let held = given_out.now(much, given_out.limit()).unwrap();
+        let mut callers = Vec::new();
+        for (name, waiting) in [(much, 1), (much, 2), (little, 3)] {
+            let (functions, name) = (functions.clone(), FunctionName::new(name).unwrap());
+            callers.push(tokio::spawn(async move {
+                functions.invoke(&name, b"7".to_vec()).await
+            }));
+            let bound = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while given_out.waiting() < waiting {
+                assert!(std::time::Instant::now() < bound, "it does not wait");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        let next = given_out.whose_turn().unwrap();
+        assert_eq!((&*next.line, next.amount), (little, 1));
+        drop(held);
+        for caller in callers {
+            let answer = caller.await.unwrap().unwrap();
+            assert_eq!(answer.payload(), b"7", "{}", answer.log_tail);
+        }
+    }
+    functions.close().await;
+}

@@ -46,13 +46,13 @@ fn own_limit(reserved: Option<usize>) -> u64 {
 }
 
 impl Turns {
-    pub fn new(function: &str, reserved: Option<usize>, shared: Arc<Fair>) -> Turns {
+    pub fn new(function: &str, reserved: Option<usize>, shared: Arc<Fair>, burst: Burst) -> Turns {
         Turns {
             function: function.to_owned(),
             own: Fair::new(own_limit(reserved)),
             shared,
             reserved: watch::Sender::new(reserved),
-            burst: Mutex::new(Burst::new(Instant::now())),
+            burst: Mutex::new(burst),
         }
     }
 
@@ -136,7 +136,12 @@ mod tests {
     use super::*;
 
     fn turns(reserved: Option<usize>, shared: u64) -> Turns {
-        Turns::new("f", reserved, Fair::new(shared))
+        named("f", reserved, Fair::new(shared))
+    }
+
+    fn named(function: &str, reserved: Option<usize>, shared: Arc<Fair>) -> Turns {
+        let burst = Burst::new(1, Duration::ZERO, Instant::now());
+        Turns::new(function, reserved, shared, burst)
     }
 
     /// Whether it is ready by now.
@@ -180,9 +185,9 @@ mod tests {
     #[tokio::test]
     async fn a_function_that_reserves_nothing_runs_within_what_is_shared() {
         let shared = Fair::new(2);
-        let one = Turns::new("one", None, shared.clone());
-        let other = Turns::new("other", None, shared.clone());
-        let reserved = Turns::new("reserved", Some(1), shared.clone());
+        let one = named("one", None, shared.clone());
+        let other = named("other", None, shared.clone());
+        let reserved = named("reserved", Some(1), shared.clone());
         let running = (one.now().unwrap(), one.now().unwrap());
         assert!(other.now().is_none() && !other.is_free());
         assert!(reserved.now().is_some(), "it has its own");

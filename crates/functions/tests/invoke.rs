@@ -3,7 +3,7 @@
 mod common;
 
 use common::{BOUND, ECHO, House, folder};
-use lambic_functions::{Code, Deployment, Error, Runtime, Trigger};
+use lambic_functions::{Code, Deployment, Error, Event, Runtime, TraceFile, Trigger};
 use lambic_model::{FunctionName, StreamName};
 use serde_json::json;
 
@@ -46,6 +46,37 @@ async fn an_invocation_is_answered_and_recorded() {
     assert_eq!(kept[0].0, "platform");
     assert_eq!(kept[1], (&json!("stdout"), &json!("got 21")));
     assert_eq!(logs.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_recorded_while_an_invocation_runs_in_order_and_once() {
+    let house = House::open().await;
+    let source = "import time\ndef handler(event, context):\n    print('first')\n    time.sleep(event)\n    print('second')\n";
+    house.deploy_python("f", source).await;
+    let result = house.invoke("f", "2.5").await;
+    assert!(result.is_success(), "{}", result.log_tail);
+    house.functions.flush().await;
+    let rows = house.rows("lambic_logs");
+    let is_of = |row: &&serde_json::Value| row["request_id"] == result.request_id.as_str();
+    assert!(rows.iter().all(|row| is_of(&row)), "{rows:?}");
+    let lines: Vec<&str> = rows
+        .iter()
+        .map(|row| row["line"].as_str().unwrap())
+        .collect();
+    let words = lines.iter().map(|line| line.split(' ').next().unwrap());
+    let words: Vec<&str> = words.collect();
+    assert_eq!(words, ["START", "first", "second", "END", "REPORT"]);
+    // Also what was recorded before the end is in the answer.
+    assert_eq!(result.log_tail.lines().collect::<Vec<_>>(), lines);
+
+    let (functions, f) = (house.functions.clone(), FunctionName::new("f").unwrap());
+    let runs = tokio::spawn(async move { functions.invoke(&f, b"50".to_vec()).await });
+    let rows = house.wait_for_rows("lambic_logs", 7).await;
+    assert_eq!(rows[6]["line"], "first");
+    assert_ne!(rows[6]["request_id"], result.request_id.as_str());
+    // It had not ended: the end does not wait for it.
+    house.functions.close().await;
+    assert!(matches!(runs.await.unwrap(), Err(Error::Closed)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -424,4 +455,146 @@ async fn damaged_code_is_noticed_and_mended() {
         .filter(|path| path.extension().is_some_and(|extension| extension == "tmp"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// One that is configured but not there, and another one in a folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interpreter_is_found_in_a_folder() {
+    let ask = "import sys; print(sys.executable); print('python%d.%d' % sys.version_info[:2])";
+    let said = std::process::Command::new("python3")
+        .args(["-c", ask])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let [python, version] = said.lines().collect::<Vec<_>>().try_into().unwrap();
+    let pythons = tempfile::tempdir().unwrap();
+    let bin = pythons.path().join("one/bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::os::unix::fs::symlink(python, bin.join(version)).unwrap();
+    let house = House::open_with(|options| {
+        options.python = "no-such-python".into();
+        options.interpreters = vec![pythons.path().to_owned()];
+    })
+    .await;
+    let source = "import sys\ndef handler(event, context):\n    return 'python%d.%d' % sys.version_info[:2]\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.settings.runtime_name = version.to_owned();
+    house.functions.deploy(deployment.clone()).await.unwrap();
+    let answer = format!("\"{version}\"");
+    assert_eq!(house.invoke("f", "").await.payload(), answer.as_bytes());
+    assert_eq!(house.functions.own_runtime(Runtime::Python), None);
+    let runtimes = house.functions.runtimes().await;
+    assert!(runtimes.all.contains(version), "{runtimes:?}");
+
+    deployment.settings.runtime_name = "python3.99".to_owned();
+    let refused = house
+        .functions
+        .deploy(deployment.clone())
+        .await
+        .unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("python3.99 is not on this machine"), "{told}");
+    assert!(told.contains(version), "{told}");
+    deployment.settings.runtime_name = String::new();
+    let refused = house.functions.deploy(deployment.clone()).await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("no-such-python"), "{told}");
+
+    // What runs functions that name none is known from the start on.
+    let configured = std::path::PathBuf::from(python);
+    let house = house
+        .restart_with(|options| options.python = configured.clone())
+        .await;
+    house.functions.deploy(deployment).await.unwrap();
+    let house = house
+        .restart_with(|options| options.python = configured)
+        .await;
+    let own = house.functions.own_runtime(Runtime::Python);
+    assert_eq!(own.as_deref(), Some(version));
+    assert_eq!(house.functions.own_runtime(Runtime::Wasm), None);
+}
+
+/// Of each invocation a line, with its phases as spans below it.
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_have_the_phases_of_an_invocation() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("traces.jsonl");
+    let house = House::open_with(|options| {
+        options.traces = Some(TraceFile {
+            path: file.clone(),
+            bytes_max: 1 << 20,
+        });
+    })
+    .await;
+    let source = "def handler(event, context):\n    return event['x']\n";
+    let mut deployment = house.python("f", source).await;
+    deployment.trial = false;
+    house.functions.deploy(deployment).await.unwrap();
+    let event = Event {
+        payload: b"{\"x\": 1}".to_vec(),
+        trace_id: Some(
+            "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1".to_owned(),
+        ),
+        ..Event::default()
+    };
+    let f = FunctionName::new("f").unwrap();
+    let cold = house.functions.invoke_at(&f, None, event).await.unwrap();
+    let failed = house.invoke("f", "{}").await;
+    assert!(cold.is_success() && cold.cold && !failed.is_success() && !failed.cold);
+    house.functions.close().await;
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    let traces: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(traces.len(), 2);
+    let attribute = |of: &serde_json::Value, key: &str| {
+        let all = of["attributes"].as_array().unwrap();
+        let one = all.iter().find(|attribute| attribute["key"] == key);
+        one.map(|attribute| attribute["value"].clone())
+    };
+    let time = |span: &serde_json::Value, key: &str| -> u64 {
+        span[key].as_str().unwrap().parse().unwrap()
+    };
+    for (trace, result, phases) in [
+        (&traces[0], &cold, ["overhead", "init", "invoke"].as_slice()),
+        (&traces[1], &failed, ["overhead", "invoke"].as_slice()),
+    ] {
+        let of_function = &trace["resourceSpans"][0]["resource"];
+        let name = json!({ "stringValue": "f" });
+        assert_eq!(attribute(of_function, "faas.name"), Some(name));
+        let spans = &trace["resourceSpans"][0]["scopeSpans"][0]["spans"];
+        let spans = spans.as_array().unwrap();
+        let root = &spans[0];
+        let id = json!({ "stringValue": result.request_id });
+        assert_eq!(attribute(root, "faas.invocation_id"), Some(id));
+        let is_cold = json!({ "boolValue": result.cold });
+        assert_eq!(attribute(root, "faas.coldstart"), Some(is_cold));
+        assert_eq!(root["status"]["code"] == 2, !result.is_success());
+        let mut lasted = std::collections::BTreeMap::new();
+        // One follows the other, and together they are the whole.
+        let mut now = time(root, "startTimeUnixNano");
+        for span in &spans[1..] {
+            assert_eq!(span["traceId"], root["traceId"]);
+            assert_eq!(span["parentSpanId"], root["spanId"]);
+            assert_eq!(time(span, "startTimeUnixNano"), now);
+            now = time(span, "endTimeUnixNano");
+            let ms = (now - time(span, "startTimeUnixNano")) as f64 / 1e6;
+            *lasted.entry(span["name"].as_str().unwrap()).or_insert(0.0) += ms;
+        }
+        assert_eq!(now, time(root, "endTimeUnixNano"));
+        for phase in phases {
+            let told = match *phase {
+                "init" => result.init_ms.unwrap(),
+                "invoke" => result.duration_ms,
+                _ => result.overhead_ms,
+            };
+            assert!((lasted[phase] - told).abs() < 0.01, "{phase}: {lasted:?}");
+        }
+        assert_eq!(lasted.len(), phases.len(), "{lasted:?}");
+    }
+    let root = &traces[0]["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!(root["traceId"], "5759e988bd862e3fe1be46a994272793");
+    assert_eq!(root["parentSpanId"], "53995c3f42cd8ad8");
 }

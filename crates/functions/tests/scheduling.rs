@@ -2,11 +2,24 @@
 
 mod common;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{Cursor, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use common::{BOUND, ECHO, House, name};
-use lambic_functions::{Code, Deployment, Error, InvokeResult, Runtime};
+use lambic_functions::{
+    Changes, Code, Deployment, Error, Event, Functions, InvokeResult, LayerSettings, LayerUse,
+    Qualifier, Runtime,
+};
+use lambic_model::FunctionName;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 const SLEEPS: &str = "import os, time\n\
     def handler(event, context):\n\
@@ -111,6 +124,42 @@ async fn environments_fit_into_the_memory_that_there_is() {
     let refused = house.functions.invoke(&name("b"), Vec::new()).await;
     assert!(matches!(refused, Err(Error::TooMuchMemory { .. })));
     environment(&house.invoke("a", "{}").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invocations_fit_onto_the_processors_that_there_are() {
+    let house = House::open_with(|options| {
+        // Two of 128 MB.
+        options.processors_milli_max = 150;
+        options.spares = 0;
+    })
+    .await;
+    for function in ["f", "large", "short"] {
+        deploy(&house, function, SLEEPS, |deployment| match function {
+            "large" => deployment.memory_mb = 512,
+            "short" => deployment.timeout = Duration::from_millis(300),
+            _ => {}
+        })
+        .await;
+    }
+    // One that counts more than all runs alone.
+    environment(&house.invoke("large", "{}").await);
+    let many: Vec<_> = (0..3)
+        .map(|_| invoking(&house, "f", r#"{"s": 50}"#))
+        .collect();
+    let one_waits = |house: &House| {
+        let counts = house.functions.counts();
+        (counts.environments, counts.waiting) == (4, 1)
+    };
+    house.wait_until("one has no processor", one_waits).await;
+    // It waits as long as its event might take, then it is told, and its environment stays for the next one.
+    let full = house.functions.invoke(&name("short"), Vec::new()).await;
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    assert_eq!(house.functions.counts().environments, 5);
+    house.functions.close().await;
+    for one in many {
+        assert!(matches!(one.await.unwrap(), Err(Error::Closed)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,4 +370,205 @@ async fn a_server_may_allow_longer_timeouts() {
     longer.timeout = Duration::from_secs(7_201);
     let refused = house.functions.deploy(longer).await.unwrap_err();
     assert!(refused.to_string().contains("7200 seconds"), "{refused}");
+}
+
+/// More than may wait are told at once, whatever it is that they would wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_callers_wait_than_may() {
+    let house = House::open_with(|options| {
+        options.waiting_max = 2;
+        options.memory_mb_max = 256;
+        options.spares = 0;
+    })
+    .await;
+    deploy(&house, "f", SLEEPS, |deployment| {
+        deployment.concurrency = Some(1)
+    })
+    .await;
+    deploy(&house, "large", SLEEPS, |deployment| {
+        deployment.memory_mb = 256
+    })
+    .await;
+    // It runs to the end of the test; whoever is not told waits for it.
+    let first = invoking(&house, "f", r#"{"s": 50}"#);
+    let started = |house: &House| house.functions.counts().environments == 1;
+    house.wait_until("it runs", started).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..5 {
+        let functions = house.functions.clone();
+        callers.spawn(async move { functions.invoke(&name("f"), Vec::new()).await });
+    }
+    for _ in 0..3 {
+        let told = callers.join_next().await.unwrap().unwrap();
+        let is_throttled = matches!(told, Err(Error::Throttled { concurrency: 1, .. }));
+        assert!(is_throttled, "{told:?}");
+    }
+    // The other two waited.
+    let f = name("f");
+    let changed = house.functions.change(&f, |function| {
+        function.info.concurrency = Some(3);
+        Ok(())
+    });
+    changed.await.unwrap();
+    for ended in callers.join_all().await {
+        environment(&ended.unwrap());
+    }
+
+    let mut waiting = Vec::new();
+    for count in 1..=2 {
+        waiting.push(invoking(&house, "large", "{}"));
+        let waits = |house: &House| house.functions.counts().waiting == count;
+        house.wait_until("it waits for memory", waits).await;
+    }
+    let told = house.functions.invoke(&name("large"), Vec::new()).await;
+    assert!(matches!(told, Err(Error::Full { .. })), "{told:?}");
+    house.functions.close().await;
+    for ended in waiting.into_iter().chain([first]) {
+        assert!(matches!(ended.await.unwrap(), Err(Error::Closed)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environments_of_a_function_become_more_no_faster_than_they_may() {
+    let house = House::open_with(|options| {
+        options.starts_at_once = 1;
+        options.start_every = Duration::from_secs(3_600);
+    })
+    .await;
+    for function in ["f", "other"] {
+        deploy(&house, function, SLEEPS, |_| {}).await;
+    }
+    let first = invoking(&house, "f", r#"{"s": 3}"#);
+    let started = |house: &House| house.functions.counts().environments == 1;
+    house.wait_until("it runs", started).await;
+    // There is memory and a processor for it, and no start: it has to wait for the first.
+    let second = invoking(&house, "f", "{}");
+    // Others have starts of their own.
+    environment(&house.invoke("other", "{}").await);
+    let first = environment(&first.await.unwrap().unwrap());
+    assert_eq!(environment(&second.await.unwrap().unwrap()), first);
+    assert_eq!(house.functions.counts().environments, 2);
+}
+
+const CODE: usize = 0;
+const LAYER: usize = 1;
+const LIVE: usize = 2;
+
+/// Numbers of what callers may see: which serves for sure, and which is about to.
+#[derive(Default)]
+struct Serving {
+    sure: [AtomicU64; 3],
+    begun: [AtomicU64; 3],
+    answers: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl Serving {
+    fn begin(&self, of: usize, number: u64) {
+        self.begun[of].store(number, SeqCst);
+    }
+
+    /// It serves. Callers are asked again and again meanwhile.
+    async fn end(&self, of: usize, number: u64, house: &House) {
+        self.sure[of].store(number, SeqCst);
+        let enough = self.answers.load(SeqCst) + 8;
+        let are_answered = |_: &House| self.answers.load(SeqCst) >= enough;
+        house.wait_until("callers are answered", are_answered).await;
+    }
+
+    /// Invokes until it is over; each answer is of what served when it was asked for, or of what came after.
+    async fn call(self: Arc<Self>, functions: Functions, alias: Option<&'static str>) {
+        // The alias has code and layer of one number.
+        let parts = match alias {
+            None => [CODE, LAYER],
+            Some(_) => [LIVE, LIVE],
+        };
+        let f = name("f");
+        while !self.is_over.load(SeqCst) {
+            let least = parts.map(|part| self.sure[part].load(SeqCst));
+            let qualifier = alias.map(|alias| Qualifier::Alias(alias.to_owned()));
+            let answer = functions.invoke_at(&f, qualifier, Event::default());
+            let answer = answer.await.unwrap();
+            let most = parts.map(|part| self.begun[part].load(SeqCst));
+            assert!(answer.is_success(), "{}", answer.log_tail);
+            let told: [u64; 2] = serde_json::from_slice(answer.payload()).unwrap();
+            let fits = (0..2).all(|at| (least[at]..=most[at]).contains(&told[at]));
+            assert!(fits, "{alias:?}: {told:?}, not {least:?} to {most:?}");
+            assert!(alias.is_none() || told[0] == told[1], "{told:?}");
+            self.answers.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+/// Its handler tells its own number and its layer's.
+fn numbered(number: u64) -> String {
+    format!("import mark\ndef handler(event, context):\n    return [{number}, mark.NUMBER]\n")
+}
+
+async fn layer(house: &House, number: u64) -> Vec<LayerUse> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
+    zip.start_file("python/mark.py", options).unwrap();
+    write!(zip, "NUMBER = {number}").unwrap();
+    let zip = zip.finish().unwrap().into_inner();
+    let layer = house
+        .functions
+        .publish_layer("marks", zip, LayerSettings::default());
+    let layer = layer.await.unwrap();
+    vec![house.functions.layer_use("marks", layer.number).unwrap()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_dropped_while_code_layers_and_aliases_change() {
+    let (house, f) = (House::open().await, name("f"));
+    let functions = &house.functions;
+    let layers = layer(&house, 0).await;
+    deploy(&house, "f", &numbered(0), |deployment| {
+        deployment.settings.layers = layers;
+    })
+    .await;
+    let published = functions.change(&f, |function| {
+        let version = function.publish(None)?.version;
+        function.create_alias("live", version, String::new(), None)?;
+        Ok(())
+    });
+    published.await.unwrap();
+    let serving = Arc::new(Serving::default());
+    let mut callers = JoinSet::new();
+    for alias in [None, None, Some("live"), Some("live")] {
+        callers.spawn(serving.clone().call(functions.clone(), alias));
+    }
+    for number in 1..=4 {
+        serving.begin(CODE, number);
+        let code = Code::Bytes(numbered(number).into_bytes());
+        functions.update_code(&f, code, None).await.unwrap();
+        serving.end(CODE, number, &house).await;
+
+        serving.begin(LAYER, number);
+        let changes = Changes {
+            layers: Some(layer(&house, number).await),
+            ..Changes::default()
+        };
+        functions.update_settings(&f, changes).await.unwrap();
+        serving.end(LAYER, number, &house).await;
+
+        // First for half of them, then for all; then the former version goes.
+        serving.begin(LIVE, number);
+        let shifted = functions.change(&f, |function| {
+            let version = function.publish(None)?.version;
+            let half = Some(Some((version, 0.5)));
+            function.update_alias("live", None, None, half, None)?;
+            Ok(version)
+        });
+        let version = shifted.await.unwrap();
+        serving.end(LIVE, number - 1, &house).await;
+        let moved = functions.change(&f, move |function| {
+            function.update_alias("live", Some(version), None, Some(None), None)?;
+            function.remove_version(number)
+        });
+        moved.await.unwrap();
+        serving.end(LIVE, number, &house).await;
+    }
+    serving.is_over.store(true, SeqCst);
+    callers.join_all().await;
 }

@@ -106,6 +106,9 @@ pub struct Serve {
     /// A file of settings laid over the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry
+    #[arg(long, value_name = "FILE")]
+    pub traces: Option<PathBuf>,
     /// Print every setting with its default, and stop
     #[arg(long)]
     pub print_defaults: bool,
@@ -125,6 +128,9 @@ pub struct Dev {
     /// Address of the Postgres door [default: 127.0.0.1:7432]
     #[arg(long, value_name = "ADDR")]
     pub pg: Option<SocketAddr>,
+    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry
+    #[arg(long, value_name = "FILE")]
+    pub traces: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -33,6 +33,7 @@ pub struct Settings {
     pub batch: Batch,
     pub memory: Memory,
     pub functions: Functions,
+    pub traces: Traces,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -89,16 +90,27 @@ pub struct Batch {
 pub struct Functions {
     pub python: PathBuf,
     pub node: PathBuf,
+    /// Folders with more of them.
+    pub interpreters: Vec<PathBuf>,
     pub weak_isolation: bool,
     pub images: Vec<String>,
     /// Empty: there is none.
     pub registry_accounts: PathBuf,
     pub spares: usize,
     pub memory_mb_max: u64,
+    pub cpu_overcommit: f64,
     pub timeout_s_max: u64,
     pub retry_s: Vec<f64>,
     pub async_age_s_max: u64,
     pub drain_s_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// Empty: they are not wanted.
+    pub file: PathBuf,
+    pub bytes_max: u64,
 }
 
 impl Functions {
@@ -114,6 +126,15 @@ impl Functions {
         match self.memory_mb_max {
             0 => (machine / 4 * 3) >> 20,
             set => set,
+        }
+    }
+
+    /// Of a machine that has so many, in thousandths.
+    pub fn processors_milli_of(&self, processors: usize) -> u64 {
+        match self.cpu_overcommit > 0.0 {
+            true => (processors as f64 * 1e3 * self.cpu_overcommit) as u64,
+            // No bound, and far from where sums of it end.
+            false => u64::MAX >> 1,
         }
     }
 }
@@ -187,6 +208,7 @@ impl Settings {
         const THREADS_MAX: usize = 1 << 10;
         const NICE_MAX: usize = 19;
         const RETRY_WAITS_MAX: usize = 100;
+        const OVERCOMMIT: std::ops::RangeInclusive<f64> = 0.0..=1_000.0;
         let most = [
             (
                 "http_connections_max",
@@ -212,6 +234,10 @@ impl Settings {
                 "`keys` under [auth]: {what}"
             )));
         }
+        let overcommit = self.functions.cpu_overcommit;
+        if !OVERCOMMIT.contains(&overcommit) {
+            let what = "it must be 0, for no bound, to 1000";
+            return Err(mistake("cpu_overcommit", overcommit, what));
         if let Err(what) = self.tls.check() {
             return Err(serde::de::Error::custom(format!("under [tls], {what}")));
         }
@@ -226,7 +252,8 @@ impl Settings {
             );
             return Err(mistake("retry_s", format!("{retry_s:?}"), &most));
         }
-        let least: [(&str, u64, u64); 17] = [
+        }
+        let least: [(&str, u64, u64); 18] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
@@ -257,6 +284,7 @@ impl Settings {
             ),
             ("timeout_s_max", self.functions.timeout_s_max, 1),
             ("async_age_s_max", self.functions.async_age_s_max, 1),
+            ("bytes_max", self.traces.bytes_max, 1 << 16),
         ];
         match least.iter().find(|(_, value, least)| value < least) {
             Some((key, value, least)) => {
@@ -378,6 +406,17 @@ mod tests {
             let told = told.expect_err(wrong).to_string();
             assert!(told.contains("`retry_s` = "), "{told}");
         }
+    fn functions_have_processors_several_times_over_or_without_bound() {
+        let mut functions = Settings::default().functions;
+        assert_eq!(functions.processors_milli_of(2), 16_000);
+        functions.cpu_overcommit = 0.5;
+        assert_eq!(functions.processors_milli_of(2), 1_000);
+        functions.cpu_overcommit = 0.0;
+        assert!(functions.processors_milli_of(2) > 1 << 60);
+        let table: toml::Table =
+            toml::from_str("[functions]\ncpu_overcommit = -1\n").expect("valid TOML");
+        let told = Settings::overlaid(&table).expect_err("it is refused");
+        assert!(told.to_string().contains("cpu_overcommit"), "{told}");
     }
 
     #[test]

@@ -420,6 +420,28 @@ fn the_life_of_a_function() {
     assert_eq!(world.ok(&["list", "--json"]), "[]\n");
 }
 
+/// The Python of whoever types the command is not what runs the function.
+#[test]
+fn a_runtime_without_a_version_is_the_servers() {
+    let world = World::new();
+    let python = world.file("bin/python3", "#!/bin/sh\necho Python 3.99.0\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&python, executable).expect("the file is ours");
+    world.file("own/handler.py", PYTHON);
+    let created = world
+        .command(&["create", "own", "own", "--runtime", "python", "--json"])
+        .env("PATH", world.path("bin"))
+        .output()
+        .expect("the binary is there");
+    assert!(created.status.success(), "{}", text(&created.stderr));
+    let runtime = json(&text(&created.stdout))["Runtime"].clone();
+    let runtime = runtime.as_str().expect("it has one");
+    assert!(
+        runtime.starts_with("python3.") && runtime != "python3.99",
+        "{runtime}"
+    );
+}
+
 #[test]
 fn logs_are_found_and_followed() {
     let world = World::new();

@@ -16,4 +16,4 @@ pub mod wasm;
 
 pub use error::Error;
 pub use execution::{Execution, failure};
-pub use lines::{LogLine, LogSource};
+pub use lines::{LogLine, LogSource, Written};

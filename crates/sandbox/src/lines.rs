@@ -1,5 +1,7 @@
 //! Output cut into lines, within a bound: a function that prints for ever fills neither memory nor disk.
 
+use std::sync::{Arc, Mutex};
+
 use lambic_base::{Clock, SystemClock};
 
 /// Longer lines are cut into several, as AWS does at 256 KB.
@@ -153,6 +155,37 @@ impl Lines {
         self.bytes_dropped = 0;
         std::mem::take(&mut self.lines)
     }
+
+    /// The whole lines so far; what is left comes with [`Lines::take`], and counts within the same bound.
+    fn take_whole(&mut self) -> Vec<LogLine> {
+        std::mem::take(&mut self.lines)
+    }
+}
+
+/// What an invocation writes, for those who want to know before it has ended; clones share it.
+#[derive(Clone)]
+pub struct Written(Arc<Mutex<Lines>>);
+
+impl Written {
+    /// Nothing yet, and no more than `bytes_max`.
+    pub fn new(bytes_max: usize) -> Written {
+        Written::of(Arc::new(Mutex::new(Lines::new(bytes_max))))
+    }
+
+    pub(crate) fn of(lines: Arc<Mutex<Lines>>) -> Written {
+        Written(lines)
+    }
+
+    pub(crate) fn lines(&self) -> Arc<Mutex<Lines>> {
+        self.0.clone()
+    }
+
+    /// The lines that have ended since the last time. They are taken out: the [`Execution`](crate::Execution) has the
+    /// others.
+    pub fn take(&self) -> Vec<LogLine> {
+        let mut lines = self.0.lock().expect("no panic while lines are held");
+        lines.take_whole()
+    }
 }
 
 fn line(source: LogSource, partial: &mut Vec<u8>) -> LogLine {
@@ -194,6 +227,26 @@ mod tests {
         );
         lines.push(LogSource::Stdout, b"gh");
         assert_eq!(texts(lines.take()), ["gh"]);
+    }
+
+    #[test]
+    fn lines_are_taken_before_the_end_once_and_within_the_same_bound() {
+        let written = Written::new(8);
+        let lines = written.lines();
+        let push = |bytes: &[u8]| lines.lock().unwrap().push(LogSource::Stdout, bytes);
+        push(b"ab\ncd");
+        assert_eq!(texts(written.take()), ["ab"]);
+        assert!(written.take().is_empty());
+        push(b"e\nxyz");
+        let rest = texts(lines.lock().unwrap().take());
+        assert_eq!(
+            rest,
+            [
+                "cde",
+                "x",
+                "2 bytes of output were dropped: one invocation may write 8"
+            ]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use arrow::{
 };
 use lambic_model::{Outcome, ScalarFunction};
 use lambic_sandbox::{
-    Error, Execution,
+    Error, Execution, Written,
     wasm::{Limits, Module, Wasm},
 };
 
@@ -100,6 +100,31 @@ async fn a_handler_answers_and_logs() {
     assert_eq!(execution.lines.len(), 1);
     assert_eq!(execution.lines[0].line, r#"{"a":1}"#);
     assert_eq!(execution.memory_peak_bytes, 64 << 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_there_before_the_end_and_then_not_again() {
+    let body = "(call $log (local.get $at) (local.get $length)) (loop (br 0)) (unreachable)";
+    let limits = Limits {
+        timeout: Duration::from_secs(3),
+        ..LIMITS
+    };
+    let module = load(&handler(body), limits).unwrap();
+    let written = Written::new(limits.log_bytes_max);
+    let run = tokio::spawn({
+        let written = written.clone();
+        async move { module.invoke_into("id", b"1", &[], limits, &written).await }
+    });
+    let mut lines = Vec::new();
+    while lines.is_empty() && !run.is_finished() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        lines = written.take();
+    }
+    let execution = run.await.unwrap();
+    assert_eq!(error(&execution).0, "Sandbox.Timedout");
+    let texts: Vec<&str> = lines.iter().map(|line| line.line.as_str()).collect();
+    assert_eq!(texts, ["1"]);
+    assert!(execution.lines.is_empty(), "{:?}", execution.lines);
 }
 
 #[tokio::test]

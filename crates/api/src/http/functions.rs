@@ -1,4 +1,5 @@
-//! `PUT /v1/functions/{name}`: deploys a function from the files of its folder, sent as JSON.
+//! `PUT /v1/functions/{name}`: deploys a function from the files of its folder, sent as JSON. `GET /v1/runtimes`: which
+//! interpreters functions can have.
 
 use std::{
     collections::BTreeMap, fs, io::ErrorKind, path::Component, path::Path as FilePath, sync::Arc,
@@ -22,6 +23,7 @@ use lambic_functions::{
 };
 use lambic_model::{FunctionName, StreamName};
 use serde::Deserialize;
+use serde_json::json;
 use tempfile::TempDir;
 use tracing::{Instrument, info_span};
 
@@ -98,6 +100,16 @@ pub async fn deploy(
     let done = tokio::spawn(install(app, name, body).in_current_span());
     let info = done.await.map_err(|error| ours(error.to_string()))??;
     Ok(Json(info).into_response())
+}
+
+pub async fn runtimes(State(app): Shared) -> Response {
+    let runtimes = app.services.functions.runtimes().await;
+    let body = json!({
+        "python": runtimes.python,
+        "node": runtimes.node,
+        "all": runtimes.all,
+    });
+    Json(body).into_response()
 }
 
 /// From the request to the moment when SQL knows what the function exports.

@@ -110,6 +110,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/views/{name}", get(views::lookup))
         .route("/v1/views/{name}/changes", get(changes::follow))
         .route("/v1/functions/{name}", put(functions::deploy))
+        .route("/v1/runtimes", get(functions::runtimes))
         .merge(lambda::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

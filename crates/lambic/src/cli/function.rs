@@ -122,7 +122,7 @@ pub struct FunctionUpdate {
 #[derive(Debug, Default, Args)]
 pub struct FunctionSettings {
     /// AWS's name, such as python3.11, nodejs20.x or provided.al2023, or wasm; python, node and bootstrap are the
-    /// machine's own [default: by what is in the code]
+    /// server's own [default: by what is in the code]
     #[arg(long)]
     pub runtime: Option<String>,
     /// FILE.FUNCTION; of a component the file [default: by what is in the code]

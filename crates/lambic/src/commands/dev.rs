@@ -13,7 +13,7 @@ use crate::{
 pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
     let project = Project::read(&args.project);
     // A mistake is no reason not to start: it is shown, and the next save may mend it.
-    let settings = match &project {
+    let mut settings = match &project {
         Ok(project) => settings_of(Some(project))?,
         Err(problems) if args.project.is_dir() => {
             say(problems);
@@ -21,15 +21,19 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
         }
         Err(problems) => return Err(refusal(anyhow::anyhow!("{problems}"))),
     };
+    if let Some(file) = args.traces {
+        settings.traces.file = file;
+    }
     let data = data_folder(args.data, Some(&args.project));
     let addresses = Addresses {
         http: args.http.unwrap_or(settings.server.http),
         pg: args.pg.unwrap_or(settings.server.pg),
     };
+    let traces = settings.traces.file.clone();
     let engine = server::open(data.clone(), settings).await?;
     let mut applier = Applier::open(&data).map_err(refusal)?;
     // Before the first round, so that no change falls between.
-    let mut watch = Watch::start(&args.project, &data)?;
+    let mut watch = Watch::start(&args.project, &data, &traces)?;
     if let Ok(project) = &project {
         round(&mut applier, &engine, project).await;
     }

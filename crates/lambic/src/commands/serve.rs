@@ -26,10 +26,13 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
         Some(folder) => Some(Project::read(folder).map_err(refusal)?),
         None => None,
     };
-    let settings = match &args.config {
+    let mut settings = match &args.config {
         Some(path) => Settings::from_file(path)?,
         None => settings_of(project.as_ref())?,
     };
+    if let Some(file) = args.traces {
+        settings.traces.file = file;
+    }
     let data = data_folder(args.data, args.project.as_deref());
     let addresses = Addresses {
         http: args.http.unwrap_or(settings.server.http),

@@ -30,7 +30,7 @@ use datafusion::execution::{
 use lambic_base::DirLock;
 use lambic_batch::{Batch, Limits, PinnedHistory};
 use lambic_dataset::{Dataset, ErasureLog, LocalStore, ObjectStore, Pin, Reader};
-use lambic_functions::{Functions, SystemStreams, system_streams};
+use lambic_functions::{Functions, SystemStreams, TraceFile, system_streams};
 use lambic_log::Log;
 use lambic_model::{Frontiers, StreamId};
 use lambic_query::{Catalog, Database, Lifecycle, Parts, TransactionLimits};
@@ -353,13 +353,20 @@ async fn open_functions(
     options.decode_arrow = Arc::new(lambic_connectors::arrow_answer);
     options.python = settings.functions.python.clone();
     options.node = settings.functions.node.clone();
+    options.interpreters = settings.functions.interpreters.clone();
     options.weak_isolation = settings.functions.weak_isolation;
     options.compiler = compile_component::compiler();
     options.images = settings.functions.images.clone();
     options.registry_accounts = Some(settings.functions.registry_accounts.clone())
         .filter(|file| !file.as_os_str().is_empty());
     options.spares = settings.functions.spares;
+    options.traces = (!settings.traces.file.as_os_str().is_empty()).then(|| TraceFile {
+        path: settings.traces.file.clone(),
+        bytes_max: settings.traces.bytes_max,
+    });
     options.memory_mb_max = settings.functions.memory_mb_of(amount::memory_bytes());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    options.processors_milli_max = settings.functions.processors_milli_of(processors);
     options.timeout_max = Duration::from_secs(settings.functions.timeout_s_max);
     options.async_retry_waits = settings.functions.retry_waits();
     options.async_age_max = Duration::from_secs(settings.functions.async_age_s_max);

@@ -1,6 +1,9 @@
 //! Tells when a project's files have changed and come to rest.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -16,24 +19,25 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the folder, except for the data folder and hidden folders inside.
-    pub fn start(folder: &Path, data: &Path) -> anyhow::Result<Watch> {
+    /// Watches the folder, except for the data folder and hidden folders inside, and for the file of traces, which changes all
+    /// the time; empty if there is none.
+    pub fn start(folder: &Path, data: &Path, traces: &Path) -> anyhow::Result<Watch> {
         // One place is enough: a full channel means that a change is already known.
         let (changes, changed) = mpsc::channel(1);
         let root = folder
             .canonicalize()
             .with_context(|| format!("cannot watch {}", folder.display()))?;
         let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+        let traces = whole(traces);
         let inside = root.clone();
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 let matters = match &event {
                     Ok(event) => {
                         !matches!(event.kind, EventKind::Access(_))
-                            && event
-                                .paths
-                                .iter()
-                                .any(|path| is_source(path, &inside, &data))
+                            && event.paths.iter().any(|path| {
+                                is_source(path, &inside, &data) && !is_of(path, traces.as_deref())
+                            })
                     }
                     // Events were lost: look again.
                     Err(_) => true,
@@ -62,6 +66,20 @@ impl Watch {
     }
 }
 
+/// The path of a file that may not be there yet, as events name it.
+fn whole(file: &Path) -> Option<PathBuf> {
+    let file = std::path::absolute(file).ok()?;
+    let folder = file.parent()?.canonicalize().ok()?;
+    Some(folder.join(file.file_name()?))
+}
+
+/// Whether it is the file of traces, or the former one.
+fn is_of(path: &Path, traces: Option<&Path>) -> bool {
+    traces.is_some_and(|traces| {
+        path.parent() == traces.parent() && path.file_stem() == traces.file_name() || path == traces
+    })
+}
+
 fn is_source(path: &Path, root: &Path, data: &Path) -> bool {
     if path.starts_with(data) {
         return false;
@@ -78,6 +96,26 @@ fn is_source(path: &Path, root: &Path, data: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traces_are_no_sources() {
+        let dir = tempfile::tempdir().unwrap();
+        let traces = whole(&dir.path().join("traces.jsonl"));
+        let folder = dir.path().canonicalize().unwrap();
+        for (name, is_it) in [
+            ("traces.jsonl", true),
+            ("traces.jsonl.1", true),
+            ("traces", false),
+            ("other/traces.jsonl", false),
+        ] {
+            assert_eq!(
+                is_of(&folder.join(name), traces.as_deref()),
+                is_it,
+                "{name}"
+            );
+        }
+        assert_eq!(whole(Path::new("")), None);
+    }
 
     #[test]
     fn only_sources_count() {

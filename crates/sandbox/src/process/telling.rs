@@ -9,7 +9,7 @@ use super::{
     environment::Environment,
     telemetry::{Event, Report, Status, Telemetry, Type},
 };
-use crate::lines::{LogLine, LogSource};
+use crate::lines::{LogLine, LogSource, Written};
 
 /// How long the environment waits for its telemetry before it stands still or ends.
 const TIME_MAX: Duration = Duration::from_millis(500);
@@ -83,6 +83,11 @@ impl Environment {
         self.telemetry
             .tell(|| Event::report(request_id, &status, trace_id, report));
         self.telemetry.flush(TIME_MAX).await;
+    }
+
+    /// What it writes, also while an invocation runs.
+    pub fn written(&self) -> Written {
+        Written::of(self.lines.clone())
     }
 
     /// All that was written so far is told, also a line that has no end.

@@ -52,7 +52,7 @@ use self::{
     slots::Slots,
 };
 use crate::{
-    Error, Execution, failure,
+    Error, Execution, Written, failure,
     process::{Network, StreamSink, egress::Rules},
 };
 
@@ -258,6 +258,20 @@ impl Module {
         environment: &[(String, String)],
         limits: Limits,
     ) -> Execution {
+        let written = Written::new(limits.log_bytes_max);
+        self.invoke_into(request_id, payload, environment, limits, &written)
+            .await
+    }
+
+    /// The same; what it writes can be read from `written` before it has ended, within the bound of that.
+    pub async fn invoke_into(
+        &self,
+        request_id: &str,
+        payload: &[u8],
+        environment: &[(String, String)],
+        limits: Limits,
+        written: &Written,
+    ) -> Execution {
         let Some(handler) = self.handler.clone() else {
             return Execution::unstarted(match self.takes_batches() {
                 true => failure(
@@ -276,7 +290,7 @@ impl Module {
                 "the event is not UTF-8 text",
             ));
         };
-        let call = self.call(request_id, environment, limits);
+        let call = self.call(request_id, environment, limits, written);
         let ran = match handler {
             Handler::Event(handler) => {
                 self.apart(async move || event::run(&handler, call, event).await)
@@ -321,7 +335,8 @@ impl Module {
                 "the component does not export `handle-batch`, which takes batches of Arrow records",
             ));
         };
-        let call = self.call(request_id, environment, limits);
+        let written = Written::new(limits.log_bytes_max);
+        let call = self.call(request_id, environment, limits, &written);
         self.apart(async move || batch::run(&handler, call, batch).await)
             .await
             .unwrap_or_else(Execution::unstarted)
@@ -343,18 +358,26 @@ impl Module {
                 "the component does not export `wasi:http/incoming-handler`",
             )));
         };
-        let call = self.call(request_id, environment, limits);
+        let written = Written::new(limits.log_bytes_max);
+        let call = self.call(request_id, environment, limits, &written);
         self.on_the_spot(http::serve(handler, call, request, sink))
             .await
             .unwrap_or_else(|failed| Served::failed(Execution::unstarted(failed)))
     }
 
-    fn call(&self, request_id: &str, environment: &[(String, String)], limits: Limits) -> Call {
+    fn call(
+        &self,
+        request_id: &str,
+        environment: &[(String, String)],
+        limits: Limits,
+        written: &Written,
+    ) -> Call {
         Call {
             request_id: request_id.to_owned(),
             environment: environment.to_vec(),
             limits,
             outside: self.outside.clone(),
+            lines: written.lines(),
         }
     }
 

@@ -30,12 +30,12 @@ pub struct Call {
     pub environment: Vec<(String, String)>,
     pub limits: Limits,
     pub outside: Outside,
+    pub lines: Arc<Mutex<Lines>>,
 }
 
 pub struct Run {
     call: Call,
     store: Store<Host>,
-    lines: Arc<Mutex<Lines>>,
     start: Instant,
 }
 
@@ -43,10 +43,9 @@ impl Run {
     /// `stdio`: of a command; all else writes to its log, and reads nothing.
     pub fn new(engine: &Engine, call: Call, stdio: Option<Stdio>) -> Run {
         let start = Instant::now();
-        let lines = Arc::new(Mutex::new(Lines::new(call.limits.log_bytes_max)));
         let host = Host::for_handler(
             &call.environment,
-            lines.clone(),
+            call.lines.clone(),
             call.limits.memory_mb,
             stdio,
             call.outside.clone(),
@@ -57,12 +56,7 @@ impl Run {
         store.epoch_deadline_async_yield_and_update(1);
         store.set_hostcall_fuel(PASSED_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
-        Run {
-            call,
-            store,
-            lines,
-            start,
-        }
+        Run { call, store, start }
     }
 
     pub fn request_id(&self) -> &str {
@@ -104,7 +98,11 @@ impl Run {
 
     /// A line of the house's in the function's log.
     pub fn note(&self, line: &str) {
-        let mut lines = self.lines.lock().expect("no panic while lines are held");
+        let mut lines = self
+            .call
+            .lines
+            .lock()
+            .expect("no panic while lines are held");
         lines.push(LogSource::Platform, line.as_bytes());
         lines.push(LogSource::Platform, b"\n");
     }
@@ -112,7 +110,11 @@ impl Run {
     pub fn end(self, outcome: Outcome) -> Execution {
         let memory_peak_bytes = self.store.data().memory.peak as u64;
         drop(self.store);
-        let mut lines = self.lines.lock().expect("no panic while lines are held");
+        let mut lines = self
+            .call
+            .lines
+            .lock()
+            .expect("no panic while lines are held");
         Execution {
             outcome,
             duration: self.start.elapsed(),

@@ -50,7 +50,8 @@ pub fn of(
         Phase::Listed => None,
         _ => app.services.functions.state(info).err(),
     };
-    describe(place, info, arn, phase, broken)
+    let runtime = runtimes::name(&app.services.functions, info);
+    describe(place, info, arn, &runtime, phase, broken)
 }
 
 /// `broken`: why its code cannot be used.
@@ -58,10 +59,10 @@ pub fn describe(
     place: &Place,
     info: &FunctionInfo,
     arn: String,
+    runtime: &str,
     phase: Phase,
     broken: Option<String>,
 ) -> Value {
-    let runtime = runtimes::name(info);
     let settings = &info.settings;
     let role = match settings.role.as_str() {
         "" => format!("arn:aws:iam::{}:role/lambic", place.account),
@@ -261,7 +262,8 @@ pub mod tests {
     fn described(info: &FunctionInfo, phase: Phase, broken: Option<&str>) -> Value {
         let place = Place::default();
         let arn = place.function(&info.name);
-        describe(&place, info, arn, phase, broken.map(str::to_owned))
+        let runtime = &info.settings.runtime_name;
+        describe(&place, info, arn, runtime, phase, broken.map(str::to_owned))
     }
 
     #[test]

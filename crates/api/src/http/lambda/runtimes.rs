@@ -1,8 +1,6 @@
 //! AWS's runtimes: which names there are, which of them run here.
 
-use std::{process::Command, sync::LazyLock};
-
-use lambic_functions::{FunctionInfo, Runtime};
+use lambic_functions::{FunctionInfo, Functions, Runtime};
 
 use super::error::AwsError;
 
@@ -84,18 +82,21 @@ pub fn resolve(name: &str) -> Result<Runtime, AwsError> {
 }
 
 /// AWS's name of what runs a function.
-pub fn name(info: &FunctionInfo) -> &str {
+pub fn name(functions: &Functions, info: &FunctionInfo) -> String {
     if !info.settings.runtime_name.is_empty() {
-        return &info.settings.runtime_name;
+        return info.settings.runtime_name.clone();
     }
-    match info.runtime {
-        Runtime::Python => &PYTHON,
-        Runtime::Node => &NODE,
+    let usual = match info.runtime {
+        Runtime::Python => "python3",
+        Runtime::Node => "nodejs",
         Runtime::Bootstrap => "provided.al2023",
         Runtime::Wasm => "provided.wasm",
         // It has none.
         Runtime::Image => "",
-    }
+    };
+    functions
+        .own_runtime(info.runtime)
+        .unwrap_or_else(|| usual.to_owned())
 }
 
 pub fn architecture() -> &'static str {
@@ -105,46 +106,9 @@ pub fn architecture() -> &'static str {
     }
 }
 
-/// Those of the machine's interpreters.
-static PYTHON: LazyLock<String> = LazyLock::new(|| python(&version_of("python3")));
-static NODE: LazyLock<String> = LazyLock::new(|| node(&version_of("node")));
-
-fn version_of(program: &str) -> String {
-    let said = Command::new(program).arg("--version").output();
-    let said = said.map_or_else(|_| Vec::new(), |output| output.stdout);
-    String::from_utf8_lossy(&said).into_owned()
-}
-
-/// From what `python3 --version` says.
-fn python(said: &str) -> String {
-    let version = said.trim().strip_prefix("Python ").unwrap_or_default();
-    match version.split('.').collect::<Vec<_>>().as_slice() {
-        [major, minor, ..] => format!("python{major}.{minor}"),
-        _ => "python3".to_owned(),
-    }
-}
-
-/// From what `node --version` says.
-fn node(said: &str) -> String {
-    let version = said.trim().strip_prefix('v').unwrap_or_default();
-    match version.split_once('.') {
-        Some((major, _)) => format!("nodejs{major}.x"),
-        None => "nodejs".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_interpreter_is_the_one_that_runs() {
-        assert_eq!(python("Python 3.11.7\n"), "python3.11");
-        assert_eq!(python("Python 3.14.0rc1"), "python3.14");
-        assert_eq!(python(""), "python3");
-        assert_eq!(node("v20.11.1\n"), "nodejs20.x");
-        assert_eq!(node(""), "nodejs");
-    }
 
     #[test]
     fn runtimes_that_are_not_here_say_so() {

@@ -8,7 +8,7 @@ use super::{
     api::Api,
     guess::{self, Guess},
     package::Package,
-    runtimes::HERE,
+    runtimes::Machine,
     settings,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 
 pub fn run(global: &Global, args: &cli::FunctionCreate) -> anyhow::Result<()> {
     // What is wrong with the code is told whether or not a server is there.
-    let (package, guess) = read(&args.code, &args.settings)?;
+    let (package, guess) = read(global, &args.code, &args.settings)?;
     let api = Api::new(global)?;
     let mut function = create(&api, &args.name, &package, &guess, &args.settings)?;
     if args.publish {
@@ -44,12 +44,14 @@ pub fn run(global: &Global, args: &cli::FunctionCreate) -> anyhow::Result<()> {
 
 /// Code, ready to be sent, with what runs it.
 pub fn read(
+    global: &Global,
     code: &std::path::Path,
     settings: &FunctionSettings,
 ) -> anyhow::Result<(Package, Guess)> {
     let package = Package::open(code)?;
     let (runtime, handler) = (settings.runtime.as_deref(), settings.handler.as_deref());
-    let guess = guess::guess(&package, runtime, handler, &HERE).map_err(anyhow::Error::msg)?;
+    let machine = Machine::of_server(global);
+    let guess = guess::guess(&package, runtime, handler, &machine).map_err(anyhow::Error::msg)?;
     if let Some(trouble) = guess::trouble(&package, &guess.runtime, &guess.handler) {
         match settings.layers.as_slice() {
             [] => bail!(trouble),

@@ -371,12 +371,7 @@ mod tests {
 
     use zip::{ZipWriter, write::SimpleFileOptions};
 
-    use super::*;
-
-    const MACHINE: Machine = Machine {
-        python: || Some("python3.11".to_owned()),
-        node: || Some("nodejs20.x".to_owned()),
-    };
+    use super::{super::runtimes::tests::machine, *};
 
     fn package(files: &[(&str, &str)]) -> Package {
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
@@ -393,7 +388,12 @@ mod tests {
     #[test]
     fn runtimes_and_handlers_are_seen_in_code() {
         let check = |files: &[(&str, &str)], expected: &str| {
-            let found = match guess(&package(files), None, None, &MACHINE) {
+            let found = match guess(
+                &package(files),
+                None,
+                None,
+                &machine("python3.11", "nodejs20.x"),
+            ) {
                 Ok(guess) => format!("{} {}", guess.runtime, guess.handler),
                 Err(error) => error,
             };
@@ -471,7 +471,12 @@ mod tests {
             ("a/b.py", ""),
         ]);
         let check = |runtime, handler, expected: &str| {
-            let found = match guess(&both, runtime, handler, &MACHINE) {
+            let found = match guess(
+                &both,
+                runtime,
+                handler,
+                &machine("python3.11", "nodejs20.x"),
+            ) {
                 Ok(guess) => format!("{} {}", guess.runtime, guess.handler),
                 Err(error) => error,
             };

@@ -1,7 +1,10 @@
-//! The names of runtimes: AWS's, ours for what this machine has, and what runs code of each.
+//! The names of runtimes: AWS's, ours for what the server has, and what runs code of each.
 
-use std::{process::Command, sync::OnceLock};
+use std::{cell::OnceCell, process::Command};
 
+use serde_json::Value;
+
+use super::super::Global;
 use crate::toml_source::closest;
 
 /// What runs code of a runtime's name.
@@ -37,7 +40,7 @@ const RUNTIMES: [&str; 19] = [
     "wasm",
     "provided.wasm",
 ];
-/// Words for the machine's own version.
+/// Words for the server's own version.
 const OWN: [&str; 5] = ["python", "python3", "node", "nodejs", "bootstrap"];
 /// What these are compiled or run by is not here; the server says so.
 const ELSEWHERE: [&str; 4] = ["java", "dotnet", "ruby", "go1"];
@@ -60,23 +63,39 @@ impl Language {
     }
 }
 
-/// The interpreters' versions, as AWS names them.
-pub struct Machine {
-    pub python: fn() -> Option<String>,
-    pub node: fn() -> Option<String>,
+/// The interpreters that run functions which name no version, as AWS names them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Own {
+    pub python: Option<String>,
+    pub node: Option<String>,
 }
 
-/// This one, which is the server's as long as that answers on loopback only.
-pub const HERE: Machine = Machine {
-    python: || {
-        static FOUND: OnceLock<Option<String>> = OnceLock::new();
-        FOUND.get_or_init(|| python_of(&said("python3"))).clone()
-    },
-    node: || {
-        static FOUND: OnceLock<Option<String>> = OnceLock::new();
-        FOUND.get_or_init(|| node_of(&said("node"))).clone()
-    },
-};
+/// Where functions run; asked when it is needed first.
+pub struct Machine<'a> {
+    /// `None`: there is no server to ask.
+    global: Option<&'a Global>,
+    own: OnceCell<Own>,
+}
+
+impl Own {
+    /// What the server says, or `None` if it is not there or does not know the question.
+    fn of_server(global: &Global) -> Option<Own> {
+        let said = global.client().ok()?.get("/v1/runtimes").ok()?;
+        let name = |member: &str| said.get(member).and_then(Value::as_str).map(str::to_owned);
+        Some(Own {
+            python: name("python"),
+            node: name("node"),
+        })
+    }
+
+    /// Of this machine, which is the server's as long as that answers on loopback only.
+    fn of_path() -> Own {
+        Own {
+            python: python_of(&said("python3")),
+            node: node_of(&said("node")),
+        }
+    }
+}
 
 fn said(program: &str) -> String {
     let output = Command::new(program).arg("--version").output();
@@ -96,16 +115,28 @@ fn node_of(said: &str) -> Option<String> {
     Some(format!("nodejs{major}.x"))
 }
 
-impl Machine {
+impl<'a> Machine<'a> {
+    pub fn of_server(global: &'a Global) -> Machine<'a> {
+        Machine {
+            global: Some(global),
+            own: OnceCell::new(),
+        }
+    }
+
+    fn own(&self) -> &Own {
+        let ask = || self.global.and_then(Own::of_server);
+        self.own.get_or_init(|| ask().unwrap_or_else(Own::of_path))
+    }
+
     pub fn version(&self, language: Language) -> Result<String, String> {
         let (found, name, example) = match language {
-            Language::Python => ((self.python)(), "Python", "python3.11"),
-            Language::Node => ((self.node)(), "Node", "nodejs20.x"),
+            Language::Python => (self.own().python.clone(), "Python", "python3.11"),
+            Language::Node => (self.own().node.clone(), "Node", "nodejs20.x"),
             Language::Wasm => return Ok("wasm".to_owned()),
             Language::Bootstrap | Language::Other => return Ok(COMPILED.to_owned()),
         };
         found.ok_or_else(|| {
-            format!("no {name} is on this machine's PATH to take the version of; say --runtime {example}")
+            format!("the server has no {name} to take the version of; say --runtime {example}")
         })
     }
 
@@ -131,8 +162,32 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// One that has these.
+    pub fn machine(python: &str, node: &str) -> Machine<'static> {
+        let own = Own {
+            python: Some(python.to_owned()),
+            node: Some(node.to_owned()),
+        };
+        Machine {
+            global: None,
+            own: OnceCell::from(own),
+        }
+    }
+
+    #[test]
+    fn the_servers_own_versions_are_meant() {
+        let machine = machine("python3.12", "nodejs22.x");
+        for (written, runtime) in [
+            ("python", "python3.12"),
+            ("node", "nodejs22.x"),
+            ("python3.9", "python3.9"),
+        ] {
+            assert_eq!(machine.runtime(written).unwrap(), runtime);
+        }
+    }
 
     #[test]
     fn versions_are_named_as_aws_names_them() {

@@ -45,7 +45,7 @@ pub fn run(global: &Global, args: &cli::FunctionTest) -> anyhow::Result<()> {
     }
     let folder = Path::new(&args.target);
     let cases = Case::read(&events_of(args, Some(folder))?, args.only.as_deref())?;
-    let (package, guess) = create::read(folder, &args.settings)?;
+    let (package, guess) = create::read(global, folder, &args.settings)?;
     let name = temporary(folder);
     let made = Temporary {
         api: &api,

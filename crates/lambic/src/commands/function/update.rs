@@ -8,7 +8,7 @@ use super::{
     api::Api,
     guess,
     package::Package,
-    runtimes::{HERE, Language},
+    runtimes::{Language, Machine},
     settings,
 };
 use crate::{cli, output};
@@ -16,7 +16,10 @@ use crate::{cli, output};
 pub fn run(global: &Global, args: &cli::FunctionUpdate) -> anyhow::Result<()> {
     let package = args.code.as_deref().map(Package::open).transpose()?;
     let runtime = match &args.settings.runtime {
-        Some(written) => Some(HERE.runtime(written).map_err(anyhow::Error::msg)?),
+        Some(written) => {
+            let runtime = Machine::of_server(global).runtime(written);
+            Some(runtime.map_err(anyhow::Error::msg)?)
+        }
         None => None,
     };
     let api = Api::new(global)?;

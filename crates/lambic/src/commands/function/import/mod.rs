@@ -27,7 +27,7 @@ use super::{
     api::Api,
     guess,
     package::Package,
-    runtimes::{HERE, Language},
+    runtimes::{Language, Machine},
 };
 use crate::{
     cli,
@@ -46,6 +46,7 @@ pub struct Asked<'a> {
     parameters: &'a [(String, String)],
     /// For each language at most one counts.
     runtimes: Vec<String>,
+    machine: &'a Machine<'a>,
 }
 
 impl Asked<'_> {
@@ -56,18 +57,22 @@ impl Asked<'_> {
         if let Some(runtime) = given.find(|runtime| Language::of(runtime) == language) {
             return Ok(runtime.clone());
         }
-        HERE.runtime(named)
+        self.machine
+            .runtime(named)
             .map_err(|error| format!("{error} (--runtime NAME runs it by another version)"))
     }
 }
 
 pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
-    let runtimes = args.runtime.iter().map(|written| HERE.runtime(written));
+    let machine = Machine::of_server(global);
+    let runtimes = args.runtime.iter();
+    let runtimes = runtimes.map(|written| machine.runtime(written));
     let asked = Asked {
         parameters: &args.parameters,
         runtimes: runtimes
             .collect::<Result<_, _>>()
             .map_err(anyhow::Error::msg)?,
+        machine: &machine,
     };
     let mut plan = read(&args.source, &asked)?;
     if let Some(name) = &args.name {
@@ -314,7 +319,7 @@ fn of_code(path: &Path, asked: &Asked) -> anyhow::Result<Plan> {
         return Ok(plan);
     }
     let package = Package::open(path)?;
-    let guess = guess::guess(&package, None, None, &HERE).map_err(anyhow::Error::msg)?;
+    let guess = guess::guess(&package, None, None, asked.machine).map_err(anyhow::Error::msg)?;
     let runtime = asked.runtime(&guess.runtime).map_err(anyhow::Error::msg)?;
     let whole = fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
     let name = match whole.is_dir() {
