@@ -7,8 +7,7 @@ use std::time::Duration;
 use lambic_model::{FunctionName, Stream, StreamName};
 
 use crate::{
-    Code, Deployment, Error, FunctionInfo, HOSTS_VARIABLE, Runtime, StreamLookup, Trigger,
-    code::NO_IMAGE,
+    Code, Deployment, Error, FunctionInfo, Runtime, StreamLookup, Trigger, code::NO_IMAGE,
 };
 
 /// Names that begin so belong to the house.

@@ -564,7 +564,7 @@ impl Turn {
             cold: init.is_some(),
             log_tail,
         };
-        Ok((result, row, platform))
+        Ok((result, row, lines))
     }
 }
 

@@ -121,7 +121,7 @@ use crate::{
     entry::{Entry, Program},
     image::Images,
     interpreters::Interpreters,
-    invoke::{check_event, check_payload},
+    invoke::check_payload,
     notices::Notices,
     recorder::Recorder,
     registry::Registry,
