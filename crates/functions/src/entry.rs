@@ -36,8 +36,11 @@ pub enum Program {
         environment: Vec<(String, String)>,
     },
     Process(Arc<Spec>),
-    /// The code on disk could not be loaded at the start: said at each invocation.
-    Broken(String),
+    /// What was deployed cannot be made ready any more: said at each invocation.
+    Broken {
+        error_type: &'static str,
+        reason: String,
+    },
 }
 
 pub struct Entry {
@@ -223,9 +226,9 @@ impl Entry {
                 let execution = module.invoke(request_id, payload, environment, limits);
                 Ok((execution.await, None))
             }
-            Program::Broken(reason) => Ok((
+            Program::Broken { error_type, reason } => Ok((
                 Execution {
-                    outcome: failure("Runtime.Broken", reason),
+                    outcome: failure(error_type, reason),
                     duration: Duration::ZERO,
                     memory_peak_bytes: 0,
                     lines: Vec::new(),

@@ -104,6 +104,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a program of this machine, such as an interpreter, could not be started.
+    pub fn is_of_runtime(&self) -> bool {
+        matches!(self, Error::Sandbox(lambic_sandbox::Error::Spawn { .. }))
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

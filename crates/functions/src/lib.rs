@@ -78,7 +78,7 @@ pub use image::{
     seen_from as image_seen_from,
 };
 pub use inspect::{Inspected, inspect};
-pub use invoke::{Event, InvokeResult};
+pub use invoke::{CODE_BROKEN, Event, InvokeResult, RUNTIME_GONE};
 use lambic_base::supervised;
 use lambic_model::{
     Frontier, Frontiers, FunctionName, InvocationKind, Offset, ScalarFunction, Stream, StreamId,
@@ -261,7 +261,7 @@ impl Functions {
             .entries()
             .filter(|entry| entry.info.name == info.name && entry.info.version == info.version)
             .find_map(|entry| match entry.program() {
-                Some(Program::Broken(reason)) => Some(reason.clone()),
+                Some(Program::Broken { reason, .. }) => Some(reason.clone()),
                 _ => None,
             });
         broken.map_or(Ok(()), Err)
