@@ -104,9 +104,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a program of this machine, such as an interpreter, could not be started.
+    /// Whether a program of this machine, such as an interpreter, is not there.
     pub fn is_of_runtime(&self) -> bool {
-        matches!(self, Error::Sandbox(lambic_sandbox::Error::Spawn { .. }))
+        match self {
+            Error::Sandbox(lambic_sandbox::Error::Spawn { source, .. }) => {
+                source.kind() == std::io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn io(
