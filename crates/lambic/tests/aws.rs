@@ -31,7 +31,10 @@ fn boto3_maps_streams_with_all_settings() {
 
 #[test]
 fn every_error_is_as_aws_has_it() {
-    passes(python("errors.py"));
+    // It starts servers of its own as well, to bring them into trouble.
+    let mut run = python("errors.py");
+    run.env("LAMBIC", common::lambic().get_program());
+    passes(run);
 }
 
 #[test]
