@@ -81,6 +81,11 @@ fn the_sdk_for_javascript_lives_the_life_of_a_function() {
 }
 
 #[test]
+fn the_official_client_of_node_runs() {
+    passes(node("ric.mjs"));
+}
+
+#[test]
 fn answers_stream() {
     passes(node("streaming.mjs"));
 }
