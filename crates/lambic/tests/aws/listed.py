@@ -112,6 +112,14 @@ EXCUSED = [
 ]
 
 
+# Reasons of TooManyRequestsException, and why they cannot come here.
+REASONS_EXCUSED = {
+    "FunctionInvocationRateLimitExceeded": "no rates are limited",
+    "ReservedFunctionInvocationRateLimitExceeded": "no rates are limited",
+    "ConcurrentSnapshotCreateLimitExceeded": "there are no snapshots",
+}
+
+
 def excuses():
     return {
         (operation, f"{error}Exception"): why

@@ -18,7 +18,7 @@ import uuid
 
 from common import PATIENCE, connect, created, eventually, plain, sql, succeeded, zipped
 from each_error import STREAM, is_error, told
-from listed import BODILESS
+from listed import BODILESS, REASONS_EXCUSED
 
 # All memory for bodies (`server.http_bodies_bytes_max`), in as many requests as it takes; each may have 70 MB.
 HOLDERS, HELD_BYTES = 4, 64 << 20
@@ -169,7 +169,9 @@ def throttled(world):
         answers = invoked(world, name)
         for answer in answers:
             is_error(answer, 429, "TooManyRequestsException")
-        return {answer["Reason"] for answer in answers}
+        reasons = {answer["Reason"] for answer in answers}
+        world.reasons |= reasons
+        return reasons
 
     client.put_function_concurrency(FunctionName=world.name, ReservedConcurrentExecutions=0)
     assert reasons(world.name) == {"ReservedFunctionConcurrentInvocationLimitExceeded"}
@@ -228,6 +230,7 @@ def no_memory_for_bodies(world):
         for name, call in calls.items():
             is_error(call.result(), 429, "TooManyRequestsException")
             assert call.result()["Reason"] == "CallerRateLimitExceeded", f"{name}: {call.result()}"
+            world.reasons.add(call.result()["Reason"])
     for holder in holders:
         holder.close()
     eventually("there is memory again", lambda: world.client.tag_resource(Resource=world.arn, Tags={"a": "b"}))
@@ -246,6 +249,12 @@ def no_interpreter(world):
     succeeded(world.client, world.name, {})
 
 
+def all_reasons(world):
+    """What throttles says one of AWS's reasons, and each of them was heard."""
+    wanted = set(world.client.meta.service_model.shape_for("ThrottleReason").enum)
+    assert wanted == world.reasons | set(REASONS_EXCUSED), (wanted, world.reasons)
+
+
 def start(world):
     world.server = Server(world.folder)
     world.url, world.client = world.server.url, connect(world.server.url, parameter_validation=False)
@@ -255,11 +264,11 @@ def start(world):
 def errors():
     """All pairs of an operation and an error that were seen."""
     with tempfile.TemporaryDirectory() as folder:
-        world = types.SimpleNamespace(folder=pathlib.Path(folder), clients=[])
+        world = types.SimpleNamespace(folder=pathlib.Path(folder), clients=[], reasons=set())
         (world.folder / "node").symlink_to(shutil.which("node"))
         start(world)
         try:
-            for part in (make, damaged_code, throttled, folders_gone, no_memory_for_bodies, no_interpreter):
+            for part in (make, damaged_code, throttled, folders_gone, no_memory_for_bodies, all_reasons, no_interpreter):
                 print(f"{part.__name__.replace('_', ' ')} …", flush=True)
                 part(world)
         finally:
