@@ -11,10 +11,10 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use crate::{
-    Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion, Functions, Inner,
-    REGION, Runtime, Takes, blocking, check, check_description, check_revision, check_tags, code,
-    entry::Program, function_arn, interpreters::runtime_name, new_revision, pool::Tenant, records,
-    services::Services, wasm_limits,
+    CODE_BROKEN, Changes, Code, Deployment, Error, Function, FunctionInfo, FunctionVersion,
+    Functions, Inner, REGION, RUNTIME_GONE, Runtime, Takes, blocking, check, check_description,
+    check_revision, check_tags, code, entry::Program, function_arn, interpreters::runtime_name,
+    new_revision, pool::Tenant, records, services::Services, wasm_limits,
 };
 
 /// How long the trial of a deployment waits for memory that others have.
@@ -155,6 +155,18 @@ pub async fn to_the_end<T: Send + 'static>(
 }
 
 /// What AWS's clients look for before they talk to a service. The keys open nothing.
+/// What is said instead of running it.
+fn broken(info: &FunctionInfo, error: &Error) -> Program {
+    let is_interpreted = matches!(info.runtime, Runtime::Python | Runtime::Node);
+    // The machine may have lost the interpreter, or that version of it.
+    let is_gone =
+        is_interpreted && (error.is_of_runtime() || matches!(error, Error::BadValue { .. }));
+    Program::Broken {
+        error_type: if is_gone { RUNTIME_GONE } else { CODE_BROKEN },
+        reason: error.to_string(),
+    }
+}
+
 fn environment_reserved() -> Vec<(String, String)> {
     [
         ("AWS_REGION", REGION),
@@ -458,7 +470,7 @@ impl Inner {
             Err(error) => {
                 tracing::error!(function = %info.name, version = %info.version, %error,
                     "a deployed function does not load");
-                Ok(Program::Broken(error.to_string()))
+                Ok(broken(info, &error))
             }
             made => made,
         }
@@ -467,7 +479,7 @@ impl Inner {
     /// The same, where only what does not mend by itself is remembered.
     pub(crate) async fn program_or_damaged(&self, info: &FunctionInfo) -> Result<Program, Error> {
         match self.program(info).await {
-            Err(error @ Error::Damaged { .. }) => Ok(Program::Broken(error.to_string())),
+            Err(error @ Error::Damaged { .. }) => Ok(broken(info, &error)),
             made => made,
         }
     }

@@ -39,8 +39,11 @@ pub enum Program {
         environment: Vec<(String, String)>,
     },
     Process(Arc<Spec>),
-    /// The code on disk could not be loaded at the start: said at each invocation.
-    Broken(String),
+    /// What was deployed cannot be made ready any more: said at each invocation.
+    Broken {
+        error_type: &'static str,
+        reason: String,
+    },
 }
 
 impl Program {
@@ -48,7 +51,7 @@ impl Program {
     pub fn takes_http(&self) -> bool {
         match self {
             Program::Wasm { module, .. } => module.world() == Some(wasm::World::Http),
-            Program::Process(_) | Program::Broken(_) => false,
+            Program::Process(_) | Program::Broken { .. } => false,
         }
     }
 }
@@ -290,9 +293,9 @@ impl Entry {
                     init: None,
                 })
             }
-            Program::Broken(reason) => {
+            Program::Broken { error_type, reason } => {
                 said.start(self.info.version);
-                Ok(not_run("Runtime.Broken", reason))
+                Ok(not_run(error_type, reason))
             }
             Program::Process(spec) => {
                 let Input::Event(payload) = input else {

@@ -124,6 +124,16 @@ fn wrong_form(name: &str, form: Form) -> String {
 }
 
 impl Error {
+    /// Whether a program of this machine, such as an interpreter, is not there.
+    pub fn is_of_runtime(&self) -> bool {
+        match self {
+            Error::Sandbox(lambic_sandbox::Error::Spawn { source, .. }) => {
+                source.kind() == std::io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

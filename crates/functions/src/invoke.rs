@@ -45,9 +45,22 @@ pub struct InvokeResult {
     pub log_tail: String,
 }
 
+/// The error type of an invocation that did not run because the code is not on disk any more as it was deployed.
+pub const CODE_BROKEN: &str = "Runtime.Broken";
+/// The same, because the machine has lost the interpreter.
+pub const RUNTIME_GONE: &str = "Runtime.Gone";
+
 impl InvokeResult {
     pub fn is_success(&self) -> bool {
         matches!(self.outcome, Outcome::Success(_))
+    }
+
+    /// What the failure is called, if it is one.
+    pub fn error_type(&self) -> Option<&str> {
+        match &self.outcome {
+            Outcome::Success(_) => None,
+            Outcome::Failure { error_type, .. } => Some(error_type),
+        }
     }
 
     /// The answer, in the form of the event, or the error object, JSON.

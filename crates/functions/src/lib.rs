@@ -91,7 +91,7 @@ pub use image::{
 };
 pub use inspect::{Inspected, inspect, inspect_beside, inspect_kept};
 pub use interpreters::Runtimes;
-pub use invoke::{Event, Form, InvokeResult};
+pub use invoke::{CODE_BROKEN, Event, Form, InvokeResult, RUNTIME_GONE};
 use lambic_base::supervised;
 use lambic_model::{Frontier, Frontiers, FunctionName, Offset, ScalarFunction, Stream, StreamId};
 /// Of components.
@@ -294,7 +294,7 @@ impl Functions {
             .entries()
             .filter(|entry| entry.info.name == info.name && entry.info.version == info.version)
             .find_map(|entry| match entry.program() {
-                Some(Program::Broken(reason)) => Some(reason.clone()),
+                Some(Program::Broken { reason, .. }) => Some(reason.clone()),
                 _ => None,
             });
         broken.map_or(Ok(()), Err)

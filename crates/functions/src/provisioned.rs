@@ -240,7 +240,7 @@ async fn try_start(inner: &Inner, entry: &Entry) -> Result<(), String> {
     let program = entry.ready(inner).await;
     let spec = match program.map_err(|error| error.to_string())? {
         Program::Wasm { .. } => return Ok(()),
-        Program::Broken(reason) => return Err(reason.clone()),
+        Program::Broken { reason, .. } => return Err(reason.clone()),
         Program::Process(spec) => Arc::new(provisioned(
             spec,
             entry.timeout().max(inner.options.init_timeout_provisioned),

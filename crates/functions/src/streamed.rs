@@ -170,6 +170,14 @@ impl Streamed {
         }
     }
 
+    /// How it ended, if it did before there was anything to give on.
+    pub fn ended(&self) -> Option<&InvokeResult> {
+        match &self.rest {
+            Rest::Ended(result) => Some(result.as_ref()),
+            Rest::Running(..) | Rest::Nothing => None,
+        }
+    }
+
     /// The next piece; `None` after the last one.
     pub async fn next(&mut self) -> Option<Chunk> {
         loop {

@@ -170,7 +170,8 @@ async fn an_event_of_another_form_is_refused() {
         ..Event::default()
     };
     let batch = arrow_stream(&records).unwrap();
-    let answer = functions.invoke_at(&name("f"), None, in_arrow(batch.clone()));
+    let called = name("f");
+    let answer = functions.invoke_at(&called, None, in_arrow(batch.clone()));
     let answer = answer.await.unwrap();
     let mut reader = StreamReader::try_new(answer.payload(), None).unwrap();
     let found = reader.next().unwrap().unwrap();
@@ -186,10 +187,10 @@ async fn an_event_of_another_form_is_refused() {
     assert_eq!(refused(json.unwrap_err()), Form::Json);
     let queued = functions.invoke_async(&name("f"), b"{}".to_vec()).await;
     assert_eq!(refused(queued.unwrap_err()), Form::Json);
-    let large = functions.invoke_at(&name("f"), None, in_arrow(vec![0; (6 << 20) + 1]));
+    let large = functions.invoke_at(&called, None, in_arrow(vec![0; (6 << 20) + 1]));
     assert!(matches!(large.await, Err(Error::PayloadTooLarge { .. })));
 
     functions.deploy(deployment(ECHO)).await.unwrap();
-    let arrow = functions.invoke_at(&name("f"), None, in_arrow(batch));
+    let arrow = functions.invoke_at(&called, None, in_arrow(batch));
     assert_eq!(refused(arrow.await.unwrap_err()), Form::Arrow);
 }

@@ -216,7 +216,8 @@ async fn requests_are_let_in_as_events_are() {
 async fn aliases_lead_to_their_versions() {
     let house = House::open().await;
     deploy(&house, "web", WEB, |_| {}).await;
-    let published = house.functions.change(&name("web"), |function| {
+    let called = name("web");
+    let published = house.functions.change(&called, |function| {
         function.publish(None)?;
         let first = FunctionVersion::Number(1);
         function.create_alias("live", first, String::new(), None)?;
@@ -274,7 +275,8 @@ async fn urls_are_found_by_their_ids_as_functions_change() {
         Some((endpoint.qualifier.to_string(), endpoint.url.is_streamed))
     };
     let (one, two) = (url("one"), url("two"));
-    let made = house.functions.change(&name("web"), move |function| {
+    let called = name("web");
+    let made = house.functions.change(&called, move |function| {
         function.publish(None)?;
         let first = FunctionVersion::Number(1);
         function.create_alias("live", first, String::new(), None)?;
@@ -298,7 +300,8 @@ async fn urls_are_found_by_their_ids_as_functions_change() {
     assert_eq!(found(&house, "one"), latest);
     let house = house.restart().await;
     assert_eq!(found(&house, "one"), latest);
-    let changed = house.functions.change(&name("web"), |function| {
+    let called = name("web");
+    let changed = house.functions.change(&called, |function| {
         function.remove_alias("live");
         let url = function
             .urls

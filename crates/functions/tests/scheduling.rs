@@ -17,7 +17,6 @@ use lambic_functions::{
     Changes, Code, Deployment, Error, Event, Functions, InvokeResult, LayerSettings, LayerUse,
     Qualifier, Runtime,
 };
-use lambic_model::FunctionName;
 use serde_json::Value;
 use tokio::task::JoinSet;
 

@@ -31,7 +31,10 @@ fn boto3_maps_streams_with_all_settings() {
 
 #[test]
 fn every_error_is_as_aws_has_it() {
-    passes(python("errors.py"));
+    // It starts servers of its own as well, to bring them into trouble.
+    let mut run = python("errors.py");
+    run.env("LAMBIC", common::lambic().get_program());
+    passes(run);
 }
 
 #[test]
@@ -75,6 +78,11 @@ fn what_others_package_runs() {
 #[test]
 fn the_sdk_for_javascript_lives_the_life_of_a_function() {
     passes(node("sdk.mjs"));
+}
+
+#[test]
+fn the_official_client_of_node_runs() {
+    passes(node("ric.mjs"));
 }
 
 #[test]

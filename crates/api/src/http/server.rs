@@ -138,6 +138,10 @@ async fn connection(
     mut stop: watch::Receiver<bool>,
     _open: Open,
 ) {
+    // What is streamed goes out as it comes, also in small parts.
+    if let Err(error) = socket.set_nodelay(true) {
+        debug!(%error, "a connection sends small parts late");
+    }
     let must_encrypt = identity.is_some() && !tls::is_within_machine(&socket);
     let begun = tokio::select! {
         biased;
@@ -160,10 +164,6 @@ async fn connection(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(idle_max);
-    // What is streamed goes out as it comes, also in small parts.
-    if let Err(error) = socket.set_nodelay(true) {
-        debug!(%error, "a connection sends small parts late");
-    }
     let is_cut_short = IsCutShort::default();
     let socket = TokioIo::new(Lingering::new(socket, is_cut_short.clone()));
     let service = TowerToHyperService::new(router);

@@ -26,7 +26,8 @@ async fn web(deploy: impl FnOnce(&mut Deployment), url: impl FnOnce(&mut Url)) -
     served.functions.deploy(deployment).await.unwrap();
     let mut made = open_url("url");
     url(&mut made);
-    let opened = served.functions.change(&name(), move |function| {
+    let called = name();
+    let opened = served.functions.change(&called, move |function| {
         function.urls.insert(Qualifier::LATEST, made);
         function.permit(Qualifier::LATEST, statement("web"), None)
     });
@@ -245,13 +246,15 @@ async fn who_may_not_call_a_url_is_refused_before_it_runs() {
     .await;
     assert!(!got.headers.contains_key("access-control-allow-origin"));
 
-    let changed = served.functions.change(&name(), |function| {
+    let called = name();
+    let changed = served.functions.change(&called, |function| {
         function.forbid(&Qualifier::LATEST, "everybody", None)
     });
     changed.await.unwrap();
     let got = ask(&served, "GET /lambda-url/url/", b"").await;
     assert_eq!(got.status, 403);
-    let changed = served.functions.change(&name(), |function| {
+    let called = name();
+    let changed = served.functions.change(&called, |function| {
         function.permit(Qualifier::LATEST, statement("web"), None)?;
         let url = function
             .urls
@@ -271,7 +274,8 @@ async fn who_may_not_call_a_url_is_refused_before_it_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_leads_to_an_alias_and_its_limits() {
     let served = web(|_| {}, |_| {}).await;
-    let changed = served.functions.change(&name(), |function| {
+    let called = name();
+    let changed = served.functions.change(&called, |function| {
         function.publish(None)?;
         let first = FunctionVersion::Number(1);
         function.create_alias("live", first, String::new(), None)?;
@@ -288,7 +292,8 @@ async fn a_url_leads_to_an_alias_and_its_limits() {
         let got = ask(&served, &format!("GET /lambda-url/{id}/"), b"").await;
         assert_eq!(String::from_utf8(got.body).unwrap(), expected);
     }
-    let stopped = served.functions.change(&name(), |function| {
+    let called = name();
+    let stopped = served.functions.change(&called, |function| {
         function.info.concurrency = Some(0);
         Ok(())
     });

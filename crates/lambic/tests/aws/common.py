@@ -35,7 +35,7 @@ def connect(url, **config):
         aws_secret_access_key=SECRET,
         config=settings,
     )
-    client.operations_seen = shapes.watch(client)
+    client.operations_seen, client.errors_seen = shapes.watch(client)
     return client
 
 

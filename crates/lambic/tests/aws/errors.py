@@ -1,8 +1,9 @@
 """Provokes every error of the operations once, and asks for AWS's code, status, header and message.
 
-Usage: errors.py URL. A case is a row of `cases`: what is wrong, operation, arguments, status, code, pattern of the message.
-A pattern is found anywhere in the message. Where AWS is known to answer in two ways, codes stand together as `A|B`. All
-failures are told at the end.
+Usage: errors.py URL; LAMBIC is the program, for servers that get into trouble (`trouble.py`). A case is a row of `cases`: what
+is wrong, operation, arguments, status, code, pattern of the message. A pattern is found anywhere in the message. Where AWS is
+known to answer in two ways, codes stand together as `A|B`. All failures are told at the end, and among them each error that AWS
+lists (`listed.py`) and nothing here provoked.
 """
 
 import base64
@@ -18,6 +19,9 @@ import zipfile
 
 from botocore.exceptions import ClientError
 
+import each_error
+import listed
+import trouble
 from common import ROLE, connect, created, eventually, sha256, signed, sql, zipped
 
 APP = "def handler(event, context):\n    return event\n"
@@ -525,18 +529,21 @@ def attempt(check_one, *arguments):
 def main(url):
     world = World(url)
     failures, count = [], 0
-    for shown, check_one, rows in (("", check, cases(world)), ("raw ", check_raw, raw_cases(world))):
+    rows = cases(world) + each_error.cases(world)
+    for shown, check_one, rows in (("", check, rows), ("raw ", check_raw, raw_cases(world))):
         for case in rows:
             count += 1
             wrong = attempt(check_one, world, case)
             if wrong:
                 failures.append(f"{shown}{case[1]}, {case[0]}: {SHOWN.repr(case[2])}\n    {wrong}")
-    for last in (throttled, reasons_are_logged, nothing_made):
+    for last in (throttled, reasons_are_logged, nothing_made, *each_error.PARTS):
         count += 1
         wrong = attempt(last, world)
         if wrong:
             failures.append(f"{last.__name__}: {wrong}")
     print(f"{count - len(failures)} of {count} errors are AWS's")
+    seen = world.client.errors_seen | trouble.errors()
+    failures += listed.unprovoked(seen)
     if failures:
         sys.exit("\n".join(failures))
     world.end()

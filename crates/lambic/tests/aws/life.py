@@ -12,6 +12,7 @@ import types
 import urllib.parse
 import uuid
 
+import rest
 from common import (
     REGION, ROLE, connect, created, eventually, failed, plain, refused, sha256, sql, steps, succeeded, tail, updated, zipped,
 )
@@ -696,8 +697,8 @@ def main(url):
     life = types.SimpleNamespace(url=url, client=connect(url), name=f"life-{uuid.uuid4().hex[:8]}")
     run = steps(
         create, get, list_functions, invoke, fail, invoke_otherwise, update_code, update_configuration, versions, aliases,
-        permissions, tags, account, reserved_concurrency, event_invoke_configuration, provisioned_concurrency, function_url,
-        layers, event_source_mappings, delete,
+        permissions, tags, account, rest.recursion, rest.runtime_management, rest.streamed, reserved_concurrency,
+        event_invoke_configuration, provisioned_concurrency, function_url, layers, event_source_mappings, delete, rest.everything,
     )
     run(life)
     print(f"{len(life.client.operations_seen)} operations held against the model")

@@ -19,20 +19,24 @@ class Mismatch(AssertionError):
 
 
 def watch(client):
-    """From now on every answer to this client is checked; gives the set of the operations seen so far."""
-    seen = set()
+    """From now on every answer to this client is checked; gives the operations that succeeded so far, and the pairs of an
+    operation and the error that it was refused with, as two sets."""
+    succeeded, refused = set(), set()
 
     def after(http_response, model, **_):
-        seen.add(model.name)
         body = None if streams(model, http_response.status_code) else http_response.content
         errors = problems(model, http_response.status_code, http_response.headers, body)
         if errors:
             shown = b"(a stream)" if body is None else body[:2000]
             told = "\n  ".join(errors)
             raise Mismatch(f"{model.name} answered {http_response.status_code} {shown!r}:\n  {told}")
+        if http_response.status_code < 300:
+            succeeded.add(model.name)
+        else:
+            refused.add((model.name, http_response.headers["x-amzn-errortype"].split(":")[0]))
 
     client.meta.events.register("after-call.lambda.*", after)
-    return seen
+    return succeeded, refused
 
 
 def streams(model, status):

@@ -339,7 +339,13 @@ pub fn node_with(lock: &Path) -> PathBuf {
             std::fs::copy(file, folder.join(name)).expect("it is there");
         }
         let mut install = Command::new("npm");
-        install.args(["ci", "--silent", "--no-audit", "--no-fund"]);
+        install.args([
+            "ci",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+        ]);
         run(install.current_dir(folder));
     })
 }

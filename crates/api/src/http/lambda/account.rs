@@ -50,6 +50,7 @@ fn code_bytes(function: &Function) -> u64 {
 
 /// Terraform asks at every refresh. AWS leaves both members out or empty when nothing is signed.
 pub async fn code_signing(State(app): Shared, target: Target) -> Answer {
+    target.unqualified()?;
     target.function(&app)?;
     let body = json!({ "CodeSigningConfigArn": "", "FunctionName": target.name.as_str() });
     Ok(answer::json(StatusCode::OK, &body))

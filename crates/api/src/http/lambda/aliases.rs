@@ -99,6 +99,7 @@ pub async fn update(
     violations.pattern("name", Some(&name), &ALIAS);
     members.check(&mut violations);
     violations.end()?;
+    target.unqualified()?;
     let arn = there(&app, &target, &name)?;
     let (version, shifted) = (members.version()?, members.shifted()?);
     let updating = name.clone();
@@ -118,6 +119,7 @@ pub async fn update(
 }
 
 pub async fn one(State(app): Shared, target: Target, Named { alias: name }: Named) -> Answer {
+    target.unqualified()?;
     let arn = there(&app, &target, &name)?;
     let function = target.function(&app)?;
     let alias = function.alias(&name)?;
@@ -142,6 +144,7 @@ pub async fn list(State(app): Shared, target: Target, questions: Questions) -> A
 }
 
 pub async fn remove(State(app): Shared, target: Target, Named { alias: name }: Named) -> Answer {
+    target.unqualified()?;
     let changed = app
         .services
         .functions

@@ -84,6 +84,16 @@ impl AwsError {
         )
     }
 
+    /// An invocation of what was deployed and cannot be run any more.
+    pub fn invalid_zip(message: impl Into<String>) -> AwsError {
+        AwsError::new(StatusCode::BAD_GATEWAY, "InvalidZipFileException", message)
+    }
+
+    /// The same, for want of an interpreter.
+    pub fn invalid_runtime(message: impl Into<String>) -> AwsError {
+        AwsError::new(StatusCode::BAD_GATEWAY, "InvalidRuntimeException", message)
+    }
+
     fn throttled(reason: &'static str) -> AwsError {
         AwsError {
             reason: Some(reason),
@@ -110,11 +120,7 @@ impl AwsError {
     pub fn unread(unread: Unread, too_large: impl FnOnce() -> AwsError) -> AwsError {
         match unread {
             Unread::TooLarge => too_large(),
-            Unread::Busy => AwsError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "ServiceException",
-                body::busy().message,
-            ),
+            Unread::Busy => AwsError::throttled("CallerRateLimitExceeded"),
             unread @ (Unread::BrokenOff(_) | Unread::Stalled(_)) => {
                 let failure = unread.into_failure(body::busy);
                 AwsError {
@@ -281,6 +287,13 @@ mod tests {
             let error = AwsError::from(error);
             assert_eq!((error.status.as_u16(), error.kind), (status, kind));
         }
+    }
+
+    #[test]
+    fn who_finds_no_room_for_a_body_is_throttled() {
+        let error = AwsError::unread(Unread::Busy, || AwsError::invalid("not this"));
+        assert_eq!(error.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(error.reason, Some("CallerRateLimitExceeded"));
     }
 
     #[test]

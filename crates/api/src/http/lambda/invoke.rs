@@ -3,11 +3,11 @@
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, StatusCode},
+    http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use lambic_functions::{Error, Event, Form, InvokeResult};
+use lambic_functions::{CODE_BROKEN, Error, Event, Form, InvokeResult, RUNTIME_GONE};
 use tracing::{Instrument, info_span};
 
 use super::{
@@ -109,7 +109,7 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
     let asked = Asked::of(&headers, &KINDS)?;
     let payload = payload(&app, &headers, body).await?;
     let functions = &app.services.functions;
-    let refuse = |error| target.place.refuse(error);
+    let refuse = |error| not_invoked(&target, &headers, error);
     let Target {
         name, qualifier, ..
     } = &target;
@@ -128,6 +128,7 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
                 .invoke_at(name, qualifier.clone(), event)
                 .instrument(span);
             let result = invoked.await.map_err(refuse)?;
+            ran(&result)?;
             let mut response = invoked_answer(&result, form, asked.with_log);
             if let Some(trace_id) = trace_id {
                 put(&mut response, TRACE_ID, &trace_id);
@@ -147,7 +148,7 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
             };
             let queued = functions.invoke_async_with(name, qualifier.clone(), event);
             let queued = queued.instrument(span).await;
-            let id = queued.map_err(|error| not_queued(&target, error))?;
+            let id = queued.map_err(|error| not_queued(&target, &headers, error))?;
             let mut response = answer::empty(StatusCode::ACCEPTED);
             put(&mut response, REQUEST_ID, &id);
             if let Some(trace_id) = trace_id {
@@ -189,19 +190,60 @@ pub async fn invoke_async(
     };
     let queued = functions.invoke_async_with(&target.name, target.qualifier.clone(), event);
     let id = queued.instrument(span).await;
-    let id = id.map_err(|error| not_queued(&target, error))?;
+    let id = id.map_err(|error| not_queued(&target, &headers, error))?;
     let mut response = answer::empty(StatusCode::ACCEPTED);
     put(&mut response, REQUEST_ID, &id);
     Ok(response)
 }
 
-fn not_queued(target: &Target, error: Error) -> AwsError {
+fn not_queued(target: &Target, headers: &HeaderMap, error: Error) -> AwsError {
     match error {
         Error::PayloadTooLarge { bytes, limit } => {
             AwsError::payload_too_large(bytes, limit, "Event")
         }
-        error => target.place.refuse(error),
+        error => not_invoked(target, headers, error),
     }
+}
+
+/// What refuses an event before it reaches the function.
+pub fn not_invoked(target: &Target, headers: &HeaderMap, error: Error) -> AwsError {
+    let other = other_than_json(headers);
+    match (error, other) {
+        (Error::PayloadNotJson { .. }, Some(other)) => AwsError::unsupported_media(format!(
+            "The content type of the request body, {other}, is not JSON."
+        )),
+        (error, _) if error.is_of_runtime() => AwsError::invalid_runtime(error.to_string()),
+        (error, _) => target.place.refuse(error),
+    }
+}
+
+/// Whether it ran at all: what was deployed may be lost by now.
+pub fn ran(result: &InvokeResult) -> Result<(), AwsError> {
+    let error_type = result.error_type().unwrap_or_default();
+    if ![CODE_BROKEN, RUNTIME_GONE].contains(&error_type) {
+        return Ok(());
+    }
+    let told = serde_json::from_slice::<serde_json::Value>(result.payload()).unwrap_or_default();
+    let reason = told["errorMessage"].as_str().unwrap_or_default();
+    Err(match error_type == RUNTIME_GONE {
+        true => AwsError::invalid_runtime(reason),
+        false => AwsError::invalid_zip(reason),
+    })
+}
+
+/// The content type of a request, if it says of its body that it is something else. Many clients say nothing, or
+/// that they send bytes or a form, and send JSON.
+fn other_than_json(headers: &HeaderMap) -> Option<&str> {
+    let said = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let kind = said.split(';').next().unwrap_or_default().trim();
+    let is_unsure = [
+        "",
+        "application/octet-stream",
+        "binary/octet-stream",
+        "application/x-www-form-urlencoded",
+    ]
+    .contains(&kind);
+    (!is_unsure && !kind.contains("json")).then_some(said)
 }
 
 /// AWS takes an empty body for an empty event.
@@ -265,6 +307,25 @@ mod tests {
             )
         });
         Asked::of(&headers.collect(), &KINDS)
+    }
+
+    #[test]
+    fn only_what_says_to_be_something_else_is_no_json() {
+        let other = |value: &'static str| {
+            let headers = [(CONTENT_TYPE, HeaderValue::from_static(value))];
+            other_than_json(&headers.into_iter().collect()).is_some()
+        };
+        for fine in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "application/cloudevents+json",
+            "application/x-amz-json-1.1 ",
+            "application/octet-stream",
+        ] {
+            assert!(!other(fine), "{fine}");
+        }
+        assert!(other("text/xml") && other("text/plain; charset=utf-8"));
+        assert_eq!(other_than_json(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tracing::{Instrument, info_span, warn};
 use super::{
     super::Shared,
     answer::{Answer, REQUEST_ID, TRACE_ID, put},
-    invoke::{Asked, EXECUTED_VERSION, Kind, dry, log_result, payload},
+    invoke::{Asked, EXECUTED_VERSION, Kind, dry, log_result, not_invoked, payload, ran},
     names::Target,
 };
 use crate::event_stream;
@@ -42,7 +42,8 @@ pub async fn invoke(State(app): Shared, target: Target, headers: HeaderMap, body
     let functions = &app.services.functions;
     let invoked = functions.invoke_streamed(&target.name, target.qualifier.clone(), event);
     let streamed = invoked.instrument(span).await;
-    let streamed = streamed.map_err(|error| target.place.refuse(error))?;
+    let streamed = streamed.map_err(|error| not_invoked(&target, &headers, error))?;
+    streamed.ended().map_or(Ok(()), ran)?;
     let (request_id, version) = (streamed.request_id.clone(), streamed.version.to_string());
     let content_type = [("content-type", event_stream::CONTENT_TYPE)];
     let body = Body::from_stream(events(streamed, asked.with_log));

@@ -67,11 +67,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Numbered {
         let text = number.unwrap_or_default();
         let number = text.parse().unwrap_or_default();
         if number == 0 {
-            return Err(AwsError::invalid("Layer Version Cannot be less than 1"));
+            return Err(nought());
         }
         let name = names::layer_name(&layer)?.to_owned();
         Ok(Numbered { name, number })
     }
+}
+
+fn nought() -> AwsError {
+    AwsError::invalid("Layer Version Cannot be less than 1")
 }
 
 pub async fn publish(
@@ -173,6 +177,9 @@ fn by_arn(app: &App, place: &Place, base: &Base, questions: &Questions) -> Answe
     }
     violations.end()?;
     let (name, number) = named.ok_or_else(AwsError::no_resource)?;
+    if number == 0 {
+        return Err(nought());
+    }
     found(app, place, base, name, number)
 }
 
