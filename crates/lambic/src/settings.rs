@@ -234,13 +234,13 @@ impl Settings {
                 "`keys` under [auth]: {what}"
             )));
         }
+        if let Err(what) = self.tls.check() {
+            return Err(serde::de::Error::custom(format!("under [tls], {what}")));
+        }
         let overcommit = self.functions.cpu_overcommit;
         if !OVERCOMMIT.contains(&overcommit) {
             let what = "it must be 0, for no bound, to 1000";
             return Err(mistake("cpu_overcommit", overcommit, what));
-            if let Err(what) = self.tls.check() {
-                return Err(serde::de::Error::custom(format!("under [tls], {what}")));
-            }
             if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
                 return Err(mistake(key, value, &format!("it must be at most {most}")));
             }
