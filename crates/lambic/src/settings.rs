@@ -241,17 +241,17 @@ impl Settings {
         if !OVERCOMMIT.contains(&overcommit) {
             let what = "it must be 0, for no bound, to 1000";
             return Err(mistake("cpu_overcommit", overcommit, what));
-            if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
-                return Err(mistake(key, value, &format!("it must be at most {most}")));
-            }
-            let retry_s = &self.functions.retry_s;
-            let is_time = |seconds: &f64| (0.0..=TIMEOUT_S_MAX as f64).contains(seconds);
-            if !(1..=RETRY_WAITS_MAX).contains(&retry_s.len()) || !retry_s.iter().all(is_time) {
-                let most = format!(
-                    "it must have 1 to {RETRY_WAITS_MAX} times, each of 0 to {TIMEOUT_S_MAX} seconds"
-                );
-                return Err(mistake("retry_s", format!("{retry_s:?}"), &most));
-            }
+        }
+        if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
+            return Err(mistake(key, value, &format!("it must be at most {most}")));
+        }
+        let retry_s = &self.functions.retry_s;
+        let is_time = |seconds: &f64| (0.0..=TIMEOUT_S_MAX as f64).contains(seconds);
+        if !(1..=RETRY_WAITS_MAX).contains(&retry_s.len()) || !retry_s.iter().all(is_time) {
+            let most = format!(
+                "it must have 1 to {RETRY_WAITS_MAX} times, each of 0 to {TIMEOUT_S_MAX} seconds"
+            );
+            return Err(mistake("retry_s", format!("{retry_s:?}"), &most));
         }
         let least: [(&str, u64, u64); 18] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
