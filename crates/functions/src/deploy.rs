@@ -505,7 +505,7 @@ impl Inner {
                     inner: self.this.clone(),
                 }));
                 Ok(Program::Wasm {
-                    module,
+                    module: Box::new(module),
                     limits,
                     environment,
                 })

@@ -34,7 +34,7 @@ const TRACE_ID_BYTES_MAX: usize = 128;
 
 pub enum Program {
     Wasm {
-        module: wasm::Module,
+        module: Box<wasm::Module>,
         limits: wasm::Limits,
         environment: Vec<(String, String)>,
     },

@@ -48,6 +48,9 @@ pub struct Registry {
     dir: PathBuf,
 }
 
+/// A file of a layer, and what is in it.
+pub type EachLayer = (PathBuf, Result<Layer, Error>);
+
 impl Registry {
     pub fn open(dir: &Path) -> Result<Registry, Error> {
         for folder in ["functions", "code", "compiled", "layers", "zips"] {
@@ -230,7 +233,7 @@ impl Registry {
     }
 
     /// The same, each with its file.
-    pub fn each_layer(&self) -> Result<Vec<(PathBuf, Result<Layer, Error>)>, Error> {
+    pub fn each_layer(&self) -> Result<Vec<EachLayer>, Error> {
         let dir = self.dir.join("layers");
         let entries = match std::fs::read_dir(&dir) {
             // Of a folder that is only looked at.

@@ -111,7 +111,8 @@ async fn a_trigger_keeps_the_rules_of_its_deployment() {
     assert_eq!(numbers(&house.rows("output")), [150, 160]);
     assert_eq!(house.rows("lambic_dead_letters").len(), 4);
 
-    let cases: [(fn(&mut Rules), &str); 4] = [
+    type Change = fn(&mut Rules);
+    let cases: [(Change, &str); 4] = [
         (
             |rules| rules.filters = vec!["{".to_owned()],
             "Invalid filter pattern definition.",

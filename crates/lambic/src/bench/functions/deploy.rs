@@ -63,14 +63,27 @@ impl Program {
         }
     }
 
+    /// Of the file that it consists of.
+    pub fn code(self) -> &'static str {
+        match self {
+            Program::Python => PYTHON,
+            Program::PythonClock => PYTHON_CLOCK,
+            Program::Node => NODE,
+            Program::Wasm => WASM,
+            Program::WasmHttp => WASM_HTTP,
+        }
+    }
+
     /// The number makes it other code, which was neither compiled nor started before.
     fn file(self, number: usize) -> (&'static str, String) {
         match self {
-            Program::Python => ("app.py", format!("{PYTHON}# {number}\n")),
-            Program::PythonClock => ("app.py", format!("{PYTHON_CLOCK}# {number}\n")),
-            Program::Node => ("app.js", format!("{NODE}// {number}\n")),
-            Program::Wasm => ("app.wasm", format!("{WASM};; {number}\n")),
-            Program::WasmHttp => ("app.wasm", format!("{WASM_HTTP};; {number}\n")),
+            Program::Python | Program::PythonClock => {
+                ("app.py", format!("{}# {number}\n", self.code()))
+            }
+            Program::Node => ("app.js", format!("{}// {number}\n", self.code())),
+            Program::Wasm | Program::WasmHttp => {
+                ("app.wasm", format!("{};; {number}\n", self.code()))
+            }
         }
     }
 

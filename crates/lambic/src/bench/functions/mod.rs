@@ -6,6 +6,7 @@
 mod bare;
 mod deploy;
 mod http;
+mod instances;
 mod peers;
 mod process;
 
@@ -53,6 +54,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let api = Api::new(&server.address);
     let mut figures = Vec::new();
     figures.extend(http_cost(&api, &server, peers.as_ref(), options.rounds)?);
+    figures.extend(instances::measure(folder.path())?);
     figures.extend(cold(&api)?);
     figures.extend(warm_cost(&api, &server, peers.as_ref(), options.rounds)?);
     figures.extend(burst(&api)?);
