@@ -255,10 +255,10 @@ async fn a_refused_deployment_leaves_the_former_one_serving() {
         (
             fine.clone(),
             Box::new(|d| {
-                let hosts = "api.example.com".to_owned();
+                let hosts = "https://api.example.com".to_owned();
                 d.environment.insert("LAMBIC_HOSTS".to_owned(), hosts);
             }),
-            "`hosts` and the variable LAMBIC_HOSTS are of components",
+            "`https://api.example.com` is not a host",
         ),
         (
             fine.clone(),

@@ -87,6 +87,7 @@ impl Doors {
             append_bytes_max: serve.append_bytes_max,
             keys: serve.keys.clone(),
             tls,
+            drain_max: serve.drain_max,
             ..lambic_api::Options::default()
         };
         let services = lambic_api::Services {

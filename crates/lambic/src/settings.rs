@@ -216,6 +216,11 @@ impl Settings {
                 COUNT_MAX,
             ),
             (
+                "pg_connections_max",
+                self.server.pg_connections_max,
+                COUNT_MAX,
+            ),
+            (
                 "http_statements_max",
                 self.server.http_statements_max,
                 COUNT_MAX,
@@ -253,7 +258,7 @@ impl Settings {
             );
             return Err(mistake("retry_s", format!("{retry_s:?}"), &most));
         }
-        let least: [(&str, u64, u64); 18] = [
+        let least: [(&str, u64, u64); 19] = [
             ("segment_bytes", self.log.segment_bytes, SEGMENT_BYTES_MIN),
             ("append_bytes_max", self.log.append_bytes_max, 1),
             ("queue_bytes_max", self.log.queue_bytes_max, 1),
@@ -270,6 +275,11 @@ impl Settings {
             (
                 "http_connections_max",
                 self.server.http_connections_max as u64,
+                1,
+            ),
+            (
+                "pg_connections_max",
+                self.server.pg_connections_max as u64,
                 1,
             ),
             (
@@ -420,6 +430,22 @@ mod tests {
             toml::from_str("[functions]\ncpu_overcommit = -1\n").expect("valid TOML");
         let told = Settings::overlaid(&table).expect_err("it is refused");
         assert!(told.to_string().contains("cpu_overcommit"), "{told}");
+    }
+
+    #[test]
+    fn doors_take_somebody() {
+        for key in [
+            "http_connections_max",
+            "pg_connections_max",
+            "http_statements_max",
+        ] {
+            for wrong in ["0", "2_000_000"] {
+                let text = format!("[server]\n{key} = {wrong}\n");
+                let table: toml::Table = toml::from_str(&text).expect("valid TOML");
+                let told = Settings::overlaid(&table).expect_err(&text).to_string();
+                assert!(told.contains(key), "{told}");
+            }
+        }
     }
 
     #[test]

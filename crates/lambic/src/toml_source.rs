@@ -79,7 +79,9 @@ fn masked(text: &str) -> String {
             return line.to_owned();
         }
         is_auth |= key.contains("auth");
-        if !is_auth || is_comment || line.trim().is_empty() || SHOWN.contains(&key.trim()) {
+        // What stands behind such a value on its line is not known.
+        let is_shown = SHOWN.contains(&key.trim()) && line.matches('=').count() == 1;
+        if !is_auth || is_comment || line.trim().is_empty() || is_shown {
             return line.to_owned();
         }
         match line.split_once('=') {
@@ -149,6 +151,8 @@ hidden"""
 x = "shown"
 auth.keys = [
   { secret = "hidden" },
+  {
+id = "b", secret = "hidden" },
 "#;
         let shown = masked(text);
         assert!(!shown.contains("hidden"), "{shown}");

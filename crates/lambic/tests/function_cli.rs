@@ -889,6 +889,7 @@ fn a_serverless_service_is_imported() {
         "shop-dev-hello: environment.SECRET",
         "hello: events.httpApi",
         "hello: events.sqs",
+        ": url",
         "provider.iam",
         "plugins [\"serverless-offline\"]",
         "resources",
@@ -911,6 +912,8 @@ fn a_serverless_service_is_imported() {
         world.json(&["url", "shop-dev-hello"])["Cors"]["AllowOrigins"],
         object!(["*"])
     );
+    // Whose authorizer is not known is not open to all.
+    world.fails(&["url", "counting"], &["has no URL"]);
     assert_eq!(world.json(&["concurrency", "counting"])["concurrency"], 3);
     let again = json(&text(&import(&[]).stdout));
     for function in again["functions"].as_array().expect("a list") {

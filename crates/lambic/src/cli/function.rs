@@ -140,8 +140,8 @@ pub struct FunctionSettings {
     /// An environment variable; may be given several times
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     pub environment: Vec<(String, String)>,
-    /// Where a component may send requests to: api.example.com,*.example.org; * is every public host, an empty text none
-    /// [default: none]
+    /// Where it may connect to: api.example.com,*.example.org; * is every public host, an empty text none [default: none
+    /// for a component, else every public host]
     #[arg(long, value_name = "HOST,…")]
     pub hosts: Option<String>,
     #[arg(long, value_name = "TEXT")]

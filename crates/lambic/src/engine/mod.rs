@@ -75,6 +75,8 @@ pub struct ServeOptions {
     pub server: settings::Server,
     pub keys: lambic_api::Keys,
     pub tls: Tls,
+    /// How long requests that run may go on when the server stops.
+    pub drain_max: Duration,
 }
 
 pub struct Engine {
@@ -192,11 +194,15 @@ impl Engine {
 
         let (stop, stopping) = watch::channel(false);
         let running = upkeep::start(&layers, &database, &settings, stopping)?;
+        // Who waits for a function is answered as long as the function may run.
+        let drain_max = Duration::from_secs(settings.functions.drain_s_max)
+            .max(lambic_api::Options::default().drain_max);
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,
             keys: settings.auth.keys(),
             tls: settings.tls,
+            drain_max,
         };
         Ok(Engine {
             database,

@@ -12,7 +12,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::http::{
-    HeaderMap,
+    HeaderMap, Uri,
     header::{AUTHORIZATION, DATE},
     request::Parts,
 };
@@ -74,6 +74,27 @@ pub fn is_signed(head: &Parts) -> bool {
 fn in_header(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(AUTHORIZATION)?.to_str().ok()?;
     text.starts_with("AWS4-").then_some(text)
+}
+
+/// The same without what a presigned URL proves itself with.
+pub fn without_signature(uri: &Uri) -> Uri {
+    const PROOF: [&[u8]; 3] = [
+        b"X-Amz-Credential",
+        b"X-Amz-Security-Token",
+        b"X-Amz-Signature",
+    ];
+    let is_kept = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        !PROOF.contains(&decode(name).as_slice())
+    };
+    let query = uri.query().unwrap_or_default();
+    let kept: Vec<&str> = query.split('&').filter(is_kept).collect();
+    let target = match uri.query() {
+        Some(_) => format!("{}?{}", uri.path(), kept.join("&")),
+        None => uri.path().to_owned(),
+    };
+    // It is a part of one.
+    Uri::try_from(target).unwrap_or_else(|_| Uri::from_static("/"))
 }
 
 impl Claim {

@@ -59,6 +59,7 @@ pub async fn admit(
     }
     head.headers.remove(AUTHORIZATION);
     head.headers.remove("x-amz-security-token");
+    head.uri = sigv4::without_signature(&head.uri);
     head.extensions.insert(caller);
     Ok(body)
 }

@@ -60,8 +60,12 @@ impl HttpBody for Bounded {
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle = None;
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                let Some(left) = this.left.checked_sub(bytes) else {
+                // Trailers are not passed on, and nothing follows them.
+                let Some(data) = frame.data_ref() else {
+                    this.body = Body::empty();
+                    return Poll::Ready(None);
+                };
+                let Some(left) = this.left.checked_sub(data.len()) else {
                     this.is_over.0.store(true, Ordering::Release);
                     this.body = Body::empty();
                     return Poll::Ready(Some(Err(BodyCut::TooLarge)));

@@ -11,21 +11,29 @@ use super::{
 };
 use crate::yaml_source::Node;
 
+const AUTHORISED: &str = "it has an authorizer, and its URL would have none";
+const URL_AUTHORISED: &str = "its authorizer is not aws_iam, and without it the URL would be open to all; `lambic function url NAME --create --auth iam` makes one for signed requests";
+
 impl Reader<'_, '_> {
     /// `url: true`, or with settings.
     pub(super) fn url(&mut self, function: &mut Function, node: &Node, what: &str) {
-        if node.boolean() == Some(false) {
+        // What it holds may be what closes it.
+        let Some(found) = self.resolved(node, what) else {
+            return;
+        };
+        if found.boolean() == Some(false) {
             return;
         }
+        let node = &found;
         let mut body = open_url();
         for (key, value) in node.entries() {
             let name = key.text().unwrap_or_default();
             match name {
-                "authorizer" => {
-                    if self.text(value, what).as_deref() == Some("aws_iam") {
-                        body["AuthType"] = json!("AWS_IAM");
-                    }
-                }
+                "authorizer" => match self.text(value, what).as_deref() {
+                    Some("aws_iam") => body["AuthType"] = json!("AWS_IAM"),
+                    // A URL without it would be open to all.
+                    _ => return self.leave_out(node, what, URL_AUTHORISED),
+                },
                 "invokeMode" => {
                     if let Some(mode) = self.text(value, what) {
                         body["InvokeMode"] = json!(mode);
@@ -92,11 +100,7 @@ impl Reader<'_, '_> {
                 let is_authorised =
                     node.get("authorizer").is_some() || node.get("private").is_some();
                 if is_authorised {
-                    return self.leave_out(
-                        event,
-                        what,
-                        "it has an authorizer, and its URL would have none",
-                    );
+                    return self.leave_out(event, what, AUTHORISED);
                 }
                 let why = url_instead(function, kind == "http");
                 self.leave_out(event, what, why);
