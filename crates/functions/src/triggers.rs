@@ -81,7 +81,8 @@ impl Inner {
                 .flat_map(|former| &former.mappings)
                 .find(|mapping| {
                     mapping.stream_id == stream.id
-                        && self.options.log.cursor(&mapping.cursor).is_some()
+                        // Whatever number of lanes it has.
+                        && mapping::position(&self.options.log, &mapping.cursor).is_some()
                 });
             if let Some(kept) = kept {
                 mappings.push(kept.clone());
