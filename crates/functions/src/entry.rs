@@ -327,7 +327,15 @@ impl Entry {
                         });
                     }
                 };
-                let processor = match inner.processor(self, spec.memory_mb, call).await {
+                // A start has a time of its own, which may be longer than the function's.
+                let waits = match init {
+                    Some(_) => Call {
+                        arrived: Instant::now(),
+                        ..call
+                    },
+                    None => call,
+                };
+                let processor = match inner.processor(self, spec.memory_mb, waits).await {
                     Ok(processor) => processor,
                     Err(full) => {
                         inner.give_back(self, environment);
