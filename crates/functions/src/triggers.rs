@@ -224,6 +224,9 @@ impl Inner {
                     tracing::warn!(%error, cursor, "a cursor nobody needs was not dropped");
                 }
             }
+            let mut processed = self.processed.lock().expect("held shortly");
+            processed.remove(&mapping.cursor);
+            drop(processed);
             mapping::remove_windows(&self.options.dir, &mapping.cursor);
         }
     }
