@@ -13,7 +13,7 @@ use crate::{
     Destination, FunctionVersion,
     arn::stream_arn,
     destination::{self, timestamp},
-    entry::kind_name,
+    entry::{kind_name, new_trace_id},
     events::Event,
     function_arn, queue,
     records::{self, DeadLetter, QueueRow},
@@ -206,7 +206,8 @@ impl Batches {
                     function: function.clone(),
                     state: "queued".to_owned(),
                     event: Some(record),
-                    trace_id: None,
+                    // One for all of its attempts.
+                    trace_id: Some(new_trace_id()),
                 };
                 let queue = &options.streams.queue;
                 Some(Write {

@@ -9,7 +9,7 @@ use super::{CURSOR, PARTITION};
 use crate::{
     Destination, Inner,
     destination::row,
-    entry::kind_name,
+    entry::{kind_name, new_trace_id},
     records::{self, DeadLetter, InvocationRow, QueueRow},
 };
 
@@ -237,7 +237,8 @@ fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
                         function: function.clone(),
                         state: "queued".to_owned(),
                         event: Some(record.clone()),
-                        trace_id: None,
+                        // One for all of its attempts.
+                        trace_id: Some(new_trace_id()),
                     });
                     continue;
                 }
