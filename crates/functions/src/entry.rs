@@ -12,8 +12,8 @@ use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, Written, failure,
-    process::{Invocation, Spec, StreamSink},
-    wasm::{self, HttpRequest, HttpResponse},
+    process::{Invocation, StreamSink},
+    wasm::{HttpRequest, HttpResponse},
 };
 use tokio::sync::OnceCell;
 use tracing::{Instrument, debug, field::Empty, info_span};
@@ -23,6 +23,7 @@ use crate::{
     long_init::{Started, of_whole_timeout},
     notices::reason_not_run,
     pool::Pool,
+    program::Program,
     records::{InvocationRow, error_message},
     said::Said,
     traces::{Times, Trace},
@@ -31,30 +32,6 @@ use crate::{
 
 /// X-Ray's have 35.
 const TRACE_ID_BYTES_MAX: usize = 128;
-
-pub enum Program {
-    Wasm {
-        module: wasm::Module,
-        limits: wasm::Limits,
-        environment: Vec<(String, String)>,
-    },
-    Process(Arc<Spec>),
-    /// What was deployed cannot be made ready any more: said at each invocation.
-    Broken {
-        error_type: &'static str,
-        reason: String,
-    },
-}
-
-impl Program {
-    /// Whether it is given requests as they are.
-    pub fn takes_http(&self) -> bool {
-        match self {
-            Program::Wasm { module, .. } => module.world() == Some(wasm::World::Http),
-            Program::Process(_) | Program::Broken { .. } => false,
-        }
-    }
-}
 
 /// What an invocation runs on.
 pub enum Input<'a> {

@@ -38,6 +38,7 @@ mod options;
 mod outliving;
 pub mod policy;
 mod pool;
+mod program;
 mod provisioned;
 mod queue;
 mod recorder;
@@ -118,11 +119,12 @@ pub use version::{FunctionVersion, Qualifier};
 use crate::{
     admission::Machine,
     drain::Drain,
-    entry::{Entry, Program},
+    entry::Entry,
     image::Images,
     interpreters::Interpreters,
     invoke::check_payload,
     notices::Notices,
+    program::Program,
     recorder::Recorder,
     registry::Registry,
     slots::Slots,

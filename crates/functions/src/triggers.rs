@@ -13,9 +13,10 @@ use tokio::sync::watch;
 
 use crate::{
     Error, Function, FunctionInfo, Inner, Trigger,
-    entry::{Entry, Program},
+    entry::Entry,
     mapping::{self, Cut, Worker},
     pool::Tenant,
+    program::Program,
     registry::Mapping,
     rules::Rules,
 };
