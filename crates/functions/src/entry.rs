@@ -26,12 +26,9 @@ use crate::{
     program::Program,
     records::{InvocationRow, error_message},
     said::Said,
-    traces::{Times, Trace},
+    traces::{Times, Trace, new_trace_id, trace_root},
     turns::{Permit, Turns},
 };
-
-/// X-Ray's have 35.
-const TRACE_ID_BYTES_MAX: usize = 128;
 
 /// What an invocation runs on.
 pub enum Input<'a> {
@@ -556,21 +553,6 @@ impl Turn {
     }
 }
 
-/// X-Ray's form: a time and 24 digits that nobody else has.
-pub fn new_trace_id() -> String {
-    let seconds = SystemClock.now_us() / 1_000_000;
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])
-}
-
-/// What traces are known by, of a header in X-Ray's form; of any other, its beginning.
-pub fn trace_root(header: &str) -> &str {
-    let mut members = header.split(';').map(str::trim);
-    let root = members.find_map(|member| member.strip_prefix("Root="));
-    let id = root.unwrap_or(header);
-    &id[..id.floor_char_boundary(TRACE_ID_BYTES_MAX)]
-}
-
 /// What the platform says of a failure that is not the function's own word.
 fn platform_line(
     error_type: &str,
@@ -607,26 +589,5 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.entry.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn traces_are_known_by_their_root() {
-        let made = new_trace_id();
-        assert_eq!(trace_root(&made).len(), 35, "{made}");
-        for (header, root) in [
-            ("Root=1-2-3;Parent=4;Sampled=1", "1-2-3"),
-            ("Parent=4; Root=1-2-3", "1-2-3"),
-            ("something else", "something else"),
-            ("", ""),
-        ] {
-            assert_eq!(trace_root(header), root);
-        }
-        // `ä` has two bytes: the cut must not go through one.
-        assert_eq!(trace_root(&format!("x{}", "ä".repeat(200))).len(), 127);
     }
 }

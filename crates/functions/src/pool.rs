@@ -207,6 +207,22 @@ impl Pool {
     }
 }
 
+/// Ends environments that nobody uses, until the service stops.
+pub async fn reap(inner: Arc<Inner>) {
+    let mut stop = inner.stop.subscribe();
+    let idle = inner.options.idle;
+    let mut turns = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|&stopped| stopped) => return,
+            _ = turns.tick() => {}
+        }
+        for entry in inner.entries() {
+            entry.pool.reap(idle).await;
+        }
+    }
+}
+
 pub async fn end_all(tenants: Vec<Tenant>) {
     let mut ends = JoinSet::new();
     for mut tenant in tenants {

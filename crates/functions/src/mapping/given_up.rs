@@ -13,10 +13,11 @@ use crate::{
     Destination, FunctionVersion,
     arn::stream_arn,
     destination::{self, timestamp},
-    entry::{kind_name, new_trace_id},
+    entry::kind_name,
     events::Event,
     function_arn, queue,
     records::{self, DeadLetter, QueueRow},
+    traces::new_trace_id,
 };
 
 /// How the last attempt ended.

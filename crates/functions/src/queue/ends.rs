@@ -9,8 +9,9 @@ use super::{CURSOR, PARTITION};
 use crate::{
     Destination, Inner,
     destination::row,
-    entry::{kind_name, new_trace_id},
+    entry::kind_name,
     records::{self, DeadLetter, InvocationRow, QueueRow},
+    traces::new_trace_id,
 };
 
 /// Ends in one append, with the events of dead letters: well below what the log takes.
