@@ -498,8 +498,22 @@ impl Inner {
 
     /// What a queued event for `name` or `name:qualifier` runs this time.
     pub(crate) fn chosen(&self, name: &str) -> Result<Arc<Entry>, Error> {
+        let (name, qualifier) = version::split(name);
+        self.chosen_of(name, qualifier.as_ref())
+    }
+
+    fn chosen_of(&self, name: &str, qualifier: Option<&Qualifier>) -> Result<Arc<Entry>, Error> {
+        let share = rand::random();
+        let present = {
+            let slots = self.slots.read().expect("held shortly");
+            slots.chosen_present(name, qualifier, share)?
+        };
+        if let Some(entry) = present {
+            return Ok(entry);
+        }
+        // Nobody else waits for those who come to a version first.
         let mut slots = self.slots.write().expect("held shortly");
-        slots.chosen(name, rand::random(), &self.options)
+        slots.chosen_of(name, qualifier, share, &self.options)
     }
 
     fn existing(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
@@ -529,19 +543,7 @@ impl Inner {
         name: &FunctionName,
         qualifier: Option<&Qualifier>,
     ) -> Result<Arc<Entry>, Error> {
-        let share = rand::random();
-        let present = {
-            let slots = self.slots.read().expect("held shortly");
-            slots.chosen_present(name.as_str(), qualifier, share)?
-        };
-        let entry = match present {
-            Some(entry) => entry,
-            // Nobody else waits for those who come to a version first.
-            None => {
-                let mut slots = self.slots.write().expect("held shortly");
-                slots.chosen_of(name.as_str(), qualifier, share, &self.options)?
-            }
-        };
+        let entry = self.chosen_of(name.as_str(), qualifier)?;
         self.check_open()?;
         if !entry.info.invocable {
             return Err(Error::NotInvocable {
