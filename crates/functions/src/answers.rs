@@ -23,7 +23,8 @@ pub struct Answer<'a> {
 }
 
 /// Understands `null`, a list of objects, `{"records": […]}`, `{"batchItemFailures": [{"itemIdentifier": …}]}` and
-/// `{"state": {…}}`. Failures count only if the mapping asks for them, as in AWS. If the function has an output stream, anything else is an error: it was meant for that stream and would be lost.
+/// `{"state": {…}}`. Failures count only if the mapping asks for them, as in AWS. If the function has an output stream,
+/// anything else is an error: it was meant for that stream and would be lost.
 pub fn parse_answer<'a>(
     stream: &Stream,
     range: OffsetRange,

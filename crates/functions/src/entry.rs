@@ -12,8 +12,8 @@ use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, Written, failure,
-    process::{Invocation, Spec, StreamSink},
-    wasm::{self, HttpRequest, HttpResponse},
+    process::{Invocation, StreamSink},
+    wasm::{HttpRequest, HttpResponse},
 };
 use tokio::sync::OnceCell;
 use tracing::{Instrument, debug, field::Empty, info_span};
@@ -23,38 +23,12 @@ use crate::{
     long_init::{Started, of_whole_timeout},
     notices::reason_not_run,
     pool::Pool,
+    program::Program,
     records::{InvocationRow, error_message},
     said::Said,
-    traces::{Times, Trace},
+    traces::{Times, Trace, new_trace_id, trace_root},
     turns::{Permit, Turns},
 };
-
-/// X-Ray's have 35.
-const TRACE_ID_BYTES_MAX: usize = 128;
-
-pub enum Program {
-    Wasm {
-        module: Box<wasm::Module>,
-        limits: wasm::Limits,
-        environment: Vec<(String, String)>,
-    },
-    Process(Arc<Spec>),
-    /// What was deployed cannot be made ready any more: said at each invocation.
-    Broken {
-        error_type: &'static str,
-        reason: String,
-    },
-}
-
-impl Program {
-    /// Whether it is given requests as they are.
-    pub fn takes_http(&self) -> bool {
-        match self {
-            Program::Wasm { module, .. } => module.world() == Some(wasm::World::Http),
-            Program::Process(_) | Program::Broken { .. } => false,
-        }
-    }
-}
 
 /// What an invocation runs on.
 pub enum Input<'a> {
@@ -327,7 +301,15 @@ impl Entry {
                         });
                     }
                 };
-                let processor = match inner.processor(self, spec.memory_mb, call).await {
+                // A start has a time of its own, which may be longer than the function's.
+                let waits = match init {
+                    Some(_) => Call {
+                        arrived: Instant::now(),
+                        ..call
+                    },
+                    None => call,
+                };
+                let processor = match inner.processor(self, spec.memory_mb, waits).await {
                     Ok(processor) => processor,
                     Err(full) => {
                         inner.give_back(self, environment);
@@ -571,21 +553,6 @@ impl Turn {
     }
 }
 
-/// X-Ray's form: a time and 24 digits that nobody else has.
-pub fn new_trace_id() -> String {
-    let seconds = SystemClock.now_us() / 1_000_000;
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])
-}
-
-/// What traces are known by, of a header in X-Ray's form; of any other, its beginning.
-pub fn trace_root(header: &str) -> &str {
-    let mut members = header.split(';').map(str::trim);
-    let root = members.find_map(|member| member.strip_prefix("Root="));
-    let id = root.unwrap_or(header);
-    &id[..id.floor_char_boundary(TRACE_ID_BYTES_MAX)]
-}
-
 /// What the platform says of a failure that is not the function's own word.
 fn platform_line(
     error_type: &str,
@@ -622,26 +589,5 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.entry.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn traces_are_known_by_their_root() {
-        let made = new_trace_id();
-        assert_eq!(trace_root(&made).len(), 35, "{made}");
-        for (header, root) in [
-            ("Root=1-2-3;Parent=4;Sampled=1", "1-2-3"),
-            ("Parent=4; Root=1-2-3", "1-2-3"),
-            ("something else", "something else"),
-            ("", ""),
-        ] {
-            assert_eq!(trace_root(header), root);
-        }
-        // `ä` has two bytes: the cut must not go through one.
-        assert_eq!(trace_root(&format!("x{}", "ä".repeat(200))).len(), 127);
     }
 }

@@ -9,6 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 
 use lambic_sandbox::process::{Interpreter, Launch};
@@ -19,6 +20,8 @@ use crate::{Error, Functions, Options, Runtime, blocking};
 /// Folders that are looked into below a configured one, and programs that are asked.
 const FOLDERS_MAX: usize = 1_000;
 const PROGRAMS_MAX: usize = 100;
+/// So long a program has to say what it is: deployments wait for it, and so does the start of the server.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 
 pub struct Interpreters {
     python: PathBuf,
@@ -173,10 +176,22 @@ impl Interpreters {
         if let Some(interpreter) = asked.get(program) {
             return Ok(interpreter.clone());
         }
-        let interpreter = match runtime {
-            Runtime::Node => Interpreter::node(program).await?,
-            _ => Interpreter::python(program).await?,
+        let answer = async {
+            match runtime {
+                Runtime::Node => Interpreter::node(program).await,
+                _ => Interpreter::python(program).await,
+            }
         };
+        let Ok(interpreter) = tokio::time::timeout(ANSWER_TIME_MAX, answer).await else {
+            return Err(Error::BadValue {
+                reason: format!(
+                    "`{}` does not say within {} seconds which interpreter it is; remove it, or name another one",
+                    program.display(),
+                    ANSWER_TIME_MAX.as_secs()
+                ),
+            });
+        };
+        let interpreter = interpreter?;
         asked.insert(program.to_owned(), interpreter.clone());
         Ok(interpreter)
     }

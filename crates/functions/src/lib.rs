@@ -38,6 +38,7 @@ mod options;
 mod outliving;
 pub mod policy;
 mod pool;
+mod program;
 mod provisioned;
 mod queue;
 mod recorder;
@@ -45,6 +46,7 @@ mod records;
 mod registry;
 mod rules;
 mod said;
+mod scalars;
 mod services;
 mod slots;
 mod sources;
@@ -93,7 +95,7 @@ pub use inspect::{Inspected, inspect, inspect_beside, inspect_kept};
 pub use interpreters::Runtimes;
 pub use invoke::{CODE_BROKEN, Event, Form, InvokeResult, RUNTIME_GONE};
 use lambic_base::supervised;
-use lambic_model::{Frontier, Frontiers, FunctionName, Offset, ScalarFunction, Stream, StreamId};
+use lambic_model::{Frontier, Frontiers, FunctionName, Offset, Stream, StreamId};
 /// Of components.
 pub use lambic_sandbox::wasm::{
     BodyCut, Compiler, HttpRequest, HttpResponse, RequestBody, compile_stdin,
@@ -118,11 +120,12 @@ pub use version::{FunctionVersion, Qualifier};
 use crate::{
     admission::Machine,
     drain::Drain,
-    entry::{Entry, Program},
+    entry::Entry,
     image::Images,
     interpreters::Interpreters,
     invoke::check_payload,
     notices::Notices,
+    program::Program,
     recorder::Recorder,
     registry::Registry,
     slots::Slots,
@@ -245,7 +248,7 @@ impl Functions {
         }
         let tasks = [
             supervised_with("the queue of invocations", &inner, queue::run),
-            supervised_with("what stops idle environments", &inner, reap),
+            supervised_with("what stops idle environments", &inner, pool::reap),
             supervised_with("what keeps spare environments", &inner, spares::keep),
             supervised_with(
                 "what keeps provisioned environments",
@@ -389,52 +392,6 @@ impl Functions {
         self.0.invocable(name, qualifier).map(drop)
     }
 
-    /// The SQL function `name` of the code with this digest, whether it is deployed now or was before.
-    pub fn scalar_of(&self, name: &str, digest: &str) -> Option<Arc<dyn ScalarFunction>> {
-        let is_it =
-            |scalar: &Arc<dyn ScalarFunction>| scalar.name() == name && scalar.digest() == digest;
-        self.scalars().into_iter().find(is_it).or_else(|| {
-            self.module_of(digest)?
-                .scalars()
-                .find(|scalar| scalar.name() == name)
-        })
-    }
-
-    /// All SQL functions that are deployed now.
-    pub fn scalars(&self) -> Vec<Arc<dyn ScalarFunction>> {
-        let slots = self.0.slots.read().expect("held shortly");
-        slots
-            .all_latest()
-            .filter_map(|entry| match entry.program() {
-                Some(Program::Wasm { module, .. }) => Some(module.scalars()),
-                _ => None,
-            })
-            .flatten()
-            .collect()
-    }
-
-    /// Code that was deployed, with the limits that it had.
-    fn module_of(&self, digest: &str) -> Option<wasm::Module> {
-        if !code::is_digest(digest) {
-            return None;
-        }
-        let inner = &self.0;
-        let limits = inner.registry.limits(digest);
-        let limits = wasm_limits(
-            limits.timeout_ms,
-            limits.memory_mb,
-            inner.options.log_bytes_max,
-        );
-        let dir = inner.registry.code_dir(digest);
-        if !dir.exists() {
-            return None;
-        }
-        code::read_component(&dir, digest)
-            .and_then(|code| Ok(inner.wasm.load(&code, limits)?))
-            .inspect_err(|error| tracing::error!(digest, %error, "former code does not load"))
-            .ok()
-    }
-
     /// What the log must keep: of each stream the earliest position that a trigger or the queue has still to read.
     pub fn cursors(&self) -> Frontiers {
         let log = &self.0.options.log;
@@ -541,8 +498,22 @@ impl Inner {
 
     /// What a queued event for `name` or `name:qualifier` runs this time.
     pub(crate) fn chosen(&self, name: &str) -> Result<Arc<Entry>, Error> {
+        let (name, qualifier) = version::split(name);
+        self.chosen_of(name, qualifier.as_ref())
+    }
+
+    fn chosen_of(&self, name: &str, qualifier: Option<&Qualifier>) -> Result<Arc<Entry>, Error> {
+        let share = rand::random();
+        let present = {
+            let slots = self.slots.read().expect("held shortly");
+            slots.chosen_present(name, qualifier, share)?
+        };
+        if let Some(entry) = present {
+            return Ok(entry);
+        }
+        // Nobody else waits for those who come to a version first.
         let mut slots = self.slots.write().expect("held shortly");
-        slots.chosen(name, rand::random(), &self.options)
+        slots.chosen_of(name, qualifier, share, &self.options)
     }
 
     fn existing(&self, name: &FunctionName) -> Result<Arc<Function>, Error> {
@@ -572,19 +543,7 @@ impl Inner {
         name: &FunctionName,
         qualifier: Option<&Qualifier>,
     ) -> Result<Arc<Entry>, Error> {
-        let share = rand::random();
-        let present = {
-            let slots = self.slots.read().expect("held shortly");
-            slots.chosen_present(name.as_str(), qualifier, share)?
-        };
-        let entry = match present {
-            Some(entry) => entry,
-            // Nobody else waits for those who come to a version first.
-            None => {
-                let mut slots = self.slots.write().expect("held shortly");
-                slots.chosen_of(name.as_str(), qualifier, share, &self.options)?
-            }
-        };
+        let entry = self.chosen_of(name.as_str(), qualifier)?;
         self.check_open()?;
         if !entry.info.invocable {
             return Err(Error::NotInvocable {
@@ -605,7 +564,6 @@ impl Inner {
     }
 }
 
-/// Ends environments that nobody uses.
 fn supervised_with<T>(
     what: &'static str,
     inner: &Arc<Inner>,
@@ -616,21 +574,6 @@ where
 {
     let inner = Arc::clone(inner);
     tokio::spawn(async move { supervised(what, || make(Arc::clone(&inner))).await })
-}
-
-async fn reap(inner: Arc<Inner>) {
-    let mut stop = inner.stop.subscribe();
-    let idle = inner.options.idle;
-    let mut turns = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|&stopped| stopped) => return,
-            _ = turns.tick() => {}
-        }
-        for entry in inner.entries() {
-            entry.pool.reap(idle).await;
-        }
-    }
 }
 
 fn wasm_limits(timeout_ms: u64, memory_mb: u32, log_bytes_max: usize) -> wasm::Limits {

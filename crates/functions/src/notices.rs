@@ -12,8 +12,9 @@ use lambic_sandbox::{LogLine, LogSource};
 
 use crate::{
     Error, FunctionInfo, Functions, Inner,
-    entry::{Call, kind_name, trace_root},
+    entry::{Call, kind_name},
     records::{InvocationRow, shortened},
+    traces::trace_root,
 };
 
 /// Lines a minute, of one function and of all.

@@ -54,6 +54,22 @@ struct Idle {
     since: Instant,
 }
 
+impl State {
+    /// Nobody waits while one is idle: those who come find that somebody waits and stand behind them, and nobody would take
+    /// it.
+    fn serve(&mut self) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let Some(Idle { tenant, since }) = self.idle.pop() else {
+                self.waiting.push_front(waiting);
+                return;
+            };
+            if let Err(tenant) = waiting.send(tenant) {
+                self.idle.push(Idle { tenant, since });
+            }
+        }
+    }
+}
+
 /// An environment with what it takes of the machine.
 pub struct Tenant {
     environment: Environment,
@@ -89,12 +105,14 @@ impl Pool {
         self.state.lock().expect("no panic while it is held")
     }
 
-    /// For the next event, whoever else waits.
+    /// For the invocation that waits longest, or else for the next one.
     pub fn put(&self, tenant: Tenant) {
-        self.state().idle.push(Idle {
+        let mut state = self.state();
+        state.idle.push(Idle {
             tenant,
             since: Instant::now(),
         });
+        state.serve();
     }
 
     /// One that can be used at once, unless somebody waits for it.
@@ -173,6 +191,8 @@ impl Pool {
         let mut state = self.state();
         state.waiting.retain(|waiting| !waiting.is_closed());
         state.waiting.push_back(give);
+        // One may have been given back since it was looked for.
+        state.serve();
         given
     }
 
@@ -183,6 +203,22 @@ impl Pool {
                 return Some(tenant);
             };
             tenant = waiting.send(tenant).err()?;
+        }
+    }
+}
+
+/// Ends environments that nobody uses, until the service stops.
+pub async fn reap(inner: Arc<Inner>) {
+    let mut stop = inner.stop.subscribe();
+    let idle = inner.options.idle;
+    let mut turns = tokio::time::interval((idle / 4).max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|&stopped| stopped) => return,
+            _ = turns.tick() => {}
+        }
+        for entry in inner.entries() {
+            entry.pool.reap(idle).await;
         }
     }
 }

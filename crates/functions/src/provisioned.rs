@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use crate::{
     Error, Function, FunctionVersion, Functions, Inner, Qualifier,
     admission::{Count, Counted},
-    entry::{Entry, Program},
+    entry::Entry,
     pool::end_all,
+    program::Program,
     records::error_message,
 };
 

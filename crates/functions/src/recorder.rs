@@ -37,6 +37,8 @@ const LINE_BYTES_MAX: usize = 32 << 20;
 /// What a line takes in the log beside its text, at most: the request's id, the function's name, times.
 const LINE_BESIDE_BYTES: usize = 192;
 const ATTEMPTS_MAX: usize = 20;
+/// How often what is refused is cut in halves: it may be too large for one append, or refused for another reason.
+const CUTS_MAX: u32 = 10;
 
 enum Item {
     /// Lines of an invocation, or of none. The row of one that has ended, unless that is recorded elsewhere.
@@ -184,8 +186,10 @@ async fn write(
     line_bytes: Arc<AtomicUsize>,
     hurry: Arc<Notify>,
 ) {
-    let producer = format!("functions/recorder/{}", uuid::Uuid::now_v7());
-    let mut sequence = 0;
+    let mut producer = Producer {
+        id: format!("functions/recorder/{}", uuid::Uuid::now_v7()),
+        sequence: 0,
+    };
     let mut items = Vec::new();
     while queue.recv_many(&mut items, AT_ONCE_MAX).await > 0 {
         let is_waited_for = items.iter().any(|item| matches!(item, Item::Flush(_)));
@@ -200,57 +204,24 @@ async fn write(
                 items.push(item);
             }
         }
-        let mut rows = Vec::new();
-        let mut lines = Vec::new();
+        let mut told = Told::default();
         let mut flushes = Vec::new();
         let mut bytes_written = 0;
         for item in items.drain(..) {
             match item {
                 Item::Lines(row, of) => {
-                    lines.extend(of.lines.into_iter().map(|line| LogRow {
+                    told.lines.extend(of.lines.into_iter().map(|line| LogRow {
                         request_id: of.request_id.clone(),
                         function: of.function.clone(),
                         line,
                     }));
-                    rows.extend(row.map(|row| *row));
+                    told.rows.extend(row.map(|row| *row));
                     bytes_written += of.bytes;
                 }
                 Item::Flush(done) => flushes.push(done),
             }
         }
-        let mut writes = Vec::new();
-        if !rows.is_empty() {
-            writes.push(records::told(&streams.invocations, &rows));
-        }
-        if !lines.is_empty() {
-            writes.push(Write {
-                stream: streams.logs.id,
-                partition: None,
-                batch: records::logs(&streams.logs, &lines),
-                schema: None,
-            });
-        }
-        if !writes.is_empty() {
-            sequence += 1;
-            let append = Append {
-                writes,
-                producer: Some(Producer {
-                    id: producer.clone(),
-                    sequence,
-                }),
-                cursors: Vec::new(),
-            };
-            let never = std::future::pending();
-            let kept = append_patiently(&log, &append, ATTEMPTS_MAX, never).await;
-            if let Err(NotKept::Refused(reason) | NotKept::GivenUp(reason)) = kept {
-                error!(
-                    %reason,
-                    invocations = rows.len(),
-                    lines = lines.len(),
-                    "invocations were not recorded"
-                );
-            }
-        }
+        keep(&log, &streams, told, &mut producer).await;
         line_bytes.fetch_sub(bytes_written, Ordering::Relaxed);
         for done in flushes {
             let _ = done.send(());
@@ -258,7 +229,125 @@ async fn write(
     }
 }
 
+/// What is told in one append.
+#[derive(Default)]
+struct Told {
+    rows: Vec<InvocationRow>,
+    lines: Vec<LogRow>,
+    /// How often it was cut.
+    cuts: u32,
+}
+
+impl Told {
+    fn writes(&self, streams: &SystemStreams) -> Vec<Write> {
+        let mut writes = Vec::new();
+        if !self.rows.is_empty() {
+            writes.push(records::told(&streams.invocations, &self.rows));
+        }
+        if !self.lines.is_empty() {
+            writes.push(Write {
+                stream: streams.logs.id,
+                partition: None,
+                batch: records::logs(&streams.logs, &self.lines),
+                schema: None,
+            });
+        }
+        writes
+    }
+
+    /// Two parts of it, in their order; the error is what is not to be cut any more.
+    fn cut(mut self) -> Result<[Told; 2], Told> {
+        if self.cuts >= CUTS_MAX || self.rows.len() + self.lines.len() < 2 {
+            return Err(self);
+        }
+        let (rows, lines) = match self.rows.is_empty() || self.lines.is_empty() {
+            true => (
+                self.rows.split_off(self.rows.len() / 2),
+                self.lines.split_off(self.lines.len() / 2),
+            ),
+            false => (Vec::new(), std::mem::take(&mut self.lines)),
+        };
+        self.cuts += 1;
+        let second = Told {
+            rows,
+            lines,
+            cuts: self.cuts,
+        };
+        Ok([self, second])
+    }
+}
+
+/// In one append, or in several where that is refused.
+async fn keep(log: &Log, streams: &SystemStreams, told: Told, producer: &mut Producer) {
+    let mut parts = vec![told];
+    while let Some(part) = parts.pop() {
+        let writes = part.writes(streams);
+        if writes.is_empty() {
+            continue;
+        }
+        producer.sequence += 1;
+        let append = Append {
+            writes,
+            producer: Some(producer.clone()),
+            cursors: Vec::new(),
+        };
+        let never = std::future::pending();
+        let (part, reason) = match append_patiently(log, &append, ATTEMPTS_MAX, never).await {
+            Ok(()) => continue,
+            Err(NotKept::GivenUp(reason)) => (part, reason),
+            Err(NotKept::Refused(reason)) => match part.cut() {
+                Ok([first, second]) => {
+                    parts.extend([second, first]);
+                    continue;
+                }
+                Err(part) => (part, reason),
+            },
+        };
+        error!(
+            %reason,
+            invocations = part.rows.len(),
+            lines = part.lines.len(),
+            "invocations were not recorded"
+        );
+    }
+}
+
 fn bytes_of(lines: &[LogLine]) -> usize {
     let bytes = lines.iter().map(|line| line.line.len() + LINE_BESIDE_BYTES);
     bytes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_told_in_smaller_parts_and_in_its_order() {
+        let lines = (0..5).map(|number| LogRow {
+            request_id: None,
+            function: "f".into(),
+            line: LogLine::now(LogSource::Stdout, number.to_string()),
+        });
+        let all = Told {
+            lines: lines.collect(),
+            ..Told::default()
+        };
+        let mut parts = vec![all];
+        let mut told = Vec::new();
+        while let Some(part) = parts.pop() {
+            match part.cut() {
+                Ok([first, second]) => parts.extend([second, first]),
+                Err(part) => {
+                    assert_eq!(part.lines.len(), 1);
+                    told.extend(part.lines.into_iter().map(|row| row.line.line));
+                }
+            }
+        }
+        assert_eq!(told, ["0", "1", "2", "3", "4"]);
+        let often = Told {
+            cuts: CUTS_MAX,
+            ..Told::default()
+        };
+        assert!(often.cut().is_err());
+    }
 }

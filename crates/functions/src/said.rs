@@ -89,7 +89,13 @@ impl<'a> Said<'a> {
 }
 
 fn add_to_tail(tail: &mut String, lines: &[LogLine]) {
-    for line in lines {
+    // What stands before these is cut off in any case.
+    let mut bytes = 0;
+    let last = lines.iter().rposition(|line| {
+        bytes += line.line.len() + 1;
+        bytes >= TAIL_BYTES
+    });
+    for line in &lines[last.unwrap_or_default()..] {
         tail.push_str(&line.line);
         tail.push('\n');
     }

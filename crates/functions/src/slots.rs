@@ -15,7 +15,6 @@ use crate::{
     entry::Entry,
     fair::Fair,
     turns::{Turns, unreserved},
-    version,
 };
 
 pub struct Slots {
@@ -127,18 +126,7 @@ impl Slots {
         self.made.iter().filter_map(Weak::upgrade)
     }
 
-    /// What `name` or `name:qualifier` runs this time; `share` is drawn from 0 to 1.
-    pub fn chosen(
-        &mut self,
-        name: &str,
-        share: f64,
-        options: &Options,
-    ) -> Result<Arc<Entry>, Error> {
-        let (name, qualifier) = version::split(name);
-        self.chosen_of(name, qualifier.as_ref(), share, options)
-    }
-
-    /// The same, if somebody needed that version before.
+    /// What a function runs this time, if somebody needed that version before; `share` is drawn from 0 to 1.
     pub fn chosen_present(
         &self,
         name: &str,
@@ -152,6 +140,7 @@ impl Slots {
         Ok(self.present(name, version).cloned())
     }
 
+    /// The same, made ready to be invoked if it was not.
     pub fn chosen_of(
         &mut self,
         name: &str,

@@ -213,10 +213,6 @@ impl Functions {
             function.sources.remove(&uuid);
             let name = function.info.name.clone();
             inner.keep_sources(function).await?;
-            {
-                let mut processed = inner.processed.lock().expect("held shortly");
-                processed.remove(&source.mapping.cursor);
-            }
             let former = std::slice::from_ref(&source.mapping);
             inner.drop_cursors(former, &[]).await;
             Ok((name, source))

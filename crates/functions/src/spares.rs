@@ -1,10 +1,10 @@
 //! Interpreters that run already, for whichever function needs one next: most of a cold start is theirs.
 //!
 //! Of Python one is enough, a zygote that all environments are split off from; the first function that needs it waits for
-//! it. Node cannot fork: spare environments wait, and each becomes one function's. None is started before an interpreter is used, and all are given up when nobody used it for a while, so that a server
-//! on which nothing happens has no processes. One that was taken is replaced when nothing else is starting, one at a
-//! time; after a burst that found too few, as many at a time as there are processors, and some more are kept ready for
-//! the next one.
+//! it. Node cannot fork: spare environments wait, and each becomes one function's. None is started before an interpreter
+//! is used, and all are given up when nobody used it for a while, so that a server on which nothing happens has no
+//! processes. One that was taken is replaced when nothing else is starting, one at a time; after a burst that found too
+//! few, as many at a time as there are processors, and some more are kept ready for the next one.
 
 use std::{
     collections::VecDeque,

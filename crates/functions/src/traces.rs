@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lambic_base::{Clock, SystemClock};
 use lambic_model::InvocationKind;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +26,8 @@ use tracing::{error, warn};
 
 use crate::{Error, entry::kind_name};
 
+/// X-Ray's have 35.
+const TRACE_ID_BYTES_MAX: usize = 128;
 const WAITING_MAX: usize = 1_024;
 /// Of OTLP.
 const KIND_INTERNAL: u8 = 1;
@@ -66,6 +69,21 @@ pub struct Times {
     pub ended: Instant,
     /// The same moment, in microseconds since 1970.
     pub ended_us: i64,
+}
+
+/// X-Ray's form: a time and 24 digits that nobody else has.
+pub fn new_trace_id() -> String {
+    let seconds = SystemClock.now_us() / 1_000_000;
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    format!("Root=1-{seconds:08x}-{};Sampled=0", &id[..24])
+}
+
+/// What traces are known by, of a header in X-Ray's form; of any other, its beginning.
+pub fn trace_root(header: &str) -> &str {
+    let mut members = header.split(';').map(str::trim);
+    let root = members.find_map(|member| member.strip_prefix("Root="));
+    let id = root.unwrap_or(header);
+    &id[..id.floor_char_boundary(TRACE_ID_BYTES_MAX)]
 }
 
 enum Item {
@@ -454,5 +472,21 @@ mod tests {
             })
             .is_err()
         );
+    }
+
+    #[test]
+    fn traces_are_known_by_their_root() {
+        let made = new_trace_id();
+        assert_eq!(trace_root(&made).len(), 35, "{made}");
+        for (header, root) in [
+            ("Root=1-2-3;Parent=4;Sampled=1", "1-2-3"),
+            ("Parent=4; Root=1-2-3", "1-2-3"),
+            ("something else", "something else"),
+            ("", ""),
+        ] {
+            assert_eq!(trace_root(header), root);
+        }
+        // `ä` has two bytes: the cut must not go through one.
+        assert_eq!(trace_root(&format!("x{}", "ä".repeat(200))).len(), 127);
     }
 }

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 
 use crate::{
     Error, Function, FunctionInfo, Inner, Trigger,
-    entry::{Entry, Program},
+    entry::Entry,
     mapping::{self, Cut, Worker},
     pool::Tenant,
+    program::Program,
     registry::Mapping,
     rules::Rules,
 };
@@ -81,7 +82,8 @@ impl Inner {
                 .flat_map(|former| &former.mappings)
                 .find(|mapping| {
                     mapping.stream_id == stream.id
-                        && self.options.log.cursor(&mapping.cursor).is_some()
+                        // Whatever number of lanes it has.
+                        && mapping::position(&self.options.log, &mapping.cursor).is_some()
                 });
             if let Some(kept) = kept {
                 mappings.push(kept.clone());
@@ -223,6 +225,9 @@ impl Inner {
                     tracing::warn!(%error, cursor, "a cursor nobody needs was not dropped");
                 }
             }
+            let mut processed = self.processed.lock().expect("held shortly");
+            processed.remove(&mapping.cursor);
+            drop(processed);
             mapping::remove_windows(&self.options.dir, &mapping.cursor);
         }
     }

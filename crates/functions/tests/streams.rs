@@ -73,6 +73,22 @@ async fn records_go_through_the_function_into_the_output_once() {
     assert!(house.rows("lambic_dead_letters").is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_of_several_lanes_goes_on_with_the_next_deployment() {
+    let house = House::open().await;
+    house.append_to("keyed", &[1, 2], &["a", "b"]).await;
+    let mut deployment = triggered(house.python("f", TEN_TIMES).await, 2, Start::Earliest);
+    deployment.triggers[0].stream = StreamName::new("keyed").unwrap();
+    deployment.triggers[0].rules.lanes = 2;
+    house.functions.deploy(deployment.clone()).await.unwrap();
+    house.wait_until_all_read("keyed").await;
+    house.functions.deploy(deployment).await.unwrap();
+    house.append_to("keyed", &[3], &["a"]).await;
+    house.wait_until_all_read("keyed").await;
+    // What was read is not read again, as it would be from the first record on.
+    assert_eq!(numbers(&house.rows("output")), [10, 20, 30]);
+}
+
 /// Fails where there is a 13.
 const UNLUCKY: &str = "\
 def handler(event, context):

@@ -577,8 +577,9 @@ impl Batches {
             records::told(invocations, rows)
         }));
         let window = window.or_else(|| self.window_now());
-        if let Some(window) = &window {
-            self.keep_window(window, end).await?;
+        match &window {
+            Some(window) => self.keep_window(window, end).await?,
+            None => self.clear_window(end).await,
         }
         let _one = self.lane.committing.lock().await;
         let mut frontier = self.lane.position();
@@ -605,7 +606,7 @@ impl Batches {
                 if window.is_some() {
                     *self.window.lock().expect("held shortly") = window;
                     if before != end {
-                        self.forget_window(before);
+                        self.forget_window(before).await;
                     }
                 }
                 Ok(Ok(()))

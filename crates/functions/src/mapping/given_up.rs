@@ -17,6 +17,7 @@ use crate::{
     events::Event,
     function_arn, queue,
     records::{self, DeadLetter, QueueRow},
+    traces::new_trace_id,
 };
 
 /// How the last attempt ended.
@@ -206,7 +207,8 @@ impl Batches {
                     function: function.clone(),
                     state: "queued".to_owned(),
                     event: Some(record),
-                    trace_id: None,
+                    // One for all of its attempts.
+                    trace_id: Some(new_trace_id()),
                 };
                 let queue = &options.streams.queue;
                 Some(Write {

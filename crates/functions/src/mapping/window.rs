@@ -302,9 +302,20 @@ impl Batches {
     }
 
     /// The cursor has left this offset: nobody will ask for the state there.
-    pub(super) fn forget_window(&self, at: Offset) {
+    pub(super) async fn forget_window(&self, at: Offset) {
         let path = self.window_path(at);
-        self.worker.inner.forgetting.forget(path);
+        let forgetting = Arc::clone(&self.worker.inner.forgetting);
+        // It waits for the disk.
+        let _ = tokio::task::spawn_blocking(move || forgetting.forget(path)).await;
+    }
+
+    /// The cursor comes to this offset without a window: a state there is of a batch that was not kept, and would be found
+    /// by the next start. Nobody who copies states needs it.
+    pub(super) async fn clear_window(&self, at: Offset) {
+        if self.is_windowed() {
+            let path = self.window_path(at);
+            let _ = tokio::task::spawn_blocking(move || forget(&path)).await;
+        }
     }
 
     /// Ends the open window if the next record is none of it; true if there was an end.
@@ -320,7 +331,7 @@ impl Batches {
         let at = self.offset();
         let open = match end {
             End::Over => {
-                self.forget_window(at);
+                self.forget_window(at).await;
                 None
             }
             End::Early => {

@@ -11,6 +11,7 @@ use crate::{
     destination::row,
     entry::kind_name,
     records::{self, DeadLetter, InvocationRow, QueueRow},
+    traces::new_trace_id,
 };
 
 /// Ends in one append, with the events of dead letters: well below what the log takes.
@@ -237,7 +238,8 @@ fn follow(inner: &Inner, ended: &mut [Ended]) -> (Vec<QueueRow>, Vec<Write>) {
                         function: function.clone(),
                         state: "queued".to_owned(),
                         event: Some(record.clone()),
-                        trace_id: None,
+                        // One for all of its attempts.
+                        trace_id: Some(new_trace_id()),
                     });
                     continue;
                 }

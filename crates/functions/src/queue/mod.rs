@@ -43,8 +43,9 @@ use crate::{
     Error, Inner,
     append::{NotKept, append_patiently},
     destination::{Condition, record},
-    entry::{Entry, Turn, kind_name, new_trace_id},
+    entry::{Entry, Turn, kind_name},
     records::{self, DeadLetter, QueueRow},
+    traces::new_trace_id,
 };
 
 pub const CURSOR: &str = "functions/async";
