@@ -90,7 +90,7 @@ pub fn describe(
         "PackageType": "Zip",
         "Architectures": [architecture()],
         "EphemeralStorage": { "Size": settings.tmp_mb },
-        "SnapStart": snap_start(settings.kept.get("SnapStart")),
+        "SnapStart": snap_start(info),
         "LoggingConfig": logging(settings.kept.get("LoggingConfig"), info),
     });
     if let Some(architectures) = settings.kept.get("Architectures") {
@@ -179,9 +179,14 @@ pub fn runtime_version_arn(place: &Place, runtime: &str) -> String {
     format!("arn:aws:lambda:{}::runtime:{digest}", place.region)
 }
 
-fn snap_start(kept: Option<&Value>) -> Value {
+fn snap_start(info: &FunctionInfo) -> Value {
+    let kept = info.settings.kept.get("SnapStart");
     let apply_on = kept.and_then(|kept| kept["ApplyOn"].as_str());
-    json!({ "ApplyOn": apply_on.unwrap_or("None"), "OptimizationStatus": "Off" })
+    let status = match info.snap_starts() {
+        true => "On",
+        false => "Off",
+    };
+    json!({ "ApplyOn": apply_on.unwrap_or("None"), "OptimizationStatus": status })
 }
 
 fn logging(kept: Option<&Value>, info: &FunctionInfo) -> Value {
