@@ -248,7 +248,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 
 #[cfg(test)]
 pub mod tests {
-    use lambic_functions::{LayerUse, Upload};
+    use lambic_functions::{FunctionVersion, LayerUse, Upload};
 
     use super::*;
 
@@ -335,6 +335,26 @@ pub mod tests {
             json!([{ "Arn": "arn:aws:lambda:us-east-1:000000000000:layer:l:2", "CodeSize": 5 }])
         );
         assert!(body.get("RecursiveLoop").is_none());
+    }
+
+    #[test]
+    fn published_versions_have_snap_start() {
+        let mut info = sample();
+        let apply_on = json!({ "ApplyOn": "PublishedVersions" });
+        info.settings.kept.insert("SnapStart".to_owned(), apply_on);
+        let status = |info: &FunctionInfo| {
+            let body = described(info, Phase::Settled, None);
+            assert_eq!(body["SnapStart"]["ApplyOn"], "PublishedVersions");
+            body["SnapStart"]["OptimizationStatus"].clone()
+        };
+        assert_eq!(status(&info), "Off");
+        info.version = FunctionVersion::Number(1);
+        assert_eq!(status(&info), "On");
+        // Neither is kept ready: components need no start, and images have none on AWS.
+        for runtime in [Runtime::Wasm, Runtime::Image] {
+            info.runtime = runtime;
+            assert_eq!(status(&info), "Off");
+        }
     }
 
     #[test]
