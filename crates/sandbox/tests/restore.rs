@@ -97,7 +97,7 @@ async fn a_hook_that_fails_or_does_not_end_ends_the_environment() {
     };
     let before = code(&[(
         "app.py",
-        &source("register_before_snapshot", "raise ValueError('early')"),
+        source("register_before_snapshot", "raise ValueError('early')").as_str(),
     )]);
     let failed = common::failed_start(python(before.path()).await).await;
     assert_eq!(
@@ -120,7 +120,7 @@ async fn a_hook_that_fails_or_does_not_end_ends_the_environment() {
             "too long",
         ),
     ] {
-        let code = code(&[("app.py", &source("register_after_restore", body))]);
+        let code = code(&[("app.py", source("register_after_restore", body).as_str())]);
         let mut environment = start(python(code.path()).await).await;
         let restored = environment.restore("id", limit).await;
         let (found, said) = error(&restored.outcome.unwrap_err());

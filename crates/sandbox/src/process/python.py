@@ -181,8 +181,8 @@ def set_path():
     own = own_path()
     os.environ.pop("LAMBIC_LAYERS", None)
     # The first one is the folder of this file; the function finds there what AWS's has, behind everything else.
-    folder, rest = sys.path[0], sys.path[1:]
-    sys.path[:] = own + [path for path in rest if path not in own] + packages(VERSION) + [folder]
+    rest = [path for path in sys.path[1:] if path not in own]
+    sys.path[:] = own + rest + packages(VERSION) + [os.path.dirname(__file__)]
 
 
 def packages(version):
