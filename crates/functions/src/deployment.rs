@@ -203,7 +203,7 @@ pub struct Settings {
     #[serde(default, skip_serializing_if = "is_default")]
     pub hosts: Option<Vec<String>>,
     /// Members of AWS's configuration that are kept and given back: `TracingConfig` and so on, which change nothing here,
-    /// and `DeadLetterConfig` ([`Settings::dead_letter_target`]).
+    /// `DeadLetterConfig` ([`Settings::dead_letter_target`]) and `SnapStart` ([`FunctionInfo::snap_starts`]).
     #[serde(default, skip_serializing_if = "is_default")]
     pub kept: BTreeMap<String, Value>,
 }
@@ -386,6 +386,18 @@ impl FunctionInfo {
             ..info.clone()
         };
         plain(self) == plain(other)
+    }
+
+    /// A published version with AWS's `SnapStart`, of a kind that has it here.
+    pub fn snap_starts(&self) -> bool {
+        let kept = self.settings.kept.get("SnapStart");
+        let apply_on = kept.and_then(|kept| kept["ApplyOn"].as_str());
+        self.version != FunctionVersion::Latest
+            && apply_on == Some("PublishedVersions")
+            && matches!(
+                self.runtime,
+                Runtime::Python | Runtime::Node | Runtime::Bootstrap
+            )
     }
 
     /// Where it may connect to.

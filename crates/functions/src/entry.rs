@@ -26,6 +26,7 @@ use crate::{
     program::Program,
     records::{InvocationRow, error_message},
     said::Said,
+    snap_start::restore,
     traces::{Times, Trace, new_trace_id, trace_root},
     turns::{Permit, Turns},
 };
@@ -265,6 +266,7 @@ impl Entry {
                     began: Instant::now().checked_sub(execution.duration),
                     execution,
                     init: None,
+                    restore: None,
                 })
             }
             Program::Broken { error_type, reason } => {
@@ -297,6 +299,7 @@ impl Entry {
                         return Ok(Executed {
                             execution,
                             init,
+                            restore: None,
                             began: None,
                         });
                     }
@@ -325,6 +328,21 @@ impl Entry {
                     client_context: call.client_context.unwrap_or_default().to_owned(),
                     cognito_identity: String::new(),
                 };
+                let restored = restore(&mut environment, spec, call.request_id, said).await;
+                let restore = restored.as_ref().map(|restored| restored.duration);
+                if let Some(Err(outcome)) = restored.map(|restored| restored.outcome) {
+                    said.start(self.info.version);
+                    let execution = Execution {
+                        duration: spent,
+                        ..unstarted(outcome, Vec::new())
+                    };
+                    return Ok(Executed {
+                        execution,
+                        init,
+                        restore,
+                        began: None,
+                    });
+                }
                 let written = environment.written();
                 let run = async {
                     match call.stream {
@@ -350,6 +368,7 @@ impl Entry {
                 Ok(Executed {
                     execution,
                     init,
+                    restore,
                     began,
                 })
             }
@@ -361,6 +380,7 @@ fn not_run(error_type: &str, reason: &str) -> Executed {
     Executed {
         execution: unstarted(failure(error_type, reason), Vec::new()),
         init: None,
+        restore: None,
         began: None,
     }
 }
@@ -370,6 +390,8 @@ struct Executed {
     execution: Execution,
     /// How long the start took, if one was needed.
     init: Option<Duration>,
+    /// How long it took to restore the environment, if that was new to events.
+    restore: Option<Duration>,
     /// When the code began to run; `None`: it did not.
     began: Option<Instant>,
 }
@@ -460,12 +482,15 @@ impl Turn {
         let Executed {
             execution,
             init,
+            restore,
             began,
         } = executed;
-        let told = execution.duration + init.unwrap_or_default();
+        let told = execution.duration + init.unwrap_or_default() + restore.unwrap_or_default();
         let overhead_ms = (ended - call.arrived).saturating_sub(told).as_secs_f64() * 1e3;
         let duration_ms = execution.duration.as_secs_f64() * 1e3;
-        let billed_ms = duration_ms.ceil() as u64;
+        let restore_ms = restore.map(|restore| restore.as_secs_f64() * 1e3);
+        let restore_billed_ms = restore_ms.unwrap_or_default().ceil() as u64;
+        let billed_ms = duration_ms.ceil() as u64 + restore_billed_ms;
         let memory_peak_mb = execution.memory_peak_bytes.div_ceil(1 << 20);
         let init_ms = init.map(|init| init.as_secs_f64() * 1e3);
         let error = match &execution.outcome {
@@ -505,6 +530,11 @@ impl Turn {
         );
         if let Some(init_ms) = init_ms {
             report.push_str(&format!("\tInit Duration: {init_ms:.2} ms"));
+        }
+        if let Some(restore_ms) = restore_ms {
+            report.push_str(&format!(
+                "\tRestore Duration: {restore_ms:.2} ms\tBilled Restore Duration: {restore_billed_ms} ms"
+            ));
         }
         // As AWS's ends.
         report.push('\t');

@@ -33,7 +33,7 @@ pub struct InvokeResult {
     pub version: FunctionVersion,
     pub digest: String,
     pub duration_ms: f64,
-    /// The duration rounded up to whole milliseconds.
+    /// The duration rounded up to whole milliseconds, and that of a restore.
     pub billed_ms: u64,
     /// How long the start took, if this invocation had to wait for one.
     pub init_ms: Option<f64>,

@@ -49,6 +49,7 @@ mod said;
 mod scalars;
 mod services;
 mod slots;
+mod snap_start;
 mod sources;
 mod spares;
 mod streamed;
@@ -154,6 +155,8 @@ pub(crate) struct Inner {
     /// Something may have changed of what is provisioned; of what is named.
     provisioned_changed: Notify,
     code_changed: Notify,
+    /// An event asked for an environment of a version with SnapStart.
+    snap_start_used: Notify,
     drain: Drain,
     slots: RwLock<Slots>,
     layers: RwLock<BTreeMap<String, Arc<Layer>>>,
@@ -217,6 +220,7 @@ impl Functions {
             spares: Spares::new(&options, registry.codes()),
             provisioned_changed: Notify::new(),
             code_changed: Notify::new(),
+            snap_start_used: Notify::new(),
             drain: Drain::default(),
             slots: RwLock::new(Slots::new(&options)),
             layers: RwLock::new(layers.collect()),
@@ -254,6 +258,11 @@ impl Functions {
                 "what keeps provisioned environments",
                 &inner,
                 provisioned::keep,
+            ),
+            supervised_with(
+                "what keeps environments that wait to be restored",
+                &inner,
+                snap_start::keep,
             ),
             supervised_with("what removes code", &inner, sweep::run),
         ];

@@ -39,12 +39,16 @@ pub struct Pool {
     pub wanted: AtomicUsize,
     pub kept: Count,
     pub provisioning: Provisioning,
+    /// Of environments that wait to be restored ([`crate::snap_start`]).
+    pub snap_start: Provisioning,
 }
 
 #[derive(Default)]
 struct State {
-    /// The one used last is the last.
+    /// First those that wait to be restored; the one used last is the last.
     idle: Vec<Idle>,
+    /// When an event asked for one last.
+    used_at: Option<Instant>,
     /// Invocations that take the next one.
     waiting: VecDeque<oneshot::Sender<Tenant>>,
 }
@@ -77,6 +81,8 @@ pub struct Tenant {
     _alive: Counted,
     /// Of the pool, and of the machine, if it is kept whether it is used or not.
     kept: Option<(Counted, Counted)>,
+    /// No event has used it yet, and before the first one it is to be restored.
+    unrestored: bool,
 }
 
 impl Deref for Tenant {
@@ -98,6 +104,11 @@ impl Tenant {
         let kept_mb = inner.machine.kept_mb.add(self.memory.amount());
         self.kept = Some((entry.pool.kept.add(1), kept_mb));
     }
+
+    /// True once, if it is to be restored.
+    pub fn take_unrestored(&mut self) -> bool {
+        std::mem::take(&mut self.unrestored)
+    }
 }
 
 impl Pool {
@@ -108,17 +119,34 @@ impl Pool {
     /// For the invocation that waits longest, or else for the next one.
     pub fn put(&self, tenant: Tenant) {
         let mut state = self.state();
-        state.idle.push(Idle {
-            tenant,
-            since: Instant::now(),
-        });
+        // What runs already goes before, and what nobody used yet goes first when there is no room.
+        let at = match tenant.unrestored {
+            true => 0,
+            false => state.idle.len(),
+        };
+        let since = Instant::now();
+        state.idle.insert(at, Idle { tenant, since });
         state.serve();
+    }
+
+    /// Whether an event asked for one within this time.
+    pub fn is_used(&self, within: Duration) -> bool {
+        let used_at = self.state().used_at;
+        used_at.is_some_and(|at| at.elapsed() < within)
+    }
+
+    /// How many wait to be restored.
+    pub fn unrestored(&self) -> usize {
+        let state = self.state();
+        let first = state.idle.iter();
+        first.take_while(|idle| idle.tenant.unrestored).count()
     }
 
     /// One that can be used at once, unless somebody waits for it.
     fn warm(&self) -> Option<Tenant> {
         loop {
             let mut state = self.state();
+            state.used_at = Some(Instant::now());
             if !state.waiting.is_empty() {
                 return None;
             }
@@ -131,12 +159,12 @@ impl Pool {
         }
     }
 
-    /// Since when the one is idle that was used least recently, of those that may be ended.
-    fn oldest(&self) -> Option<Instant> {
+    /// Of the one that is ended first, of those that may be ended: whether an event has used it, and since when it is idle.
+    fn oldest(&self) -> Option<(bool, Instant)> {
         let state = self.state();
         let mut idle = state.idle.iter();
         let oldest = idle.find(|idle| idle.tenant.kept.is_none())?;
-        Some(oldest.since)
+        Some((!oldest.tenant.unrestored, oldest.since))
     }
 
     fn take_oldest(&self) -> Option<Tenant> {
@@ -154,9 +182,13 @@ impl Pool {
         taken.map(|idle| idle.tenant).collect()
     }
 
-    /// Ends environments that nobody used for `idle`, in peace.
+    /// Ends environments that nobody used for `idle`, in peace; those that nobody used at all, when none was used.
     pub async fn reap(&self, idle: Duration) {
-        let is_old = |one: &Idle| one.tenant.kept.is_none() && one.since.elapsed() >= idle;
+        let is_used = self.is_used(idle);
+        let is_old = |one: &Idle| match one.tenant.unrestored {
+            true => !is_used,
+            false => one.tenant.kept.is_none() && one.since.elapsed() >= idle,
+        };
         end_all(self.take(is_old)).await;
     }
 
@@ -164,11 +196,13 @@ impl Pool {
         end_all(self.take(|_| true)).await;
     }
 
-    /// Those of the kept ones that ended on their own.
+    /// Those of the kept ones, and of those that wait to be restored, that ended on their own.
     pub fn forget_dead(&self) {
         let mut state = self.state();
-        let is_dead =
-            |idle: &mut Idle| idle.tenant.kept.is_some() && !idle.tenant.environment.is_alive();
+        let is_dead = |idle: &mut Idle| {
+            let tenant = &mut idle.tenant;
+            (tenant.kept.is_some() || tenant.unrestored) && !tenant.environment.is_alive()
+        };
         let dead: Vec<Idle> = state.idle.extract_if(.., is_dead).collect();
         drop(state);
         drop(dead);
@@ -283,6 +317,9 @@ impl Inner {
         };
         // Only now, so that what is started for later does not compete with what is waited for.
         self.spares.used(spec);
+        if spec.is_restored() {
+            self.snap_start_used.notify_one();
+        }
         Ok(found)
     }
 
@@ -374,6 +411,23 @@ impl Inner {
         Ok(started)
     }
 
+    /// The same, if there is room that nobody waits for; else `None`.
+    pub(crate) async fn fresh_now(
+        &self,
+        spec: &Arc<Spec>,
+    ) -> Result<Option<Result<Tenant, FailedStart>>, Error> {
+        let (name, machine) = (spec.function.as_str(), &self.machine);
+        let Some(memory) = machine.memory.now(name, u64::from(spec.memory_mb)) else {
+            return Ok(None);
+        };
+        let Some(processor) = machine.starts.now(name, 1) else {
+            return Ok(None);
+        };
+        let started = self.start(spec, Part { memory, processor }).await?;
+        self.spares.used(spec);
+        Ok(Some(started))
+    }
+
     /// The inner error is the function's own.
     async fn start(
         &self,
@@ -401,6 +455,7 @@ impl Inner {
             memory,
             _alive: self.machine.alive.add(1),
             kept: None,
+            unrestored: spec.is_restored(),
         }))
     }
 
@@ -429,14 +484,15 @@ impl Inner {
         }
     }
 
-    /// Ends environments that nobody uses, the least recently used first, as long as somebody lacks memory.
+    /// Ends environments that nobody uses as long as somebody lacks memory: first those that wait to be restored, then the
+    /// least recently used.
     fn make_room(&self) {
         while self.machine.lacking_mb() > 0 {
             let oldest = {
                 let slots = self.slots.read().expect("held shortly");
                 let entries = slots.entries();
                 let idle = entries.filter_map(|entry| Some((entry.pool.oldest()?, entry)));
-                let oldest = idle.min_by_key(|(since, _)| *since);
+                let oldest = idle.min_by_key(|(order, _)| *order);
                 oldest.map(|(_, entry)| entry.clone())
             };
             let Some(entry) = oldest else { return };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lambic_sandbox::{
-    process::{Isolation, Launch, Spec},
+    process::{INITIALIZATION_TYPE, Isolation, Launch, SNAP_START, Spec},
     wasm,
 };
 
@@ -140,7 +140,7 @@ impl Inner {
                         .collect(),
                     code_dir,
                     environment,
-                    environment_reserved: environment_reserved(),
+                    environment_reserved: environment_reserved(info),
                     memory_mb: info.memory_mb,
                     tmp_mb: info.settings.tmp_mb,
                     network: info.network(),
@@ -174,14 +174,19 @@ fn broken(info: &FunctionInfo, error: &Error) -> Program {
 }
 
 /// What AWS's clients look for before they talk to a service. The keys open nothing.
-fn environment_reserved() -> Vec<(String, String)> {
-    [
+fn environment_reserved(info: &FunctionInfo) -> Vec<(String, String)> {
+    let mut reserved = vec![
         ("AWS_REGION", REGION),
         ("AWS_DEFAULT_REGION", REGION),
         ("AWS_ACCESS_KEY_ID", "lambic"),
         ("AWS_SECRET_ACCESS_KEY", "lambic"),
         ("AWS_SESSION_TOKEN", "lambic"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
+    ];
+    if info.snap_starts() {
+        reserved.push((INITIALIZATION_TYPE, SNAP_START));
+    }
+    let reserved = reserved.into_iter();
+    reserved
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use lambic_base::retry::Backoff;
-use lambic_sandbox::process::Spec;
+use lambic_model::Outcome;
+use lambic_sandbox::process::{INITIALIZATION_TYPE, Spec};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -41,10 +42,10 @@ pub struct ProvisionedStatus {
     pub trouble: Option<String>,
 }
 
-/// Of one version.
+/// How starts go that nobody waits for, of one version.
 #[derive(Default)]
 pub struct Provisioning {
-    starting: Count,
+    pub starting: Count,
     trouble: Mutex<Option<Trouble>>,
 }
 
@@ -60,12 +61,12 @@ impl Provisioning {
         trouble.as_ref().map(|trouble| trouble.reason.clone())
     }
 
-    fn may_try(&self, now: Instant) -> bool {
+    pub fn may_try(&self, now: Instant) -> bool {
         let trouble = self.trouble.lock().expect("no panic while it is held");
         trouble.as_ref().is_none_or(|trouble| trouble.try_at <= now)
     }
 
-    fn set(&self, result: Result<(), String>) {
+    pub fn set(&self, result: Result<(), String>) {
         let mut trouble = self.trouble.lock().expect("no panic while it is held");
         let Err(reason) = result else {
             *trouble = None;
@@ -254,13 +255,18 @@ async fn try_start(inner: &Inner, entry: &Entry) -> Result<(), String> {
             inner.give_back(entry, tenant);
             Ok(())
         }
-        Err(failed) => Err(match failed.outcome {
-            lambic_model::Outcome::Failure {
-                error_type,
-                payload,
-            } => format!("{error_type}: {}", error_message(&payload)),
-            lambic_model::Outcome::Success(_) => String::new(),
-        }),
+        Err(failed) => Err(reason_of(&failed.outcome)),
+    }
+}
+
+/// Why a start failed.
+pub fn reason_of(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failure {
+            error_type,
+            payload,
+        } => format!("{error_type}: {}", error_message(payload)),
+        Outcome::Success(_) => String::new(),
     }
 }
 
@@ -271,7 +277,7 @@ fn provisioned(spec: &Spec, init_timeout: Duration) -> Spec {
         ..spec.clone()
     };
     spec.environment_reserved.push((
-        "AWS_LAMBDA_INITIALIZATION_TYPE".to_owned(),
+        INITIALIZATION_TYPE.to_owned(),
         "provisioned-concurrency".to_owned(),
     ));
     spec

@@ -461,7 +461,7 @@ async fn one_that_is_split_off_is_the_functions() {
             "app.py",
             "import json, os, sys, time, errno\n\
              from mine import value\n\
-             import uuid\n\
+             import client, uuid\n\
              print('loaded')\n\
              def full():\n\
              \x20   try:\n\
@@ -469,7 +469,7 @@ async fn one_that_is_split_off_is_the_functions() {
              \x20           while True: file.write(bytes(1 << 20))\n\
              \x20   except OSError as e: return errno.errorcode[e.errno], os.stat('/tmp/a').st_size >> 20\n\
              def handler(event, context):\n\
-             \x20   return {'value': value, 'task': sorted(os.listdir('/var/task')), 'here': sorted(os.listdir('.')),\n\
+             \x20   return {'value': value, 'client': client.mark, 'task': sorted(os.listdir('/var/task')), 'here': sorted(os.listdir('.')),\n\
              \x20           'colour': os.environ['COLOUR'], 'zone': time.tzname[0], 'uuid': uuid.uuid4(),\n\
              \x20           'name': context.function_name, 'memory': context.memory_limit_in_mb, 'full': full(),\n\
              \x20           'writable': os.access('/var/task/app.py', os.W_OK) or os.access('/opt', os.W_OK),\n\
@@ -478,6 +478,8 @@ async fn one_that_is_split_off_is_the_functions() {
         ("lib/data", "x"),
         // Stands before the library's, which the zygote has read by then.
         ("uuid.py", "def uuid4(): return 'its own'\n"),
+        // As ours is called.
+        ("client.py", "mark = 'its own'\n"),
     ]);
     let layer = common::code(&[("python/mine.py", "value = 'of a layer'")]);
     let mut spec = spec(code.path(), "app.handler").await;
@@ -499,8 +501,9 @@ async fn one_that_is_split_off_is_the_functions() {
         let execution = environment.invoke(invocation(b"{}", LONG)).await;
         assert_eq!(
             answer(&execution),
-            serde_json::json!({"value": "of a layer", "task": ["app.py", "lib", "uuid.py"],
-                "here": ["app.py", "lib", "uuid.py"], "colour": "amber", "zone": "JST", "uuid": "its own",
+            serde_json::json!({"value": "of a layer", "client": "its own",
+                "task": ["app.py", "client.py", "lib", "uuid.py"],
+                "here": ["app.py", "client.py", "lib", "uuid.py"], "colour": "amber", "zone": "JST", "uuid": "its own",
                 "name": "probe", "memory": "128", "full": ["ENOSPC", 32], "writable": false,
                 "path": ["/var/task", site, "/opt/python"]})
         );

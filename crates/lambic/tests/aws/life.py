@@ -318,6 +318,25 @@ def versions(life):
     holds(whole["Configuration"], {"Version": "1", "FunctionArn": f"{life.arn}:1", "CodeSha256": sha256(life.code)})
 
 
+def snap_start(life):
+    """A published version has it; `$LATEST` only says what its versions will have."""
+    client, name = life.client, f"{life.name}-snap"
+    created(client, name, code("snap"))
+    off, on = ({"ApplyOn": "PublishedVersions", "OptimizationStatus": status} for status in ("Off", "On"))
+    client.publish_version(FunctionName=name)
+    changed = client.update_function_configuration(FunctionName=name, SnapStart={"ApplyOn": "PublishedVersions"})
+    holds(changed, {"SnapStart": off})
+    updated(client, name)
+    published = client.publish_version(FunctionName=name)
+    holds(published, {"Version": "2", "SnapStart": on})
+    holds(client.get_function_configuration(FunctionName=name), {"SnapStart": off})
+    holds(client.get_function_configuration(FunctionName=name, Qualifier="2"), {"SnapStart": on})
+    never = {"ApplyOn": "None", "OptimizationStatus": "Off"}
+    holds(client.get_function_configuration(FunctionName=name, Qualifier="1"), {"SnapStart": never})
+    assert succeeded(client, name, {}, Qualifier="2")[0]["looks"] == "snap"
+    client.delete_function(FunctionName=name)
+
+
 def aliases(life):
     client = life.client
     made = client.create_alias(FunctionName=life.name, Name="live", FunctionVersion="1", Description="what is live")
@@ -696,7 +715,8 @@ def delete(life):
 def main(url):
     life = types.SimpleNamespace(url=url, client=connect(url), name=f"life-{uuid.uuid4().hex[:8]}")
     run = steps(
-        create, get, list_functions, invoke, fail, invoke_otherwise, update_code, update_configuration, versions, aliases,
+        create, get, list_functions, invoke, fail, invoke_otherwise, update_code, update_configuration, versions,
+        snap_start, aliases,
         permissions, tags, account, rest.recursion, rest.runtime_management, rest.streamed, reserved_concurrency,
         event_invoke_configuration, provisioned_concurrency, function_url, layers, event_source_mappings, delete, rest.everything,
     )

@@ -61,7 +61,7 @@ EXCUSED = [
     ),
     (
         "SnapStart SnapStartNotReady SnapStartRegenerationFailure SnapStartTimeout", INVOCATIONS,
-        "SnapStart is kept without an effect",
+        "nothing is copied for SnapStart; a hook that fails is the function's own error",
     ),
     (
         "CodeArtifactUserDeleted CodeArtifactUserFailed CodeArtifactUserPending", INVOCATIONS,

@@ -6,6 +6,7 @@
 //! could find it.
 
 mod extension;
+mod restore;
 mod stream;
 mod telemetry;
 
@@ -66,6 +67,10 @@ pub enum Said {
     Ready,
     /// It cannot start.
     InitError(Reported),
+    /// It was restored, and asked for its first event.
+    Restored,
+    /// It cannot be restored.
+    RestoreError(Reported),
     Response(Bytes),
     /// A streamed response that nobody took as it came.
     Raw(Bytes),
@@ -99,6 +104,16 @@ impl Reported {
     }
 }
 
+/// How far a runtime is that wants to be restored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Restore {
+    /// It did not ask, or it is over.
+    #[default]
+    No,
+    Waits,
+    Runs,
+}
+
 #[derive(Default)]
 struct State {
     /// What a spare one is told; taken once.
@@ -107,6 +122,7 @@ struct State {
     is_ready: bool,
     /// The start has ended: the runtime and all extensions ask for their first event.
     is_started: bool,
+    restore: Restore,
     extensions: Extensions,
     event: Option<Event>,
     is_delivered: bool,
@@ -148,6 +164,14 @@ impl Shared {
         self.state.lock().expect("no panic while the state is held")
     }
 
+    /// The runtime has done its part of the start.
+    fn becomes_ready(&self, state: &mut State) {
+        state.is_ready = true;
+        self.telemetry
+            .tell(|| Happened::init_runtime_done(&Status::Success));
+        self.say_if_started(state);
+    }
+
     /// The start has ended when the runtime is ready and the extensions are.
     fn say_if_started(&self, state: &mut State) {
         if state.is_ready && !state.is_started && state.extensions.are_idle() {
@@ -164,12 +188,14 @@ impl Shared {
     }
 }
 
-/// What extensions are told about the function.
+/// What is known of the function; extensions are told its names.
 #[derive(Debug, Clone, Default)]
 pub struct About {
     pub function: String,
     pub qualifier: String,
     pub handler: String,
+    /// Its runtime may wait to be restored.
+    pub is_restored: bool,
 }
 
 pub struct Endpoint {
@@ -225,6 +251,19 @@ impl Endpoint {
         drop(state);
         self.shared.event_set.notify_one();
         self.shared.extensions_moved.notify_waiters();
+    }
+
+    /// Lets a runtime go on that waits to be restored; false if it does not.
+    pub fn restore(&self) -> bool {
+        let mut state = self.shared.state();
+        if state.restore != Restore::Waits {
+            return false;
+        }
+        state.restore = Restore::Runs;
+        state.said = None;
+        drop(state);
+        self.shared.event_set.notify_one();
+        true
     }
 
     /// Waits until no extension has anything to do.
@@ -340,6 +379,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
                 Err(status) => refused(status, "InvalidRequest", "the body could not be read"),
             }
         }
+        (Method::GET, ["restore", "next"]) => restore::next(shared).await,
+        (Method::POST, ["restore", "error"]) => restore::error(shared, request).await,
         (Method::POST, ["invocation", id, end @ ("response" | "error")]) => {
             finish(shared, request, id, *end == "error").await
         }
@@ -373,10 +414,16 @@ async fn next(shared: &Shared) -> Response<Full<Bytes>> {
         {
             let mut state = shared.state();
             if !state.is_ready {
-                state.is_ready = true;
-                let telemetry = &shared.telemetry;
-                telemetry.tell(|| Happened::init_runtime_done(&Status::Success));
-                shared.say_if_started(&mut state);
+                shared.becomes_ready(&mut state);
+            }
+            match state.restore {
+                Restore::No => {}
+                Restore::Waits => return wrong_state("it waits to be restored"),
+                Restore::Runs => {
+                    state.restore = Restore::No;
+                    state.said = Some(Said::Restored);
+                    shared.word_said.notify_one();
+                }
             }
             match state.event.clone() {
                 Some(_) if state.is_delivered => {

@@ -218,7 +218,13 @@ impl Environment {
             Word::Said(Said::ExtensionError(error)) => {
                 (error.outcome("Extension.ExitError"), false)
             }
-            Word::Said(Said::Spare | Said::Ready | Said::InitError(_)) => (
+            Word::Said(
+                Said::Spare
+                | Said::Ready
+                | Said::InitError(_)
+                | Said::Restored
+                | Said::RestoreError(_),
+            ) => (
                 failure("Runtime.Unknown", "the runtime broke the protocol"),
                 false,
             ),
@@ -435,6 +441,7 @@ pub(super) fn about(spec: &Spec) -> About {
         function: spec.function.clone(),
         qualifier: spec.qualifier.clone(),
         handler: spec.handler.clone(),
+        is_restored: spec.is_restored(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{Error, files::set_mode};
 
 pub const PYTHON_CLIENT: &str = include_str!("python.py");
 pub const PYTHON_ZYGOTE: &str = include_str!("zygote.py");
+pub const PYTHON_HOOKS: &str = include_str!("snapshot_restore.py");
 pub const NODE_CLIENT: &str = include_str!("node.mjs");
 
 /// Where the program finds things.
@@ -56,6 +57,11 @@ impl Layout {
 
     pub fn python_zygote(&self) -> PathBuf {
         self.runtime.join("zygote.py")
+    }
+
+    /// AWS's name of the module.
+    pub fn python_hooks(&self) -> PathBuf {
+        self.runtime.join("snapshot_restore_py.py")
     }
 
     pub fn node_client(&self) -> PathBuf {
@@ -108,6 +114,7 @@ pub fn copy_parts(spec: &Spec, dir: &Path) -> Result<(), Error> {
     }
     for (path, client) in [
         (layout.python_client(), PYTHON_CLIENT),
+        (layout.python_hooks(), PYTHON_HOOKS),
         (layout.node_client(), NODE_CLIENT),
     ] {
         std::fs::write(&path, client).map_err(Error::io("write", &path))?;

@@ -24,6 +24,7 @@ mod layout;
 mod network;
 mod place;
 mod refusals;
+mod restore;
 mod root;
 mod seccomp;
 mod shut_in;
@@ -43,7 +44,8 @@ pub use self::{
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},
     layout::remove_left_behind,
+    restore::Restored,
     spare::Spare,
-    spec::{Image, Invocation, Launch, Spec},
+    spec::{INITIALIZATION_TYPE, Image, Invocation, Launch, SNAP_START, Spec},
     zygote::Zygote,
 };

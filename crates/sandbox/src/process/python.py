@@ -180,8 +180,9 @@ def set_path():
     """What is the function's own stands before what the interpreter has."""
     own = own_path()
     os.environ.pop("LAMBIC_LAYERS", None)
-    # The first one is the folder of this file.
-    sys.path[:] = own + [path for path in sys.path[1:] if path not in own] + packages(VERSION)
+    # The first one is the folder of this file; the function finds there what AWS's has, behind everything else.
+    rest = [path for path in sys.path[1:] if path not in own]
+    sys.path[:] = own + rest + packages(VERSION) + [os.path.dirname(__file__)]
 
 
 def packages(version):
@@ -206,6 +207,39 @@ def add_builtins():
     builtins.help = _Helper()
 
 
+def hooks(which):
+    """What the function has registered, in the form of AWS's package: it has imported that, or has none."""
+    registered = getattr(sys.modules.get("snapshot_restore_py"), which, None)
+    return registered() if registered else []
+
+
+def give_up(connection, path, failure, kind):
+    show(failure)
+    flush()
+    connection.request("POST", API + path, encode(failure), [("Lambda-Runtime-Function-Error-Type", kind)])
+    sys.exit(1)
+
+
+def wait_for_restore(connection):
+    """Runs the function's hooks, in AWS's orders. Hooks may register others."""
+    before, after = hooks("get_before_snapshot"), hooks("get_after_restore")
+    path, kind = "/init/error", "Runtime.BeforeSnapshotError"
+    try:
+        while before:
+            function, arguments, named = before.pop()
+            function(*arguments, **named)
+        flush()
+        if not after:
+            return
+        connection.request("GET", API + "/restore/next")
+        path, kind = "/restore/error", "Runtime.AfterRestoreError"
+        for function, arguments, named in after:
+            function(*arguments, **named)
+        flush()
+    except BaseException as e:
+        give_up(connection, path, error(type(e).__name__, str(e), stack_of(e)), kind)
+
+
 def main():
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     set_path()
@@ -213,11 +247,9 @@ def main():
     connection = Connection()
     handler, failure = load(os.environ["_HANDLER"])
     if failure:
-        show(failure)
-        flush()
-        kind = [("Lambda-Runtime-Function-Error-Type", failure["errorType"])]
-        connection.request("POST", API + "/init/error", encode(failure), kind)
-        sys.exit(1)
+        give_up(connection, "/init/error", failure, failure["errorType"])
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        wait_for_restore(connection)
     while True:
         status, headers, payload = connection.request("GET", API + "/invocation/next")
         if status != 200:

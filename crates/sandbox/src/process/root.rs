@@ -157,6 +157,7 @@ impl Base {
             ("etc/hosts", HOSTS),
             ("etc/nsswitch.conf", NSSWITCH),
             ("var/runtime/client.py", layout::PYTHON_CLIENT),
+            ("var/runtime/snapshot_restore_py.py", layout::PYTHON_HOOKS),
             ("var/runtime/client.mjs", layout::NODE_CLIENT),
         ] {
             base.steps.push(Step::File {

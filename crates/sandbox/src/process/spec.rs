@@ -9,6 +9,11 @@ use bytes::Bytes;
 
 use super::{Interpreter, Isolation, Network, extensions::EXTENSIONS_MAX, image};
 
+/// The variable by which a program knows why it was started, one of [`Spec::environment_reserved`].
+pub const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
+/// The value by which it knows that time may pass between its start and its first event, before which it is restored.
+pub const SNAP_START: &str = "snap-start";
+
 /// What an environment is made of.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -84,6 +89,14 @@ impl Launch {
 }
 
 impl Spec {
+    /// Its environments are restored before their first event ([`super::Environment::restore`]).
+    pub fn is_restored(&self) -> bool {
+        let mut reserved = self.environment_reserved.iter().rev();
+        // The last one holds.
+        let last = reserved.find(|(name, _)| name == INITIALIZATION_TYPE);
+        last.is_some_and(|(_, value)| value == SNAP_START)
+    }
+
     /// Names of the programs below `extensions` of the layers or of the image's `/opt`, which run beside the runtime.
     pub(super) fn extensions(&self) -> Vec<String> {
         let mut names = std::collections::BTreeSet::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lambic_model::Outcome;
 
 use super::{
-    Spec,
+    Restored, Spec,
     environment::Environment,
     telemetry::{Event, Report, Status, Telemetry, Type},
 };
@@ -30,6 +30,27 @@ impl Environment {
     pub(super) async fn tell_init_failed(&self, outcome: &Outcome) {
         self.telemetry
             .tell(|| Event::init_runtime_done(&status_of(outcome)));
+        self.telemetry.flush(TIME_MAX).await;
+    }
+
+    pub(super) fn tell_restore_start(&self) {
+        let spec = &self.spec;
+        self.telemetry
+            .tell(|| Event::restore_start(&spec.function, &spec.qualifier));
+    }
+
+    pub(super) fn tell_restored(&self, restored: &Restored) {
+        let status = match &restored.outcome {
+            Ok(()) => Status::Success,
+            Err(outcome) => status_of(outcome),
+        };
+        let ms = restored.duration.as_secs_f64() * 1e3;
+        self.telemetry.tell(|| Event::restore_runtime_done(&status));
+        self.telemetry.tell(|| Event::restore_report(&status, ms));
+    }
+
+    /// The environment is about to end.
+    pub(super) async fn flush_telemetry(&self) {
         self.telemetry.flush(TIME_MAX).await;
     }
 

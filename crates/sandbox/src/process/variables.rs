@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddrV4, path::Path};
 
-use super::{Launch, Spec, layout::Layout};
+use super::{INITIALIZATION_TYPE, Launch, Spec, layout::Layout};
 
 /// What the host knows beside the spec.
 pub struct Facts<'a> {
@@ -118,7 +118,7 @@ fn reserved(spec: &Spec, facts: &Facts<'_>) -> Vec<(&'static str, String)> {
         ("AWS_REGION", "local".to_owned()),
         ("AWS_DEFAULT_REGION", "local".to_owned()),
         ("AWS_LAMBDA_RUNTIME_API", facts.runtime_api.to_owned()),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+        (INITIALIZATION_TYPE, "on-demand".to_owned()),
         ("AWS_LAMBDA_FUNCTION_NAME", spec.function.clone()),
         ("AWS_LAMBDA_FUNCTION_VERSION", spec.qualifier.clone()),
         (

@@ -90,7 +90,7 @@ pub fn describe(
         "PackageType": "Zip",
         "Architectures": [architecture()],
         "EphemeralStorage": { "Size": settings.tmp_mb },
-        "SnapStart": snap_start(settings.kept.get("SnapStart")),
+        "SnapStart": snap_start(info),
         "LoggingConfig": logging(settings.kept.get("LoggingConfig"), info),
     });
     if let Some(architectures) = settings.kept.get("Architectures") {
@@ -179,9 +179,14 @@ pub fn runtime_version_arn(place: &Place, runtime: &str) -> String {
     format!("arn:aws:lambda:{}::runtime:{digest}", place.region)
 }
 
-fn snap_start(kept: Option<&Value>) -> Value {
+fn snap_start(info: &FunctionInfo) -> Value {
+    let kept = info.settings.kept.get("SnapStart");
     let apply_on = kept.and_then(|kept| kept["ApplyOn"].as_str());
-    json!({ "ApplyOn": apply_on.unwrap_or("None"), "OptimizationStatus": "Off" })
+    let status = match info.snap_starts() {
+        true => "On",
+        false => "Off",
+    };
+    json!({ "ApplyOn": apply_on.unwrap_or("None"), "OptimizationStatus": status })
 }
 
 fn logging(kept: Option<&Value>, info: &FunctionInfo) -> Value {
@@ -243,7 +248,7 @@ fn unhex(hex: &str) -> Vec<u8> {
 
 #[cfg(test)]
 pub mod tests {
-    use lambic_functions::{LayerUse, Upload};
+    use lambic_functions::{FunctionVersion, LayerUse, Upload};
 
     use super::*;
 
@@ -330,6 +335,26 @@ pub mod tests {
             json!([{ "Arn": "arn:aws:lambda:us-east-1:000000000000:layer:l:2", "CodeSize": 5 }])
         );
         assert!(body.get("RecursiveLoop").is_none());
+    }
+
+    #[test]
+    fn published_versions_have_snap_start() {
+        let mut info = sample();
+        let apply_on = json!({ "ApplyOn": "PublishedVersions" });
+        info.settings.kept.insert("SnapStart".to_owned(), apply_on);
+        let status = |info: &FunctionInfo| {
+            let body = described(info, Phase::Settled, None);
+            assert_eq!(body["SnapStart"]["ApplyOn"], "PublishedVersions");
+            body["SnapStart"]["OptimizationStatus"].clone()
+        };
+        assert_eq!(status(&info), "Off");
+        info.version = FunctionVersion::Number(1);
+        assert_eq!(status(&info), "On");
+        // Neither is kept ready: components need no start, and images have none on AWS.
+        for runtime in [Runtime::Wasm, Runtime::Image] {
+            info.runtime = runtime;
+            assert_eq!(status(&info), "Off");
+        }
     }
 
     #[test]

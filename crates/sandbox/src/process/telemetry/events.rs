@@ -21,6 +21,9 @@ pub enum Kind {
     InitStart,
     InitRuntimeDone,
     InitReport,
+    RestoreStart,
+    RestoreRuntimeDone,
+    RestoreReport,
     Start,
     RuntimeDone,
     Report,
@@ -39,6 +42,9 @@ impl Kind {
             Kind::InitStart => "platform.initStart",
             Kind::InitRuntimeDone => "platform.initRuntimeDone",
             Kind::InitReport => "platform.initReport",
+            Kind::RestoreStart => "platform.restoreStart",
+            Kind::RestoreRuntimeDone => "platform.restoreRuntimeDone",
+            Kind::RestoreReport => "platform.restoreReport",
             Kind::Start => "platform.start",
             Kind::RuntimeDone => "platform.runtimeDone",
             Kind::Report => "platform.report",
@@ -135,6 +141,23 @@ impl Event {
         });
         status.put_into(&mut record);
         Event::now(Kind::InitReport, record)
+    }
+
+    pub fn restore_start(function: &str, version: &str) -> Event {
+        let record = json!({ "functionName": function, "functionVersion": version });
+        Event::now(Kind::RestoreStart, record)
+    }
+
+    pub fn restore_runtime_done(status: &Status) -> Event {
+        let mut record = json!({});
+        status.put_into(&mut record);
+        Event::now(Kind::RestoreRuntimeDone, record)
+    }
+
+    pub fn restore_report(status: &Status, duration_ms: f64) -> Event {
+        let mut record = json!({ "metrics": { "durationMs": rounded(duration_ms) } });
+        status.put_into(&mut record);
+        Event::now(Kind::RestoreReport, record)
     }
 
     pub fn start(request_id: &str, version: &str, trace_id: &str) -> Event {

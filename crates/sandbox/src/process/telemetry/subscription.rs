@@ -187,7 +187,12 @@ fn in_logs(event: &Event, has_runtime_done: bool) -> Option<(&'static str, Value
         Value::Object(members.iter().filter_map(has).collect())
     };
     let record = match event.kind {
-        Kind::InitStart | Kind::InitRuntimeDone | Kind::InitReport => return None,
+        Kind::InitStart
+        | Kind::InitRuntimeDone
+        | Kind::InitReport
+        | Kind::RestoreStart
+        | Kind::RestoreRuntimeDone
+        | Kind::RestoreReport => return None,
         Kind::RuntimeDone if !has_runtime_done => return None,
         Kind::Start => only(&["requestId", "version"]),
         Kind::RuntimeDone => only(&["requestId", "status"]),

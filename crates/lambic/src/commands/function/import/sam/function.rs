@@ -199,9 +199,6 @@ impl Reader<'_, '_> {
                 if let Some(value) = self.json(node, &what) {
                     function.settings.kept.insert(key.to_owned(), value);
                 }
-                if !["Architectures", "LoggingConfig"].contains(&key) {
-                    self.leave_out(node, what, NO_EFFECT);
-                }
             }
             "Tracing" | "TracingConfig" => {
                 let mode = match node.get("Mode") {
