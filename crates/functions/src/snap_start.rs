@@ -15,12 +15,8 @@ use lambic_sandbox::process::{Restored, Spec};
 use tokio::task::JoinSet;
 
 use crate::{
-    Inner,
-    admission::Counted,
-    entry::{Entry, Program},
-    pool::Tenant,
-    provisioned::reason_of,
-    said::Said,
+    Inner, admission::Counted, entry::Entry, pool::Tenant, program::Program,
+    provisioned::reason_of, said::Said,
 };
 
 /// Of each version.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper::{Request, Response, body::Incoming};
 
 use super::{Reported, Restore, Said, Shared, accepted, body, kind_of, refused, wrong_state};
 
