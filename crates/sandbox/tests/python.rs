@@ -592,3 +592,62 @@ async fn how_one_that_was_split_off_ended_is_known() {
     assert_eq!(answer(&execution), serde_json::json!({}));
     environment.kill().await;
 }
+
+/// How often a text is in its memory; it is given shifted by one letter, so that the question is not found.
+const SEARCH: &str = "SHIFT = bytes((byte + 1) % 256 for byte in range(256))\n\
+    def handler(event, context):\n\
+    \x20   wanted, found = event['shifted'].encode(), 0\n\
+    \x20   with open('/proc/self/mem', 'rb', 0) as memory, open('/proc/self/maps') as maps:\n\
+    \x20       for line in maps.readlines():\n\
+    \x20           place, rights = line.split()[:2]\n\
+    \x20           if 'r' not in rights or '[v' in line: continue\n\
+    \x20           start, end = (int(number, 16) for number in place.split('-'))\n\
+    \x20           try:\n\
+    \x20               memory.seek(start)\n\
+    \x20               part = memory.read(end - start)\n\
+    \x20           except OSError: continue\n\
+    \x20           found += part.translate(SHIFT).count(wanted)\n\
+    \x20   return found\n";
+
+#[tokio::test]
+async fn what_one_was_given_is_not_in_the_memory_of_those_that_come_later() {
+    let code = code(&[("app.py", SEARCH)]);
+    let spec = spec(code.path(), "app.handler").await;
+    let zygote = zygote(&spec, code.path()).await;
+    let secret = "the-secret-of-another-function";
+    let shifted: String = secret.bytes().map(|byte| char::from(byte + 1)).collect();
+    let event = serde_json::json!({ "shifted": shifted }).to_string();
+    let mut with_secret = spec.clone();
+    with_secret
+        .environment
+        .push(("SECRET".to_owned(), secret.to_owned()));
+    let mut one = split(&zygote, &with_secret).await;
+    let mut other = split(&zygote, &spec).await;
+    let mut counts = Vec::new();
+    for environment in [&mut one, &mut other] {
+        let execution = environment.invoke(invocation(event.as_bytes(), LONG)).await;
+        counts.push(answer(&execution).as_u64().expect("it is a count"));
+        environment.kill().await;
+    }
+    assert!(counts[0] > 0, "it finds its own: {counts:?}");
+    assert_eq!(counts[1], 0);
+}
+
+#[tokio::test]
+async fn starts_that_are_given_up_end_neither_the_zygote_nor_run_on() {
+    let code = code(&[("app.py", "def handler(event, context): return event\n")]);
+    let spec = spec(code.path(), "app.handler").await;
+    let zygote = zygote(&spec, code.path()).await;
+    let kept = &mut split(&zygote, &spec).await;
+    // Given up at each of its first steps, wherever that is.
+    for step in 0..40 {
+        let started = Environment::start_from(&zygote, Arc::new(spec.clone()));
+        let pause = std::time::Duration::from_micros(250 * step);
+        let _ = tokio::time::timeout(pause, started).await;
+    }
+    assert!(zygote.is_alive());
+    let execution = kept.invoke(invocation(b"{}", LONG)).await;
+    assert_eq!(answer(&execution), serde_json::json!({}));
+    kept.kill().await;
+    split(&zygote, &spec).await.kill().await;
+}
