@@ -167,9 +167,11 @@ impl Zygote {
             connectors: 0,
             is_zygote: true,
         });
-        let Spawned { child, process, .. } = spawned.await.map_err(spawn_error)?;
+        let spawned = spawned.await.map_err(spawn_error)?;
+        let Spawned {
+            mut child, process, ..
+        } = spawned;
         let ends = Arc::new(Mutex::new(Some(Ends::new())));
-        let watcher = tokio::spawn(wait_for_end(child, ends.clone(), said)).abort_handle();
         let mut zygote = Zygote {
             launch: spec.launch,
             isolation: spec.isolation,
@@ -178,16 +180,23 @@ impl Zygote {
             number: AtomicU64::new(0),
             ends: ends.clone(),
             process,
-            tasks: vec![watcher],
+            tasks: Vec::new(),
             _dir: dir,
         };
         let settings = Settings::of(&zygote.isolation);
-        let is_ready = tokio::time::timeout(START_TIME_MAX, zygote.greet(&settings)).await;
-        if !matches!(is_ready, Ok(Ok(()))) {
+        let greeted = tokio::time::timeout(START_TIME_MAX, zygote.greet(&settings));
+        let is_ready = tokio::select! {
+            greeted = greeted => matches!(greeted, Ok(Ok(()))),
+            _ = child.wait() => false,
+        };
+        if !is_ready {
+            zygote.process.kill_all();
+            wait_for_end(child, ends, said).await;
             return Ok(None);
         }
+        let watcher = tokio::spawn(wait_for_end(child, ends.clone(), said));
         let hearing = tokio::spawn(hear_ends(zygote.control.clone(), ends));
-        zygote.tasks.push(hearing.abort_handle());
+        zygote.tasks = vec![watcher.abort_handle(), hearing.abort_handle()];
         Ok(Some(Arc::new(zygote)))
     }
 
