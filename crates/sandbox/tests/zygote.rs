@@ -189,9 +189,12 @@ async fn what_one_was_given_is_not_in_the_memory_of_those_that_come_later() {
     let shifted: String = secret.bytes().map(|byte| char::from(byte + 1)).collect();
     let event = serde_json::json!({ "shifted": shifted }).to_string();
     let mut with_secret = spec.clone();
-    with_secret
-        .environment
-        .push(("SECRET".to_owned(), secret.to_owned()));
+    // Several large ones: what is small and let go of is soon written over.
+    for number in 0..6 {
+        let value = secret.repeat(20 + 9 * number);
+        let name = format!("SECRET_{number}");
+        with_secret.environment.push((name, value));
+    }
     let mut one = split(&zygote, &with_secret).await;
     let mut other = split(&zygote, &spec).await;
     let mut counts = Vec::new();
