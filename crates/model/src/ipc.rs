@@ -89,7 +89,7 @@ mod tests {
         let numbers = Int32Array::from(vec![1, 2, 3]);
         let batch = RecordBatch::try_from_iter([
             ("texts", Arc::new(texts) as ArrayRef),
-            ("numbers", Arc::new(numbers)),
+            ("numbers", Arc::new(numbers) as ArrayRef),
         ])
         .unwrap();
         let mut stream = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
