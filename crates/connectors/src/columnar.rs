@@ -21,7 +21,7 @@ use arrow::{
     util::display::array_value_to_string,
 };
 use bytes::Bytes;
-use lambic_model::{Named, Stream, SystemColumn};
+use lambic_model::{Named, Stream, SystemColumn, ipc};
 use parquet::{
     arrow::arrow_reader::{
         ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -178,6 +178,7 @@ fn decode_streamed(
     if !body.ends_with(&STREAM_END) {
         return Err(no_stream_end());
     }
+    ipc::check_stream(&body).map_err(|error| unreadable(format, 0, error))?;
     let mut batches = Streamed::new(body);
     // Before it, or the end, there is no schema.
     let first = batches.next();
@@ -256,12 +257,15 @@ fn check_blocks(file: &[u8]) -> Result<(), ArrowError> {
             block.metaDataLength().into(),
             block.bodyLength(),
         ];
-        let end = parts.iter().try_fold(0u64, |end, part| {
-            end.checked_add(u64::try_from(*part).ok()?)
+        let end = parts.iter().try_fold(0_usize, |end, part| {
+            end.checked_add(usize::try_from(*part).ok()?)
         });
-        if end.is_none_or(|end| end > file.len() as u64) {
-            return Err(damaged("a block lies past its end"));
-        }
+        let start = usize::try_from(block.offset()).ok();
+        let block = start
+            .zip(end)
+            .and_then(|(start, end)| file.get(start..end))
+            .ok_or_else(|| damaged("a block lies past its end"))?;
+        ipc::check_block(block)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod erasure;
 pub mod evolution;
 pub mod fit;
 pub mod function;
+pub mod ipc;
 pub mod json;
 pub mod name;
 pub mod position;

@@ -55,6 +55,8 @@ pub(crate) struct Lines {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     extension: Vec<u8>,
+    /// Apart from what others began and did not finish: nobody else writes a part of what the house says.
+    platform: Vec<u8>,
     bytes: usize,
     bytes_max: usize,
     bytes_dropped: usize,
@@ -68,6 +70,7 @@ impl Lines {
             stdout: Vec::new(),
             stderr: Vec::new(),
             extension: Vec::new(),
+            platform: Vec::new(),
             bytes: 0,
             bytes_max,
             bytes_dropped: 0,
@@ -97,7 +100,8 @@ impl Lines {
         let partial = match source {
             LogSource::Stdout => &mut self.stdout,
             LogSource::Extension => &mut self.extension,
-            LogSource::Stderr | LogSource::Platform => &mut self.stderr,
+            LogSource::Stderr => &mut self.stderr,
+            LogSource::Platform => &mut self.platform,
         };
         while !rest.is_empty() {
             let room = (LINE_BYTES_MAX - partial.len()).min(rest.len());
@@ -128,6 +132,7 @@ impl Lines {
             (LogSource::Stdout, &mut self.stdout),
             (LogSource::Stderr, &mut self.stderr),
             (LogSource::Extension, &mut self.extension),
+            (LogSource::Platform, &mut self.platform),
         ] {
             if !partial.is_empty() {
                 let line = line(source, partial);
@@ -212,6 +217,14 @@ mod tests {
         lines.push(LogSource::Stdout, b"c\n\n");
         assert_eq!(texts(lines.take()), ["a", "bc", "", "x"]);
         assert!(lines.take().is_empty());
+    }
+
+    #[test]
+    fn nobody_begins_what_the_house_says() {
+        let mut lines = Lines::new(100);
+        lines.push(LogSource::Stderr, b"REPORT ");
+        lines.push(LogSource::Platform, b"request: refused\n");
+        assert_eq!(texts(lines.take()), ["request: refused", "REPORT "]);
     }
 
     #[test]

@@ -195,19 +195,68 @@ fn connectors(extensions: &[String]) -> usize {
 }
 
 impl Begun {
-    /// The environment: its Runtime API is served, and what it says is read.
+    /// The environment: its Runtime API is served, and what it says is read. A process that cannot be listened to ends.
     fn listened_to(self) -> io::Result<Environment> {
         let Begun {
             spec,
             kind,
             dir,
             group,
-            spawned,
+            spawned:
+                Spawned {
+                    child,
+                    process,
+                    sockets,
+                },
             listener,
             said,
             extensions,
         } = self;
-        let mut sockets = spawned.sockets.into_iter();
+        let ears = Ears::new(&spec, sockets, listener, said, extensions);
+        let ears = ears.inspect_err(|_| process.kill_all())?;
+        let environment = Environment {
+            spec: spec.clone(),
+            child,
+            process,
+            stopped: Vec::new(),
+            endpoint: ears.endpoint,
+            way_out: ears.way_out,
+            egress: None,
+            group,
+            captures: ears.captures,
+            telemetry: ears.telemetry,
+            is_init_told: false,
+            lines: ears.lines,
+            init: Duration::ZERO,
+            kind,
+            has_ended: false,
+            dir,
+        };
+        if kind != Kind::Spare {
+            environment.tell_init_start(&spec);
+        }
+        Ok(environment)
+    }
+}
+
+/// Who listens to an environment.
+struct Ears {
+    endpoint: Endpoint,
+    way_out: Option<TcpListener>,
+    captures: Vec<Capture>,
+    telemetry: Arc<Telemetry>,
+    lines: Arc<Mutex<Lines>>,
+}
+
+impl Ears {
+    fn new(
+        spec: &Spec,
+        sockets: Vec<OwnedFd>,
+        listener: Option<TcpListener>,
+        said: Vec<(PipeReader, LogSource)>,
+        extensions: Vec<String>,
+    ) -> io::Result<Ears> {
+        let mut sockets = sockets.into_iter();
         let runtime_listener = match listener {
             Some(listener) => listener,
             None => sockets
@@ -220,12 +269,8 @@ impl Begun {
             true => Connectors::own(sockets.collect()),
             false => Connectors::Host,
         });
-        let endpoint = Endpoint::serve(
-            runtime_listener,
-            about(&spec),
-            extensions,
-            telemetry.clone(),
-        );
+        let endpoint =
+            Endpoint::serve(runtime_listener, about(spec), extensions, telemetry.clone());
         let mut lines = Lines::new(spec.log_bytes_max);
         lines.listen(Box::new({
             let telemetry = telemetry.clone();
@@ -234,27 +279,12 @@ impl Begun {
         let lines = Arc::new(Mutex::new(lines));
         let capture = |(pipe, source)| Capture::start(OwnedFd::from(pipe), source, lines.clone());
         let captures = said.into_iter().map(capture).collect::<io::Result<_>>()?;
-        let environment = Environment {
-            spec: spec.clone(),
-            child: spawned.child,
-            process: spawned.process,
-            stopped: Vec::new(),
+        Ok(Ears {
             endpoint,
             way_out,
-            egress: None,
-            group,
             captures,
             telemetry,
-            is_init_told: false,
             lines,
-            init: Duration::ZERO,
-            kind,
-            has_ended: false,
-            dir,
-        };
-        if kind != Kind::Spare {
-            environment.tell_init_start(&spec);
-        }
-        Ok(environment)
+        })
     }
 }

@@ -182,7 +182,8 @@ impl Parents {
                 }
                 let members = fs::read_to_string(entry.path().join("cgroup.procs"));
                 for pid in members.unwrap_or_default().lines() {
-                    if let Ok(pid) = pid.parse() {
+                    // 0 is one that this process cannot see; to kill that would be to kill our own group.
+                    if let Ok(pid @ 1..) = pid.parse::<i32>() {
                         let pid = nix::unistd::Pid::from_raw(pid);
                         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
                     }
@@ -370,10 +371,13 @@ fn remove_later(folder: PathBuf) {
     static REMOVER: OnceLock<Mutex<mpsc::Sender<PathBuf>>> = OnceLock::new();
     let remover = REMOVER.get_or_init(|| {
         let (folders, queue) = mpsc::channel::<PathBuf>();
-        std::thread::Builder::new()
+        let started = std::thread::Builder::new()
             .name("lambic-groups".to_owned())
-            .spawn(move || remove_when_empty(&queue))
-            .expect("a thread can be started");
+            .spawn(move || remove_when_empty(&queue));
+        // The next start of the server removes what is left behind.
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread can be started that removes control groups");
+        }
         Mutex::new(folders)
     });
     let _ = remover.lock().expect("sending does not panic").send(folder);

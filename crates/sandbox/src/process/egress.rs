@@ -106,8 +106,11 @@ async fn pass(mut inside: TcpStream, rules: &Rules, refusals: &Refusals) -> io::
 
 /// What came up to the end of the head, and a bit of what follows.
 async fn read_head(inside: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+    let mut head: Vec<u8> = Vec::new();
+    let mut looked_at = 0_usize;
+    // Each part is looked at once: who sends single bytes must not cost more than others.
+    while !head[looked_at..].windows(4).any(|end| end == b"\r\n\r\n") {
+        looked_at = head.len().saturating_sub(3);
         let mut part = [0; 4 << 10];
         let read = inside.read(&mut part).await?;
         if read == 0 || head.len() > HEAD_BYTES_MAX {

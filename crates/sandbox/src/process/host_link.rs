@@ -84,10 +84,14 @@ pub fn heard(link: &impl AsRawFd) -> io::Result<Option<Word>> {
             number: u16::from_ne_bytes([b, c]),
             error: i32::from_ne_bytes([d, e, f, g]),
         })),
-        b'P' => Ok(sockets.pop().map(|pidfd| Word::Split {
-            pid: i32::from_ne_bytes([a, b, c, d]),
-            pidfd,
-        })),
+        b'P' => match sockets.pop() {
+            Some(pidfd) => Ok(Some(Word::Split {
+                pid: i32::from_ne_bytes([a, b, c, d]),
+                pidfd,
+            })),
+            // The kernel leaves out what this process has no number for.
+            None => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+        },
         _ => Ok(None),
     }
 }
@@ -95,6 +99,9 @@ pub fn heard(link: &impl AsRawFd) -> io::Result<Option<Word>> {
 /// A message with files.
 #[allow(unsafe_code)]
 pub fn send(link: &impl AsRawFd, message: &[u8], sockets: &[RawFd]) -> io::Result<()> {
+    if sockets.len() > FILES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut part = libc::iovec {
         iov_base: message.as_ptr().cast_mut().cast(),
         iov_len: message.len(),
@@ -109,7 +116,7 @@ pub fn send(link: &impl AsRawFd, message: &[u8], sockets: &[RawFd]) -> io::Resul
         let mut header: libc::msghdr = std::mem::zeroed();
         header.msg_iov = &raw mut part;
         header.msg_iovlen = 1;
-        if !sockets.is_empty() && sockets.len() <= FILES_MAX {
+        if !sockets.is_empty() {
             header.msg_control = control.as_mut_ptr().cast();
             header.msg_controllen = libc::CMSG_SPACE(bytes as u32) as _;
             let first = libc::CMSG_FIRSTHDR(&raw const header);
@@ -194,5 +201,9 @@ mod tests {
             panic!()
         };
         assert!(sockets.is_empty());
+        // What it would be held by did not come with it.
+        send(&child, &[b'P', 1, 0, 0, 0, 0, 0, 0], &[]).unwrap();
+        assert!(heard(&host).is_err());
+        assert!(send(&child, b"S", &[0; FILES_MAX + 1]).is_err());
     }
 }

@@ -3,6 +3,10 @@
 It never runs code of a function. For each environment it forks; the copy goes into namespaces of its own, gets the code
 mounted, gives up what it does not need, and becomes the runtime client. The order is that of `shut_in.rs`, and whatever
 must be decided comes from there: this carries it out. Each call that fails is told with its number in `STAGES`.
+
+What is a function's own must never be in the zygote's memory, also not for a moment: what it lets go of stays there, for
+all copies that follow to be read. Variables, which may be secrets, come to the copy on a link of its own. They come last,
+when whoever wants the environment holds its process: a copy that is not held never runs a function's code.
 """
 
 import sys
@@ -13,6 +17,7 @@ import client
 OF_CLIENT = set(sys.modules) - {"client"}
 
 import ctypes
+import errno
 import fcntl
 import gc
 import json
@@ -27,6 +32,10 @@ import time
 LIBC = ctypes.CDLL(None, use_errno=True)
 MESSAGE_BYTES_MAX = 1 << 18
 FILES_MAX = 16
+# Each is a descriptor here until its end, and there must be some left for an order.
+CHILDREN_MAX = 900
+# Of the copy, until whoever wants it answers.
+WAIT_SECONDS = 10
 CLONE_NEWPID = 0x20000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 SECCOMP_MODE_FILTER = 2
@@ -53,6 +62,8 @@ STAGES = {
     "limit": 7,
     "user": 8,
     "seccomp": 10,
+    # Described as what is none of the above.
+    "start": 0,
 }
 
 
@@ -112,21 +123,35 @@ class Order:
     def __init__(self, settings, order, files):
         self.settings = settings
         self.order = order
-        self.link = socket.socket(fileno=files[0])
         self.stdout, self.stderr = files[1:3]
         trees = len(order["trees"])
         self.trees = files[3 : 3 + trees]
         self.groups = files[3 + trees :]
         self.stage = "session"
+        # Last: it closes its file if the rest fails.
+        self.link = socket.socket(fileno=files[0])
 
     def tell_pid(self, pid, pidfd):
         socket.send_fds(self.link, [b"P" + pid.to_bytes(4, sys.byteorder) + bytes(3)], [pidfd])
 
+    def tell_started(self, sockets):
+        socket.send_fds(self.link, [b"S" + bytes(7)], [one.fileno() for one in sockets])
+
     def tell_failure(self, error):
-        words = (ord("F"), STAGES[self.stage], 0, error.errno or 0)
-        self.link.send(struct.pack("=BBHi", *words))
+        words = (ord("F"), STAGES[self.stage], 0, getattr(error, "errno", None) or 0)
+        try:
+            self.link.send(struct.pack("=BBHi", *words))
+        except OSError:
+            # Nobody wants it any more.
+            pass
+
+    def variables(self):
+        """Waits for them: from then on somebody holds this process."""
+        self.link.settimeout(WAIT_SECONDS)
+        return json.loads(self.link.recv(MESSAGE_BYTES_MAX))
 
     def shut_in(self):
+        """The sockets that the host wants of its network."""
         order, settings = self.order, self.settings
         os.setsid()
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -137,8 +162,6 @@ class Order:
         call(LIBC.unshare, settings["namespaces"])
         self.stage = "network"
         sockets = open_network(settings["ports"], order["connectors"])
-        told = b"S" + bytes(7)
-        socket.send_fds(self.link, [told], [one.fileno() for one in sockets])
         socket.sethostname("localhost")
         self.stage = "mount"
         for kind, at, flags, options in order["mounts"]:
@@ -164,6 +187,7 @@ class Order:
         self.stage = "seccomp"
         if settings["filter"]:
             filter_calls(bytes.fromhex(settings["filter"]))
+        return sockets
 
     def take_streams(self):
         """Standard input and output are the environment's, and nothing else stays open."""
@@ -177,13 +201,16 @@ class Order:
     def become(self):
         """In the copy, which is the function's from here on. It has left the zygote behind: nothing of that waits for it."""
         try:
-            self.shut_in()
-        except OSError as error:
+            sockets = self.shut_in()
+            self.stage = "start"
+            self.tell_started(sockets)
+            variables = self.variables()
+        except Exception as error:
             self.tell_failure(error)
             os._exit(1)
         self.take_streams()
         os.environ.clear()
-        os.environ.update(self.order["variables"])
+        os.environ.update(variables)
         time.tzset()
         sys.path_importer_cache.clear()
         forget_hidden()
@@ -241,39 +268,61 @@ class Zygote:
             gc.freeze()
 
     def take_order(self):
+        """The order in the copy that is for it. Whatever is wrong with one of them, the others go on."""
         message, files, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES_MAX, FILES_MAX)
-        order = json.loads(message)
-        wanted = Order(self.settings, order, files)
+        wanted = None
         try:
+            wanted = Order(self.settings, json.loads(message), files)
             if self.split(wanted):
                 return wanted
-        except OSError as error:
-            wanted.tell_failure(error)
-        wanted.link.close()
-        for file in files[1:]:
+        except Exception as error:
+            if wanted:
+                wanted.tell_failure(error)
+        if wanted:
+            wanted.link.detach()
+        for file in files:
             os.close(file)
 
     def split(self, wanted):
         """True in the copy."""
         wanted.stage = "namespaces"
+        if len(self.children) >= CHILDREN_MAX:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         # The next child is the first process of a namespace, and the one after that must not be in it.
         call(LIBC.unshare, CLONE_NEWPID)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            call(LIBC.setns, self.own, CLONE_NEWPID)
+            raise
         if pid == 0:
             self.control.detach()
             self.poll.close()
             wanted.stage = "session"
             return True
-        call(LIBC.setns, self.own, CLONE_NEWPID)
-        pidfd = os.pidfd_open(pid)
+        try:
+            call(LIBC.setns, self.own, CLONE_NEWPID)
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self.children[pidfd] = (wanted.order["number"], pid)
         self.poll.register(pidfd, select.EPOLLIN)
-        wanted.tell_pid(pid, pidfd)
+        try:
+            wanted.tell_pid(pid, pidfd)
+        except OSError:
+            # Who gave the order has given up, and nobody else can end it.
+            os.kill(pid, signal.SIGKILL)
         return False
 
     def bury(self, pidfd):
-        number, pid = self.children.pop(pidfd)
-        _, status = os.waitpid(pid, 0)
+        number, pid = self.children[pidfd]
+        # Not waited for: whatever wakes this, the others need it.
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended == 0:
+            return
+        del self.children[pidfd]
         self.poll.unregister(pidfd)
         os.close(pidfd)
         self.control.send(struct.pack("=BQi", ord("E"), number, status))

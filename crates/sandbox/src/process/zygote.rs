@@ -6,12 +6,16 @@
 //! ([`super::shut_in`]), and belongs to one function until its end. What is decided is decided here; the other side
 //! carries it out. The idea is Android's.
 //!
+//! Nothing of a function may ever be in the zygote's memory, which all that come later inherit: variables go to what was
+//! split off only, and go there last, when its process is held here. One that nobody holds runs no code of a function.
+//!
 //! All that come from one zygote have the same layout of memory and the same seed of hashes. It ends when nobody keeps it
 //! and the last environment of it has ended.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Read},
+    net::Shutdown,
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::process::ExitStatusExt,
@@ -25,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sched::CloneFlags;
+use nix::{libc, sched::CloneFlags};
 use serde::Serialize;
 use tempfile::TempDir;
 use tokio::{io::Interest, net::UnixDatagram, sync::watch, task::AbortHandle};
@@ -51,6 +55,8 @@ use crate::Error;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// For one environment: a busy machine may take long, a zygote that hangs for ever.
 const SPLIT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Of the listeners that the host wants in each network.
+const PORTS: [u16; 2] = [network::RUNTIME_API.port(), network::EGRESS.port()];
 /// Where the code goes, and a layer.
 const TREES: [&str; 2] = ["/var/task", "/opt"];
 /// Of what it has to say when it ends.
@@ -79,7 +85,7 @@ pub struct Zygote {
 #[derive(Serialize)]
 struct Settings {
     namespaces: i32,
-    ports: [u16; 2],
+    ports: &'static [u16],
     user: Option<u32>,
     /// The instructions as the kernel wants them, in hexadecimal digits.
     filter: String,
@@ -95,7 +101,6 @@ struct Order<'a> {
     folder: &'a Path,
     /// -1: none.
     limits: Vec<(u32, i64)>,
-    variables: &'a BTreeMap<String, String>,
 }
 
 /// What is wanted of one environment.
@@ -162,9 +167,11 @@ impl Zygote {
             connectors: 0,
             is_zygote: true,
         });
-        let Spawned { child, process, .. } = spawned.await.map_err(spawn_error)?;
+        let spawned = spawned.await.map_err(spawn_error)?;
+        let Spawned {
+            mut child, process, ..
+        } = spawned;
         let ends = Arc::new(Mutex::new(Some(Ends::new())));
-        let watcher = tokio::spawn(wait_for_end(child, ends.clone(), said)).abort_handle();
         let mut zygote = Zygote {
             launch: spec.launch,
             isolation: spec.isolation,
@@ -173,16 +180,23 @@ impl Zygote {
             number: AtomicU64::new(0),
             ends: ends.clone(),
             process,
-            tasks: vec![watcher],
+            tasks: Vec::new(),
             _dir: dir,
         };
         let settings = Settings::of(&zygote.isolation);
-        let is_ready = tokio::time::timeout(START_TIME_MAX, zygote.greet(&settings)).await;
-        if !matches!(is_ready, Ok(Ok(()))) {
+        let greeted = tokio::time::timeout(START_TIME_MAX, zygote.greet(&settings));
+        let is_ready = tokio::select! {
+            greeted = greeted => matches!(greeted, Ok(Ok(()))),
+            _ = child.wait() => false,
+        };
+        if !is_ready {
+            zygote.process.kill_all();
+            wait_for_end(child, ends, said).await;
             return Ok(None);
         }
+        let watcher = tokio::spawn(wait_for_end(child, ends.clone(), said));
         let hearing = tokio::spawn(hear_ends(zygote.control.clone(), ends));
-        zygote.tasks.push(hearing.abort_handle());
+        zygote.tasks = vec![watcher.abort_handle(), hearing.abort_handle()];
         Ok(Some(Arc::new(zygote)))
     }
 
@@ -240,7 +254,13 @@ impl Zygote {
             Some(ends) => ends.insert(number, ended),
             None => return Err(io::Error::other("the zygote has ended")),
         };
-        // Forgotten again if nothing comes of it: then no process has the number.
+        let mut sprout = Sprout {
+            zygote: self,
+            number,
+            link,
+            process: None,
+            is_taken: false,
+        };
         let tmp = root::tmp(spec.tmp_mb, spec.isolation.user);
         let mounts = self
             .own_steps
@@ -262,7 +282,6 @@ impl Zygote {
                 .into_iter()
                 .map(|(resource, limit)| (resource as u32, i64::try_from(limit).unwrap_or(-1)))
                 .collect(),
-            variables: &wanted.variables,
         };
         let mut files: Vec<RawFd> = vec![
             theirs.as_raw_fd(),
@@ -271,42 +290,68 @@ impl Zygote {
         ];
         files.extend(trees.iter().chain(&wanted.groups).map(AsRawFd::as_raw_fd));
         let order = serde_json::to_vec(&order)?;
+        let variables = serde_json::to_vec(&wanted.variables)?;
+        let mut early_end = end.clone();
         let split = async {
             let send = || host_link::send(&self.control, &order, &files);
             self.control.async_io(Interest::WRITABLE, send).await?;
-            self.answer(&link).await
+            let sockets = sprout.answer(PORTS.len() + wanted.connectors).await?;
+            // It is held: what it does from here on can be ended.
+            sprout.link.send(&variables).await?;
+            io::Result::Ok(sockets)
         };
-        let answer = tokio::time::timeout(SPLIT_TIME_MAX, split).await;
-        let answer = answer.unwrap_or_else(|_| Err(io::Error::other("the zygote does not answer")));
-        match answer {
-            Ok((process, sockets)) => Ok(Spawned {
-                child: Child::Split(Twig {
-                    end,
-                    _zygote: self.clone(),
-                }),
-                process,
-                sockets,
-            }),
-            Err(error) => {
-                if let Some(ends) = &mut *self.ends() {
-                    ends.remove(&number);
-                }
-                Err(error)
+        let split = async {
+            tokio::select! {
+                // What it said before it ended says why.
+                biased;
+                sockets = split => sockets,
+                _ = early_end.changed() => Err(io::Error::other("it ended at once")),
             }
-        }
+        };
+        let sockets = tokio::time::timeout(SPLIT_TIME_MAX, split).await;
+        let sockets = sockets.map_err(|_| io::Error::other("the zygote does not answer"))??;
+        Ok(Spawned {
+            child: Child::Split(Twig {
+                end,
+                _zygote: self.clone(),
+            }),
+            process: sprout.take_process(),
+            sockets,
+        })
     }
+}
 
-    /// The process, and the sockets of its network.
-    async fn answer(&self, link: &UnixDatagram) -> io::Result<(Process, Vec<OwnedFd>)> {
-        let (mut process, mut sockets) = (None, None);
-        while process.is_none() || sockets.is_none() {
-            let hear = || match host_link::heard(link)? {
+/// What is being split off. If it is given up, it ends.
+struct Sprout<'a> {
+    zygote: &'a Zygote,
+    number: u64,
+    link: UnixDatagram,
+    process: Option<Process>,
+    is_taken: bool,
+}
+
+impl Sprout<'_> {
+    /// The sockets of its network, so many, when it is shut in and its process is held.
+    async fn answer(&mut self, sockets_wanted: usize) -> io::Result<Vec<OwnedFd>> {
+        let mut sockets = None;
+        loop {
+            if self.process.is_some()
+                && let Some(sockets) = sockets.take()
+            {
+                return Ok(sockets);
+            }
+            let hear = || match host_link::heard(&self.link)? {
                 Some(word) => Ok(word),
                 None => Err(io::ErrorKind::WouldBlock.into()),
             };
-            match link.async_io(Interest::READABLE, hear).await? {
-                Word::Split { pid, pidfd } => process = Some(Process::held(pid, pidfd)),
-                Word::Started { sockets: its, .. } => sockets = Some(its),
+            let word = self.link.async_io(Interest::READABLE, hear).await?;
+            match word {
+                Word::Split { pid, pidfd } => self.process = Some(Process::held(pid, pidfd)),
+                Word::Started { sockets: its, .. } if its.len() == sockets_wanted => {
+                    sockets = Some(its);
+                }
+                // The kernel leaves out those that this process has no number for.
+                Word::Started { .. } => return Err(io::Error::from_raw_os_error(libc::EMFILE)),
                 Word::Failed { stage, error, .. } => {
                     let error = io::Error::from_raw_os_error(error);
                     let what = Stage::describe(stage);
@@ -314,9 +359,33 @@ impl Zygote {
                 }
             }
         }
-        process
-            .zip(sockets)
-            .ok_or_else(|| io::Error::other("it is not known what it is"))
+    }
+
+    /// Once it has answered.
+    fn take_process(mut self) -> Process {
+        self.is_taken = true;
+        self.process.take().expect("an answer waits for it")
+    }
+}
+
+impl Drop for Sprout<'_> {
+    fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
+        // From here on nobody can be told of it: the zygote ends what it splits off, and that ends by itself.
+        let _ = self.link.shutdown(Shutdown::Both);
+        while let Ok(Some(word)) = host_link::heard(&self.link) {
+            if let Word::Split { pid, pidfd } = word {
+                self.process = Some(Process::held(pid, pidfd));
+            }
+        }
+        if let Some(process) = &self.process {
+            process.kill_all();
+        }
+        if let Some(ends) = &mut *self.zygote.ends() {
+            ends.remove(&self.number);
+        }
     }
 }
 
@@ -336,7 +405,7 @@ impl Settings {
         let filter = filter.unwrap_or_default();
         Settings {
             namespaces: (shut_in::OWN | CloneFlags::CLONE_NEWNET).bits(),
-            ports: [network::RUNTIME_API.port(), network::EGRESS.port()],
+            ports: &PORTS,
             user: isolation.user,
             filter: seccomp::bytes(&filter)
                 .iter()

@@ -44,6 +44,7 @@ fn read(
     let damaged = |error: ArrowError| {
         format!("its answer is not an Arrow IPC stream that can be read: {error}")
     };
+    lambic_model::ipc::check_stream(&stream).map_err(damaged)?;
     let wrong_count = |found: usize| format!("its answer has {found} rows for {rows} rows");
     let mut decoder = StreamDecoder::new();
     let mut left = Buffer::from(stream);
