@@ -6,6 +6,10 @@ use lambic_base::{Clock, SystemClock};
 
 /// Longer lines are cut into several, as AWS does at 256 KB.
 const LINE_BYTES_MAX: usize = 256 << 10;
+/// As many lines as if each had so many bytes: empty ones take memory, too.
+const LINE_BYTES_LEAST: usize = 32;
+/// However few bytes there may be.
+const LINES_LEAST: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogSource {
@@ -60,6 +64,8 @@ pub(crate) struct Lines {
     bytes: usize,
     bytes_max: usize,
     bytes_dropped: usize,
+    /// Lines that have ended since the last time: each takes more than its text.
+    ended: usize,
 }
 
 impl Lines {
@@ -74,6 +80,7 @@ impl Lines {
             bytes: 0,
             bytes_max,
             bytes_dropped: 0,
+            ended: 0,
         }
     }
 
@@ -103,7 +110,12 @@ impl Lines {
             LogSource::Stderr => &mut self.stderr,
             LogSource::Platform => &mut self.platform,
         };
+        let lines_max = (self.bytes_max / LINE_BYTES_LEAST).max(LINES_LEAST);
         while !rest.is_empty() {
+            if self.ended >= lines_max {
+                self.bytes_dropped += rest.len();
+                break;
+            }
             let room = (LINE_BYTES_MAX - partial.len()).min(rest.len());
             match rest[..room].iter().position(|&byte| byte == b'\n') {
                 Some(end) => {
@@ -123,6 +135,7 @@ impl Lines {
                 listener(&line);
             }
             self.lines.push(line);
+            self.ended += 1;
         }
     }
 
@@ -158,6 +171,7 @@ impl Lines {
         }
         self.bytes = 0;
         self.bytes_dropped = 0;
+        self.ended = 0;
         std::mem::take(&mut self.lines)
     }
 
@@ -217,6 +231,18 @@ mod tests {
         lines.push(LogSource::Stdout, b"c\n\n");
         assert_eq!(texts(lines.take()), ["a", "bc", "", "x"]);
         assert!(lines.take().is_empty());
+    }
+
+    #[test]
+    fn empty_lines_are_bounded_too() {
+        let mut lines = Lines::new(64 << 10);
+        lines.push(LogSource::Stdout, &[b'\n'; 10_000]);
+        let taken = texts(lines.take());
+        assert_eq!(taken.len(), 2_048 + 1);
+        let notice = "7952 bytes of output were dropped: one invocation may write 65536";
+        assert_eq!(taken.last().unwrap(), notice);
+        lines.push(LogSource::Stdout, b"a\n");
+        assert_eq!(texts(lines.take()), ["a"]);
     }
 
     #[test]

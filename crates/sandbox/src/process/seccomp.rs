@@ -174,6 +174,11 @@ pub fn filter() -> Option<Filter> {
         code.if_equal(u32::MAX, ALLOW);
         code.answer(errno(libc::EPERM));
     });
+    code.block(libc::SYS_prctl, |code| {
+        code.load(argument(0));
+        // Whom it ends with is not its own to say; programs that ask for it are told that it is so.
+        code.if_equal(libc::PR_SET_PDEATHSIG as u32, errno(0));
+    });
     code.block(libc::SYS_ioctl, |code| {
         code.load(argument(1));
         // Typing for others at their terminal.
@@ -373,6 +378,12 @@ mod tests {
             (libc::SYS_personality, [0, 0, 0], ALLOW),
             (libc::SYS_personality, [u32::MAX, 0, 0], ALLOW),
             (libc::SYS_personality, [0x0004_0000, 0, 0], eperm),
+            (libc::SYS_prctl, [libc::PR_SET_NAME as u32, 0, 0], ALLOW),
+            (
+                libc::SYS_prctl,
+                [libc::PR_SET_PDEATHSIG as u32, 0, 0],
+                errno(0),
+            ),
             (libc::SYS_ioctl, [0, libc::FIONREAD as u32, 0], ALLOW),
             (libc::SYS_ioctl, [0, libc::TIOCSTI as u32, 0], eperm),
             (libc::SYS_socket, [unix, stream, 0], ALLOW),

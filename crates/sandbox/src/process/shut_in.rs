@@ -61,6 +61,9 @@ pub enum Mounts {
     Own { staging: CString, steps: Vec<Step> },
 }
 
+/// Of 1,000, added to what a program's memory counts.
+pub const OOM_SCORE: &[u8] = b"500";
+
 /// Namespaces of every program that is shut in.
 pub const OWN: CloneFlags = CloneFlags::CLONE_NEWNS
     .union(CloneFlags::CLONE_NEWIPC)
@@ -107,6 +110,14 @@ impl ShutIn {
         die_with_parent().map_err(at(Stage::Session))?;
         // The root is for all to read, however private the server's own files are.
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        if self
+            .namespaces
+            .as_ref()
+            .is_none_or(|namespaces| namespaces.own_processes)
+        {
+            // Where the system runs out of memory, functions go before the server, however that is protected.
+            let _ = write_file(c"/proc/self/oom_score_adj", OOM_SCORE);
+        }
         for group in &self.groups {
             nix::unistd::write(group, b"0")
                 .map_err(|error| self.failed(Stage::Group, 0, error.into()))?;

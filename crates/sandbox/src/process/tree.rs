@@ -224,6 +224,10 @@ impl Process {
         let Ok(status) = read(format!("/proc/{}/status", self.pid)) else {
             return 0;
         };
+        // Its number may be another's by now.
+        if !self.signal(None) {
+            return 0;
+        }
         status
             .lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))

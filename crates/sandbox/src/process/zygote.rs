@@ -346,7 +346,12 @@ impl Sprout<'_> {
             };
             let word = self.link.async_io(Interest::READABLE, hear).await?;
             match word {
-                Word::Split { pid, pidfd } => self.process = Some(Process::held(pid, pidfd)),
+                Word::Split { pid, pidfd } => {
+                    let score = format!("/proc/{pid}/oom_score_adj");
+                    // As in `ShutIn::run`; it cannot do so itself.
+                    let _ = std::fs::write(score, shut_in::OOM_SCORE);
+                    self.process = Some(Process::held(pid, pidfd));
+                }
                 Word::Started { sockets: its, .. } if its.len() == sockets_wanted => {
                     sockets = Some(its);
                 }
