@@ -188,8 +188,10 @@ impl Registry {
     pub fn save(&self, stored: &Function) -> Result<(), Error> {
         let name = stored.info.name.as_str();
         keep(&self.path(name), stored)?;
+        // It is among those that are found already.
+        let are_kept = self.names_path().exists();
         let mut names = self.names_or_found()?;
-        match names.insert(name.to_owned()) {
+        match names.insert(name.to_owned()) || !are_kept {
             true => keep(&self.names_path(), &names),
             false => Ok(()),
         }

@@ -34,7 +34,9 @@ class Server:
         settings = folder / "settings.toml"
         settings.write_text(f'[functions]\nmemory_mb_max = 512\nnode = "{self.node}"\nspares = 0\n')
         command = [os.environ["LAMBIC"], "serve", "--data", self.data, "--http", "127.0.0.1:0", "--pg", "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, "--config", settings], stderr=subprocess.PIPE, text=True)
+        # Whatever node is on the path would do as well.
+        surroundings = {**os.environ, "PATH": path_without_node(folder)}
+        self.process = subprocess.Popen([*command, "--config", settings], stderr=subprocess.PIPE, text=True, env=surroundings)
         said = []
         for line in self.process.stderr:
             said.append(line)
@@ -53,6 +55,23 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+def path_without_node(folder):
+    """The folders of programs; those that have a node are replaced by links to what else they have."""
+    folders = []
+    for number, place in enumerate(os.environ["PATH"].split(os.pathsep)):
+        place = pathlib.Path(place)
+        if (place / "node").exists():
+            links = folder / f"path-{number}"
+            links.mkdir(exist_ok=True)
+            for program in place.iterdir():
+                link = links / program.name
+                if program.name != "node" and not link.is_symlink():
+                    link.symlink_to(program)
+            place = links
+        folders.append(str(place))
+    return os.pathsep.join(folders)
 
 
 def source(text):
