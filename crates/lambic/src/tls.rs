@@ -269,6 +269,9 @@ pub fn hint(error: &ureq::Error) -> Option<&'static str> {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => Some(
             ": nobody whom this machine trusts has signed the server's certificate; name who did with --ca-file or LAMBIC_CA_FILE",
         ),
+        rustls::Error::InvalidCertificate(CertificateError::Other(_)) => Some(
+            ": the server's certificate may be that of an authority, as `openssl req -x509` makes them; make it with -addext basicConstraints=critical,CA:FALSE",
+        ),
         rustls::Error::InvalidCertificate(_) => Some(": the server's certificate is not right"),
         rustls::Error::InvalidMessage(_) => {
             Some(": what answers there speaks no TLS; does the URL start with http://?")

@@ -37,7 +37,7 @@ fn wasm_http() {
     with_the_wasm_target(|| {
         let project = Project::new("wasm-http");
         project.build_with_cargo();
-        project.passes(1);
+        project.passes(2);
     });
 }
 

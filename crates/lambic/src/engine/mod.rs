@@ -55,6 +55,8 @@ use layers::Layers;
 pub(crate) const SYSTEM_STREAM_FIRST: StreamId = StreamId(1);
 /// How many of the largest memory users an out-of-memory error names.
 const CONSUMERS_NAMED: usize = 5;
+/// For the answer to those whose function was not waited for any longer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -194,9 +196,9 @@ impl Engine {
 
         let (stop, stopping) = watch::channel(false);
         let running = upkeep::start(&layers, &database, &settings, stopping)?;
-        // Who waits for a function is answered as long as the function may run.
-        let drain_max = Duration::from_secs(settings.functions.drain_s_max)
-            .max(lambic_api::Options::default().drain_max);
+        // Who waits for a function is answered as long as the function may run, and told when it may not any longer.
+        let drain_max = Duration::from_secs(settings.functions.drain_s_max) + ANSWER_TIME;
+        let drain_max = drain_max.max(lambic_api::Options::default().drain_max);
         let serve_options = ServeOptions {
             append_bytes_max: settings.log.append_bytes_max as usize,
             server: settings.server,

@@ -240,10 +240,67 @@ def wait_for_restore(connection):
         give_up(connection, path, error(type(e).__name__, str(e), stack_of(e)), kind)
 
 
+# What a log line says of the invocation.
+invocation = {"id": ""}
+
+
+def add_log_handler(logging):
+    """As AWS's client does for the root logger, whose messages would go nowhere."""
+
+    class Invocation(logging.Filter):
+        def filter(self, record):
+            record.aws_request_id = invocation["id"]
+            return True
+
+    class Handler(logging.StreamHandler):
+        @property
+        def stream(self):
+            return sys.stdout
+
+        @stream.setter
+        def stream(self, stream):
+            pass
+
+    handler = Handler()
+    form = logging.Formatter("[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    handler.addFilter(Invocation())
+    logging.getLogger().addHandler(handler)
+
+
+class WithLogHandler:
+    """Finds `logging` when it is imported first, and adds the handler then: without it nobody waits for that module."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "logging":
+            return None
+        sys.meta_path.remove(WithLogHandler)
+        for finder in sys.meta_path:
+            if spec := finder.find_spec(name, path, target):
+                break
+        else:
+            return None
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            if hasattr(module, "StreamHandler"):
+                add_log_handler(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
 def main():
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     set_path()
     add_builtins()
+    if logging := sys.modules.get("logging"):
+        add_log_handler(logging)
+    else:
+        sys.meta_path.insert(0, WithLogHandler)
     connection = Connection()
     handler, failure = load(os.environ["_HANDLER"])
     if failure:
@@ -254,12 +311,14 @@ def main():
         status, headers, payload = connection.request("GET", API + "/invocation/next")
         if status != 200:
             sys.exit(f"the Runtime API answered {status}")
-        request_id = headers["lambda-runtime-aws-request-id"]
+        request_id = invocation["id"] = headers["lambda-runtime-aws-request-id"]
         set_trace(headers.get("lambda-runtime-trace-id"))
         try:
             answer = handler(json.loads(payload), Context(headers))
         except MemoryError as e:
-            path, body = "/error", encode(error("MemoryError", str(e) or "out of memory"))
+            failure = error("MemoryError", str(e) or "out of memory")
+            show(failure)
+            path, body = "/error", encode(failure)
         except Exception as e:
             failure = error(type(e).__name__, str(e), stack_of(e))
             failure["requestId"] = request_id

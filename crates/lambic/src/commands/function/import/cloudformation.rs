@@ -113,6 +113,12 @@ impl<'a> Template<'a> {
         })
     }
 
+    /// Of the template, whether its value is known or not.
+    pub fn has_parameter(&self, name: &str) -> bool {
+        let declared = self.source.root.get("Parameters");
+        name.starts_with("AWS::") || declared.is_some_and(|all| all.get(name).is_some())
+    }
+
     pub fn resource(&self, id: &str) -> Option<Resource<'a>> {
         self.resources().find(|resource| resource.id == id)
     }

@@ -99,9 +99,8 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     match failed.len() as u64 {
         0 => Ok(()),
         count => bail!(
-            "{} of {} failed",
-            count,
-            counted(outcomes.len() as u64, "entry")
+            "{count} of {} failed",
+            counted(outcomes.len() as u64, "resource")
         ),
     }
 }

@@ -265,6 +265,13 @@ impl Reader<'_, '_> {
             {
                 let name = self.layer_name(resource);
                 function.layers.push(LayerUse::Local(name));
+            } else if let Some(id) = referred(item)
+                && resource.is_none()
+                && !self.template.has_parameter(&id)
+            {
+                // CloudFormation refuses it, and without its layer the function would not work.
+                let message = format!("the template has no layer and no parameter `{id}`");
+                self.problem(item, &message);
             } else if let Some(arn) = self.text(item, what) {
                 function.layers.push(LayerUse::Arn(arn));
             }
