@@ -439,3 +439,29 @@ async fn wrong_states_and_ids_are_answered_as_aws_does() {
         )
     );
 }
+
+#[tokio::test]
+async fn root_loggers_write_as_on_aws() {
+    let mut environment = start(
+        "import logging\n\
+         logger = logging.getLogger()\n\
+         logger.setLevel(logging.INFO)\n\
+         def handler(event, context):\n\
+         \x20   logger.debug('not this')\n\
+         \x20   logger.info('seen %s', event['x'])\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(br#"{"x": 41}"#, LONG)).await;
+    let lines = texts(&execution.lines);
+    let [line] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    let parts: Vec<&str> = line.split('\t').collect();
+    let [level, at, id, message] = parts.as_slice() else {
+        panic!("{line}")
+    };
+    assert_eq!((*level, *id, *message), ("[INFO]", "id", "seen 41"));
+    // `2026-01-31T12:34:56.789Z`
+    assert!(at.len() == 24 && at.ends_with('Z'), "{at}");
+    environment.kill().await;
+}
