@@ -288,11 +288,11 @@ impl Group {
         self.folder(controller).is_some()
     }
 
-    /// How many processes are in it, the parent in between perhaps among them; threads do not count.
-    pub fn processes(&self) -> Option<usize> {
-        let folder = self.folder(Controller::Memory)?;
-        let members = read(folder.join("cgroup.procs")).ok()?;
-        Some(members.lines().count())
+    /// How many processes and threads are in it, the parent in between perhaps among them. It is a counter: listing them
+    /// may take as long as new ones come.
+    pub fn tasks(&self) -> Option<usize> {
+        let folder = self.folder(Controller::Pids)?;
+        read(folder.join("pids.current")).ok()?.trim().parse().ok()
     }
 
     fn folder(&self, controller: Controller) -> Option<&Path> {

@@ -372,7 +372,7 @@ impl Environment {
     fn to_count(&self) -> Vec<Process> {
         let is_few = self.group.as_ref().is_some_and(|group| {
             group.has(Controller::Memory)
-                && group.processes().is_some_and(|count| count < PROCESSES_MAX)
+                && group.tasks().is_some_and(|count| count < PROCESSES_MAX)
         });
         match is_few {
             true => Vec::new(),

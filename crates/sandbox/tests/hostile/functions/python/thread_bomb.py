@@ -8,5 +8,5 @@ def handler(event, context):
     while True:
         try:
             threading.Thread(target=time.sleep, args=(1000,)).start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             pass
