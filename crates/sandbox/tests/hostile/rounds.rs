@@ -1,8 +1,8 @@
 //! Attacks, round after round: each as the table says, a neighbour that does not notice, and nothing left at the end.
 //!
 //! `LAMBIC_HOSTILE_ROUNDS` has the long form: so many of them, one after the other, each with less time. There the clock
-//! counts, too: how late an attack is gone, and the neighbour's times with and without one beside it. The short form
-//! believes what is reported of an attack, which does not count how long this program waited for its turn.
+//! counts, too: how late an attack is gone, and the neighbour's times with and without one beside it. In the short form
+//! several run at once, and it asks only that each ends as the table says.
 
 use std::{
     process::Command,
@@ -160,7 +160,8 @@ async fn one(
     if let Some(did) = differs(ends, &attacked.outcome) {
         seen.wrong.push(format!("round {round}, {file}: {did}"));
     }
-    if attacked.late_reported > LATE_MAX {
+    // Beside three others it is a matter of the machine.
+    if is_alone && attacked.late_reported > LATE_MAX {
         let late = attacked.late_reported;
         seen.wrong
             .push(format!("round {round}, {file}: {late:?} late"));
