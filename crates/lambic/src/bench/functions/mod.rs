@@ -322,7 +322,7 @@ fn creation(name: &str, program: Program, zip: &str) -> Value {
         "Handler": program.handler(),
         "Role": "arn:aws:iam::000000000000:role/bench",
         "Timeout": 60,
-        "MemorySize": 256,
+        "MemorySize": 128,
         "Code": { "ZipFile": zip },
     })
 }
