@@ -10,14 +10,14 @@ use std::{
     process::{Output, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
 
 use common::{
     Server,
-    aws::{Api, FUNCTIONS, ROLE, base64, zipped},
+    aws::{Api, BASH, FUNCTIONS, ROLE, base64, zipped},
     disk::Tmpfs,
     eventually, lambic, refused, shown, text,
 };
@@ -30,16 +30,6 @@ import helper, os
 def handler(event, context):
     return {'layer': helper.WORD, 'level': os.environ['LEVEL'], 'version': context.function_version, 'event': event}
 ";
-
-const BASH: &str = r#"#!/bin/bash
-api="http://${AWS_LAMBDA_RUNTIME_API}/2018-06-01/runtime"
-cd /tmp
-while true; do
-    event=$(curl --noproxy '*' -sS -D headers "${api}/invocation/next")
-    id=$(sed -n 's/^lambda-runtime-aws-request-id: //Ip' headers | tr -d '\r')
-    curl --noproxy '*' -sS -o /dev/null "${api}/invocation/${id}/response" -d "${event}"
-done
-"#;
 
 /// Says the sum at the end of a window.
 const SUM: &str = "
@@ -340,12 +330,12 @@ fn backups_are_whole_while_functions_are_deployed_and_code_is_swept() {
     };
     create(&api, "steady", "wasm", "app.wasm", &wasm(0), &json!({}));
     let stop = Arc::new(AtomicBool::new(false));
+    let rounds = Arc::new(AtomicU64::new(0));
     let deploying = {
-        let (stop, api) = (stop.clone(), api.clone());
+        let (stop, rounds, api) = (stop.clone(), rounds.clone(), api.clone());
         thread::spawn(move || {
-            let mut n = 0;
             while !stop.load(Ordering::SeqCst) {
-                n += 1;
+                let n = rounds.load(Ordering::SeqCst) + 1;
                 let code = json!({"ZipFile": base64(&wasm(n))});
                 api.ok("PUT", &format!("{FUNCTIONS}/steady/code"), &code);
                 let word = format!("WORD = {n}");
@@ -357,17 +347,19 @@ fn backups_are_whole_while_functions_are_deployed_and_code_is_swept() {
                 let version = format!("{LAYERS}/words/versions/{n}");
                 api.call("DELETE", &version, None);
                 api.call("DELETE", &format!("{FUNCTIONS}/{name}"), None);
+                rounds.store(n, Ordering::SeqCst);
             }
-            n
         })
     };
     for _ in 0..4 {
         server.ok(&["backup", shown(&target)]);
-        thread::sleep(std::time::Duration::from_millis(700));
+        let before = rounds.load(Ordering::SeqCst);
+        eventually("what is deployed has changed", || {
+            rounds.load(Ordering::SeqCst) > before + 1
+        });
     }
     stop.store(true, Ordering::SeqCst);
-    let rounds = deploying.join().expect("it does not panic");
-    assert!(rounds > 0);
+    deploying.join().expect("it does not panic");
     assert!(server.terminate().success(), "{}", server.said());
     ok(&["backup", "verify", shown(&target)]);
     let listed = common::json(&ok(&["backup", "list", shown(&target), "--json"]));

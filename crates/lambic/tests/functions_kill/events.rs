@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Load, pause, rows};
 use crate::common::{
     Server,
-    aws::{Api, FUNCTIONS, ROLE, base64, zipped},
+    aws::{Api, BASH, FUNCTIONS, ROLE, base64, zipped},
 };
 
 const PYTHON: &str = r#"
@@ -27,16 +27,6 @@ def handler(event, context):
     if event["kind"] == "fails" or event["kind"] == "flaky" and random.random() < 0.5:
         raise ValueError(event["kind"])
     return event["n"]
-"#;
-
-const BASH: &str = r#"#!/bin/bash
-api="http://${AWS_LAMBDA_RUNTIME_API}/2018-06-01/runtime"
-cd /tmp
-while true; do
-    event=$(curl --noproxy '*' -sS -D headers "${api}/invocation/next")
-    id=$(sed -n 's/^lambda-runtime-aws-request-id: //Ip' headers | tr -d '\r')
-    curl --noproxy '*' -sS -o /dev/null "${api}/invocation/${id}/response" -d "${event}"
-done
 "#;
 
 /// An event of that kind, and the function that it is for, of so many in a hundred.

@@ -164,7 +164,9 @@ mod tests {
             }
         });
         // A writer that nobody reads waits for ever.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while !flood.is_finished() {
+            assert!(std::time::Instant::now() < until, "nobody reads on");
             tokio::time::sleep(PAUSE_FULL).await;
         }
         flood.join().unwrap();

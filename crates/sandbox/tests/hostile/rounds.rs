@@ -2,7 +2,7 @@
 //!
 //! `LAMBIC_HOSTILE_ROUNDS` has the long form: so many of them, one after the other, each with less time. There the clock
 //! counts, too: how late an attack is gone, and the neighbour's times with and without one beside it. In the short form
-//! several run at once, and it asks only that each ends as the table says.
+//! several run at once, and it asks that each ends as the table says, and not how fast.
 
 use std::{
     process::Command,
@@ -26,8 +26,10 @@ const TEST: &str = "rounds::every_attack_ends_and_leaves_nothing";
 const AT_ONCE: usize = 4;
 /// What a bomb has, in the short and in the long form.
 const BOMB: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(500)];
-/// Beyond its timeout, where attacks are alone.
+/// Beyond its timeout: where attacks are alone, and beside three others on a busy machine, where only that counts that
+/// nothing waits for an attack to let go.
 const LATE_MAX: Duration = Duration::from_secs(1);
+const LATE_BESIDE_MAX: Duration = Duration::from_secs(15);
 /// Events of the neighbour with nobody beside it, before each attack.
 const QUIET: usize = 20;
 
@@ -160,8 +162,11 @@ async fn one(
     if let Some(did) = differs(ends, &attacked.outcome) {
         seen.wrong.push(format!("round {round}, {file}: {did}"));
     }
-    // Beside three others it is a matter of the machine.
-    if is_alone && attacked.late_reported > LATE_MAX {
+    let late_max = match is_alone {
+        true => LATE_MAX,
+        false => LATE_BESIDE_MAX,
+    };
+    if attacked.late_reported > late_max {
         let late = attacked.late_reported;
         seen.wrong
             .push(format!("round {round}, {file}: {late:?} late"));
