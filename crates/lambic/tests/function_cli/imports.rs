@@ -1,0 +1,283 @@
+//! `lambic function import`: what AWS SAM, Serverless Framework and cargo-lambda describe, zips and folders.
+
+use super::*;
+
+#[test]
+fn a_sam_application_is_imported_and_imported_again() {
+    let world = World::new();
+    let source = fixture("sam");
+    let source = shown(&source);
+    let own = ["--runtime", "python", "--runtime", "node"];
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    world.fails(&["import", "nowhere"], &["cannot read nowhere"]);
+    world.fails(
+        &["import", source, "--parameter", "Stag=x"],
+        &["the template has no parameter Stag"],
+    );
+    world.fails(
+        &["import", source, "--name", "one"],
+        &["--name is for a source with one function", "2 functions"],
+    );
+
+    let planned = world.run(&[&["import", source, "--plan"], &own[..]].concat());
+    let (table, told) = (text(&planned.stdout), text(&planned.stderr));
+    assert!(planned.status.success(), "{told}");
+    for part in ["greet-dev", "Count", "words", "create", "publish"] {
+        assert!(table.contains(part), "no {part:?} in {table}");
+    }
+    for part in [
+        "template.yaml:",
+        "Greet: Environment.TABLE: Table is an AWS::Serverless::SimpleTable, which is not here",
+        "--env TABLE=…",
+        "Greet: Policies: there is no IAM here",
+        "Greet: Events.Nightly (Schedule): there are no schedules yet",
+        "Count: Metadata.BuildMethod",
+        "Count: Events.Web (Api): its URL stands for it",
+        "Java (AWS::Serverless::Function): the runtime java21 is not here",
+        "OnlyInProd (AWS::Serverless::Function): its condition is not met",
+        "Table (AWS::Serverless::SimpleTable): only functions and layers",
+        "Globals.Api",
+        "Outputs",
+    ] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    assert_eq!(
+        world.ok(&["list", "--json"]),
+        "[]\n",
+        "a plan makes nothing"
+    );
+
+    let import = |more: &[&str]| world.json(&[&["import", source], &own[..], more].concat());
+    let made = import(&[]);
+    assert_eq!(made["functions"][0]["change"], "created", "{made}");
+    assert_eq!(made["layers"][0]["change"], "published", "{made}");
+    let answer = json(&world.ok(&["invoke", "greet-dev"]));
+    assert_eq!(
+        answer,
+        object!({ "said": "hello", "stage": "dev", "table": null })
+    );
+    let greet = world.json(&["show", "greet-dev"]);
+    assert_eq!(
+        (&greet["Timeout"], &greet["MemorySize"]),
+        (&object!(10), &object!(256))
+    );
+    let counter = greet["Environment"]["Variables"]["COUNTER"].as_str();
+    assert_eq!(
+        counter,
+        Some("arn:aws:lambda:us-east-1:000000000000:function:Count")
+    );
+    assert!(world.json(&["url", "greet-dev"])["Cors"]["AllowOrigins"][0] == "https://example.org");
+    let count = world.json(&["show", "Count"]);
+    assert_eq!(count["Timeout"], 5);
+    assert_eq!(
+        world.json(&["alias", "list", "Count"])[0]["FunctionVersion"],
+        "1"
+    );
+    // The stream invokes the alias.
+    world
+        .server
+        .ok(&["query", "INSERT INTO visits VALUES ('/')"]);
+    common::eventually("a record of the stream has invoked it", || {
+        world.server.rows("SELECT count(*) AS n FROM lambic_invocations WHERE function = 'Count' AND outcome = 'success'")[0]["n"] != 0
+    });
+
+    // Again: nothing changes; a value that was set by hand for one that is not known stays.
+    world.ok(&["update", "greet-dev", "--env", "TABLE=mine"]);
+    let again = import(&[]);
+    let changes = |of: &Value| -> Vec<String> {
+        let all = of["layers"]
+            .as_array()
+            .into_iter()
+            .chain(of["functions"].as_array());
+        all.flatten()
+            .map(|one| one["change"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert_eq!(changes(&again), ["unchanged"; 3], "{again}");
+    assert_eq!(json(&world.ok(&["invoke", "greet-dev"]))["table"], "mine");
+    assert_eq!(
+        world.json(&["versions", "Count"]).as_array().map(Vec::len),
+        Some(2)
+    );
+    // What was changed by hand is as the template says again.
+    world.ok(&[
+        "update",
+        "greet-dev",
+        "--timeout",
+        "99",
+        "--env",
+        "TABLE=mine",
+    ]);
+    let mended = import(&[]);
+    assert_eq!(
+        changes(&mended),
+        ["unchanged", "Timeout", "unchanged"],
+        "{mended}"
+    );
+    let prod = import(&["--parameter", "Stage=prod", "--plan"]);
+    let names: Vec<&str> = prod["functions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    assert_eq!(names, ["greet-prod", "Count", "OnlyInProd"]);
+}
+
+#[test]
+fn a_template_with_mistakes_is_refused_whole() {
+    let world = World::new();
+    let source = fixture("sam_broken");
+    let source = shown(&source);
+    world.fails(
+        &["import", source],
+        &[
+            "template.yaml:2:3",
+            "nowhere/: No such file",
+            "no runtime \"pythn3.11\"; did you mean python3.11?",
+            "function Three has no Runtime",
+            "the handler other.handler wants the file other.py",
+            "Timeout is \"soon\", and should be a number",
+            "nothing was imported",
+        ],
+    );
+    assert_eq!(world.ok(&["list", "--json"]), "[]\n");
+    let tabs = world.file("tabs/template.yaml", "Resources:\n\tOne: {}\n");
+    world.fails(&["import", &tabs], &["template.yaml:2:"]);
+    let other = world.file("other/some.yaml", "a: 1\n");
+    world.fails(
+        &["import", &other],
+        &["neither a template of AWS SAM", "nor a serverless.yml"],
+    );
+    world.file("program/serverless.ts", "export default {}");
+    world.fails(
+        &["import", "program"],
+        &["serverless print > serverless.yml"],
+    );
+    let none = world.file(
+        "none/template.yaml",
+        "Resources:\n  T:\n    Type: AWS::S3::Bucket\n",
+    );
+    world.fails(
+        &["import", &none],
+        &["T (AWS::S3::Bucket)", "there is nothing in"],
+    );
+}
+
+#[test]
+fn a_serverless_service_is_imported() {
+    let world = World::new();
+    let source = fixture("serverless");
+    let source = shown(&source);
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    let import = |more: &[&str]| {
+        world.run(&[&["import", source, "--runtime", "node", "--json"], more].concat())
+    };
+    let output = import(&[]);
+    let made = json(&text(&output.stdout));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(made["functions"][0]["name"], "shop-dev-hello", "{made}");
+    assert_eq!(made["functions"][1]["name"], "counting", "{made}");
+    let left_out: Vec<&str> = made["left_out"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["what"].as_str())
+        .collect();
+    for what in [
+        "shop-dev-hello: environment.SECRET",
+        "hello: events.httpApi",
+        "hello: events.sqs",
+        ": url",
+        "provider.iam",
+        "plugins [\"serverless-offline\"]",
+        "resources",
+    ] {
+        assert!(
+            left_out
+                .iter()
+                .any(|one| what.ends_with(one) || one.ends_with(what)),
+            "no {what:?} in {left_out:?}"
+        );
+    }
+    let answer = json(&world.ok(&["invoke", "shop-dev-hello", "{\"name\": \"you\"}"]));
+    assert_eq!(answer, object!({ "said": "hi you", "stage": "dev" }));
+    let hello = world.json(&["show", "shop-dev-hello"]);
+    assert_eq!(
+        (&hello["MemorySize"], &hello["Timeout"]),
+        (&object!(192), &object!(7))
+    );
+    assert_eq!(
+        world.json(&["url", "shop-dev-hello"])["Cors"]["AllowOrigins"],
+        object!(["*"])
+    );
+    // Whose authorizer is not known is not open to all.
+    world.fails(&["url", "counting"], &["has no URL"]);
+    assert_eq!(world.json(&["concurrency", "counting"])["concurrency"], 3);
+    let again = json(&text(&import(&[]).stdout));
+    for function in again["functions"].as_array().expect("a list") {
+        assert_eq!(function["change"], "unchanged", "{again}");
+    }
+    let prod = json(&text(
+        &import(&["--parameter", "stage=prod", "--plan"]).stdout,
+    ));
+    assert_eq!(prod["functions"][0]["name"], "shop-prod-hello");
+    assert_eq!(prod["functions"][0]["configuration"]["MemorySize"], 512);
+}
+
+#[test]
+fn zips_folders_and_bootstraps_are_imported() {
+    let world = World::new();
+    let bootstrap =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/bash/bootstrap"));
+    let bootstrap = bootstrap.expect("it is there").replace(
+        "source \"$LAMBDA_TASK_ROOT/handler.sh\"",
+        "handler() { printf '\"built\"'; }",
+    );
+    world.file("project/target/lambda/built/bootstrap", &bootstrap);
+    world.file(
+        "project/Cargo.toml",
+        "[package]\nname = \"built\"\n[package.metadata.lambda.deploy]\nmemory = 256\n",
+    );
+    world.ok(&["import", "project"]);
+    assert_eq!(world.ok(&["invoke", "built"]), "\"built\"");
+    assert_eq!(world.json(&["show", "built"])["MemorySize"], 256);
+    world.file("plain code/app.py", PYTHON);
+    world.ok(&["import", "plain code"]);
+    assert_eq!(world.ok(&["invoke", "plain-code"]), "{\"got\": {}}");
+    world.ok(&["import", "plain code", "--name", "other"]);
+    assert!(world.ok(&["list"]).contains("other"));
+    // A zip, and one that brings its template along.
+    let zip = |name: &str, files: &[(&str, &str)]| {
+        let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (file, content) in files {
+            writer
+                .start_file(*file, zip::write::SimpleFileOptions::default())
+                .expect("memory");
+            writer.write_all(content.as_bytes()).expect("memory");
+        }
+        world.file(name, writer.finish().expect("memory").into_inner())
+    };
+    world.ok(&[
+        "import",
+        &zip(
+            "zipped.zip",
+            &[(
+                "lambda_function.py",
+                "def lambda_handler(event, context):\n    return 'zipped'\n",
+            )],
+        ),
+    ]);
+    assert_eq!(world.ok(&["invoke", "zipped"]), "\"zipped\"");
+    let template = "Resources:\n  exported:\n    Type: AWS::Serverless::Function\n    Properties:\n      CodeUri: src\n      Handler: app.handler\n      Runtime: python3.11\n      Timeout: 9\n";
+    let exported = zip(
+        "exported.zip",
+        &[("template.yaml", template), ("src/app.py", PYTHON)],
+    );
+    world.ok(&["import", &exported, "--runtime", "python"]);
+    assert_eq!(world.json(&["show", "exported"])["Timeout"], 9);
+}
