@@ -2,15 +2,12 @@
 
 mod common;
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::new_null_array;
 use common::{BOUND, ECHO, House, folder, name};
 use lambic_functions::{
     Chunk, Code, Deployment, Error, Event, InvokeResult, Runtime, Streamed, system_streams,
 };
-use lambic_log::Log;
-use lambic_model::{Append, Outcome, Stream, StreamId, Write};
+use lambic_model::{Outcome, StreamId};
 use serde_json::json;
 
 const STREAMING: &[u8] =
@@ -139,36 +136,14 @@ async fn a_streamed_response_ends_at_its_bound() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_of_a_server_before_later_columns_are_read() {
-    let dir = tempfile::tempdir().unwrap();
     let now = system_streams(StreamId(1)).invocations;
-    let [before, ..] = &now.schemas()[..] else {
-        panic!("{now:?}")
-    };
-    let before = Arc::new(Stream {
-        schema: before.arrow(),
-        evolution: Default::default(),
-        ..Stream::clone(&now)
-    });
-    assert_eq!(before.schema.fields().len(), 14);
-    assert_eq!(now.schema.fields()[..14], before.schema.fields()[..]);
-    let options = lambic_log::Options::new(dir.path().join("log"));
-    let log = Log::open(options, std::slice::from_ref(&before)).unwrap();
-    let columns = before.schema.fields().iter();
-    let columns: Vec<ArrayRef> = columns
-        .map(|field| new_null_array(field.data_type(), 1))
-        .collect();
-    let write = Write {
-        stream: before.id,
-        partition: None,
-        batch: arrow::record_batch::RecordBatch::try_new(before.schema.clone(), columns).unwrap(),
-        schema: None,
-    };
-    let append = Append {
-        writes: vec![write],
-        ..Append::default()
-    };
-    log.append(append).await.unwrap();
-    log.close().await;
+    let dir = common::of_an_older_server(&now, 14, |schema| {
+        let fields = schema.fields().iter();
+        fields
+            .map(|field| new_null_array(field.data_type(), 1))
+            .collect()
+    })
+    .await;
 
     let house = House::open_in(dir).await;
     let source = "def handler(event, context):\n    return 1\n";

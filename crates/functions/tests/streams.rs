@@ -4,17 +4,13 @@ mod common;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::{
-    array::{ArrayRef, StringArray, TimestampMicrosecondArray},
-    record_batch::RecordBatch,
-};
+use arrow::array::{ArrayRef, StringArray, TimestampMicrosecondArray};
 use common::House;
 use lambic_base::{Clock, SystemClock};
 use lambic_functions::{
     AsyncSettings, Deployment, Event, Qualifier, Rules, Start, Trigger, system_streams,
 };
-use lambic_log::Log;
-use lambic_model::{Append, FunctionName, Stream, StreamId, StreamName, Write};
+use lambic_model::{FunctionName, StreamId, StreamName};
 use serde_json::{Value, json};
 
 fn triggered(mut deployment: Deployment, batch_size: usize, start: Start) -> Deployment {
@@ -443,41 +439,18 @@ async fn a_queued_event_has_the_trace_of_its_caller() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_server_before_traces_are_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let now = system_streams(StreamId(1)).queue;
-    let [before, ..] = &now.schemas()[..] else {
-        panic!("{now:?}")
-    };
-    let before = Arc::new(Stream {
-        schema: before.arrow(),
-        evolution: Default::default(),
-        ..Stream::clone(&now)
-    });
-    assert_eq!(before.schema.fields().len(), 5);
-    assert_eq!(now.schema.fields()[..5], before.schema.fields()[..]);
-    let options = lambic_log::Options::new(dir.path().join("log"));
-    let log = Log::open(options, std::slice::from_ref(&before)).unwrap();
-    let at = TimestampMicrosecondArray::from(vec![SystemClock.now_us()]).with_timezone("UTC");
-    let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
-    let columns = vec![
-        Arc::new(at) as ArrayRef,
-        text("old"),
-        text("gone"),
-        text("queued"),
-        text("{\"n\":1}"),
-    ];
-    let write = Write {
-        stream: before.id,
-        partition: None,
-        batch: RecordBatch::try_new(before.schema.clone(), columns).unwrap(),
-        schema: None,
-    };
-    let append = Append {
-        writes: vec![write],
-        ..Append::default()
-    };
-    log.append(append).await.unwrap();
-    log.close().await;
+    let dir = common::of_an_older_server(&system_streams(StreamId(1)).queue, 5, |_| {
+        let at = TimestampMicrosecondArray::from(vec![SystemClock.now_us()]).with_timezone("UTC");
+        let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
+        vec![
+            Arc::new(at),
+            text("old"),
+            text("gone"),
+            text("queued"),
+            text("{\"n\":1}"),
+        ]
+    })
+    .await;
 
     let house = House::open_in(dir).await;
     let rows = house.wait_for_rows("lambic_async", 2).await;

@@ -1,11 +1,14 @@
 //! Components that behave and components that attack, written in the text format.
 
+mod components;
+
 use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Float64Array, Int32Array, StringArray},
     datatypes::{DataType, Float64Type, Int32Type},
 };
+use components::error;
 use lambic_model::{Outcome, ScalarFunction};
 use lambic_sandbox::{
     Error, Execution, Written,
@@ -80,15 +83,6 @@ async fn invoke(body: &str, event: &str, limits: Limits) -> Execution {
     let module = load(&handler(body), limits).unwrap();
     assert!(module.is_handler());
     module.invoke("id", event.as_bytes(), &[], limits).await
-}
-
-fn error(execution: &Execution) -> (String, String) {
-    let Outcome::Failure { payload, .. } = &execution.outcome else {
-        panic!("it succeeded: {:?}", execution.outcome)
-    };
-    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
-    let text = |key: &str| payload[key].as_str().unwrap().to_owned();
-    (text("errorType"), text("errorMessage"))
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! Components that take batches of Arrow records, written in the text format.
 
+mod components;
+
 use std::{sync::Arc, time::Duration};
 
 use arrow::{
     array::{Array, ArrayRef, Int32Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema},
 };
+use components::error;
 use lambic_model::{Outcome, ScalarFunction};
 use lambic_sandbox::{
     Error, Execution,
@@ -76,15 +79,6 @@ const LOG: &str = r#"(import "log" (func $log (param "line" string)))"#;
 async fn invoke(body: &str, batch: &[u8], limits: Limits) -> Execution {
     let module = load(&component("", "", body), limits).unwrap();
     module.invoke_batch("id", batch.to_vec(), &[], limits).await
-}
-
-fn error(execution: &Execution) -> (String, String) {
-    let Outcome::Failure { payload, .. } = &execution.outcome else {
-        panic!("it succeeded: {:?}", execution.outcome)
-    };
-    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
-    let text = |key: &str| payload[key].as_str().unwrap().to_owned();
-    (text("errorType"), text("errorMessage"))
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Int64Array, StringArray},
+    array::{ArrayRef, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema},
     json::{WriterBuilder, writer::JsonArray},
     record_batch::RecordBatch,
@@ -65,6 +65,41 @@ pub struct House {
     pub functions: Functions,
     pub system: SystemStreams,
     pub streams: Arc<Mutex<Vec<Arc<Stream>>>>,
+}
+
+/// A folder with the log of a server before `now` had more than so many fields, and one record of it.
+pub async fn of_an_older_server(
+    now: &Arc<Stream>,
+    fields: usize,
+    record: impl FnOnce(&Schema) -> Vec<ArrayRef>,
+) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let [before, ..] = &now.schemas()[..] else {
+        panic!("{now:?}")
+    };
+    let before = Arc::new(Stream {
+        schema: before.arrow(),
+        evolution: Default::default(),
+        ..Stream::clone(now)
+    });
+    assert_eq!(before.schema.fields().len(), fields);
+    assert_eq!(now.schema.fields()[..fields], before.schema.fields()[..]);
+    let options = lambic_log::Options::new(dir.path().join("log"));
+    let log = Log::open(options, std::slice::from_ref(&before)).unwrap();
+    let record = record(&before.schema);
+    let write = Write {
+        stream: before.id,
+        partition: None,
+        batch: RecordBatch::try_new(before.schema.clone(), record).unwrap(),
+        schema: None,
+    };
+    let append = Append {
+        writes: vec![write],
+        ..Append::default()
+    };
+    log.append(append).await.unwrap();
+    log.close().await;
+    dir
 }
 
 pub fn name(text: &str) -> FunctionName {
