@@ -4,7 +4,10 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -244,13 +247,13 @@ def handler(event, context):
     );
 }
 
-/// A clock that is ahead of that of the log.
-#[derive(Debug)]
-struct Ahead(Duration);
+/// A clock that is so many seconds ahead of that of the log.
+#[derive(Debug, Default)]
+struct Ahead(AtomicI64);
 
 impl Clock for Ahead {
     fn now_us(&self) -> i64 {
-        SystemClock.now_us() + self.0.as_micros() as i64
+        SystemClock.now_us() + self.0.load(SeqCst) * 1_000_000
     }
 
     fn monotonic(&self) -> std::time::Instant {
@@ -261,7 +264,7 @@ impl Clock for Ahead {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_too_old_are_told_and_not_delivered() {
     let ahead = |options: &mut lambic_functions::Options| {
-        options.clock = Arc::new(Ahead(Duration::from_secs(120)));
+        options.clock = Arc::new(Ahead(AtomicI64::new(120)));
     };
     let house = House::open_in_with(tempfile::tempdir().unwrap(), ahead).await;
     deploy(&house, PASS).await;
@@ -292,6 +295,75 @@ async fn records_that_are_too_old_are_told_and_not_delivered() {
     house.append(&[4]).await;
     house.wait_until_read().await;
     assert_eq!(numbers(&house.rows("output")), [4]);
+}
+
+/// What the machine lacks is not the function's fault: it uses up no retries, and no batch is cut for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_waits_for_a_machine_that_can_run_it() {
+    let house = House::open().await;
+    deploy(&house, PASS).await;
+    let house = house
+        .restart_with(|options| options.memory_mb_max = 100)
+        .await;
+    house.append(&[1, 2, 3, 4, 5, 6]).await;
+    let rules = Rules {
+        bisects: true,
+        on_failure: Some(LOST.to_owned()),
+        ..Rules::default()
+    };
+    create(&house, new_source("input", 100, rules)).await;
+    let rows = house.wait_for_rows("lambic_invocations", 8).await;
+    for row in rows {
+        assert_eq!(row["error_type"], "ServiceException");
+        assert_eq!(
+            (&row["kind"], &row["attempt"]),
+            (&json!("stream"), &json!(1))
+        );
+    }
+    assert!(house.rows("lost").is_empty());
+    assert!(house.rows("lambic_dead_letters").is_empty());
+    let house = house.restart().await;
+    house.wait_until_read().await;
+    assert_eq!(numbers(&house.rows("output")), [1, 2, 3, 4, 5, 6]);
+    assert!(house.rows("lambic_dead_letters").is_empty());
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_waits_for_a_machine_until_it_is_too_old() {
+    let house = House::open().await;
+    deploy(&house, PASS).await;
+    let clock = Arc::new(Ahead::default());
+    let house = house
+        .restart_with(|options| {
+            options.memory_mb_max = 100;
+            options.clock = clock.clone();
+        })
+        .await;
+    house.append_to("keyed", &[1, 2], &["k"; 2]).await;
+    let rules = Rules {
+        age_s_max: Some(60),
+        on_failure: Some(LOST.to_owned()),
+        ..Rules::default()
+    };
+    create(&house, new_source("keyed", 100, rules)).await;
+    house.wait_for_rows("lambic_invocations", 3).await;
+    clock.0.store(120, SeqCst);
+    let letters = house.wait_for_rows("lambic_dead_letters", 2).await;
+    for letter in &letters {
+        assert_eq!(letter["error_type"], "ServiceException", "{letter}");
+    }
+    let rows = house.rows("lost");
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    let context = told(&rows[0], "requestContext");
+    assert_eq!(context["condition"], "RecordAgeExceeded");
+    // With those that were not the function's fault, as in the dead letters.
+    let tried = context["approximateInvokeCount"].as_i64().unwrap();
+    assert!(tried >= 3 && letters[0]["attempts"] == tried, "{tried}");
+    let response = told(&rows[0], "responseContext");
+    assert_eq!(response["statusCode"], 500);
+    assert!(response.get("functionError").is_none());
+    house.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

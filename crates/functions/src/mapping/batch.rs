@@ -33,6 +33,7 @@ use crate::{
     entry::{Call, Entry, Input},
     events::{self, Batch, Event, LaneOf, Wants},
     filter::Filters,
+    notices::SERVICE_ERROR,
     records::{self, InvocationRow, error_message},
 };
 
@@ -66,8 +67,10 @@ pub enum Looked {
 /// A stretch of records on their way through the function.
 struct Part {
     range: OffsetRange,
-    /// How often it was tried as it is, and how that ended.
+    /// How often the function had it as it is, and how the last attempt ended.
     attempts: u32,
+    /// How often it could not be run, which the function could not help.
+    waits: u32,
     failure: Option<Failure>,
     /// Of a batch that failed.
     is_half: bool,
@@ -78,9 +81,15 @@ impl Part {
         Part {
             range,
             attempts: 0,
+            waits: 0,
             failure: None,
             is_half,
         }
+    }
+
+    /// For those who are told of its end, with those that were not the function's fault.
+    fn tries(&self) -> u32 {
+        self.attempts.saturating_add(self.waits)
     }
 }
 
@@ -282,7 +291,7 @@ impl Batches {
                 let end = events.get(old).map_or(range.end, |event| event.offset);
                 let reason = Reason::TooOld(part.failure.clone());
                 let told = self.told(range, &events[..old], columns);
-                self.give_up(to(end), &told, reason, part.attempts).await?;
+                self.give_up(to(end), &told, reason, part.tries()).await?;
                 if end < range.end {
                     part.range = from(end);
                     work.push(part);
@@ -326,7 +335,7 @@ impl Batches {
                 }
                 Delivery::Failed(failure) => {
                     let told = self.told(range, events, columns);
-                    self.give_up(range, &told, Reason::Failed(failure), part.attempts)
+                    self.give_up(range, &told, Reason::Failed(failure), part.tries())
                         .await?;
                 }
             }
@@ -356,7 +365,8 @@ impl Batches {
         events.partition_point(|event| event.at_us < oldest_us)
     }
 
-    /// Tries a part until it is done, or was tried as often as it may be.
+    /// Tries a part until it is done, or was tried as often as it may be. As in the queue of events, what is not the
+    /// function's fault uses up none of its attempts: it is tried again as long as the records are not too old.
     async fn deliver(
         &self,
         entry: &Arc<Entry>,
@@ -379,13 +389,20 @@ impl Batches {
             part.range.first.0,
         );
         loop {
-            part.attempts = part.attempts.saturating_add(1);
             let failure = match self.attempt(entry, part, events, form, &payload).await? {
                 Ok(delivery) => return Ok(delivery),
                 Err(failure) => failure,
             };
-            if part.attempts >= attempts_max {
-                return Ok(Delivery::Failed(failure));
+            if failure.is_ours() {
+                part.waits = part.waits.saturating_add(1);
+                warn!(function = %worker.function, stream = %worker.stream.name, error = failure.message,
+                    "a batch of a trigger could not be run; it is tried again");
+                worker.set_result("PROBLEM: the function could not be run");
+            } else {
+                part.attempts = part.attempts.saturating_add(1);
+                if part.attempts >= attempts_max {
+                    return Ok(Delivery::Failed(failure));
+                }
             }
             let wait = waits.next().unwrap_or(worker.inner.options.retry_wait_max);
             worker.wait(tokio::time::sleep(wait)).await?;
@@ -414,7 +431,11 @@ impl Batches {
         }
         let call = Call {
             form,
-            ..Call::new(&request_id, InvocationKind::Stream, part.attempts)
+            ..Call::new(
+                &request_id,
+                InvocationKind::Stream,
+                part.attempts.saturating_add(1),
+            )
         };
         let result = self.invoke(entry, call, payload).await?;
         let failed = |error_type: String, message: String, status, function_error| Failure {
@@ -454,7 +475,7 @@ impl Batches {
                 },
                 _,
             )) => failed(error_type, error_message(&payload), 200, true),
-            Err(error) => failed("ServiceException".to_owned(), error, 500, false),
+            Err(error) => failed(SERVICE_ERROR.to_owned(), error, Failure::OURS, false),
         }))
     }
 

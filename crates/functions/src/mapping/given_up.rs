@@ -33,6 +33,15 @@ pub struct Failure {
     pub function_error: bool,
 }
 
+impl Failure {
+    /// The status of an invocation that was not run, which the function could not help.
+    pub const OURS: u16 = 500;
+
+    pub fn is_ours(&self) -> bool {
+        self.status == Failure::OURS
+    }
+}
+
 /// Why records are given up.
 #[derive(Debug)]
 pub enum Reason {
