@@ -175,6 +175,8 @@ pub(crate) struct Inner {
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// All queued events before this offset have ended, and their ends are kept.
     queue_ended: AtomicU64,
+    /// Every attempt and append of the queue holds a receiver, so that a queue that begins anew can wait for their end.
+    queue_busy: watch::Sender<()>,
 }
 
 impl Functions {
@@ -235,6 +237,7 @@ impl Functions {
             deploying: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
             queue_ended: AtomicU64::new(0),
+            queue_busy: watch::Sender::new(()),
             options,
         });
         for mut function in stored {

@@ -20,14 +20,14 @@ use crate::{
 
 /// A clock of the log at which its writer waits while it is closed: every append asks for the time.
 #[derive(Debug, Default)]
-struct Gate {
+pub struct Gate {
     is_closed: Mutex<bool>,
     changed: Condvar,
-    waits: watch::Sender<bool>,
+    pub waits: watch::Sender<bool>,
 }
 
 impl Gate {
-    fn set_closed(&self, is_closed: bool) {
+    pub fn set_closed(&self, is_closed: bool) {
         *self.is_closed.lock().unwrap() = is_closed;
         self.changed.notify_all();
     }

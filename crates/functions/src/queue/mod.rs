@@ -91,7 +91,11 @@ pub async fn enqueue(
 }
 
 /// Runs until the service stops.
+///
+/// A queue before this one may have panicked: nothing is read before all that it ran has ended, and all ends that it
+/// began to append are kept or refused. So no event runs twice at one time, and none that has ended runs again.
 pub async fn run(inner: Arc<Inner>) {
+    inner.queue_busy.closed().await;
     Queue::new(inner).run().await;
 }
 
@@ -102,7 +106,15 @@ enum Done {
     Attempt(Attempt),
     /// A turn of the function, if it still gives any.
     Free(String, Option<Turn>),
-    Kept(Vec<Ended>, Result<(), NotKept>),
+    /// The outer error: the append panicked.
+    Kept(Result<Result<(), NotKept>, JoinError>),
+}
+
+/// Ends that are being appended.
+struct Keeping {
+    task: Id,
+    part: Vec<Ended>,
+    append: Arc<Append>,
 }
 
 /// A stretch of the stream that is looked through.
@@ -129,6 +141,8 @@ struct Queue {
     free: HashMap<String, Turn>,
     tasks: JoinSet<Done>,
     running: HashMap<Id, Queued>,
+    /// Functions that are full, by the task that waits for a turn of theirs.
+    asking: HashMap<Id, String>,
     /// The task that reads the stream.
     reading: Option<Id>,
     /// The last look was at new events.
@@ -137,8 +151,7 @@ struct Queue {
     read_waits: Backoff,
     ended: Vec<Ended>,
     parts: Vec<Vec<Ended>>,
-    /// The task that appends ends.
-    keeping: Option<Id>,
+    keeping: Option<Keeping>,
     producer: Producer,
 }
 
@@ -161,6 +174,7 @@ impl Queue {
             free: HashMap::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
+            asking: HashMap::new(),
             reading: None,
             was_new: false,
             read_again_at: None,
@@ -312,8 +326,11 @@ impl Queue {
                         let function = event.function.clone();
                         self.lines.set_full(event);
                         let turn = next_turn(self.inner.clone(), entry);
-                        self.tasks
+                        let asked = function.clone();
+                        let task = self
+                            .tasks
                             .spawn(async move { Done::Free(function, turn.await) });
+                        self.asking.insert(task.id(), asked);
                         continue;
                     };
                     Found::Turn(turn)
@@ -326,9 +343,12 @@ impl Queue {
 
     fn start(&mut self, event: Queued, found: Found) {
         let attempt = attempt(self.inner.clone(), event.clone(), found);
-        let task = self
-            .tasks
-            .spawn(async move { Done::Attempt(attempt.await) });
+        let busy = self.inner.queue_busy.subscribe();
+        let task = self.tasks.spawn(async move {
+            // Goes last, when nothing of the event runs any more.
+            let _busy = busy;
+            Done::Attempt(attempt.await)
+        });
         self.running.insert(task.id(), event);
     }
 
@@ -364,16 +384,30 @@ impl Queue {
         self.producer.sequence += 1;
         let cursor = self.cursor_without(&part);
         let append = ends::append(&self.inner, &mut part, cursor, self.producer.clone());
-        let inner = self.inner.clone();
-        let task = self.tasks.spawn(async move {
+        self.append(part, Arc::new(append), Duration::ZERO);
+    }
+
+    /// Appends in a task that goes on whatever becomes of this queue: an append is not taken back.
+    fn append(&mut self, part: Vec<Ended>, append: Arc<Append>, wait: Duration) {
+        let (inner, busy) = (self.inner.clone(), self.inner.queue_busy.subscribe());
+        let appended = append.clone();
+        let kept = tokio::spawn(async move {
+            let _busy = busy;
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             let stopped = async {
                 let _ = inner.stop.subscribe().wait_for(|&stopped| stopped).await;
             };
             let log = &inner.options.log;
-            let kept = append_patiently(log, &append, usize::MAX, stopped).await;
-            Done::Kept(part, kept)
+            append_patiently(log, &appended, usize::MAX, stopped).await
         });
-        self.keeping = Some(task.id());
+        let task = self.tasks.spawn(async move { Done::Kept(kept.await) });
+        self.keeping = Some(Keeping {
+            task: task.id(),
+            part,
+            append,
+        });
     }
 
     /// Where the cursor stands once `ended` are kept: at the oldest event that has not ended.
@@ -403,19 +437,25 @@ impl Queue {
                     self.take_attempt(event, attempt);
                 }
             }
-            Ok((_, Done::Free(function, turn))) => {
+            Ok((id, Done::Free(function, turn))) => {
+                self.asking.remove(&id);
                 self.lines.set_free(&function);
                 self.free.extend(turn.map(|turn| (function, turn)));
             }
-            Ok((_, Done::Kept(part, kept))) => {
-                self.keeping = None;
-                self.take_kept(part, kept);
+            Ok((_, Done::Kept(kept))) => {
+                let Some(keeping) = self.keeping.take() else {
+                    return;
+                };
+                match kept {
+                    Ok(kept) => self.take_kept(keeping.part, kept),
+                    Err(error) => self.keep_again(keeping, &error),
+                }
             }
             Err(error) => self.take_lost(&error),
         }
     }
 
-    /// A task panicked, which its thread has reported, or was stopped.
+    /// A task panicked, which its thread has reported, or was stopped: nothing of it runs any more.
     fn take_lost(&mut self, error: &JoinError) {
         let id = error.id();
         if let Some(event) = self.running.remove(&id) {
@@ -423,10 +463,22 @@ impl Queue {
         } else if self.reading == Some(id) {
             self.reading = None;
             self.read_later(error);
-        } else if self.keeping == Some(id) {
-            self.keeping = None;
-            error!(%error, "ends of queued events were not kept; they run again after a restart");
+        } else if let Some(function) = self.asking.remove(&id) {
+            self.lines.set_free(&function);
+        } else if let Some(keeping) = self.keeping.take_if(|keeping| keeping.task == id) {
+            self.keep_again(keeping, error);
         }
+    }
+
+    /// Whether the append was kept is not known. The same one again has no second effect.
+    fn keep_again(&mut self, keeping: Keeping, error: &JoinError) {
+        if *self.inner.stop.borrow() {
+            error!(%error, "ends of queued events were not kept; they run again after a restart");
+            return;
+        }
+        error!(%error, "an append of ends of queued events ended badly and is repeated");
+        let wait = self.inner.options.retry_wait;
+        self.append(keeping.part, keeping.append, wait);
     }
 
     fn read_or_wait<T>(&mut self, read: Result<T, lambic_log::Error>) -> Option<T> {

@@ -1,5 +1,7 @@
 //! Queued events, on a log.
 
+use std::sync::atomic::AtomicBool;
+
 use proptest::prelude::*;
 
 use arrow::array::AsArray;
@@ -9,7 +11,7 @@ use lambic_model::{FunctionName, OffsetRange, Stream};
 use super::*;
 use crate::{
     Code, Deployment, Functions, Runtime,
-    tests::{ECHO, House, component},
+    tests::{ECHO, Gate, House, component},
 };
 
 /// Of a function that does not exist it becomes a dead letter at once.
@@ -284,6 +286,111 @@ async fn the_cursor_stands_at_the_oldest_event_that_has_not_ended() {
     end(&mut queue, "b", 2_000);
     assert_eq!(queue.cursor_without(&[]), Offset(2_010));
     functions.close().await;
+}
+
+/// It may have been kept: the same append again has no second effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_whose_append_is_lost_are_appended_again() {
+    let gate = Arc::new(Gate::default());
+    let house = House::open(|log| log.clock = gate.clone());
+    let functions = house.functions().await;
+    let mut queue = Queue::new(functions.0.clone());
+    queue.ended.push(Ended {
+        offset: 0,
+        row: QueueRow {
+            state: "done".to_owned(),
+            event: None,
+            ..queued("f", "")
+        },
+        invocation: None,
+        dead_letter: None,
+        follow: Vec::new(),
+        to_house: false,
+        is_short: false,
+    });
+    let mut waits = gate.waits.subscribe();
+    gate.set_closed(true);
+    queue.keep();
+    waits.wait_for(|&waits| waits).await.unwrap();
+    queue.tasks.abort_all();
+    let lost = queue.tasks.join_next_with_id().await.unwrap();
+    assert!(lost.is_err());
+    queue.take(lost);
+    assert!(queue.keeping.is_some());
+    gate.set_closed(false);
+    let kept = queue.tasks.join_next_with_id().await.unwrap();
+    queue.take(kept);
+    assert!(queue.keeping.is_none() && queue.parts.is_empty());
+    assert_eq!(texts(&house, &house.system.queue, "state"), ["done"]);
+    functions.close().await;
+}
+
+/// A clock that panics once when it is told to.
+#[derive(Debug, Default)]
+struct Breaks(AtomicBool);
+
+impl Clock for Breaks {
+    fn now_us(&self) -> i64 {
+        let breaks = self.0.swap(false, Ordering::SeqCst);
+        assert!(!breaks, "as the test wants it");
+        SystemClock.now_us()
+    }
+
+    fn monotonic(&self) -> std::time::Instant {
+        SystemClock.monotonic()
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let bound = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < bound, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The queue panics while the end of an event is being appended: that it has ended is not in the log yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_begins_anew_does_not_run_what_the_former_one_still_ends() {
+    let (gate, clock) = (Arc::new(Gate::default()), Arc::new(Breaks::default()));
+    let house = House::open(|log| log.clock = gate.clone());
+    let functions = house
+        .functions_with(|options| options.clock = clock.clone())
+        .await;
+    // An event that waits for a turn makes the queue look, and ask for the time, every second.
+    for (name, concurrency) in [("echo", 1), ("stopped", 0)] {
+        let name = FunctionName::new(name).unwrap();
+        let mut deployment = Deployment::new(name, Runtime::Wasm, component(ECHO));
+        deployment.timeout = Duration::from_secs(60);
+        deployment.concurrency = Some(concurrency);
+        functions.deploy(deployment).await.unwrap();
+    }
+    let entry = functions.0.chosen("echo").unwrap();
+    let turn = entry.turn_now().unwrap();
+    let events = [queued("stopped", "1"), queued("echo", "2")];
+    house.enqueue(&events).await;
+    let mut waits = gate.waits.subscribe();
+    gate.set_closed(true);
+    drop(turn);
+    waits.wait_for(|&waits| waits).await.unwrap();
+    until("it has run", || entry.turn_now().is_some()).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let busy = || functions.0.queue_busy.receiver_count();
+    until("its end is being kept", || busy() == 1).await;
+    clock.0.store(true, Ordering::SeqCst);
+    until("the queue panics", || !clock.0.load(Ordering::SeqCst)).await;
+    // Another one begins after a pause; one that did not wait would have read the log by then.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(busy(), 1);
+    gate.set_closed(false);
+    let stopped = FunctionName::new("stopped").unwrap();
+    functions.remove(&stopped).await.unwrap();
+    house.wait_for(&house.system.queue, 4).await;
+    functions.close().await;
+    let states = texts(&house, &house.system.queue, "state");
+    assert_eq!(states, ["queued", "queued", "done", "dead"]);
+    let invocations = house.system.invocations.id;
+    assert_eq!(house.log.snapshot().head(invocations).records(), 1);
 }
 
 /// Of a function that may be tried twice more.
