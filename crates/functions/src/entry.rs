@@ -22,6 +22,7 @@ use crate::{
     Error, Form, FunctionInfo, Inner, InvokeResult, Options, Qualifier, function_arn,
     long_init::{Started, of_whole_timeout},
     notices::reason_not_run,
+    platform::Report,
     pool::Pool,
     program::Program,
     records::{InvocationRow, error_message},
@@ -279,15 +280,8 @@ impl Entry {
                     let reason = "the function takes events, and was given a request";
                     return Ok(not_run("Runtime.HandlerNotFound", reason));
                 };
-                let started = inner.started(self, spec, call).await?;
-                let Started {
-                    found,
-                    init,
-                    spent,
-                    before,
-                } = started;
-                // The invocation begins when a start was given up.
-                said.add(before);
+                let started = inner.started(self, spec, call, said).await?;
+                let Started { found, init, spent } = started;
                 let mut environment = match found {
                     Ok(environment) => environment,
                     Err((outcome, lines)) => {
@@ -467,11 +461,12 @@ impl Turn {
             overhead_ms = Empty,
         );
         let start_us = SystemClock.now_us();
-        let mut said = Said::new(&inner.recorder, call.request_id, info.name.as_str());
+        let mut said = Said::new(inner, info, call, start_us);
         let executed = self.entry.execute(call, input, inner, &mut said);
         let executed = match executed.instrument(span.clone()).await {
             Ok(executed) => executed,
             Err(error) => {
+                said.not_run();
                 if let Some(reason) = reason_not_run(&error) {
                     inner.note_not_run(info, call, start_us, reason).await;
                 }
@@ -523,29 +518,17 @@ impl Turn {
             },
         });
         said.add(execution.lines);
-        let mut report = format!(
-            "REPORT RequestId: {}\tDuration: {duration_ms:.2} ms\tBilled Duration: {billed_ms} ms\t\
-             Memory Size: {} MB\tMax Memory Used: {memory_peak_mb} MB",
-            call.request_id, info.memory_mb
-        );
-        if let Some(init_ms) = init_ms {
-            report.push_str(&format!("\tInit Duration: {init_ms:.2} ms"));
-        }
-        if let Some(restore_ms) = restore_ms {
-            report.push_str(&format!(
-                "\tRestore Duration: {restore_ms:.2} ms\tBilled Restore Duration: {restore_billed_ms} ms"
-            ));
-        }
-        // As AWS's ends.
-        report.push('\t');
-        if let Some((error_type, message)) = &error
-            && let Some(line) = platform_line(error_type, message, call.request_id, info.timeout_ms)
-        {
-            said.note(line);
-        }
-        said.note(format!("END RequestId: {}", call.request_id));
-        said.note(report);
-        let (lines, tail) = said.end();
+        let (lines, tail) = said.end(&Report {
+            request_id: call.request_id,
+            duration_ms,
+            billed_ms,
+            memory_mb: info.memory_mb,
+            memory_used_mb: Some(memory_peak_mb),
+            init_ms,
+            restore_ms,
+            error: error.as_ref().map(|(kind, message)| (&**kind, &**message)),
+            timeout_ms: info.timeout_ms,
+        });
         let log_tail = match has_tail {
             true => tail,
             false => String::new(),
@@ -581,26 +564,6 @@ impl Turn {
         };
         Ok((result, row, lines))
     }
-}
-
-/// What the platform says of a failure that is not the function's own word.
-fn platform_line(
-    error_type: &str,
-    message: &str,
-    request_id: &str,
-    timeout_ms: u64,
-) -> Option<String> {
-    if error_type == "Sandbox.Timedout" {
-        let at = SystemClock.now_us();
-        let at = arrow::temporal_conversions::timestamp_us_to_datetime(at)?;
-        let at = at.format("%Y-%m-%dT%H:%M:%S%.3fZ");
-        let seconds = timeout_ms as f64 / 1e3;
-        return Some(format!(
-            "{at} {request_id} Task timed out after {seconds:.2} seconds"
-        ));
-    }
-    let is_ours = error_type.starts_with("Runtime.") || error_type.starts_with("Sandbox.");
-    is_ours.then(|| format!("{error_type}: {message}"))
 }
 
 /// A caller who waits, also one that gives up.

@@ -36,6 +36,7 @@ mod mapping;
 mod notices;
 mod options;
 mod outliving;
+mod platform;
 pub mod policy;
 mod pool;
 mod program;

@@ -18,7 +18,9 @@ use lambic_sandbox::{
 use crate::{
     Error, Inner,
     entry::{Call, Entry},
+    platform::Format,
     pool::Tenant,
+    said::Said,
 };
 
 const TIMED_OUT: &str = "Sandbox.Timedout";
@@ -31,17 +33,17 @@ pub struct Started {
     pub init: Option<Duration>,
     /// What a second start took of the function's timeout.
     pub spent: Duration,
-    /// Of the start that was given up.
-    pub before: Vec<LogLine>,
 }
 
 impl Inner {
-    /// An environment for one invocation, by a second start if the first one takes too long.
+    /// An environment for one invocation, by a second start if the first one takes too long. What the one that was given
+    /// up has said is told, whatever becomes of the second one.
     pub(crate) async fn started(
         &self,
         entry: &Entry,
         spec: &Arc<Spec>,
         call: Call<'_>,
+        said: &mut Said<'_>,
     ) -> Result<Started, Error> {
         let first = match self.environment(entry, spec, call).await? {
             Ok((tenant, init)) => {
@@ -49,7 +51,6 @@ impl Inner {
                     found: Ok(tenant),
                     init,
                     spent: Duration::ZERO,
-                    before: Vec::new(),
                 });
             }
             Err(failed) => failed,
@@ -59,11 +60,11 @@ impl Inner {
                 init: Some(first.init),
                 found: Err((first.outcome, first.lines)),
                 spent: Duration::ZERO,
-                before: Vec::new(),
             });
         }
-        let mut before = first.lines;
-        before.push(report("init", first.init, &first.outcome));
+        let format = said.format();
+        said.add(first.lines);
+        said.notes(report(format, "init", first.init, &first.outcome));
         let timeout = entry.timeout();
         let longer = Arc::new(Spec {
             init_timeout: timeout,
@@ -78,9 +79,9 @@ impl Inner {
             // None: another one became free meanwhile.
             Ok((tenant, init)) => (Ok(tenant), init.unwrap_or_default()),
             Err(mut failed) => {
-                failed
-                    .lines
-                    .push(report("invoke", failed.init, &failed.outcome));
+                let line = report(format, "invoke", failed.init, &failed.outcome);
+                let line = line.map(|line| LogLine::now(LogSource::Platform, line));
+                failed.lines.extend(line);
                 let outcome = match is_timeout(&failed, timeout) {
                     true => timed_out(call.request_id, timeout),
                     false => failed.outcome,
@@ -92,7 +93,6 @@ impl Inner {
             found,
             init: Some(first.init),
             spent,
-            before,
         })
     }
 }
@@ -123,18 +123,12 @@ pub fn of_whole_timeout(outcome: Outcome, request_id: &str, timeout: Duration) -
 }
 
 /// AWS's line about a start that did not succeed.
-fn report(phase: &str, init: Duration, outcome: &Outcome) -> LogLine {
-    let init_ms = init.as_secs_f64() * 1e3;
-    let status = match outcome {
-        Outcome::Failure { error_type, .. } if error_type != TIMED_OUT => {
-            format!("error\tError Type: {error_type}")
-        }
-        _ => "timeout".to_owned(),
+fn report(format: Format, phase: &str, init: Duration, outcome: &Outcome) -> Option<String> {
+    let error_type = match outcome {
+        Outcome::Failure { error_type, .. } if error_type != TIMED_OUT => Some(error_type.as_str()),
+        _ => None,
     };
-    LogLine::now(
-        LogSource::Platform,
-        format!("INIT_REPORT Init Duration: {init_ms:.2} ms\tPhase: {phase}\tStatus: {status}"),
-    )
+    format.init_report(phase, init.as_secs_f64() * 1e3, error_type)
 }
 
 #[cfg(test)]
@@ -165,25 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_reported_as_aws_does() {
-        for (phase, error_type, expected) in [
-            (
-                "init",
-                TIMED_OUT,
-                "INIT_REPORT Init Duration: 10000.04 ms\tPhase: init\tStatus: timeout",
-            ),
-            (
-                "invoke",
-                "Runtime.ExitError",
-                "INIT_REPORT Init Duration: 10000.04 ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ExitError",
-            ),
+    fn a_start_that_timed_out_has_no_error() {
+        let report = |error_type| {
+            let outcome = failure(error_type, "");
+            report(Format::Text, "init", Duration::from_secs(10), &outcome)
+        };
+        for (error_type, status) in [
+            (TIMED_OUT, "timeout"),
+            ("Runtime.ExitError", "error\tError Type: Runtime.ExitError"),
         ] {
-            let line = report(
-                phase,
-                Duration::from_micros(10_000_040),
-                &failure(error_type, ""),
-            );
-            assert_eq!(line.line, expected);
+            let expected =
+                format!("INIT_REPORT Init Duration: 10000.00 ms\tPhase: init\tStatus: {status}");
+            assert_eq!(report(error_type), Some(expected));
         }
     }
 

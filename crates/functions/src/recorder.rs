@@ -118,6 +118,24 @@ impl Recorder {
         let _ = self.items.send(Item::Lines(row, lines)).await;
     }
 
+    /// One that is given up, by somebody who cannot wait.
+    pub fn record_given_up(&self, row: InvocationRow, lines: Vec<LogLine>) {
+        let (id, function) = (row.request_id.as_str().into(), row.function.as_str().into());
+        let bytes = bytes_of(&lines);
+        self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let lines = Lines {
+            request_id: Some(id),
+            function,
+            lines,
+            bytes,
+        };
+        let item = Item::Lines(Some(Box::new(row)), lines);
+        if self.items.try_send(item).is_err() {
+            self.line_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            error!("an invocation that was given up is not recorded: the log is behind");
+        }
+    }
+
     /// A line that belongs to no invocation; it is left out when the log is behind.
     pub async fn note(&self, function: &str, line: LogLine) {
         let lines = vec![line];

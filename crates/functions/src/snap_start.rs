@@ -15,7 +15,7 @@ use lambic_sandbox::process::{Restored, Spec};
 use tokio::task::JoinSet;
 
 use crate::{
-    Inner, admission::Counted, entry::Entry, pool::Tenant, program::Program,
+    Inner, admission::Counted, entry::Entry, platform::Format, pool::Tenant, program::Program,
     provisioned::reason_of, said::Said,
 };
 
@@ -118,44 +118,19 @@ pub async fn restore(
     }
     // Of its start.
     said.add(tenant.lines());
-    said.note(format!("RESTORE_START Runtime Version: {}", spec.runtime));
+    let format = said.format();
+    said.notes(format.restore_start(&spec.runtime));
     let restored = tenant.restore(request_id, RESTORE_TIME_MAX).await;
     said.add(tenant.lines());
-    said.note(report(&restored));
+    said.notes(report(format, &restored));
     Some(restored)
 }
 
 /// AWS's line.
-fn report(restored: &Restored) -> String {
-    let ms = restored.duration.as_secs_f64() * 1e3;
-    let status = match &restored.outcome {
-        Err(Outcome::Failure { error_type, .. }) => {
-            format!("\tStatus: error\tError Type: {error_type}")
-        }
-        _ => String::new(),
+fn report(format: Format, restored: &Restored) -> Option<String> {
+    let error_type = match &restored.outcome {
+        Err(Outcome::Failure { error_type, .. }) => Some(error_type.as_str()),
+        _ => None,
     };
-    format!("RESTORE_REPORT Restore Duration: {ms:.2} ms{status}")
-}
-
-#[cfg(test)]
-mod tests {
-    use lambic_sandbox::failure;
-
-    use super::*;
-
-    #[test]
-    fn a_restore_is_reported_as_aws_does() {
-        let restored = |outcome| Restored {
-            duration: Duration::from_micros(614_440),
-            outcome,
-        };
-        assert_eq!(
-            report(&restored(Ok(()))),
-            "RESTORE_REPORT Restore Duration: 614.44 ms"
-        );
-        assert_eq!(
-            report(&restored(Err(failure("E", "no")))),
-            "RESTORE_REPORT Restore Duration: 614.44 ms\tStatus: error\tError Type: E"
-        );
-    }
+    format.restore_report(restored.duration.as_secs_f64() * 1e3, error_type)
 }

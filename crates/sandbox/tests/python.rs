@@ -440,6 +440,25 @@ async fn wrong_states_and_ids_are_answered_as_aws_does() {
     );
 }
 
+/// Its own figures go with it.
+#[tokio::test]
+async fn the_memory_of_a_process_that_died_is_what_was_seen_last() {
+    let mut environment = start(
+        "import os, time\n\
+         def handler(event, context):\n\
+         \x20   held = b'x' * (40 << 20)\n\
+         \x20   time.sleep(0.5)\n\
+         \x20   os._exit(len(held) >> 24)\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    let (kind, message) = error(&execution.outcome);
+    assert_eq!(kind, "Runtime.ExitError");
+    assert!(message.ends_with("exit status 2"), "{message}");
+    let seen = execution.memory_peak_bytes;
+    assert!((40 << 20..=128 << 20).contains(&seen), "{seen}");
+}
+
 #[tokio::test]
 async fn root_loggers_write_as_on_aws() {
     let mut environment = start(

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::OwnedFd,
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -229,6 +229,7 @@ impl Begun {
             lines: ears.lines,
             init: Duration::ZERO,
             kind,
+            memory_seen: AtomicU64::new(0),
             has_ended: false,
             dir,
         };

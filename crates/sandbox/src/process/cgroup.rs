@@ -309,6 +309,17 @@ impl Group {
         Some(field(&text, if self.is_v2 { "anon" } else { "total_rss" }))
     }
 
+    /// The most that was held at one time, bytes, also of files. It outlives the processes.
+    pub fn memory_peak_bytes(&self) -> Option<u64> {
+        let file = if self.is_v2 {
+            "memory.peak"
+        } else {
+            "memory.max_usage_in_bytes"
+        };
+        let text = read(self.folder(Controller::Memory)?.join(file)).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// How many processes the kernel has killed because memory ran out.
     pub fn out_of_memory_kills(&self) -> u64 {
         let Some(folder) = self.folder(Controller::Memory) else {

@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::ExitStatus,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -59,6 +62,8 @@ pub struct Environment {
     pub(super) lines: Arc<Mutex<Lines>>,
     pub(super) init: Duration,
     pub(super) kind: Kind,
+    /// The most memory that it was seen to use, bytes.
+    pub(super) memory_seen: AtomicU64,
     pub(super) has_ended: bool,
     /// Ends after the process, before the folder.
     pub(super) group: Option<Group>,
@@ -232,7 +237,10 @@ impl Environment {
         };
         self.endpoint.forget_event();
         let duration = start.elapsed();
-        let memory_peak_bytes = self.process.memory_bytes("VmHWM");
+        let memory_peak_bytes = match self.process.memory_bytes("VmHWM") {
+            0 => self.memory_peak_of_dead(),
+            bytes => bytes,
+        };
         let told = self.tell_done(request_id, &trace_id, &outcome, duration);
         // An answer that was given stands, whatever is found in the environment afterwards. Extensions may finish
         // what they do with the event, as long as the function might have taken.
@@ -393,8 +401,18 @@ impl Environment {
             let all = below.iter().chain([&self.process]);
             all.map(|process| process.memory_bytes("VmRSS")).sum()
         });
+        self.memory_seen.fetch_max(used, Ordering::Relaxed);
         (used > u64::from(self.spec.memory_mb) << 20 || self.out_of_memory_kills() > 0)
             .then(|| execution::out_of_memory(request_id, self.spec.memory_mb))
+    }
+
+    /// Of a process that is gone: as its group has counted, or as it was seen last.
+    fn memory_peak_of_dead(&self) -> u64 {
+        let seen = self.memory_seen.load(Ordering::Relaxed);
+        let counted = self.group.as_ref().and_then(Group::memory_peak_bytes);
+        // Files count there, too.
+        let limit = u64::from(self.spec.memory_mb) << 20;
+        counted.map_or(seen, |bytes| bytes.min(limit).max(seen))
     }
 
     fn out_of_memory_kills(&self) -> u64 {
