@@ -185,6 +185,12 @@ fn environment_reserved(info: &FunctionInfo) -> Vec<(String, String)> {
     if info.snap_starts() {
         reserved.push((INITIALIZATION_TYPE, SNAP_START));
     }
+    let logging = info.settings.kept.get("LoggingConfig");
+    if let Some(logging) = logging.filter(|logging| logging["LogFormat"] == "JSON") {
+        let level = logging["ApplicationLogLevel"].as_str().unwrap_or("INFO");
+        reserved.push(("AWS_LAMBDA_LOG_FORMAT", "JSON"));
+        reserved.push(("AWS_LAMBDA_LOG_LEVEL", level));
+    }
     let reserved = reserved.into_iter();
     reserved
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -69,6 +69,10 @@ function text(value) {
 function show(title, error) {
   const shaped = shape(error);
   const { trace, ...rest } = shaped;
+  if (isLogJson()) {
+    writeEntry(`${jsonEntry("ERROR", [{ ...rest, stackTrace: trace }])}\n`);
+    return shaped;
+  }
   console.error(title, JSON.stringify({ ...rest, stack: trace }));
   return shaped;
 }
@@ -107,18 +111,51 @@ async function giveUp(title, error, status) {
   }
 }
 
-// Console: one entry is one line, with time, request and level before it, as in AWS's logs.
+function isLogJson() {
+  return process.env.AWS_LAMBDA_LOG_FORMAT === "JSON";
+}
+
+function errorMembers(error) {
+  const stackTrace = typeof error.stack === "string" ? error.stack.split("\n") : [];
+  return { errorType: error.constructor?.name ?? "UnknownError", errorMessage: error.message, stackTrace };
+}
+
+// As AWS's client writes one: a value that stands alone stays what it is.
+function jsonEntry(level, values) {
+  const entry = { timestamp: new Date().toISOString(), level, requestId };
+  if (values.length === 1) {
+    const shown = (_, value) => (value instanceof Error ? { ...value, ...errorMembers(value) } : value);
+    try {
+      return JSON.stringify({ ...entry, message: values[0] }, shown);
+    } catch {
+      // It has no JSON.
+    }
+  }
+  const error = values.length > 1 && values.find((value) => value instanceof Error);
+  return JSON.stringify({ ...entry, message: util.format(...values), ...(error ? errorMembers(error) : {}) });
+}
+
+function writeEntry(line) {
+  try {
+    fs.writeSync(1, line);
+  } catch {
+    process.stdout.write(line);
+  }
+}
+
+const LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
+
+// Console: one entry is one line, with time, request and level before it, or an object, as in AWS's logs.
 function patchConsole() {
   const levels = { log: "INFO", info: "INFO", warn: "WARN", error: "ERROR", debug: "DEBUG", trace: "TRACE" };
+  const isJson = isLogJson();
+  const least = isJson ? LEVELS.indexOf(process.env.AWS_LAMBDA_LOG_LEVEL) : 0;
   for (const [name, level] of Object.entries(levels)) {
     console[name] = (...values) => {
+      if (LEVELS.indexOf(level) < least) return;
+      if (isJson) return writeEntry(`${jsonEntry(level, values)}\n`);
       const entry = util.format(...values).replaceAll("\n", "\r");
-      const line = `${new Date().toISOString()}\t${requestId ?? "undefined"}\t${level}\t${entry}\n`;
-      try {
-        fs.writeSync(1, line);
-      } catch {
-        process.stdout.write(line);
-      }
+      writeEntry(`${new Date().toISOString()}\t${requestId ?? "undefined"}\t${level}\t${entry}\n`);
     };
   }
 }

@@ -160,7 +160,22 @@ def encode(value):
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
+def is_log_json():
+    return os.environ.get("AWS_LAMBDA_LOG_FORMAT") == "JSON"
+
+
+def moment(seconds):
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"
+
+
+def log_object(members):
+    return json.dumps(members, ensure_ascii=False, default=str)
+
+
 def show(failure):
+    if is_log_json():
+        print(log_object({"timestamp": moment(time.time()), "log_level": "ERROR", **failure}))
+        return
     print(f"[ERROR] {failure['errorType']}: {failure['errorMessage']}")
     if failure["stackTrace"]:
         print("Traceback (most recent call last):")
@@ -244,6 +259,40 @@ def wait_for_restore(connection):
 invocation = {"id": ""}
 
 
+# AWS's names of Python's levels.
+LEVELS = {"TRACE": 0, "DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
+
+
+def json_form(logging):
+    """One object a line, with the members of AWS's."""
+    # What any record has; the rest is what the caller adds.
+    of_any = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "aws_request_id"}
+
+    class Json(logging.Formatter):
+        def format(self, record):
+            line = {
+                "timestamp": moment(record.created),
+                "level": record.levelname,
+                "message": record.getMessage(),
+                "logger": record.name,
+                "requestId": record.aws_request_id or None,
+            }
+            if record.exc_info and record.exc_info[1] is not None:
+                import traceback
+
+                kind, value, trace = record.exc_info
+                line["stackTrace"] = traceback.format_tb(trace)
+                line["errorType"] = kind.__name__
+                line["errorMessage"] = str(value)
+                line["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
+            for name, value in record.__dict__.items():
+                if name not in of_any:
+                    line.setdefault(name, value)
+            return log_object({name: value for name, value in line.items() if value is not None})
+
+    return Json()
+
+
 def add_log_handler(logging):
     """As AWS's client does for the root logger, whose messages would go nowhere."""
 
@@ -262,8 +311,14 @@ def add_log_handler(logging):
             pass
 
     handler = Handler()
-    form = logging.Formatter("[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S")
-    form.converter = time.gmtime
+    if is_log_json():
+        form = json_form(logging)
+        level = LEVELS.get(os.environ.get("AWS_LAMBDA_LOG_LEVEL"))
+        if level is not None:
+            logging.getLogger().setLevel(level)
+    else:
+        form = logging.Formatter("[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S")
+        form.converter = time.gmtime
     handler.setFormatter(form)
     handler.addFilter(Invocation())
     logging.getLogger().addHandler(handler)
