@@ -12,11 +12,14 @@ use tracing::warn;
 pub enum NotKept {
     /// The same append would be refused again.
     Refused(lambic_log::Error),
+    /// Its sequence is older than what the log remembers of its producer: whether it was kept by an attempt before is
+    /// not known. There is nothing wrong with what it holds.
+    Forgotten(lambic_log::Error),
     /// It failed, and nobody tries it again.
     GivenUp(lambic_log::Error),
 }
 
-/// Repeats an append that has a producer until it is kept or refused, or failed `attempts_max` times, or failed
+/// Repeats an append that has a producer until it is kept, refused or forgotten, or failed `attempts_max` times, or failed
 /// after `stopped`.
 ///
 /// A stop never cancels an attempt: one that was cancelled may be kept all the same, and whoever reads its cursor
@@ -36,12 +39,10 @@ pub async fn append_patiently(
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        let refused = AppendError::from(error.clone());
-        if matches!(
-            refused,
-            AppendError::Refused(_) | AppendError::SequenceForgotten(_)
-        ) {
-            return Err(NotKept::Refused(error));
+        match AppendError::from(error.clone()) {
+            AppendError::Refused(_) => return Err(NotKept::Refused(error)),
+            AppendError::SequenceForgotten(_) => return Err(NotKept::Forgotten(error)),
+            AppendError::Busy(_) | AppendError::Unavailable(_) => {}
         }
         attempts += 1;
         if attempts >= attempts_max {

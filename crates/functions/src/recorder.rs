@@ -204,10 +204,7 @@ async fn write(
     line_bytes: Arc<AtomicUsize>,
     hurry: Arc<Notify>,
 ) {
-    let mut producer = Producer {
-        id: format!("functions/recorder/{}", uuid::Uuid::now_v7()),
-        sequence: 0,
-    };
+    let mut producer = new_producer();
     let mut items = Vec::new();
     while queue.recv_many(&mut items, AT_ONCE_MAX).await > 0 {
         let is_waited_for = items.iter().any(|item| matches!(item, Item::Flush(_)));
@@ -244,6 +241,13 @@ async fn write(
         for done in flushes {
             let _ = done.send(());
         }
+    }
+}
+
+fn new_producer() -> Producer {
+    Producer {
+        id: format!("functions/recorder/{}", uuid::Uuid::now_v7()),
+        sequence: 0,
     }
 }
 
@@ -313,6 +317,15 @@ async fn keep(log: &Log, streams: &SystemStreams, told: Told, producer: &mut Pro
         let (part, reason) = match append_patiently(log, &append, ATTEMPTS_MAX, never).await {
             Ok(()) => continue,
             Err(NotKept::GivenUp(reason)) => (part, reason),
+            // Nothing is wrong with it: it goes once more, by a producer of which nothing is forgotten. That it was kept
+            // before and is told twice is better than that it is lost.
+            Err(NotKept::Forgotten(_)) if part.cuts < CUTS_MAX => {
+                *producer = new_producer();
+                let cuts = part.cuts + 1;
+                parts.push(Told { cuts, ..part });
+                continue;
+            }
+            Err(NotKept::Forgotten(reason)) => (part, reason),
             Err(NotKept::Refused(reason)) => match part.cut() {
                 Ok([first, second]) => {
                     parts.extend([second, first]);

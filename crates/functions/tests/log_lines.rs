@@ -75,7 +75,8 @@ def handler(event, context):
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_at_the_end_is_told_and_runs_again() {
     let house = House::open().await;
-    let source = "import time\ndef handler(event, context):\n    print('begins')\n    time.sleep(event)\n";
+    let source =
+        "import time\ndef handler(event, context):\n    print('begins')\n    time.sleep(event)\n";
     house.deploy_python("f", source).await;
     let (functions, f) = (house.functions.clone(), name("f"));
     let queued = functions.invoke_async(&f, b"1000".to_vec()).await.unwrap();
@@ -142,7 +143,10 @@ def handler(event, context):
             .iter()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
             .collect();
-        let types: Vec<&str> = lines.iter().filter_map(|line| line["type"].as_str()).collect();
+        let types: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| line["type"].as_str())
+            .collect();
         let expected = ["platform.start", "platform.runtimeDone", "platform.report"];
         assert_eq!(types, expected, "{lines:?}");
         assert_eq!(lines.len(), 3 + own, "{lines:?}");

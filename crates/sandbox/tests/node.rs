@@ -284,6 +284,49 @@ async fn a_log_entry_is_a_line_with_its_request() {
     assert_eq!(lines[2], "raw");
 }
 
+/// `LoggingConfig` with the format `JSON`.
+#[tokio::test]
+async fn a_log_entry_is_an_object_where_the_function_wants_it() {
+    let code = code(&[(
+        "index.js",
+        "exports.handler = async (event) => {\n\
+         console.debug('not this');\n\
+         console.log('two\\nlines %d', 5);\n\
+         console.info({ a: 1 });\n\
+         console.warn('why', new RangeError('caught'));\n\
+         throw new TypeError('no'); };",
+    )]);
+    let mut spec = node_spec(code.path(), "index.handler").await;
+    for (name, value) in [
+        ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
+        ("AWS_LAMBDA_LOG_LEVEL", "INFO"),
+    ] {
+        let variable = (name.to_owned(), value.to_owned());
+        spec.environment_reserved.push(variable);
+    }
+    let mut environment = start(spec).await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    assert_eq!(error(&execution.outcome).0, "TypeError");
+    let lines: Vec<serde_json::Value> = texts(&execution.lines)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect();
+    let [text, object, warning, failed] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(text["message"], "two\nlines 5");
+    assert_eq!(
+        (&text["level"], &text["requestId"]),
+        (&"INFO".into(), &"id".into())
+    );
+    assert_eq!(object["message"]["a"], 1);
+    assert_eq!(warning["errorType"], "RangeError");
+    assert_eq!(warning["errorMessage"], "caught");
+    assert_eq!(failed["level"], "ERROR");
+    assert_eq!(failed["message"]["errorType"], "TypeError");
+    environment.kill().await;
+}
+
 const STREAMING: &str = r#"
     const { Readable } = require('stream');
     const { pipeline } = require('stream/promises');

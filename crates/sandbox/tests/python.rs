@@ -484,3 +484,60 @@ async fn root_loggers_write_as_on_aws() {
     assert!(at.len() == 24 && at.ends_with('Z'), "{at}");
     environment.kill().await;
 }
+
+/// `LoggingConfig` with the format `JSON`.
+#[tokio::test]
+async fn root_loggers_write_json_where_the_function_wants_it() {
+    let code = code(&[(
+        "app.py",
+        "import logging\n\
+         logger = logging.getLogger('mine')\n\
+         def handler(event, context):\n\
+         \x20   logger.info('not this')\n\
+         \x20   logger.warning('two\\nlines %d', 5, extra={'order': 7})\n\
+         \x20   try:\n\
+         \x20       1 // event\n\
+         \x20   except ZeroDivisionError:\n\
+         \x20       logger.exception('caught')\n\
+         \x20   raise ValueError('no')\n",
+    )]);
+    let mut spec = spec(code.path(), "app.handler").await;
+    for (name, value) in [
+        ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
+        ("AWS_LAMBDA_LOG_LEVEL", "WARN"),
+    ] {
+        let variable = (name.to_owned(), value.to_owned());
+        spec.environment_reserved.push(variable);
+    }
+    let mut environment = common::start(spec).await;
+    let execution = environment.invoke(invocation(b"0", LONG)).await;
+    assert_eq!(error(&execution.outcome).0, "ValueError");
+    let lines: Vec<serde_json::Value> = texts(&execution.lines)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect();
+    let [warning, caught, failed] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    for (member, value) in [
+        ("level", "WARNING"),
+        ("message", "two\nlines 5"),
+        ("logger", "mine"),
+        ("requestId", "id"),
+    ] {
+        assert_eq!(warning[member], value, "{warning}");
+    }
+    assert_eq!(warning["order"], 7);
+    assert_eq!(warning["timestamp"].as_str().unwrap().len(), 24);
+    assert_eq!(caught["level"], "ERROR");
+    assert_eq!(caught["errorType"], "ZeroDivisionError");
+    assert!(
+        caught["stackTrace"][0]
+            .as_str()
+            .unwrap()
+            .contains("1 // event")
+    );
+    assert_eq!(failed["errorType"], "ValueError");
+    assert_eq!(failed["requestId"], "id");
+    environment.kill().await;
+}

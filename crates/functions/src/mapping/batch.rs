@@ -632,7 +632,7 @@ impl Batches {
                 }
                 Ok(Ok(()))
             }
-            Err(NotKept::Refused(error)) => Ok(Err(error.to_string())),
+            Err(NotKept::Refused(error) | NotKept::Forgotten(error)) => Ok(Err(error.to_string())),
             Err(NotKept::GivenUp(_)) => {
                 // It may be kept all the same; if not, the batch runs again and has another.
                 *row = None;

@@ -418,7 +418,7 @@ impl Batches {
         let log = &worker.inner.options.log;
         match append_patiently(log, &append, usize::MAX, worker.stopped()).await {
             Ok(()) => Ok(Ok(())),
-            Err(NotKept::Refused(error)) => Ok(Err(error.to_string())),
+            Err(NotKept::Refused(error) | NotKept::Forgotten(error)) => Ok(Err(error.to_string())),
             Err(NotKept::GivenUp(_)) => Err(Stopped),
         }
     }

@@ -638,7 +638,7 @@ impl Queue {
             }
             // Only when the service stops: they run again.
             Err(NotKept::GivenUp(_)) => return,
-            Err(NotKept::Refused(error)) => error,
+            Err(NotKept::Refused(error) | NotKept::Forgotten(error)) => error,
         };
         // Nothing of them is kept: they stay open, so the cursor does not pass them.
         match ends::smaller(part, &refused.to_string()) {
