@@ -315,10 +315,8 @@ async fn a_log_entry_is_an_object_where_the_function_wants_it() {
         panic!("{lines:?}")
     };
     assert_eq!(text["message"], "two\nlines 5");
-    assert_eq!(
-        (&text["level"], &text["requestId"]),
-        (&"INFO".into(), &"id".into())
-    );
+    assert_eq!(text["level"], "INFO");
+    assert_eq!(text["requestId"], "id");
     assert_eq!(object["message"]["a"], 1);
     assert_eq!(warning["errorType"], "RangeError");
     assert_eq!(warning["errorMessage"], "caught");
