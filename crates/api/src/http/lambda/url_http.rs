@@ -131,9 +131,9 @@ fn target(uri: &Uri, path: &str) -> Uri {
     Uri::try_from(target).unwrap_or_else(|_| Uri::from_static("/"))
 }
 
-/// What the client says of them itself is not passed on, unless it may be a proxy that speaks TLS.
+/// What the client says of them itself is not passed on.
 fn add_forwarded(headers: &mut HeaderMap, source: &str, is_secured: bool) {
-    let proto = scheme(headers, is_secured);
+    let proto = scheme(is_secured);
     let port = HeaderValue::from_str(url_event::port(headers, proto));
     let source = HeaderValue::from_str(source);
     for (name, value) in [(FORWARDED_FOR, source), (FORWARDED_PORT, port)] {
@@ -205,7 +205,7 @@ mod tests {
         for (name, expected) in [
             ("cookie", "a=1; b=2"),
             ("x-forwarded-for", "127.0.0.1"),
-            ("x-forwarded-proto", "https"),
+            ("x-forwarded-proto", "http"),
             ("x-forwarded-port", "7070"),
             ("x-amzn-trace-id", "Root=1"),
         ] {
