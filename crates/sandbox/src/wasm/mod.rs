@@ -316,8 +316,9 @@ impl Module {
                     if let Some(response) = served.response {
                         let response_bytes = response.body().len();
                         let make = move || http::event::outcome(shape, &response);
-                        let made = off_the_spot(response_bytes, make).await;
-                        execution.outcome = made.unwrap_or_else(|failed| failed);
+                        execution.outcome = match off_the_spot(response_bytes, make).await {
+                            Ok(outcome) | Err(outcome) => outcome,
+                        };
                     }
                     execution
                 })
