@@ -25,6 +25,7 @@ mod changes;
 mod error;
 mod functions;
 mod lambda;
+mod patience;
 mod server;
 mod settle;
 mod sql;

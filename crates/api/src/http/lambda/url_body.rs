@@ -20,6 +20,8 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use lambic_functions::BodyCut;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::super::patience::Patience;
+
 /// What a caller must send in a second for which it is waited for, after the first seconds.
 const BYTES_PER_S_MIN: u32 = 16 << 10;
 
@@ -30,28 +32,6 @@ pub struct Bounded {
     /// While it is waited for: since when, and until when at most.
     wait: Option<(Instant, Pin<Box<Sleep>>)>,
     is_over: IsOver,
-}
-
-/// For how long a caller may still be waited for.
-struct Patience {
-    max: Duration,
-    left: Duration,
-}
-
-impl Patience {
-    fn new(max: Duration) -> Patience {
-        Patience { max, left: max }
-    }
-
-    fn waited(&mut self, time: Duration) {
-        self.left = self.left.saturating_sub(time);
-    }
-
-    fn came(&mut self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let earned = Duration::from_secs(bytes.into()) / BYTES_PER_S_MIN;
-        self.left = self.left.saturating_add(earned).min(self.max);
-    }
 }
 
 /// Whether a body had more bytes than it may have; clones share it.
@@ -70,7 +50,7 @@ impl Bounded {
         Bounded {
             body,
             left: bytes_max,
-            patience: Patience::new(wait_max),
+            patience: Patience::new(wait_max, BYTES_PER_S_MIN),
             wait: None,
             is_over,
         }
@@ -111,7 +91,7 @@ impl HttpBody for Bounded {
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyCut::BrokenOff))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let left = this.patience.left;
+                let left = this.patience.left();
                 let begin = || (Instant::now(), Box::pin(sleep(left)));
                 let (_, wait) = this.wait.get_or_insert_with(begin);
                 ready!(wait.as_mut().poll(context));
@@ -159,23 +139,6 @@ mod tests {
     fn parts(parts: &[&'static str]) -> Body {
         let parts: Vec<_> = parts.iter().copied().map(Ok::<_, std::io::Error>).collect();
         Body::from_stream(stream::iter(parts))
-    }
-
-    #[test]
-    fn a_caller_is_waited_for_as_long_as_it_sends() {
-        let second = Duration::from_secs(1);
-        let mut patience = Patience::new(3 * second);
-        patience.waited(2 * second);
-        assert_eq!(patience.left, second);
-        patience.came(1);
-        assert!(patience.left < second + second / 1_000);
-        patience.came(BYTES_PER_S_MIN as usize);
-        assert!(patience.left > 2 * second);
-        // Who sends much at once may not be silent for long after it.
-        patience.came(usize::MAX);
-        assert_eq!(patience.left, 3 * second);
-        patience.waited(4 * second);
-        assert_eq!(patience.left, Duration::ZERO);
     }
 
     #[tokio::test]
