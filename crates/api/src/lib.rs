@@ -51,7 +51,7 @@ pub struct Options {
     pub http_bodies_bytes_max: usize,
     /// SQL statements that run over HTTP at one time; more wait.
     pub http_statements_max: usize,
-    /// How long a connection may be silent before a request, or in it.
+    /// How long a connection may be silent before a request, or in it, and how long it may take nothing of an answer.
     pub http_idle_max: Duration,
     /// How long a request waits for memory or its turn before it is refused with 503.
     pub http_wait_max: Duration,
