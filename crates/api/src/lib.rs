@@ -15,6 +15,7 @@ mod executor;
 mod http;
 mod keys;
 mod postgres;
+mod refusals;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -50,7 +51,7 @@ pub struct Options {
     pub http_bodies_bytes_max: usize,
     /// SQL statements that run over HTTP at one time; more wait.
     pub http_statements_max: usize,
-    /// How long a connection may be silent before a request, or in it.
+    /// How long a connection may be silent before a request, or in it, and how long it may take nothing of an answer.
     pub http_idle_max: Duration,
     /// How long a request waits for memory or its turn before it is refused with 503.
     pub http_wait_max: Duration,
@@ -135,6 +136,7 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
         .map_err(|error| Error::Catalog(error.strip_backtrace()))?;
     let executor = executor::Executor::new(services.database.clone()).map_err(Error::Threads)?;
     let (stop, stopped) = watch::channel(false);
+    let refusals = Arc::new(refusals::Refusals::new(stopped.clone()));
     let http_address = http
         .local_addr()
         .map_err(|source| Error::bind("--http", options.http, source))?;
@@ -147,10 +149,13 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
         options.pg_connections_max,
         options.keys.clone(),
         options.tls.clone(),
+        Arc::clone(&refusals),
         stopped.clone(),
     ));
     let drain_max = options.drain_max;
-    let http_task = tokio::spawn(http::serve(http, options, services, executor, stopped));
+    let http_task = tokio::spawn(http::serve(
+        http, options, services, executor, refusals, stopped,
+    ));
     Ok(Handle {
         http: http_address,
         pg: pg_address,

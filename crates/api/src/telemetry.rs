@@ -66,6 +66,11 @@ fn describe() {
         "time of a statement until its last row, by door"
     );
     describe_counter!(
+        "lambic_refusals_slowed_total",
+        Unit::Count,
+        "requests and connections with a wrong key, signature or password that waited for that answer"
+    );
+    describe_counter!(
         "lambic_sql_errors_total",
         Unit::Count,
         "statements that failed, by door"

@@ -12,7 +12,12 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use metrics::counter;
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+    time::timeout,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -149,7 +154,10 @@ impl Identity {
         Some(&self.told.as_deref()?.pem)
     }
 
-    pub(crate) async fn secure_http(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn secure_http<S>(&self, socket: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         secure(&self.http, socket)
             .await
             .inspect_err(|_| counter!("lambic_http_handshakes_failed_total").increment(1))
@@ -192,7 +200,10 @@ fn unusable(error: rustls::Error) -> Unusable {
     }
 }
 
-async fn secure(config: &Arc<ServerConfig>, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+async fn secure<S>(config: &Arc<ServerConfig>, socket: S) -> io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let secured = TlsAcceptor::from(Arc::clone(config)).accept(socket);
     timeout(HANDSHAKE_MAX, secured).await.unwrap_or_else(|_| {
         let reason = "the handshake was not finished in time";

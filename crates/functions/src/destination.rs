@@ -7,7 +7,7 @@ use arrow::datatypes::DataType;
 use lambic_model::{FunctionName, Stream, StreamName, Write};
 use serde_json::{Map, Value, json};
 
-use crate::{FunctionVersion, Inner, Qualifier, function_arn};
+use crate::{Error, FunctionVersion, Functions, Inner, Qualifier, function_arn};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
@@ -41,6 +41,38 @@ impl Destination {
                 Some(Destination::Stream(StreamName::new(name).ok()?))
             }
             _ => None,
+        }
+    }
+}
+
+impl Functions {
+    /// Refuses a destination that is not there now: what is sent there would be lost.
+    pub fn check_destination(&self, to: &Destination) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::BadValue { reason });
+        match to {
+            Destination::Function(target) => {
+                let (name, qualifier) = match target.split_once(':') {
+                    Some((name, qualifier)) => (name, Some(qualifier.parse::<Qualifier>()?)),
+                    None => (target.as_str(), None),
+                };
+                let Ok(function) = self.function(name) else {
+                    return refuse(format!(
+                        "The destination does not exist: there is no function {name} on this server."
+                    ));
+                };
+                match function.at(qualifier.as_ref()) {
+                    Ok(_) => Ok(()),
+                    Err(_) => refuse(format!(
+                        "The destination does not exist: function {name} has no version or alias of the name in {target}."
+                    )),
+                }
+            }
+            Destination::Stream(name) if (self.0.options.lookup)(name.as_str()).is_none() => {
+                refuse(format!(
+                    "The destination does not exist: there is no stream {name} on this server; CREATE STREAM makes one."
+                ))
+            }
+            Destination::Stream(_) => Ok(()),
         }
     }
 }

@@ -112,6 +112,23 @@ async fn a_request_is_served_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_events_become_requests_and_their_responses_answers() {
+    let house = House::open().await;
+    deploy(&house, "web", WEB, |_| {}).await;
+    let body = "größe ".repeat(100_000);
+    let event = json!({
+        "version": "2.0", "rawPath": "/echo", "rawQueryString": "", "headers": {},
+        "requestContext": { "http": { "method": "POST" } }, "body": body, "isBase64Encoded": false,
+    });
+    let invoked = house
+        .functions
+        .invoke(&name("web"), event.to_string().into());
+    let answer: Value = serde_json::from_slice(invoked.await.unwrap().payload()).unwrap();
+    assert_eq!(answer["statusCode"], 201);
+    assert!(answer["body"] == body, "{} bytes", body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_is_a_failure_without_a_response() {
     let house = House::open().await;
     deploy(&house, "web", WEB, |deployment| {

@@ -13,7 +13,9 @@ use std::{
 
 use common::House;
 use lambic_base::{Clock, SystemClock};
-use lambic_functions::{Error, EventSource, NewSource, Rules, Start, Trigger};
+use lambic_functions::{
+    Destination, Error, EventSource, FunctionVersion, NewSource, Rules, Start, Trigger,
+};
 use lambic_model::{FunctionName, StreamName};
 use serde_json::{Value, json};
 
@@ -128,6 +130,52 @@ async fn a_batch_waits_for_records_that_pass_the_filter() {
     assert_eq!(numbers(&house.rows("output")), [10, 20, 30]);
     house.functions.flush().await;
     assert_eq!(house.rows("lambic_invocations").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_no_destination() {
+    let house = House::open().await;
+    deploy(&house, PASS).await;
+    let name = FunctionName::new("f").unwrap();
+    let published = house.functions.change(&name, |function| {
+        function.publish(None)?;
+        let first = FunctionVersion::Number(1);
+        function.create_alias("live", first, String::new(), None)?;
+        Ok(())
+    });
+    published.await.unwrap();
+    let function =
+        |target: &str| format!("arn:aws:lambda:us-east-1:000000000000:function:{target}");
+    let stream = |name: &str| format!("arn:aws:lambic:us-east-1:000000000000:stream/{name}");
+    for (arn, missing) in [
+        (function("f"), None),
+        (function("f:$LATEST"), None),
+        (function("f:1"), None),
+        (function("f:live"), None),
+        (stream("lost"), None),
+        (function("g"), Some("there is no function g ")),
+        (function("g:live"), Some("there is no function g ")),
+        (
+            function("f:2"),
+            Some("no version or alias of the name in f:2"),
+        ),
+        (
+            function("f:dead"),
+            Some("no version or alias of the name in f:dead"),
+        ),
+        (stream("found"), Some("there is no stream found ")),
+    ] {
+        let to = Destination::parse(&arn).unwrap();
+        let checked = house.functions.check_destination(&to);
+        match missing {
+            None => assert!(checked.is_ok(), "{arn}: {checked:?}"),
+            Some(part) => {
+                let error = checked.unwrap_err();
+                assert!(matches!(error, Error::BadValue { .. }), "{error:?}");
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -182,6 +182,13 @@ async fn events_of_aws_are_requests() {
     );
     let execution = module.invoke("id", b"\"\xff\"", &[], LIMITS).await;
     assert_eq!(error(&execution).0, "Runtime.UnmarshalError");
+    // One that is read on a thread of its own fails as well.
+    let body = "x".repeat(1 << 20);
+    let large = bad.replace("\"version\"", &format!("\"body\": \"{body}\", \"version\""));
+    assert_eq!(
+        error(&invoke(&module, &large, LIMITS).await).0,
+        "Runtime.UnmarshalError"
+    );
 }
 
 #[tokio::test]

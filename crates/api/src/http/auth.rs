@@ -28,6 +28,7 @@ use super::{
         self, AwsError,
         sigv4::{self, Claim, Refusal},
     },
+    server::Peer,
 };
 use crate::keys::{Key, Keys};
 
@@ -64,10 +65,28 @@ pub async fn authenticate(State(app): Shared, request: Request, next: Next) -> R
         return next.run(request).await;
     }
     let is_aws = lambda::is_aws_path(path);
-    match admitted(&app, request, is_aws).await {
-        Ok(request) => next.run(request).await,
-        Err(refused) if is_aws => AwsError::from(refused).into_response(),
-        Err(refused) => as_own(refused),
+    let peer = request.extensions().get::<Peer>().copied();
+    let refused = match admitted(&app, request, is_aws).await {
+        Ok(request) => return next.run(request).await,
+        Err(refused) => refused,
+    };
+    slow_down(&app, peer, &refused).await;
+    match is_aws {
+        true => AwsError::from(refused).into_response(),
+        false => as_own(refused),
+    }
+}
+
+/// Before a caller is told that what it showed is wrong. Who shows nothing tries nothing: browsers begin so.
+pub async fn slow_down(app: &App, peer: Option<Peer>, refused: &Refused) {
+    let is_try = match refused {
+        Refused::Signature(refusal) => *refusal != Refusal::Missing,
+        Refused::Body(..) | Refused::NotAllowed(_) => false,
+    };
+    if let Some(Peer(address)) = peer
+        && is_try
+    {
+        app.refusals.turn(address).await;
     }
 }
 

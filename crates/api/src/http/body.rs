@@ -1,7 +1,11 @@
 //! Reads bodies of requests within bounds: how large one may be, how long it may take, and how much memory
 //! all of them together may hold.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Body,
@@ -11,13 +15,18 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::{Failure, Owner};
+use super::{
+    error::{Failure, Owner},
+    patience::Patience,
+};
 use crate::Options;
 
 /// How much of a body that is too large is read, in times of the limit.
 const DISCARDED_TIMES_MAX: usize = 4;
 /// What a body that does not tell its length reserves at a time.
 const STEP_BYTES: usize = 1 << 20;
+/// What a client must send in a second for which it is waited for, after the first minute: it holds memory meanwhile.
+const BYTES_PER_S_MIN: u32 = 1 << 10;
 
 /// What requests share and wait for.
 pub struct Bounds {
@@ -59,7 +68,7 @@ impl AsRef<[u8]> for Held {
 pub enum Unread {
     TooLarge,
     BrokenOff(String),
-    /// Nothing came for this long.
+    /// It was waited for this long, and longer as it came.
     Stalled(Duration),
     /// Too many others are at it.
     Busy,
@@ -129,12 +138,16 @@ impl Bounds {
             BytesMut::with_capacity(share.as_ref().map_or(0, |_| announced.unwrap_or(0)));
         let mut length = 0usize;
         let mut chunks = body.into_data_stream();
+        let mut patience = Patience::new(self.idle_max, BYTES_PER_S_MIN);
         loop {
-            let chunk = match tokio::time::timeout(self.idle_max, chunks.next()).await {
+            let since = Instant::now();
+            let chunk = match tokio::time::timeout(patience.left(), chunks.next()).await {
                 Err(_) => return Err(Unread::Stalled(self.idle_max)),
                 Ok(None) => break,
                 Ok(Some(chunk)) => chunk.map_err(|error| Unread::BrokenOff(error.to_string()))?,
             };
+            patience.waited(since.elapsed());
+            patience.came(chunk.len());
             length = length.saturating_add(chunk.len());
             if length > bytes_max {
                 // Read on for a while without keeping it: most clients send all before they read the answer.
@@ -214,7 +227,10 @@ impl Unread {
             Unread::Stalled(idle) => Failure::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "stalled",
-                format!("no more of the body came for {} s", idle.as_secs()),
+                format!(
+                    "the body came too slowly: it was waited for {} s, and a second more for each {BYTES_PER_S_MIN} bytes",
+                    idle.as_secs()
+                ),
             )
             .with_retry(),
             Unread::Busy => busy(),
@@ -313,6 +329,21 @@ mod tests {
         let room = bounds.bodies.available_permits();
         let stalled = bounds.read(never(), &announced(4), LIMIT).await;
         assert!(matches!(stalled, Err(Unread::Stalled(_))));
+        assert_eq!(bounds.bodies.available_permits(), room);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_only_trickles_gives_its_share_back() {
+        let bounds = bounds();
+        let room = bounds.bodies.available_permits();
+        // No pause is as long as they may be in all.
+        let parts = futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(4)).await;
+            Some((Ok::<_, std::io::Error>("x"), ()))
+        });
+        let body = Body::from_stream(parts);
+        let trickled = bounds.read(body, &announced(LIMIT), LIMIT).await;
+        assert!(matches!(trickled, Err(Unread::Stalled(_))));
         assert_eq!(bounds.bodies.available_permits(), room);
     }
 

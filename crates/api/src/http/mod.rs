@@ -25,6 +25,7 @@ mod changes;
 mod error;
 mod functions;
 mod lambda;
+mod patience;
 mod server;
 mod settle;
 mod sql;
@@ -49,7 +50,7 @@ use tokio::{
 };
 use tracing::{Instrument, debug, info_span};
 
-use crate::{Options, Services, executor::Executor, telemetry};
+use crate::{Options, Services, executor::Executor, refusals::Refusals, telemetry};
 use body::Bounds;
 use error::Failure;
 pub use lambda::sigv4::{Signer, Unsigned};
@@ -59,6 +60,7 @@ pub struct App {
     options: Options,
     services: Services,
     executor: Executor,
+    refusals: Arc<Refusals>,
     stopped: watch::Receiver<bool>,
     bounds: Bounds,
     /// One permit for every client that follows changes.
@@ -77,6 +79,7 @@ pub async fn serve(
     options: Options,
     services: Services,
     executor: Executor,
+    refusals: Arc<Refusals>,
     stopped: watch::Receiver<bool>,
 ) {
     telemetry::recorder();
@@ -89,6 +92,7 @@ pub async fn serve(
         options,
         services,
         executor,
+        refusals,
         stopped,
         bounds,
         changes,

@@ -1,7 +1,10 @@
-//! Accepts HTTP connections: not more than a number of them, and none that only sits there. One that closes before all
-//! that was sent has been read takes the rest for a while, so that its last answer arrives.
+//! Accepts HTTP connections: not more than a number of them, and none that only sits there, be it that it asks nothing or
+//! that it takes nothing of an answer. One that closes before all that was sent has been read takes the rest for a while,
+//! so that its last answer arrives.
 
 mod lingering;
+mod prompt;
+mod proxy;
 mod socket;
 
 use std::{
@@ -46,11 +49,11 @@ use crate::tls::{self, Identity, Tls};
 use lingering::Lingering;
 use socket::Socket;
 
-/// Where a request came from; left with each.
+/// Where a request came from, as the proxy says where there is one; left with each.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
-/// The request came encrypted; left with each that did.
+/// The request came encrypted, here or at the proxy; left with each that did.
 #[derive(Debug, Clone, Copy)]
 pub struct Secured;
 
@@ -59,7 +62,8 @@ const REFUSED_AT_ONCE_MAX: usize = 32;
 
 /// Answers with `router` until `stop` turns true, then lets the requests end that are being answered.
 ///
-/// A connection is closed after `idle_max` without a request's head. Its handshake counts as a connection does.
+/// A connection is closed after `idle_max` without a request's head, or in which it took nothing of an answer. Its
+/// handshake counts as a connection does.
 pub async fn serve(
     listener: TcpListener,
     tls: Tls,
@@ -84,9 +88,12 @@ pub async fn serve(
                         continue;
                     }
                     let router = if is_over { full.clone() } else { router.clone() };
-                    let identity = tls.identity();
-                    let connection =
-                        connection(socket, peer, identity, router, idle_max, stop.clone(), open);
+                    let door = Door {
+                        identity: tls.identity(),
+                        is_by_proxy: matches!(tls, Tls::ByProxy),
+                        idle_max,
+                    };
+                    let connection = connection(socket, peer, door, router, stop.clone(), open);
                     tasks.spawn(connection);
                 }
                 Err(error) => {
@@ -129,12 +136,38 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// How a connection is taken.
+struct Door {
+    identity: Option<Identity>,
+    /// What a proxy says of requests is believed.
+    is_by_proxy: bool,
+    idle_max: Duration,
+}
+
+impl Door {
+    /// Leaves with a request where it came from, on such a connection.
+    fn tell(&self, request: &mut Request<Incoming>, peer: IpAddr, is_secured: bool) {
+        let headers = request.headers();
+        let (peer, is_secured) = match self.is_by_proxy {
+            true => (
+                proxy::caller(headers).unwrap_or(peer),
+                is_secured || proxy::is_secured(headers),
+            ),
+            false => (peer, is_secured),
+        };
+        let told = request.extensions_mut();
+        told.insert(Peer(peer));
+        if is_secured {
+            told.insert(Secured);
+        }
+    }
+}
+
 async fn connection(
     socket: TcpStream,
     peer: SocketAddr,
-    identity: Option<Identity>,
+    door: Door,
     router: Router,
-    idle_max: Duration,
     mut stop: watch::Receiver<bool>,
     _open: Open,
 ) {
@@ -142,10 +175,10 @@ async fn connection(
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%error, "a connection sends small parts late");
     }
-    let must_encrypt = identity.is_some() && !tls::is_within_machine(&socket);
+    let must_encrypt = door.identity.is_some() && !tls::is_within_machine(&socket);
     let begun = tokio::select! {
         biased;
-        begun = Socket::begin(socket, identity.as_ref(), idle_max) => begun,
+        begun = Socket::begin(socket, door.identity.as_ref(), door.idle_max) => begun,
         () = stopped(&mut stop) => return,
     };
     let socket = match begun {
@@ -163,17 +196,13 @@ async fn connection(
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(idle_max);
+        .header_read_timeout(door.idle_max);
     let is_cut_short = IsCutShort::default();
     let socket = TokioIo::new(Lingering::new(socket, is_cut_short.clone()));
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let told = request.extensions_mut();
-        told.insert(Peer(peer.ip()));
-        if is_secured {
-            told.insert(Secured);
-        }
-        told.insert(is_cut_short.clone());
+        door.tell(&mut request, peer.ip(), is_secured);
+        request.extensions_mut().insert(is_cut_short.clone());
         service.call(request)
     });
     let mut connection = pin!(builder.serve_connection(socket, service));
@@ -216,7 +245,11 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use std::convert::Infallible;
+
+    use axum::{body::Body, routing::get};
+    use bytes::Bytes;
+    use futures::stream;
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -240,6 +273,8 @@ mod tests {
         let router = Router::new()
             .route("/", get(|| async { "hello" }))
             .route("/secured", get(is_secured))
+            .route("/peer", get(peer))
+            .route("/endless", get(endless))
             .fallback(|| async { (StatusCode::NOT_FOUND, "nothing") })
             .layer(from_fn(settle));
         let task = tokio::spawn(serve(
@@ -259,6 +294,15 @@ mod tests {
 
     async fn is_secured(secured: Option<axum::Extension<Secured>>) -> String {
         secured.is_some().to_string()
+    }
+
+    async fn peer(peer: axum::Extension<Peer>) -> String {
+        peer.0.0.to_string()
+    }
+
+    async fn endless() -> Body {
+        let part = Bytes::from_static(&[b'x'; 1 << 16]);
+        Body::from_stream(stream::repeat(Ok::<_, Infallible>(part)))
     }
 
     impl Served {
@@ -313,6 +357,44 @@ mod tests {
         assert!(is_closed(&mut slow).await);
         served.stop.send_replace(true);
         served.task.await.unwrap();
+    }
+
+    /// Until the one place is free again.
+    async fn is_let_in(served: &Served) {
+        let let_in = async {
+            loop {
+                let mut next = served.connect().await;
+                if ask(&mut next).await == "200" {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let bound = Duration::from_secs(60);
+        tokio::time::timeout(bound, let_in).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_of_an_answer_is_closed() {
+        const ENDLESS: &[u8] = b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        for tls in [Tls::Off, own()] {
+            let is_secured = matches!(tls, Tls::Own(_));
+            let served = served_with(tls, 1, Duration::from_millis(300)).await;
+            let mut plain = served.connect().await;
+            if is_secured {
+                let mut secured = tls::tests::connect(plain, &[b"http/1.1"]).await.unwrap();
+                secured.write_all(ENDLESS).await.unwrap();
+                // Its first bytes came, and no more of them are read.
+                secured.read_u8().await.unwrap();
+                is_let_in(&served).await;
+            } else {
+                plain.write_all(ENDLESS).await.unwrap();
+                plain.read_u8().await.unwrap();
+                is_let_in(&served).await;
+            }
+            served.stop.send_replace(true);
+            served.task.await.unwrap();
+        }
     }
 
     /// One answer whole, by its length: status line and headers, body.
@@ -430,6 +512,34 @@ mod tests {
         assert!(refused.is_err());
         served.stop.send_replace(true);
         served.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_proxy_says_is_believed_where_there_is_one() {
+        let forwarded = "X-Forwarded-For: 203.0.113.9, 192.0.2.7\r\nX-Forwarded-Proto: https\r\n";
+        for (tls, headers, peer, is_secured) in [
+            (Tls::ByProxy, forwarded, "192.0.2.7", "true"),
+            (Tls::ByProxy, "", "127.0.0.1", "false"),
+            (
+                Tls::ByProxy,
+                "X-Forwarded-For: 192.0.2.7, nobody\r\n",
+                "127.0.0.1",
+                "false",
+            ),
+            (Tls::Off, forwarded, "127.0.0.1", "false"),
+            (own(), forwarded, "127.0.0.1", "false"),
+        ] {
+            let served = served_with(tls, 1, Duration::from_secs(3_600)).await;
+            let mut socket = served.connect().await;
+            for (path, expected) in [("/peer", peer), ("/secured", is_secured)] {
+                let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+                socket.write_all(request.as_bytes()).await.unwrap();
+                let (_, body) = answer(&mut socket).await;
+                assert_eq!(String::from_utf8(body).unwrap(), expected, "{headers}");
+            }
+            served.stop.send_replace(true);
+            served.task.await.unwrap();
+        }
     }
 
     #[tokio::test]

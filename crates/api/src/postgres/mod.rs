@@ -68,6 +68,7 @@ use tracing::{Instrument, debug, debug_span, warn};
 use crate::{
     executor::Executor,
     keys::Keys,
+    refusals::Refusals,
     tls::{self, Tls},
 };
 use handler::{Connection, DRAIN_MAX, Handler};
@@ -95,6 +96,7 @@ pub struct Shared {
     connections: AtomicUsize,
     /// `None`: nobody needs one.
     passwords: Option<Passwords>,
+    refusals: Arc<Refusals>,
     tls: Tls,
     keys: RandomPidSecretKeyGenerator,
     /// By process id and secret: whom a cancel request means.
@@ -118,6 +120,7 @@ pub async fn serve(
     connections_max: usize,
     keys: Keys,
     tls: Tls,
+    refusals: Arc<Refusals>,
     mut stop: watch::Receiver<bool>,
 ) {
     let shared = Arc::new(Shared {
@@ -126,6 +129,7 @@ pub async fn serve(
         connections_max,
         connections: AtomicUsize::new(0),
         passwords: (!keys.is_empty()).then(|| Passwords::new(keys)),
+        refusals,
         tls,
         keys: RandomPidSecretKeyGenerator::default(),
         cancellable: Mutex::default(),
@@ -285,7 +289,12 @@ impl StartupHandler for Startup {
             }
             (PgWireFrontendMessage::PasswordMessageFamily(message), Some(scram)) => {
                 let mut sasl = self.sasl.lock().await;
-                match scram.hear(client, message, &mut sasl).await? {
+                let heard = scram.hear(client, message, &mut sasl).await;
+                if heard.as_ref().is_err_and(password::is_wrong) {
+                    let caller = client.socket_addr().ip();
+                    self.handler.shared.refusals.turn(caller).await;
+                }
+                match heard? {
                     true => self.let_in(client).await,
                     false => Ok(()),
                 }

@@ -34,6 +34,8 @@ use crate::{keys::Keys, tls::Identity};
 
 /// What a client binds to that can: the certificate, by its hash.
 const BINDING: &[u8] = b"p=tls-server-end-point,";
+/// `invalid_password`
+const WRONG: &str = "28P01";
 
 /// The secrets of all keys, for those who connect.
 pub struct Passwords(Arc<Source>);
@@ -141,6 +143,11 @@ pub fn refused(code: &str, message: &str) -> PgWireError {
     )
 }
 
+/// Whether a client is refused because it does not know the secret.
+pub fn is_wrong(error: &PgWireError) -> bool {
+    matches!(error, PgWireError::UserError(info) if info.code == WRONG)
+}
+
 /// A method, NUL, and as many bytes as are told before them. The library counts on the client to send so many.
 fn first_response(message: PasswordMessageFamily) -> Option<SASLInitialResponse> {
     let PasswordMessageFamily::Raw(body) = message else {
@@ -162,7 +169,7 @@ fn first_response(message: PasswordMessageFamily) -> Option<SASLInitialResponse>
 /// An error that is not fatal would leave the connection open for queries.
 fn always_fatal(error: PgWireError) -> PgWireError {
     if matches!(error, PgWireError::InvalidPassword(_)) {
-        return refused("28P01", "password authentication failed");
+        return refused(WRONG, "password authentication failed");
     }
     let info = ErrorInfo::from(error);
     refused(&info.code, &info.message)

@@ -117,6 +117,47 @@ async fn http_takes_requests_with_a_key_only() {
 }
 
 #[tokio::test]
+async fn only_who_is_wrong_again_and_again_waits() {
+    let served = locked().await;
+    let with = |secret: &str| {
+        let key = basic("OURS", secret);
+        let headers = [("host", "lambic.example"), ("authorization", key.as_str())];
+        request("POST", "/v1/sql", &headers, "SELECT 1")
+    };
+    let started = std::time::Instant::now();
+    // At both doors together; who shows no key at all, tries nothing.
+    for _ in 0..12 {
+        assert_eq!(ask(&served, &with("another")).await.0, 401);
+        let shows_none = request("GET", "/", &[("host", "h")], "");
+        assert_eq!(ask(&served, &shows_none).await.0, 401);
+    }
+    let mut wire = connected(&served, "OURS").await;
+    assert_eq!(show(&mut wire, "another").await.0, 'E');
+    // Ten are free, and three had to wait.
+    assert!(started.elapsed() >= std::time::Duration::from_millis(750));
+    let wrong: Vec<String> = (0..20).map(|_| with("another")).collect();
+    let mut refused = futures::stream::FuturesUnordered::new();
+    refused.extend(wrong.iter().map(|wrong| ask(&served, wrong)));
+    // Twenty wait five seconds together. Meanwhile right ones pass.
+    let right = with(SECRET);
+    tokio::select! {
+        biased;
+        answer = async {
+            let mut last = 0;
+            for _ in 0..3 {
+                last = ask(&served, &right).await.0;
+            }
+            last
+        } => assert_eq!(answer, 200),
+        () = async { while futures::StreamExt::next(&mut refused).await.is_some() {} } => {
+            panic!("right requests waited for wrong ones")
+        }
+    }
+    let mut wire = connected(&served, "OURS").await;
+    assert_eq!(show(&mut wire, SECRET).await.0, 'R');
+}
+
+#[tokio::test]
 async fn the_aws_api_says_what_is_wrong_in_its_own_words() {
     let served = locked().await;
     let list = "/2015-03-31/functions";

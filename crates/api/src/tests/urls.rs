@@ -160,6 +160,70 @@ async fn a_component_sees_the_request_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_slowly_takes_nobodys_place() {
+    let served = web(|deployment| deployment.concurrency = Some(1), |_| {}).await;
+    let (first, last) = (vec![b'a'; 200_000], vec![b'b'; 100_000]);
+    let chunk = |part: &[u8], end: &str| {
+        let size = format!("{:x}\r\n", part.len());
+        [size.as_bytes(), part, b"\r\n", end.as_bytes()].concat()
+    };
+    for (header, begun, rest) in [
+        ("Content-Length: 300000", first.clone(), last.clone()),
+        (
+            "Transfer-Encoding: chunked",
+            chunk(&first, ""),
+            chunk(&last, "0\r\n\r\n"),
+        ),
+    ] {
+        let mut slow = TcpStream::connect(served.handle.http).await.unwrap();
+        let head = format!(
+            "POST /lambda-url/url/echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n\r\n"
+        );
+        slow.write_all(head.as_bytes()).await.unwrap();
+        slow.write_all(&begun).await.unwrap();
+        for _ in 0..10 {
+            let got = ask(&served, "GET /lambda-url/url/", b"").await;
+            assert_eq!(got.status, 200, "{header}");
+        }
+        slow.write_all(&rest).await.unwrap();
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).await.unwrap();
+        let got = got(&answer);
+        assert_eq!(got.status, 201, "{header}");
+        assert!(got.body == [&first[..], &last[..]].concat(), "{header}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_become_events() {
+    const ECHO: &str = include_str!("../../../lambic/src/bench/echo.wat");
+    // With room for them.
+    let code = ECHO.replace("\"memory\") 1)", "\"memory\") 100)");
+    assert_ne!(code, ECHO);
+    let echo = |deployment: &mut Deployment| {
+        deployment.code = Code::Bytes(code.into_bytes());
+    };
+    let served = web(echo, |_| {}).await;
+    let text = "größe ".repeat(50_000);
+    for (body, expected) in [
+        (text.as_bytes(), json!([text, false])),
+        (&[0xff; 300_000], json!(["/".repeat(400_000), true])),
+    ] {
+        // The event, which it gives back, is no response by itself.
+        let got = ask(
+            &served,
+            "POST /lambda-url/url/x\nContent-Type: text/plain\n",
+            body,
+        )
+        .await;
+        assert_eq!(got.status, 200);
+        let event: Value = serde_json::from_slice(&got.body).unwrap();
+        let found = json!([event["body"], event["isBase64Encoded"]]);
+        assert!(found == expected, "{} bytes", body.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_streamed_both_ways() {
     let served = web(|_| {}, |url| url.is_streamed = true).await;
     let mut socket = TcpStream::connect(served.handle.http).await.unwrap();

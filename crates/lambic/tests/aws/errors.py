@@ -128,6 +128,7 @@ def cases(world):
     """(what is wrong, operation, arguments, status, code, pattern of the message)"""
     f, arn, nowhere = world.name, world.arn, f"nowhere-{uuid.uuid4().hex[:8]}"
     gone = arn.replace(f, nowhere)
+    no_stream = "arn:aws:lambic:us-east-1:000000000000:stream/nowhere"
     other = str(uuid.uuid4())
     fresh = {"FunctionName": nowhere, "Runtime": "python3.11", "Role": ROLE, "Handler": "app.handler", "Code": {"ZipFile": world.zip}}
     not_found = rf"^Function not found: {re.escape(gone)}(:\$LATEST)?$"
@@ -290,6 +291,8 @@ def cases(world):
         ("a network of AWS's", "CreateFunction", create(VpcConfig={"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}), 400, INVALID, r"^VpcConfig is not available on this server: "),
         ("a key of AWS's", "UpdateFunctionConfiguration", configure(KMSKeyArn="arn:aws:kms:us-east-1:000000000000:key/k"), 400, INVALID, r"^KMSKeyArn is not available on this server: "),
         ("dead letters to a queue", "CreateFunction", create(DeadLetterConfig={"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}), 400, INVALID, r"^The destination arn:aws:sqs:\S+ is not available on this server; "),
+        ("dead letters to nobody", "CreateFunction", create(DeadLetterConfig={"TargetArn": f"{gone}-2"}), 400, INVALID, rf"^The destination does not exist: there is no function {nowhere}-2 on this server\.$"),
+        ("dead letters to no stream", "UpdateFunctionConfiguration", configure(DeadLetterConfig={"TargetArn": no_stream}), 400, INVALID, r"^The destination does not exist: there is no stream nowhere on this server; CREATE STREAM makes one\.$"),
         ("dead letters to itself", "UpdateFunctionConfiguration", configure(DeadLetterConfig={"TargetArn": arn}), 400, INVALID, r"^You can't specify the function as a destination for itself\.$"),
         ("an unknown tracing mode", "CreateFunction", create(TracingConfig={"Mode": "Loud"}), 400, VALIDATION, one_of("Loud", "tracingConfig.mode", "Active", "PassThrough")),
         ("a layer that is not there", "CreateFunction", create(Layers=[world.layer_arn.replace(world.layer, nowhere)]), 400, INVALID, r"^Layer version arn:\S+:1 does not exist\.$"),
@@ -353,6 +356,8 @@ def cases(world):
         ("too young", "PutFunctionEventInvokeConfig", {"FunctionName": f, "MaximumEventAgeInSeconds": 59}, 400, VALIDATION, at_least(59, "maximumEventAgeInSeconds", 60)),
         ("too old", "PutFunctionEventInvokeConfig", {"FunctionName": f, "MaximumEventAgeInSeconds": 21601}, 400, VALIDATION, at_most(21601, "maximumEventAgeInSeconds", 21600)),
         ("a destination that is none", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnFailure": {"Destination": "nowhere"}}}, 400, VALIDATION, of_form("nowhere", "destinationConfig.onFailure.destination")),
+        ("a destination that is not there", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnSuccess": {"Destination": gone}}}, 400, INVALID, rf"^The destination does not exist: there is no function {nowhere} on this server\.$"),
+        ("a stream that is not there", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnFailure": {"Destination": no_stream}}}, 400, INVALID, r"^The destination does not exist: there is no stream nowhere on this server; CREATE STREAM makes one\.$"),
         ("itself as destination", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnSuccess": {"Destination": arn}}}, 400, INVALID, r"^You can't specify the function as a destination for itself\.$"),
         # URLs.
         ("a URL of a version", "CreateFunctionUrlConfig", {"FunctionName": f, "Qualifier": "1", "AuthType": "NONE"}, 400, VALIDATION, of_form("1", "qualifier")),

@@ -126,6 +126,68 @@ fn a_sam_application_is_imported_and_imported_again() {
     assert_eq!(names, ["greet-prod", "Count", "OnlyInProd"]);
 }
 
+const CIRCLE: &str = r#"
+Transform: AWS::Serverless-2016-10-31
+Globals:
+  Function:
+    Runtime: python3.11
+    Handler: index.handler
+Resources:
+  One:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: one
+      InlineCode: "def handler(event, context): return 1"
+      AutoPublishAlias: live
+      DeadLetterQueue:
+        Type: SQS
+        TargetArn: !GetAtt Two.Arn
+  Two:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: two
+      InlineCode: "def handler(event, context): return 2"
+      DeadLetterQueue:
+        Type: SQS
+        TargetArn: !GetAtt One.Arn
+  Three:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: three
+      InlineCode: "def handler(event, context): return 3"
+      DeadLetterQueue:
+        Type: SQS
+        TargetArn: arn:aws:lambic:us-east-1:000000000000:stream/unlucky
+"#;
+
+#[test]
+fn functions_may_name_each_other_in_any_order() {
+    let world = World::new();
+    let source = world.file("circle/template.yaml", CIRCLE);
+    // The stream of the third is missing.
+    let import = ["import", &source, "--runtime", "python"];
+    world.fails(&import, &["there is no stream unlucky"]);
+    let target = |function: &str| {
+        let shown = world.json(&["show", function]);
+        shown["DeadLetterConfig"]["TargetArn"].clone()
+    };
+    let arn = |name: &str| format!("arn:aws:lambda:us-east-1:000000000000:function:{name}");
+    assert_eq!(target("one"), arn("two"));
+    assert_eq!(target("two"), arn("one"));
+    // A version that is published has it, too.
+    assert_eq!(target("one:live"), arn("two"));
+    world
+        .server
+        .ok(&["query", "CREATE STREAM unlucky (version text)"]);
+    world.ok(&import);
+    let stream = "arn:aws:lambic:us-east-1:000000000000:stream/unlucky";
+    assert_eq!(target("three"), stream);
+    let again = world.json(&import);
+    for function in again["functions"].as_array().expect("a list") {
+        assert_eq!(function["change"], "unchanged", "{again}");
+    }
+}
+
 #[test]
 fn a_template_with_mistakes_is_refused_whole() {
     let world = World::new();

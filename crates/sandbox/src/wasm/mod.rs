@@ -56,6 +56,8 @@ use crate::{
     process::{Network, StreamSink, egress::Rules},
 };
 
+/// Events and responses above this are turned into each other where that holds nobody up.
+const INLINE_BYTES_MAX: usize = 256 << 10;
 /// Memories of handlers alive at one time; a component usually has one.
 const HANDLERS_MAX: u32 = 100;
 /// The same of SQL functions: they run on the threads of queries, of which there are few.
@@ -301,16 +303,22 @@ impl Module {
                     .await
             }
             Handler::Http(handler) => {
-                let (shape, request) = match http::event::request(event.into()) {
-                    Ok(request) => request,
-                    Err(failed) => return Execution::unstarted(failed),
+                let event_bytes = event.len();
+                let read = move || http::event::request(event.into());
+                let (shape, request) = match off_the_spot(event_bytes, read).await {
+                    Ok(Ok(request)) => request,
+                    Ok(Err(failed)) | Err(failed) => return Execution::unstarted(failed),
                 };
                 let request = request.map(RequestBody::Whole);
                 self.on_the_spot(async move {
                     let served = http::serve(handler, call, request, None).await;
                     let mut execution = served.execution;
                     if let Some(response) = served.response {
-                        execution.outcome = http::event::outcome(shape, &response);
+                        let response_bytes = response.body().len();
+                        let make = move || http::event::outcome(shape, &response);
+                        execution.outcome = match off_the_spot(response_bytes, make).await {
+                            Ok(outcome) | Err(outcome) => outcome,
+                        };
                     }
                     execution
                 })
@@ -433,6 +441,20 @@ impl Module {
             .await
             .map_err(|error| failure("Runtime.Crash", &error.to_string()))
     }
+}
+
+/// Does what reads or writes so many bytes: megabytes of JSON and base64 take milliseconds, which are long for whoever else
+/// waits on this runtime.
+async fn off_the_spot<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Outcome> {
+    if bytes <= INLINE_BYTES_MAX {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| failure("Runtime.Crash", &error.to_string()))
 }
 
 fn wrong_world(error: wasmtime::Error) -> Error {

@@ -117,9 +117,13 @@ pub async fn update(State(app): Shared, target: Target, headers: HeaderMap, body
 
 async fn set(app: &App, target: &Target, members: Members, is_update: bool) -> Answer {
     members.check()?;
-    check_destinations(target, &members)?;
+    let destinations = check_destinations(target, &members)?;
     let function = target.function(app).map_err(no_function)?;
     target.info(&function)?;
+    for destination in &destinations {
+        let checked = app.services.functions.check_destination(destination);
+        checked.map_err(|error| target.place.refuse(error))?;
+    }
     if is_update && !function.async_settings.contains_key(&target.key()) {
         return Err(missing(target));
     }
@@ -146,27 +150,29 @@ async fn set(app: &App, target: &Target, members: Members, is_update: bool) -> A
 }
 
 /// Functions and streams only, and not the function itself: that would never end.
-fn check_destinations(target: &Target, members: &Members) -> Result<(), AwsError> {
+fn check_destinations(target: &Target, members: &Members) -> Result<Vec<Destination>, AwsError> {
     let given = [members.on_success(), members.on_failure()];
-    let mut given = given.into_iter().flatten().filter(|arn| !arn.is_empty());
-    given.try_for_each(|arn| check_destination(&target.name, arn))
+    let given = given.into_iter().flatten().filter(|arn| !arn.is_empty());
+    given
+        .map(|arn| check_destination(&target.name, arn))
+        .collect()
 }
 
-/// Whether what becomes of the function's events can go there.
-pub fn check_destination(name: &FunctionName, arn: &str) -> Result<(), AwsError> {
+/// Where what becomes of the function's events is to go, if such can go there. Whether it is there is another question.
+pub fn check_destination(name: &FunctionName, arn: &str) -> Result<Destination, AwsError> {
     let Some(destination) = Destination::parse(arn) else {
         return Err(AwsError::invalid(format!(
             "The destination {arn} is not available on this server; it has functions (arn:aws:lambda:…:function:name) and streams (arn:aws:lambic:…:stream/name)"
         )));
     };
-    if let Destination::Function(to) = destination
+    if let Destination::Function(to) = &destination
         && to.split(':').next() == Some(name.as_str())
     {
         return Err(AwsError::invalid(
             "You can't specify the function as a destination for itself.",
         ));
     }
-    Ok(())
+    Ok(destination)
 }
 
 fn no_function(_: AwsError) -> AwsError {

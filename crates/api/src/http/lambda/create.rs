@@ -94,7 +94,10 @@ fn deployment(
     let target = names::target(place.clone(), name, None)?;
     target.unqualified()?;
     members.check_available()?;
-    members.check_dead_letter(&target.name)?;
+    if let Some(to) = members.check_dead_letter(&target.name)? {
+        let checked = functions.check_destination(&to);
+        checked.map_err(|error| place.refuse(error))?;
+    }
     let is_image = members.package_type.as_deref() == Some("Image");
     members.check_kind(is_image)?;
     let (runtime, runtime_name, handler) = match (is_image, &members.runtime, &members.handler) {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use lambic_functions::{Functions, ImageConfig, LayerUse};
+use lambic_functions::{Destination, Functions, ImageConfig, LayerUse};
 use lambic_model::FunctionName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -268,14 +268,12 @@ impl Members {
         Ok(())
     }
 
-    /// Events that keep failing go where other results can go, too.
-    pub fn check_dead_letter(&self, name: &FunctionName) -> Result<(), AwsError> {
+    /// Events that keep failing go where other results can go, too. Whether that is there is another question.
+    pub fn check_dead_letter(&self, name: &FunctionName) -> Result<Option<Destination>, AwsError> {
         let config = self.dead_letter_config.as_ref();
         let target = config.and_then(|config| config.target_arn.as_deref());
-        match target.filter(|arn| !arn.is_empty()) {
-            Some(arn) => check_destination(name, arn),
-            None => Ok(()),
-        }
+        let target = target.filter(|arn| !arn.is_empty());
+        target.map(|arn| check_destination(name, arn)).transpose()
     }
 
     /// Members that are kept and given back; a `null` takes one away.

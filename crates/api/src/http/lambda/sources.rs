@@ -10,7 +10,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use lambic_functions::{Error, EventSource, NewSource, Qualifier, Rules, Trigger};
+use lambic_functions::{Destination, Error, EventSource, NewSource, Qualifier, Rules, Trigger};
 use lambic_model::StreamName;
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ use self::{
     members::{Members, change},
 };
 use super::{
-    super::Shared,
+    super::{App, Shared},
     answer::{self, Answer},
     error::AwsError,
     names::{self, Place, Target},
@@ -63,6 +63,7 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
         .function(&app)
         .and_then(|function| target.info(&function).map(drop))
         .map_err(no_function)?;
+    check_destination(&app, &target.place, &members)?;
     let stream_name = stream.clone();
     let mut new = NewSource {
         trigger: Trigger {
@@ -127,6 +128,17 @@ pub async fn list(State(app): Shared, place: Place, questions: Questions) -> Ans
     Ok(page.answer("EventSourceMappings"))
 }
 
+/// Whether there is the destination that is named, if one is; whether it can be one is looked at with the other settings.
+fn check_destination(app: &App, place: &Place, members: &Members) -> Result<(), AwsError> {
+    match members.on_failure().and_then(Destination::parse) {
+        Some(to) => {
+            let checked = app.services.functions.check_destination(&to);
+            checked.map_err(|error| place.refuse(error))
+        }
+        None => Ok(()),
+    }
+}
+
 fn qualifier(source: &EventSource) -> Qualifier {
     source.qualifier.clone().unwrap_or(Qualifier::LATEST)
 }
@@ -165,6 +177,7 @@ pub async fn update(
             "An event source mapping stays with its function; delete it and create one for the other function.",
         ));
     }
+    check_destination(&app, &place, &members)?;
     let (before, enabled) = (state(source), members.enabled);
     let state = match (before, enabled) {
         ("Enabled", Some(false)) => "Disabling",

@@ -130,7 +130,11 @@ pub async fn configuration(
     let changes = changes(&members, &app.services.functions);
     let changes = noted(&app, &target.name, changes).await?;
     let dead_letter = members.check_dead_letter(&target.name);
-    noted(&app, &target.name, dead_letter).await?;
+    if let Some(to) = noted(&app, &target.name, dead_letter).await? {
+        let checked = app.services.functions.check_destination(&to);
+        let checked = checked.map_err(|error| target.place.refuse(error));
+        noted(&app, &target.name, checked).await?;
+    }
     let is_image = target.function(&app)?.info.runtime == Runtime::Image;
     noted(&app, &target.name, members.check_kind(is_image)).await?;
     let services = app.services.clone();

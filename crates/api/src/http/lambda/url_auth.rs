@@ -18,7 +18,8 @@ use lambic_functions::{
 use super::{
     super::{
         App,
-        auth::{strip, verified},
+        auth::{slow_down, strip, verified},
+        server::Peer,
     },
     error::AwsError,
     invoke::PAYLOAD_BYTES_MAX,
@@ -51,9 +52,14 @@ pub async fn admit(
     if app.options.keys.is_empty() || !sigv4::is_signed(head) {
         return Err(forbidden());
     }
-    let (caller, body) = verified(app, head, body, PAYLOAD_BYTES_MAX)
-        .await
-        .map_err(|refused| AwsError::from(refused).into_response())?;
+    let (caller, body) = match verified(app, head, body, PAYLOAD_BYTES_MAX).await {
+        Ok(verified) => verified,
+        Err(refused) => {
+            let peer = head.extensions.get::<Peer>().copied();
+            slow_down(app, peer, &refused).await;
+            return Err(AwsError::from(refused).into_response());
+        }
+    };
     if !is_allowed(endpoint, caller.key.principal(), caller.key.is_ours()) {
         return Err(forbidden());
     }

@@ -1,5 +1,8 @@
-//! The body of a request that a function reads while it is still coming: not more than so many bytes, each part of it
-//! within a time.
+//! The body of a request that a function reads while it is still coming: not more than so many bytes, and not too slowly.
+//!
+//! A function that waits for its caller has a place that others want. So the caller has a time for which it may be waited for
+//! in all; what it sends gives it more of it, up to that again. It counts from when the function finds nothing to read until
+//! it finds something.
 
 use std::{
     pin::Pin,
@@ -15,14 +18,19 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use lambic_functions::BodyCut;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::super::patience::Patience;
+
+/// What a caller must send in a second for which it is waited for, after the first seconds.
+const BYTES_PER_S_MIN: u32 = 16 << 10;
 
 pub struct Bounded {
     body: Body,
     left: usize,
-    idle_max: Duration,
-    /// Since the last part.
-    idle: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
+    /// While it is waited for: since when, and until when at most.
+    wait: Option<(Instant, Pin<Box<Sleep>>)>,
     is_over: IsOver,
 }
 
@@ -37,12 +45,13 @@ impl IsOver {
 }
 
 impl Bounded {
-    pub fn new(body: Body, bytes_max: usize, idle_max: Duration, is_over: IsOver) -> Bounded {
+    /// `wait_max`: how long it is waited for a caller who sends nothing.
+    pub fn new(body: Body, bytes_max: usize, wait_max: Duration, is_over: IsOver) -> Bounded {
         Bounded {
             body,
             left: bytes_max,
-            idle_max,
-            idle: None,
+            patience: Patience::new(wait_max, BYTES_PER_S_MIN),
+            wait: None,
             is_over,
         }
     }
@@ -57,9 +66,14 @@ impl HttpBody for Bounded {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.body).poll_frame(context) {
+        let polled = Pin::new(&mut this.body).poll_frame(context);
+        if polled.is_ready()
+            && let Some((since, _)) = this.wait.take()
+        {
+            this.patience.waited(since.elapsed());
+        }
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                this.idle = None;
                 // Trailers are not passed on, and nothing follows them.
                 let Some(data) = frame.data_ref() else {
                     this.body = Body::empty();
@@ -71,14 +85,16 @@ impl HttpBody for Bounded {
                     return Poll::Ready(Some(Err(BodyCut::TooLarge)));
                 };
                 this.left = left;
+                this.patience.came(data.len());
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyCut::BrokenOff))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let idle_max = this.idle_max;
-                let idle = this.idle.get_or_insert_with(|| Box::pin(sleep(idle_max)));
-                ready!(idle.as_mut().poll(context));
+                let left = this.patience.left();
+                let begin = || (Instant::now(), Box::pin(sleep(left)));
+                let (_, wait) = this.wait.get_or_insert_with(begin);
+                ready!(wait.as_mut().poll(context));
                 this.body = Body::empty();
                 Poll::Ready(Some(Err(BodyCut::Stalled)))
             }
@@ -123,6 +139,27 @@ mod tests {
     fn parts(parts: &[&'static str]) -> Body {
         let parts: Vec<_> = parts.iter().copied().map(Ok::<_, std::io::Error>).collect();
         Body::from_stream(stream::iter(parts))
+    }
+
+    #[tokio::test]
+    async fn parts_that_are_small_and_rare_are_not_waited_for() {
+        let parts = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Some((Ok::<_, std::io::Error>("a"), ()))
+        });
+        let body = Body::from_stream(parts);
+        let is_over = IsOver::default();
+        let mut body = Bounded::new(body, 1 << 20, Duration::from_millis(100), is_over);
+        let mut came = 0;
+        let cut = loop {
+            let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+            match frame.expect("it has no end") {
+                Ok(_) => came += 1,
+                Err(cut) => break cut,
+            }
+        };
+        assert_eq!(cut, BodyCut::Stalled);
+        assert!(came <= 6, "{came}");
     }
 
     #[tokio::test]

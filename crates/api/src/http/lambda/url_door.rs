@@ -31,6 +31,9 @@ use super::{
     urls::PATH,
 };
 
+/// Bodies and answers above this become events and responses where that holds nobody up.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
 /// Whether a path is one of these: they have their own rules for pages of other sites.
 pub fn is_function_url(path: &str) -> bool {
     let rest = path.strip_prefix(PATH);
@@ -104,7 +107,7 @@ async fn answered(
     let is_streamed = endpoint.url.is_streamed;
     match chosen.takes_http().await? {
         true => url_http::answer(app, chosen, is_streamed, path, head, body, trace_id).await,
-        false => with_event(app, endpoint, chosen, path, &head, body, trace_id).await,
+        false => with_event(app, endpoint, chosen, path, head, body, trace_id).await,
     }
 }
 
@@ -113,7 +116,7 @@ async fn with_event(
     endpoint: &Endpoint,
     chosen: Chosen,
     path: &str,
-    head: &Parts,
+    head: Parts,
     body: Body,
     trace_id: &HeaderValue,
 ) -> Result<Response, Error> {
@@ -127,30 +130,34 @@ async fn with_event(
         }
     };
     let request_id = new_id().to_string();
-    let trace_id = trace_id.to_str().unwrap_or_default();
-    let around = Circumstances {
-        url_id: &endpoint.url.id,
-        request_id: &request_id,
-        trace_id,
-        now_us: now_us(),
-        source: head.extensions.get::<Peer>().copied(),
-        is_secured: head.extensions.get::<Secured>().is_some(),
-        caller: head.extensions.get::<Caller>().map(|caller| &*caller.key),
+    let trace_id = trace_id.to_str().unwrap_or_default().to_owned();
+    let body_bytes = body.bytes.len();
+    let make = {
+        let (url_id, path) = (endpoint.url.id.clone(), path.to_owned());
+        let (request_id, trace_id) = (request_id.clone(), trace_id.clone());
+        // The body is given back when its event is made.
+        move || {
+            let around = Circumstances {
+                url_id: &url_id,
+                request_id: &request_id,
+                trace_id: &trace_id,
+                now_us: now_us(),
+                source: head.extensions.get::<Peer>().copied(),
+                is_secured: head.extensions.get::<Secured>().is_some(),
+                caller: head.extensions.get::<Caller>().map(|caller| &*caller.key),
+            };
+            let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+            event(method, uri, &path, headers, &body.bytes, &around)
+                .to_string()
+                .into_bytes()
+        }
     };
-    let payload = event(
-        &head.method,
-        &head.uri,
-        path,
-        &head.headers,
-        &body.bytes,
-        &around,
-    );
+    let payload = off_the_spot(body_bytes, make).await?;
     let event = Event {
-        payload: payload.to_string().into_bytes(),
-        trace_id: Some(trace_id.to_owned()),
+        payload,
+        trace_id: Some(trace_id),
         ..Event::default()
     };
-    drop(body);
     let span = info_span!("invoke", function = %endpoint.name, kind = "url");
     let invoked = invoked(chosen, endpoint.url.is_streamed, event).instrument(span);
     // The caller is not told what went wrong inside.
@@ -170,10 +177,23 @@ async fn invoked(
         return Ok(url_stream::reply(streamed).await);
     }
     let result = chosen.invoke(event).await?;
-    Ok(match result.is_success() {
-        true => whole(result.payload()),
-        false => None,
-    })
+    match result.is_success() {
+        true => off_the_spot(result.payload().len(), move || whole(result.payload())).await,
+        false => Ok(None),
+    }
+}
+
+/// Does what reads or writes so many bytes: megabytes of JSON and base64 take milliseconds, which are long for whoever else
+/// waits on this runtime.
+async fn off_the_spot<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    if bytes <= INLINE_BYTES_MAX {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Error::Closed)
 }
 
 fn whole(payload: &[u8]) -> Option<Response> {

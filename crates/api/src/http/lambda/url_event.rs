@@ -132,7 +132,7 @@ fn joined(headers: &HeaderMap, source: &str, around: &Circumstances<'_>) -> Map<
             .collect();
         joined.insert(name.as_str().to_owned(), Value::from(values.join(",")));
     }
-    let proto = scheme(headers, around.is_secured);
+    let proto = scheme(around.is_secured);
     for (name, value) in [
         ("x-forwarded-for", source),
         ("x-forwarded-proto", proto),

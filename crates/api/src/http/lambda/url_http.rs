@@ -1,7 +1,10 @@
 //! A request at the URL of a component of HTTP: the component gets it as it is, and its response goes back so.
 //!
-//! What stands before the path of the URL is taken off, and the headers that AWS adds are added. A short body is read
-//! before the function has its turn, a long one while it runs.
+//! What stands before the path of the URL is taken off, and the headers that AWS adds are added. A body is here before the
+//! function has its turn, so that a client that sends slowly takes nobody's place. One whose length nobody knows may come
+//! while the function answers, where it answers in parts; such a client must not be waited for too long.
+
+use std::time::Duration;
 
 use axum::{
     body::{Body, HttpBody},
@@ -24,8 +27,8 @@ use super::{
     url_event, url_stream,
 };
 
-/// A body of at most so many bytes is here when the function begins: a client that sends it slowly keeps nobody's place.
-const AHEAD_BYTES_MAX: u64 = 64 << 10;
+/// How long a function that has its place waits for its caller, who sends nothing.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -41,9 +44,8 @@ pub async fn answer(
     body: Body,
     trace_id: &HeaderValue,
 ) -> Result<Response, Error> {
-    let bytes_max = app.services.functions.payload_bytes_max();
     let is_over = IsOver::default();
-    let body = match bounded(app, &head, body, bytes_max, &is_over).await {
+    let body = match bounded(app, &head, body, is_streamed, &is_over).await {
         Ok(body) => body,
         Err(refused) => return Ok(*refused),
     };
@@ -76,29 +78,27 @@ async fn bounded(
     app: &App,
     head: &Parts,
     body: Body,
-    bytes_max: usize,
+    is_streamed: bool,
     is_over: &IsOver,
 ) -> Result<RequestBody, Box<Response>> {
     if body.is_end_stream() {
         return Ok(RequestBody::Whole(Bytes::new()));
     }
+    let bytes_max = app.services.functions.payload_bytes_max();
     match body.size_hint().exact() {
         Some(bytes) if bytes > bytes_max as u64 => Err(Box::new(refused_as_too_large())),
-        Some(bytes) if bytes <= AHEAD_BYTES_MAX => {
-            match app.bounds.read(body, &head.headers, bytes_max).await {
-                Ok(held) => Ok(RequestBody::Whole(Bytes::from_owner(held))),
-                Err(unread) => {
-                    let failure = unread.into_failure(too_large);
-                    let kind = "RequestTooLargeException";
-                    Err(Box::new(refused(failure.status, kind, &failure.message)))
-                }
-            }
-        }
-        _ => {
-            let idle_max = app.options.http_idle_max;
-            let body = Bounded::new(body, bytes_max, idle_max, is_over.clone());
+        None if is_streamed => {
+            let body = Bounded::new(body, bytes_max, WAIT_MAX, is_over.clone());
             Ok(RequestBody::coming(body))
         }
+        _ => match app.bounds.read(body, &head.headers, bytes_max).await {
+            Ok(held) => Ok(RequestBody::Whole(Bytes::from_owner(held))),
+            Err(unread) => {
+                let failure = unread.into_failure(too_large);
+                let kind = "RequestTooLargeException";
+                Err(Box::new(refused(failure.status, kind, &failure.message)))
+            }
+        },
     }
 }
 
@@ -131,9 +131,9 @@ fn target(uri: &Uri, path: &str) -> Uri {
     Uri::try_from(target).unwrap_or_else(|_| Uri::from_static("/"))
 }
 
-/// What the client says of them itself is not passed on, unless it may be a proxy that speaks TLS.
+/// What the client says of them itself is not passed on.
 fn add_forwarded(headers: &mut HeaderMap, source: &str, is_secured: bool) {
-    let proto = scheme(headers, is_secured);
+    let proto = scheme(is_secured);
     let port = HeaderValue::from_str(url_event::port(headers, proto));
     let source = HeaderValue::from_str(source);
     for (name, value) in [(FORWARDED_FOR, source), (FORWARDED_PORT, port)] {
@@ -205,7 +205,7 @@ mod tests {
         for (name, expected) in [
             ("cookie", "a=1; b=2"),
             ("x-forwarded-for", "127.0.0.1"),
-            ("x-forwarded-proto", "https"),
+            ("x-forwarded-proto", "http"),
             ("x-forwarded-port", "7070"),
             ("x-amzn-trace-id", "Root=1"),
         ] {

@@ -13,28 +13,31 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::prompt::Prompt;
 use crate::tls::{self, Identity};
 
 pub enum Socket {
-    Plain(TcpStream),
-    Secured(Box<TlsStream<TcpStream>>),
+    Plain(Prompt<TcpStream>),
+    Secured(Box<TlsStream<Prompt<TcpStream>>>),
 }
 
 impl Socket {
-    /// As the client begins it, within `silence_max`; where there is no identity, it is not asked.
+    /// As the client begins it, within `silence_max`; where there is no identity, it is not asked. The same holds for how
+    /// long it may leave what it is sent untouched.
     pub async fn begin(
         socket: TcpStream,
         identity: Option<&Identity>,
         silence_max: Duration,
     ) -> io::Result<Socket> {
         let Some(identity) = identity else {
-            return Ok(Socket::Plain(socket));
+            return Ok(Socket::Plain(Prompt::new(socket, silence_max)));
         };
         let begins_with_tls = timeout(silence_max, tls::begins_with_tls(&socket)).await;
         if !begins_with_tls?? {
-            return Ok(Socket::Plain(socket));
+            return Ok(Socket::Plain(Prompt::new(socket, silence_max)));
         }
-        let secured = identity.secure_http(socket).await?;
+        let prompt = Prompt::new(socket, silence_max);
+        let secured = identity.secure_http(prompt).await?;
         Ok(Socket::Secured(Box::new(secured)))
     }
 

@@ -160,7 +160,7 @@ impl Members {
         Ok(())
     }
 
-    fn on_failure(&self) -> Option<&str> {
+    pub fn on_failure(&self) -> Option<&str> {
         let config = self.destination_config.as_ref()?;
         config.on_failure.as_ref()?.destination.as_deref()
     }

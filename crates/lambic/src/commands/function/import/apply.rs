@@ -12,6 +12,9 @@ use super::{
 };
 use crate::client::segment;
 
+/// The member that may name another function of the plan.
+const DEAD_LETTER: &str = "DeadLetterConfig";
+
 /// What came of one entry of a plan, or would come.
 pub struct Outcome {
     pub name: String,
@@ -50,7 +53,8 @@ struct Changes {
     alias: bool,
 }
 
-/// Every layer, then every function; one that fails does not stop the others.
+/// Every layer, then every function; one that fails does not stop the others. All functions are made before what may name
+/// another one: the server takes no destinations that are not there.
 pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let mut arns = Vec::new();
@@ -70,8 +74,16 @@ pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
             error,
         });
     }
-    for function in &plan.functions {
-        let outcome = match make(api, function, &arns) {
+    let functions = plan.functions.iter();
+    let made: Vec<_> = functions
+        .map(|function| make(api, function, &arns))
+        .collect();
+    for (function, made) in plan.functions.iter().zip(made) {
+        let finished = made.and_then(|changes| {
+            let url = finish(api, function, &changes)?;
+            Ok((changes, url))
+        });
+        let outcome = match finished {
             Ok((changes, url)) => Outcome {
                 name: function.name.clone(),
                 change: changes.shown("created"),
@@ -288,17 +300,16 @@ fn layers(function: &Function, arns: &[(&str, String)]) -> anyhow::Result<Vec<St
     each.collect()
 }
 
-fn make(
-    api: &Api,
-    function: &Function,
-    arns: &[(&str, String)],
-) -> anyhow::Result<(Changes, Option<String>)> {
+/// The function itself: its code and its settings, but for where its dead letters go.
+fn make(api: &Api, function: &Function, arns: &[(&str, String)]) -> anyhow::Result<Changes> {
     let name = function.name.as_str();
     let layers = layers(function, arns)?;
     let present = look(api, function)?;
     let changes = decide(function, &layers, &present);
+    let mut settings = changes.settings.clone();
+    settings.remove(DEAD_LETTER);
     if changes.is_new {
-        let mut body = changes.settings.clone();
+        let mut body = settings;
         body.insert("FunctionName".to_owned(), json!(name));
         body.insert("Role".to_owned(), json!(super::super::settings::ROLE));
         body.insert(
@@ -315,8 +326,8 @@ fn make(
             api.update_code(name, &function.package.base64())?;
             api.settled(name)?;
         }
-        if !changes.settings.is_empty() {
-            api.update_settings(name, &Value::Object(changes.settings.clone()))?;
+        if !settings.is_empty() {
+            api.update_settings(name, &Value::Object(settings))?;
             api.settled(name)?;
         }
         let arn = present
@@ -329,6 +340,16 @@ fn make(
             let body = json!({ "Tags": function.tags });
             api.client.post_json(&tags_path(arn), &body)?;
         }
+    }
+    Ok(changes)
+}
+
+/// What belongs to a function that is made; gives its URL.
+fn finish(api: &Api, function: &Function, changes: &Changes) -> anyhow::Result<Option<String>> {
+    let name = function.name.as_str();
+    if let Some(dead_letter) = changes.settings.get(DEAD_LETTER) {
+        api.update_settings(name, &json!({ DEAD_LETTER: dead_letter }))?;
+        api.settled(name)?;
     }
     if changes.concurrency {
         api.reserve(name, function.concurrency)?;
@@ -358,7 +379,7 @@ fn make(
     if let Some(body) = function.queued.as_ref().filter(|_| changes.queued) {
         api.client.put_json(&queued_path(function), body)?;
     }
-    Ok((changes, url))
+    Ok(url)
 }
 
 /// The ARN of a layer's version with this content, and whether it had to be published.
