@@ -122,8 +122,10 @@ async fn large_events_become_requests_and_their_responses_answers() {
     });
     let invoked = house
         .functions
-        .invoke(&name("web"), event.to_string().into());
-    let answer: Value = serde_json::from_slice(invoked.await.unwrap().payload()).unwrap();
+        .invoke(&name("web"), event.to_string().into())
+        .await
+        .unwrap();
+    let answer: Value = serde_json::from_slice(invoked.payload()).unwrap();
     assert_eq!(answer["statusCode"], 201);
     assert!(answer["body"] == body, "{} bytes", body.len());
 }
