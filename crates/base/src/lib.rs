@@ -7,6 +7,7 @@
 pub mod bytes;
 pub mod clock;
 pub mod disk;
+pub mod eager;
 pub mod file;
 pub mod lock;
 pub mod parallel;
@@ -16,6 +17,7 @@ pub mod supervise;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, DiskFile, RealDisk};
+pub use eager::Eager;
 pub use lock::DirLock;
 pub use retry::Backoff;
 pub use supervise::supervised;

@@ -32,6 +32,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use lambic_base::Eager;
 use metrics::{counter, gauge};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -94,7 +95,7 @@ pub async fn serve(
                         idle_max,
                     };
                     let connection = connection(socket, peer, door, router, stop.clone(), open);
-                    tasks.spawn(connection);
+                    tasks.spawn(Eager::new(connection));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept an HTTP connection");
