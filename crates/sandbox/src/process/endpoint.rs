@@ -26,6 +26,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use lambic_base::Eager;
 use lambic_model::Outcome;
 use serde_json::json;
 use tokio::{
@@ -319,7 +320,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         };
         let _ = connection.set_nodelay(true);
         let shared = shared.clone();
-        connections.spawn(async move {
+        connections.spawn(Eager::new(async move {
             let _place = place;
             let answer = service_fn(|request| {
                 let shared = shared.clone();
@@ -335,7 +336,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(connection), answer)
                 .await;
-        });
+        }));
     }
 }
 
@@ -486,6 +487,8 @@ fn wrong_state(message: &str) -> Response<Full<Bytes>> {
 
 /// Our own clients say so of a process that an exception has left in no state to go on.
 const ENDS: &str = "Lambic-Runtime-Ends";
+/// Our own clients take the next event for an answer to a response: one way less for each event.
+const NEXT: &str = "Lambic-Runtime-Next";
 
 async fn finish(
     shared: &Shared,
@@ -508,6 +511,7 @@ async fn finish(
     }
     let kind = kind_of(request.headers());
     let ends = request.headers().contains_key(ENDS);
+    let asks_for_next = request.headers().contains_key(NEXT);
     let is_stream = !is_error
         && request
             .headers()
@@ -547,6 +551,9 @@ async fn finish(
         state.said = Some(said);
     }
     shared.word_said.notify_one();
+    if asks_for_next && over.is_none() {
+        return next(shared).await;
+    }
     if let Some(bytes_max) = over {
         return refused(
             StatusCode::PAYLOAD_TOO_LARGE,

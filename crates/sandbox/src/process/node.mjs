@@ -11,6 +11,8 @@ import { pathToFileURL } from "node:url";
 import util from "node:util";
 
 const API = "/2018-06-01/runtime";
+// Asks for the next event with a response.
+const NEXT = { "Lambic-Runtime-Next": "1" };
 const [HOST, PORT] = process.env.AWS_LAMBDA_RUNTIME_API.split(":");
 const TASK_ROOT = process.env.LAMBDA_TASK_ROOT;
 // Its idle connection does not count as something that a handler waits for.
@@ -89,7 +91,7 @@ function json(shaped) {
 
 async function postInvocationError(id, title, error, more = {}) {
   const { body, headers } = json(show(title, error));
-  await call("POST", `${API}/invocation/${id}/error`, body, { ...headers, ...more });
+  return call("POST", `${API}/invocation/${id}/error`, body, { ...headers, ...more });
 }
 
 // The last word of a process that cannot go on.
@@ -483,8 +485,12 @@ async function main() {
     return giveUp("Init Error", error, 1);
   }
   isBetweenEvents = true;
+  let next;
   for (;;) {
-    const { status, headers, body } = await call("GET", `${API}/invocation/next`);
+    // The answer to a response is the next event, if the response was taken.
+    if (next?.status !== 200) next = await call("GET", `${API}/invocation/next`);
+    const { status, headers, body } = next;
+    next = undefined;
     if (status !== 200) {
       console.error(`the Runtime API answered ${status}`);
       process.exit(1);
@@ -509,11 +515,12 @@ async function main() {
         throw new RuntimeError("Runtime.MarshalError", `Unable to marshal response: ${error.message}`);
       }
       requestId = undefined;
-      await call("POST", `${API}/invocation/${id}/response`, encoded, { "Content-Type": "application/json" });
+      next = await call("POST", `${API}/invocation/${id}/response`, encoded, { "Content-Type": "application/json", ...NEXT });
     } catch (error) {
       if (requestId === undefined) throw error;
-      await postInvocationError(id, "Invoke Error", error);
+      const answered = postInvocationError(id, "Invoke Error", error, NEXT);
       requestId = undefined;
+      next = await answered;
     }
   }
 }

@@ -12,6 +12,8 @@ import sys
 import time
 
 API = "/2018-06-01/runtime"
+# Asks for the next event with a response.
+NEXT = [("Lambic-Runtime-Next", "1")]
 
 
 class Connection:
@@ -362,8 +364,11 @@ def main():
         give_up(connection, "/init/error", failure, failure["errorType"])
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         wait_for_restore(connection)
+    status = 0
     while True:
-        status, headers, payload = connection.request("GET", API + "/invocation/next")
+        # The answer to a response is the next event, if the response was taken.
+        if status != 200:
+            status, headers, payload = connection.request("GET", API + "/invocation/next")
         if status != 200:
             sys.exit(f"the Runtime API answered {status}")
         request_id = invocation["id"] = headers["lambda-runtime-aws-request-id"]
@@ -388,7 +393,7 @@ def main():
                 path, body = "/error", encode(failure)
             answer = None
         flush()
-        connection.request("POST", f"{API}/invocation/{request_id}{path}", body)
+        status, headers, payload = connection.request("POST", f"{API}/invocation/{request_id}{path}", body, NEXT)
 
 
 if __name__ == "__main__":
