@@ -230,6 +230,8 @@ impl Begun {
             init: Duration::ZERO,
             kind,
             memory_seen: AtomicU64::new(0),
+            counted: None,
+            alone: None,
             has_ended: false,
             dir,
         };

@@ -6,7 +6,8 @@
 //! share of it is watched besides.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock, mpsc},
@@ -293,6 +294,11 @@ impl Group {
     pub fn tasks(&self) -> Option<usize> {
         let folder = self.folder(Controller::Pids)?;
         read(folder.join("pids.current")).ok()?.trim().parse().ok()
+    }
+
+    /// What [`Group::tasks`] reads, to be read again and again.
+    pub fn tasks_file(&self) -> Option<File> {
+        File::open(self.folder(Controller::Pids)?.join("pids.current")).ok()
     }
 
     fn folder(&self, controller: Controller) -> Option<&Path> {

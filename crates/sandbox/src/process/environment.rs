@@ -28,12 +28,12 @@ use super::{
     network,
     place::{self, Kind},
     telemetry::{self, Telemetry},
-    tree::Process,
+    tree::{Alone, Process},
     variables::{self, Facts},
 };
 use crate::{Error, Execution, LogLine, execution, failure, lines::Lines};
 
-/// How often memory and processes of a running invocation are counted.
+/// How often memory and processes are counted: while an invocation runs, and at the ends of those that follow each other.
 const WATCH: Duration = Duration::from_millis(20);
 /// AWS's, for extensions.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
@@ -51,6 +51,8 @@ pub struct Environment {
     pub(super) process: Process,
     /// What stands still below it until the next event.
     pub(super) stopped: Vec<Process>,
+    /// Known of the process if nothing was below it when it stood still.
+    pub(super) alone: Option<Alone>,
     pub(super) endpoint: Endpoint,
     /// Until it is known where the function may connect to.
     pub(super) way_out: Option<TcpListener>,
@@ -64,6 +66,8 @@ pub struct Environment {
     pub(super) kind: Kind,
     /// The most memory that it was seen to use, bytes.
     pub(super) memory_seen: AtomicU64,
+    /// When memory was counted last, with what the process itself had at most until then.
+    pub(super) counted: Option<(Instant, u64)>,
     pub(super) has_ended: bool,
     /// Ends after the process, before the folder.
     pub(super) group: Option<Group>,
@@ -117,7 +121,7 @@ impl Environment {
             Word::Said(Said::Ready) => {
                 self.init = start.elapsed();
                 self.tell_init_report().await;
-                match self.stand_still("init").await {
+                match self.stand_still("init", true).await {
                     Ok(()) => match self.slow_down() {
                         Ok(()) => return Ok(self),
                         Err(outcome) => outcome,
@@ -237,10 +241,12 @@ impl Environment {
         };
         self.endpoint.forget_event();
         let duration = start.elapsed();
-        let memory_peak_bytes = match self.process.memory_bytes("VmHWM") {
-            0 => self.memory_peak_of_dead(),
-            bytes => bytes,
-        };
+        // While it ran it was counted as often.
+        let is_due = !answered
+            || self
+                .counted
+                .is_none_or(|(counted_at, _)| counted_at.elapsed() >= WATCH);
+        let memory_peak_bytes = self.memory_peak(is_due);
         let told = self.tell_done(request_id, &trace_id, &outcome, duration);
         // An answer that was given stands, whatever is found in the environment afterwards. Extensions may finish
         // what they do with the event, as long as the function might have taken.
@@ -252,7 +258,7 @@ impl Environment {
                 .is_ok();
         self.tell_report(request_id, &trace_id, told, duration, memory_peak_bytes)
             .await;
-        let reusable = reusable && self.stand_still(request_id).await.is_ok();
+        let reusable = reusable && self.stand_still(request_id, is_due).await.is_ok();
         if !reusable {
             self.kill().await;
         }
@@ -330,14 +336,20 @@ impl Environment {
     }
 
     /// Stops everything until the next event, so that the limits hold in between; the error says which of them does
-    /// not hold.
-    pub(super) async fn stand_still(&mut self, request_id: &str) -> Result<(), Outcome> {
+    /// not hold. `is_counted`: memory as well, which has a cost.
+    pub(super) async fn stand_still(
+        &mut self,
+        request_id: &str,
+        is_counted: bool,
+    ) -> Result<(), Outcome> {
         self.telemetry.set_running(false);
-        self.stopped = self
-            .process
-            .stop_all(PROCESSES_MAX)
-            .await
-            .map_err(|reason| {
+        let process = &self.process;
+        if !self
+            .alone
+            .as_mut()
+            .is_some_and(|alone| alone.is_stopped(process))
+        {
+            self.stopped = process.stop_all(PROCESSES_MAX).await.map_err(|reason| {
                 failure(
                     "Runtime.ExitError",
                     &format!(
@@ -345,15 +357,38 @@ impl Environment {
                     ),
                 )
             })?;
-        self.over_limit(&self.stopped, request_id)
-            .map_or(Ok(()), Err)
+            let tasks = self.group.as_ref().filter(|_| self.stopped.is_empty());
+            self.alone = tasks.and_then(|group| Alone::of(process, group.tasks_file()?));
+        }
+        match is_counted {
+            true => self
+                .over_limit(&self.stopped, request_id)
+                .map_or(Ok(()), Err),
+            false => Ok(()),
+        }
+    }
+
+    /// Of the process: as it is now, or as it was when that was looked at last.
+    fn memory_peak(&mut self, is_due: bool) -> u64 {
+        if let Some((_, bytes)) = self.counted
+            && !is_due
+        {
+            return bytes;
+        }
+        match self.process.memory_bytes("VmHWM") {
+            0 => self.memory_peak_of_dead(),
+            bytes => {
+                self.counted = Some((Instant::now(), bytes));
+                bytes
+            }
+        }
     }
 
     /// What the environment says next, or how it failed to.
     pub(super) async fn next_word(&mut self, request_id: &str, timeout: Duration) -> Word {
         let deadline = tokio::time::sleep(timeout);
         tokio::pin!(deadline);
-        let mut watch = tokio::time::interval(WATCH);
+        let mut watch = tokio::time::interval_at(tokio::time::Instant::now() + WATCH, WATCH);
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -61,7 +61,7 @@ impl Spare {
         let is_waiting = matches!(
             environment.next_word("spare", START_TIME_MAX).await,
             Word::Said(Said::Spare)
-        ) && environment.stand_still("spare").await.is_ok();
+        ) && environment.stand_still("spare", true).await.is_ok();
         if !is_waiting {
             let lines = environment.take_lines();
             tracing::warn!(?lines, "a spare environment did not come up");

@@ -6,7 +6,10 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -20,6 +23,8 @@ const STOP_ROUNDS_BUSY: usize = 10;
 const STOP_PAUSE: Duration = Duration::from_millis(1);
 /// Of the kernel's files at once: most fit.
 const READ_BYTES: usize = 4_096;
+/// At a process that was told to stop, before it is looked at from all sides.
+const LOOKS: usize = 3;
 /// From this round on a process that waits for its half-made child counts as at rest: it stops as soon as it wakes.
 const STOP_ROUNDS_PATIENT: usize = 50;
 
@@ -236,6 +241,63 @@ impl Process {
     }
 }
 
+/// A process with one thread and nothing below it, in a group that counts: few looks tell whether that is so still.
+#[derive(Debug)]
+pub struct Alone {
+    /// The kernel's files, open: the one of a process that is gone says so, whoever has its number then.
+    stat: File,
+    tasks: File,
+    /// In the group, when nothing was below.
+    count: u32,
+    bytes: Vec<u8>,
+}
+
+impl Alone {
+    /// Of a process that stands still, with nothing below it; `None`: it is to be looked at from all sides each time.
+    pub fn of(process: &Process, tasks: File) -> Option<Alone> {
+        let stat = File::open(format!("/proc/{}/stat", process.pid)).ok()?;
+        // If it is still there, the file is its own.
+        let is_there = process.signal(None);
+        let mut alone = Alone {
+            stat,
+            tasks,
+            count: 0,
+            bytes: Vec::new(),
+        };
+        alone.count = alone.tasks()?;
+        (is_there && alone.has_stopped()).then_some(alone)
+    }
+
+    /// Stops it. False: nobody knows yet whether all of it stands still.
+    ///
+    /// A thread that has stopped is in the middle of nothing: whom it started is in the group, and counted.
+    pub fn is_stopped(&mut self, process: &Process) -> bool {
+        process.signal(Some(Signal::SIGSTOP))
+            && (0..LOOKS).any(|_| self.has_stopped())
+            && self.tasks() == Some(self.count)
+    }
+
+    /// With all its threads, because there is one.
+    fn has_stopped(&mut self) -> bool {
+        let stat = self.look(|alone| &alone.stat).map(Stat::of);
+        stat.flatten()
+            .is_some_and(|stat| stat.field(0) == "T" && stat.field(17) == "1")
+    }
+
+    fn tasks(&mut self) -> Option<u32> {
+        self.look(|alone| &alone.tasks)?.trim().parse().ok()
+    }
+
+    fn look(&mut self, at: impl Fn(&Alone) -> &File) -> Option<String> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(READ_BYTES, 0);
+        let read = at(self).read_at(&mut bytes, 0);
+        let text = read.map(|read| String::from_utf8_lossy(&bytes[..read]).into_owned());
+        self.bytes = bytes;
+        text.ok()
+    }
+}
+
 /// By its numbers in all namespaces that it is in, from ours inwards.
 fn is_first(status: &str) -> bool {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -275,7 +337,10 @@ struct Stat(String);
 
 impl Stat {
     fn read(folder: &Path) -> Option<Stat> {
-        let stat = read(folder.join("stat")).ok()?;
+        Stat::of(read(folder.join("stat")).ok()?)
+    }
+
+    fn of(stat: String) -> Option<Stat> {
         Some(Stat(stat[stat.rfind(')')? + 1..].to_owned()))
     }
 
@@ -400,6 +465,35 @@ mod tests {
         let status = bystander.wait().unwrap();
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         assert_eq!(signal, Some(libc::SIGTERM));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_alone_is_stopped_by_a_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let counter = dir.path().join("pids.current");
+        let counted = |count: &str| std::fs::write(&counter, count).unwrap();
+        let tasks = || File::open(&counter).unwrap();
+        let mut child = sleeper();
+        let process = open(&child);
+        counted("2\n");
+        assert!(Alone::of(&process, tasks()).is_none(), "it runs");
+        assert!(process.stop_all(64).await.unwrap().is_empty());
+        let mut alone = Alone::of(&process, tasks()).unwrap();
+        process.go_on();
+        while look(process.pid, false).is_at_rest {
+            std::thread::yield_now();
+        }
+        while !alone.is_stopped(&process) {
+            std::thread::yield_now();
+        }
+        assert!(look(process.pid, false).is_at_rest);
+        counted("3\n");
+        assert!(!alone.is_stopped(&process), "somebody else is there");
+        counted("2\n");
+        assert!(alone.is_stopped(&process));
+        process.kill_all();
+        child.wait().unwrap();
+        assert!(!alone.is_stopped(&process), "it is gone");
     }
 
     #[test]
