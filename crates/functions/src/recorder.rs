@@ -31,7 +31,7 @@ const WAITING_MAX: usize = 2_048;
 const AT_ONCE_MAX: usize = 512;
 /// After the first of several. What comes in the meantime goes along, and wakes nobody: neither this, nor all who follow
 /// the log.
-const LINGER: Duration = Duration::from_millis(5);
+const LINGER: Duration = Duration::from_millis(20);
 /// Log lines in memory; beyond it, an invocation's lines are left out with a notice.
 const LINE_BYTES_MAX: usize = 32 << 20;
 /// What a line takes in the log beside its text, at most: the request's id, the function's name, times.
