@@ -23,6 +23,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+/// Many threads allocate and free for each other: events, records, instances.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let json = cli.json;
