@@ -163,6 +163,13 @@ fn code_that_is_none_is_refused_before_a_server_is_asked() {
             &["wants the file other.py", "it holds handler.py"],
         ),
         (
+            &["good", "--runtime", "python", "--handler", "handler.hander"],
+            &[
+                "handler.py has no function hander",
+                "did you mean the handler handler.handler?",
+            ],
+        ),
+        (
             &["good", "--runtime", "bootstrap"],
             &["a program named bootstrap"],
         ),
@@ -384,6 +391,26 @@ fn the_life_of_a_function() {
     world.ok(&["alias", "set", "hello", "live", "1", "--weight", "2=0.5"]);
     let aliases = world.ok(&["alias", "list", "hello"]);
     assert!(aliases.contains("2=0.5"), "{aliases}");
+    let whole = world.ok(&["show", "hello"]);
+    assert!(whole.contains("live → 1 (2=0.5)"), "{whole}");
+    let whole = world.json(&["show", "hello"]);
+    let weights = &whole["Aliases"][0]["RoutingConfig"]["AdditionalVersionWeights"];
+    assert_eq!(weights["2"], 0.5, "{whole}");
+    assert_eq!(whole["Handler"], "main.handler");
+    let live = world.ok(&["show", "hello:live"]);
+    assert!(live.contains("live → 1 (2=0.5)"), "{live}");
+    world.fails(
+        &["show", "hello", "--qualifier", "liv"],
+        &["Function not found", "did you mean the alias live?"],
+    );
+    world.fails(
+        &["alias", "delete", "hello", "liv"],
+        &["does not have an alias liv", "did you mean live?"],
+    );
+    world.fails(
+        &["update", "hello", "--runtime", "pyton3.11"],
+        &["no runtime", "did you mean python3.11?"],
+    );
     world.ok(&["alias", "set", "hello", "live", "2"]);
     let aliases = world.json(&["alias", "list", "hello"]);
     assert_eq!(aliases[0]["FunctionVersion"], "2", "{aliases}");

@@ -78,9 +78,7 @@ impl Api {
                 let names = all.iter().filter_map(|one| one["FunctionName"].as_str());
                 failure.hint = Some(match closest(name, names) {
                     // Its version or alias is what is missing.
-                    Some(best) if best == name => format!(
-                        "`lambic function versions {name}` and `lambic function alias list {name}` show what there is"
-                    ),
+                    Some(best) if best == name => self.qualifier_meant(name, &failure.message),
                     Some(best) => format!("did you mean {best}?"),
                     None => "`lambic function list` shows what there is".to_owned(),
                 });
@@ -88,6 +86,20 @@ impl Api {
             }
             Ok(failure) => anyhow::Error::new(failure),
             Err(error) => error,
+        }
+    }
+
+    /// What to do about a version or alias that is not there; AWS's message ends with its ARN.
+    fn qualifier_meant(&self, name: &str, message: &str) -> String {
+        let asked = message.rsplit(':').next().unwrap_or_default();
+        let aliases = self.all(&of(name, "/aliases", None), "Aliases");
+        let aliases = aliases.unwrap_or_default();
+        let names = aliases.iter().filter_map(|alias| alias["Name"].as_str());
+        match closest(asked, names) {
+            Some(best) => format!("did you mean the alias {best}?"),
+            None => format!(
+                "`lambic function versions {name}` and `lambic function alias list {name}` show what there is"
+            ),
         }
     }
 
