@@ -106,7 +106,7 @@ pub struct Serve {
     /// A file of settings laid over the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry
+    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry; its folder must be there
     #[arg(long, value_name = "FILE")]
     pub traces: Option<PathBuf>,
     /// Print every setting with its default, and stop
@@ -128,7 +128,7 @@ pub struct Dev {
     /// Address of the Postgres door [default: 127.0.0.1:7432]
     #[arg(long, value_name = "ADDR")]
     pub pg: Option<SocketAddr>,
-    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry
+    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry; its folder must be there
     #[arg(long, value_name = "FILE")]
     pub traces: Option<PathBuf>,
 }

@@ -188,6 +188,32 @@ fn code_that_is_none_is_refused_before_a_server_is_asked() {
 }
 
 #[test]
+fn a_place_for_traces_that_is_none_is_told_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, none) = (
+        folder.path().join("data"),
+        folder.path().join("none/t.jsonl"),
+    );
+    for (traces, said) in [
+        (shown(&none), "there is no folder"),
+        (shown(folder.path()), "a file is wanted"),
+    ] {
+        let output = common::lambic()
+            .args(["serve", "--data", shown(&data), "--traces", traces])
+            .args(["--http", "127.0.0.1:0", "--pg", "127.0.0.1:0"])
+            .output()
+            .expect("the binary is there");
+        refused(
+            &output,
+            78,
+            &["traces cannot be written to", traces, "--traces", said],
+        );
+        let told = text(&output.stderr);
+        assert!(!told.contains("cannot open the data folder"), "{told}");
+    }
+}
+
+#[test]
 fn what_is_too_large_names_the_largest_files() {
     let world = World::new();
     let stored =
