@@ -88,27 +88,42 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
         bail!("there is nothing in {} that can be taken over", plan.source);
     }
     if args.plan {
-        return show_plan(global, &plan);
+        return show_plan(global, &plan, &machine);
     }
     let api = Api::new(global)?;
     // A server that is not there is told once, not for every function.
     api.functions()?;
     let outcomes = apply::apply(&api, &plan);
     report(global, &plan, &outcomes)?;
-    let failed: Vec<&Outcome> = outcomes.iter().filter(|one| one.error.is_some()).collect();
-    match failed.len() as u64 {
+    ended(&outcomes, "failed")
+}
+
+fn ended(outcomes: &[Outcome], how: &str) -> anyhow::Result<()> {
+    let failed = outcomes.iter().filter(|one| one.error.is_some());
+    match failed.count() as u64 {
         0 => Ok(()),
         count => bail!(
-            "{count} of {} failed",
+            "{count} of {} {how}",
             counted(outcomes.len() as u64, "resource")
         ),
     }
 }
 
+/// What the server would refuse for want of an interpreter is told beforehand.
+fn mark_missing(plan: &Plan, outcomes: &mut [Outcome], machine: &Machine) {
+    let functions = outcomes.iter_mut().skip(plan.layers.len());
+    for (function, outcome) in plan.functions.iter().zip(functions) {
+        if let Some(why) = machine.missing(&function.runtime) {
+            outcome.change = "cannot run".to_owned();
+            outcome.error = Some(anyhow::Error::msg(why));
+        }
+    }
+}
+
 /// Without a server it is shown all the same, but for what is there already.
-fn show_plan(global: &Global, plan: &Plan) -> anyhow::Result<()> {
+fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<()> {
     let compared = Api::new(global).and_then(|api| apply::compare(&api, plan));
-    let outcomes = match compared {
+    let mut outcomes = match compared {
         Ok(outcomes) => outcomes,
         Err(error) if error.downcast_ref::<Failure>().is_some() => return Err(error),
         Err(_) => {
@@ -127,7 +142,9 @@ fn show_plan(global: &Global, plan: &Plan) -> anyhow::Result<()> {
             unknown.collect()
         }
     };
-    report(global, plan, &outcomes)
+    mark_missing(plan, &mut outcomes, machine);
+    report(global, plan, &outcomes)?;
+    ended(&outcomes, "cannot run on this server")
 }
 
 /// Layers first, then functions, as [`apply`] goes through them.
