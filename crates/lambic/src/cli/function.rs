@@ -172,9 +172,12 @@ pub struct FunctionImport {
     /// The function's name, where the source holds one only
     #[arg(long)]
     pub name: Option<String>,
-    /// Only show what would be made, changed and left out
+    /// Only show what would be made, changed and left out, and what this server cannot run
     #[arg(long)]
     pub plan: bool,
+    /// Import nothing where the source has properties that do not exist, most likely mistyped, instead of a warning
+    #[arg(long)]
+    pub strict: bool,
     /// Value of a template's parameter, or of an option of serverless.yml such as stage
     #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
     pub parameters: Vec<(String, String)>,

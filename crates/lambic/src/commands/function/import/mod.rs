@@ -7,6 +7,7 @@ mod apply;
 mod cargo_lambda;
 mod cloudformation;
 mod events;
+mod known;
 mod plan;
 mod sam;
 mod serverless;
@@ -36,7 +37,7 @@ use crate::{
     yaml_source::Source,
 };
 use apply::Outcome;
-use plan::{Function, Plan};
+use plan::{Function, LeftOut, Plan};
 
 /// Of a template that stands in a zip, with its code.
 const UNPACKED_BYTES_MAX: u64 = 262_144_000;
@@ -82,6 +83,10 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     plan.check_dependencies();
     if !plan.problems.is_empty() {
         bail!("{}\nnothing was imported", plan.problems.join("\n"));
+    }
+    if args.strict && !plan.warnings.is_empty() {
+        let shown: Vec<String> = plan.warnings.iter().map(LeftOut::shown).collect();
+        bail!("{}\nnothing was imported: --strict", shown.join("\n"));
     }
     if plan.functions.is_empty() && plan.layers.is_empty() {
         tell(&plan);
@@ -171,14 +176,13 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
                     "event_source_mappings": function.mappings,
                 })
             });
-        let left_out = plan.left_out.iter().map(|one| {
-            json!({ "place": one.place.trim_end_matches([':', ' ']), "what": one.what, "why": one.why })
-        });
+        let noted = |one: &LeftOut| json!({ "place": one.place.trim_end_matches([':', ' ']), "what": one.what, "why": one.why });
         return output::print_json(&json!({
             "source": plan.source,
             "layers": layers.collect::<Value>(),
             "functions": functions.collect::<Value>(),
-            "left_out": left_out.collect::<Value>(),
+            "left_out": plan.left_out.iter().map(noted).collect::<Value>(),
+            "warnings": plan.warnings.iter().map(noted).collect::<Value>(),
         }));
     }
     let row = |what: &str, runtime: &str, handler: &str, code: String, outcome: &Outcome| {
@@ -235,6 +239,9 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
 fn tell(plan: &Plan) {
     for one in &plan.left_out {
         eprintln!("not as it was: {}", one.shown());
+    }
+    for one in &plan.warnings {
+        eprintln!("warning: {}", one.shown());
     }
 }
 

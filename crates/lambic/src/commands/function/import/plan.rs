@@ -26,6 +26,8 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     pub functions: Vec<Function>,
     pub left_out: Vec<LeftOut>,
+    /// What is most likely a mistake, and is left out too.
+    pub warnings: Vec<LeftOut>,
     /// Mistakes, each with its place. With any of them nothing is done.
     pub problems: Vec<String>,
 }
@@ -182,6 +184,14 @@ pub fn differing(wanted: &Map<String, Value>, present: &Value) -> Map<String, Va
 impl Plan {
     pub fn leave_out(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
         self.left_out.push(LeftOut {
+            place,
+            what: what.into(),
+            why: why.into(),
+        });
+    }
+
+    pub fn warn(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
+        self.warnings.push(LeftOut {
             place,
             what: what.into(),
             why: why.into(),

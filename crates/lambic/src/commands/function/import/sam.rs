@@ -14,6 +14,7 @@ use super::{
     super::package::Package,
     Asked,
     cloudformation::{Missing, Resolved, Resource, Template, intrinsic},
+    known,
     plan::{NOT_HERE, NOTHING_ELSE, Plan},
 };
 use crate::yaml_source::{Node, Source};
@@ -21,6 +22,8 @@ use crate::yaml_source::{Node, Source};
 const SERVERLESS: &str = "AWS::Serverless::Function";
 const PLAIN: &str = "AWS::Lambda::Function";
 const LAYERS: [&str; 2] = ["AWS::Serverless::LayerVersion", "AWS::Lambda::LayerVersion"];
+/// What is taken over.
+const TAKEN: [&str; 4] = [SERVERLESS, PLAIN, LAYERS[0], LAYERS[1]];
 /// Kinds that a function brings along by itself here.
 const IMPLIED: [&str; 3] = [
     "AWS::IAM::Role",
@@ -86,7 +89,14 @@ pub fn plan(source: &Source, folder: &Path, asked: &Asked) -> Result<Plan, Strin
                 shown(resource),
                 "nothing of that kind is needed here",
             ),
-            _ => reader.leave_out(resource.key, shown(resource), NOTHING_ELSE),
+            kind => match known::kind_meant(kind, TAKEN.iter().copied()) {
+                Some(best) => {
+                    let place = source.line(resource.key);
+                    let why = format!("there is no such kind; did you mean {best}?");
+                    reader.plan.warn(place, shown(resource), why);
+                }
+                None => reader.leave_out(resource.key, shown(resource), NOTHING_ELSE),
+            },
         }
     }
     reader.rest();
@@ -120,6 +130,27 @@ impl Reader<'_, '_> {
     pub fn leave_out(&mut self, node: &Node, what: impl Into<String>, why: impl Into<String>) {
         let place = self.template.source.line(node);
         self.plan.leave_out(place, what, why);
+    }
+
+    /// True if a property is mistyped, which is told.
+    fn is_mistyped(&mut self, node: &Node, what: &str, name: &str, known: &[&str]) -> bool {
+        let Some(why) = known::mistyped(name, known) else {
+            return false;
+        };
+        let place = self.template.source.line(node);
+        self.plan.warn(place, what, why);
+        true
+    }
+
+    /// Members of a property that have names which it does not have.
+    fn check_members(&mut self, node: &Node, what: &str, known: &[&str]) {
+        if intrinsic(node).is_some() {
+            return;
+        }
+        for (key, value) in node.entries() {
+            let name = key.text().unwrap_or_default();
+            self.is_mistyped(value, &format!("{what}.{name}"), name, known);
+        }
     }
 
     fn problem(&mut self, node: &Node, message: &str) {

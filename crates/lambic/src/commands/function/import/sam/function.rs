@@ -9,12 +9,15 @@ use super::{
     super::{
         super::{guess, package::Package, runtimes::Language},
         cloudformation::{Missing, Resource, intrinsic, referred},
-        events,
+        events, known,
         plan::{Function, LayerUse, NO_IAM, NO_IMAGES, NO_PROVISIONING, NOT_HERE},
     },
     LAYERS, Reader, SERVERLESS, shown, why,
 };
-use crate::yaml_source::{Node, Yaml};
+use crate::{
+    toml_source::closest,
+    yaml_source::{Node, Yaml},
+};
 
 const NO_EFFECT: &str = "it is kept and shown, but has no effect here";
 
@@ -33,7 +36,13 @@ impl Reader<'_, '_> {
         }
         let mut needed = |name: &str| {
             let Some(node) = find(name) else {
-                self.problem(resource.key, &format!("function {id} has no {name}"));
+                let unknown = properties.iter().map(|(key, _)| key.as_str());
+                let unknown = unknown.filter(|key| known::mistyped(key, known::FUNCTION).is_some());
+                let hint = match closest(name, unknown) {
+                    Some(mistyped) => format!("; did you mean it by {mistyped}?"),
+                    None => String::new(),
+                };
+                self.problem(resource.key, &format!("function {id} has no {name}{hint}"));
                 return None;
             };
             match self.template.text(node) {
@@ -154,6 +163,12 @@ impl Reader<'_, '_> {
 
     fn property(&mut self, function: &mut Function, id: &str, key: &str, node: &Node) {
         let what = format!("{id}: {key}");
+        if self.is_mistyped(node, &what, key, known::FUNCTION) {
+            return;
+        }
+        if let Some(members) = known::members(key) {
+            self.check_members(node, &what, members);
+        }
         match key {
             "FunctionName" | "Runtime" | "Handler" | "CodeUri" | "Code" | "InlineCode"
             | "PackageType" => {}

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{
     super::{
         super::{guess, package::Package, runtimes::Language},
+        known,
         plan::{Function, LayerUse, NO_IAM, NO_IMAGES, NO_PROVISIONING, NOT_HERE},
     },
     NAMES, OF_CLOUDFORMATION, Reader,
@@ -142,6 +143,10 @@ impl Reader<'_, '_> {
 
     fn setting(&mut self, function: &mut Function, id: &str, key: &str, node: &Node) {
         let what = format!("{id}: {key}");
+        if let Some(why) = known::mistyped(key, known::OF_SERVICE) {
+            let place = self.source.line(node);
+            return self.plan.warn(place, what, why);
+        }
         match key {
             "handler" | "name" | "runtime" | "package" => {}
             "description" => function.settings.description = self.text(node, &what),
