@@ -157,6 +157,31 @@ impl Api {
         done.map_err(|error| self.suggesting(error, name))
     }
 
+    /// Environments that are kept ready for a version or alias, by its name.
+    pub fn provisioned(&self, name: &str) -> anyhow::Result<Vec<Value>> {
+        let path = format!("{}?List=ALL", provisioned_path(name));
+        self.all(&path, "ProvisionedConcurrencyConfigs")
+    }
+
+    pub fn provision(&self, name: &str, qualifier: &str, count: u32) -> anyhow::Result<()> {
+        let path = format!(
+            "{}?Qualifier={}",
+            provisioned_path(name),
+            segment(qualifier)
+        );
+        let body = json!({ "ProvisionedConcurrentExecutions": count });
+        self.client.put_json(&path, &body).map(drop)
+    }
+
+    pub fn unprovision(&self, name: &str, qualifier: &str) -> anyhow::Result<()> {
+        let path = format!(
+            "{}?Qualifier={}",
+            provisioned_path(name),
+            segment(qualifier)
+        );
+        self.client.delete(&path)
+    }
+
     pub fn publish(&self, name: &str, description: Option<&str>) -> anyhow::Result<Value> {
         let body = match description {
             Some(text) => json!({ "Description": text }),
@@ -192,6 +217,13 @@ pub fn of(name: &str, rest: &str, qualifier: Option<&str>) -> String {
         None => String::new(),
     };
     format!("{FUNCTIONS}/{}{rest}{question}", segment(name))
+}
+
+fn provisioned_path(name: &str) -> String {
+    format!(
+        "/2019-09-30/functions/{}/provisioned-concurrency",
+        segment(name)
+    )
 }
 
 /// `None` for what is not there.

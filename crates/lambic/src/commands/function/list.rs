@@ -96,7 +96,6 @@ impl Around {
             mappings.extend(api.mappings(&format!("{name}:{alias}"))?);
         }
         let path = |date: &str, rest: &str| format!("/{date}/functions/{}/{rest}", segment(name));
-        let provisioned = path("2019-09-30", "provisioned-concurrency?List=ALL");
         let queued = path("2019-09-25", "event-invoke-config/list");
         // Tags are the function's, whatever its description is of.
         let arn = function["FunctionArn"].as_str().unwrap_or_default();
@@ -104,7 +103,7 @@ impl Around {
         let tags = format!("/2017-03-31/tags/{}", segment(&arn.join(":")));
         Ok(Around {
             concurrency: api.concurrency(name)?,
-            provisioned: api.all(&provisioned, "ProvisionedConcurrencyConfigs")?,
+            provisioned: api.provisioned(name)?,
             urls: api.all(&path("2021-10-31", "urls"), "FunctionUrlConfigs")?,
             queued: api.all(&queued, "FunctionEventInvokeConfigs")?,
             tags: api.client.get(&tags)?["Tags"].clone(),
@@ -155,7 +154,7 @@ impl Around {
 }
 
 /// Which version or alias of its function something belongs to; `None`: the function itself.
-fn qualifier_of(one: &Value) -> Option<&str> {
+pub fn qualifier_of(one: &Value) -> Option<&str> {
     let arn = one["FunctionArn"].as_str()?;
     arn.split(':').nth(7).filter(|name| *name != LATEST)
 }

@@ -72,6 +72,72 @@ pub const LAYER: &[&str] = &[
     "RetentionPolicy",
 ];
 
+/// Of what belongs to a function and stands beside it.
+pub fn around(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "AWS::Lambda::Version" => &[
+            "CodeSha256",
+            "Description",
+            "FunctionName",
+            "FunctionScalingConfig",
+            "ProvisionedConcurrencyConfig",
+            "RuntimePolicy",
+        ],
+        "AWS::Lambda::Alias" => &[
+            "Description",
+            "FunctionName",
+            "FunctionVersion",
+            "Name",
+            "ProvisionedConcurrencyConfig",
+            "RoutingConfig",
+        ],
+        "AWS::Lambda::Url" => &[
+            "AuthType",
+            "Cors",
+            "InvokeMode",
+            "Qualifier",
+            "TargetFunctionArn",
+        ],
+        "AWS::Lambda::EventInvokeConfig" => &[
+            "DestinationConfig",
+            "FunctionName",
+            "MaximumEventAgeInSeconds",
+            "MaximumRetryAttempts",
+            "Qualifier",
+        ],
+        _ => &[
+            "AmazonManagedKafkaEventSourceConfig",
+            "BatchSize",
+            "BisectBatchOnFunctionError",
+            "DestinationConfig",
+            "DocumentDBEventSourceConfig",
+            "Enabled",
+            "EventSourceArn",
+            "FilterCriteria",
+            "FunctionName",
+            "FunctionResponseTypes",
+            "KmsKeyArn",
+            "LoggingConfig",
+            "MaximumBatchingWindowInSeconds",
+            "MaximumRecordAgeInSeconds",
+            "MaximumRetryAttempts",
+            "MetricsConfig",
+            "ParallelizationFactor",
+            "ProvisionedPollerConfig",
+            "Queues",
+            "ScalingConfig",
+            "SelfManagedEventSource",
+            "SelfManagedKafkaEventSourceConfig",
+            "SourceAccessConfigurations",
+            "StartingPosition",
+            "StartingPositionTimestamp",
+            "Tags",
+            "Topics",
+            "TumblingWindowInSeconds",
+        ],
+    }
+}
+
 /// Of a function of `serverless.yml`.
 pub const OF_SERVICE: &[&str] = &[
     "architecture",

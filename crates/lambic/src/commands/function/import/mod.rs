@@ -5,6 +5,7 @@
 
 mod apply;
 mod cargo_lambda;
+mod changes;
 mod cloudformation;
 mod events;
 mod known;
@@ -174,6 +175,9 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
                     "error": error(outcome),
                     "configuration": function.configuration(&[], None),
                     "event_source_mappings": function.mappings,
+                    "aliases": function.aliases.iter().map(|alias| {
+                        json!({ "name": alias.name, "provisioned": alias.provisioned })
+                    }).collect::<Value>(),
                 })
             });
         let noted = |one: &LeftOut| json!({ "place": one.place.trim_end_matches([':', ' ']), "what": one.what, "why": one.why });
