@@ -367,7 +367,7 @@ fn what_stands_around_functions_is_imported_and_mistakes_are_told() {
     world.fails(
         &strict,
         &[
-            "template.yaml:24: Fast: Memorysize: there is no such property; did you mean MemorySize?",
+            "template.yaml:21: Fast: Memorysize: there is no such property; did you mean MemorySize?",
             "Fast: Environment.Variabels: there is no such property; did you mean Variables?",
             "Typo (AWS::Serverles::Function): there is no such kind; did you mean AWS::Serverless::Function?",
             "--strict",
