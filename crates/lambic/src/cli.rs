@@ -458,11 +458,18 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Measure functions over HTTP: cold and warm, what they cost, what stands idle
+    #[command(
+        after_help = "Peers are measured as far as the folder has them; one that does not start is left out:
+  python3 -m venv peers && peers/bin/pip install aws-sam-cli awslambdaric ministack
+  npm install --prefix peers workerd
+  lambic bench functions --peers peers"
+    )]
     Functions {
         /// Rounds of what is compared, interleaved
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
-        /// A folder with others to measure beside: AWS's emulator, ministack, workerd
+        /// A folder with others to measure beside: AWS's emulator (aws-sam-cli and awslambdaric of PyPI), ministack
+        /// (PyPI), workerd (npm)
         #[arg(long, value_name = "DIR")]
         peers: Option<PathBuf>,
     },
