@@ -557,6 +557,44 @@ fn logs_are_found_and_followed() {
 }
 
 #[test]
+fn what_a_function_writes_does_not_act_on_a_terminal() {
+    let world = World::new();
+    world.file(
+        "colour/handler.py",
+        "def handler(event, context):\n    print('\\x1b[31mred\\x1b[0m \\x9b2J')\n",
+    );
+    world.ok(&["create", "colour", "colour", "--runtime", "python"]);
+    world.ok(&["invoke", "colour"]);
+    // A file or a program gets it as it is.
+    common::eventually("the line is in the log", || {
+        world.ok(&["logs", "colour"]).contains("\x1b[31mred\x1b[0m")
+    });
+    let on_terminal = |args: &[&str]| {
+        let lambic = common::lambic();
+        let output = std::process::Command::new("python3")
+            .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])"])
+            .arg(lambic.get_program())
+            .arg("function")
+            .args(args)
+            .env("LAMBIC_URL", &world.server.url)
+            .stdin(Stdio::null())
+            .output()
+            .expect("python3 is there");
+        text(&output.stdout)
+    };
+    for args in [
+        &["logs", "colour"][..],
+        &["logs", "colour", "--json"],
+        &["invoke", "colour", "--tail"],
+    ] {
+        let told = on_terminal(args);
+        let escaped = ["\\x1b[31mred", "\\u001b[31mred"];
+        assert!(escaped.iter().any(|part| told.contains(part)), "{told:?}");
+        assert!(!told.contains(['\x1b', '\u{9b}']), "{told:?}");
+    }
+}
+
+#[test]
 fn a_url_is_made_changed_and_taken_away() {
     let world = World::new();
     world.fails(&["url", "web"], &["Function not found"]);
