@@ -183,7 +183,7 @@ pub const OF_SERVICE: &[&str] = &[
 
 /// Members of properties that have some.
 pub fn members(property: &str) -> Option<&'static [&'static str]> {
-    Some(match property {
+    let members: &'static [&'static str] = match property {
         "DeadLetterConfig" => &["TargetArn"],
         "DeadLetterQueue" => &["TargetArn", "Type"],
         "Environment" => &["Variables"],
@@ -204,7 +204,8 @@ pub fn members(property: &str) -> Option<&'static [&'static str]> {
         "SnapStart" => &["ApplyOn"],
         "TracingConfig" => &["Mode"],
         _ => return None,
-    })
+    };
+    Some(members)
 }
 
 /// What to say of a name that is none of `known`.
