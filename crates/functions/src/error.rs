@@ -106,6 +106,11 @@ pub enum Error {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(
+        "traces cannot be written to `{}` (`--traces` or `traces.file`): {reason}",
+        path.display()
+    )]
+    Traces { path: PathBuf, reason: String },
     #[error("`{}` is damaged: {reason}; deploy the function again, or bring the file back from a backup", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error("functions are shutting down")]

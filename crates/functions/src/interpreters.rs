@@ -44,6 +44,36 @@ pub struct Runtimes {
     pub all: BTreeSet<String>,
 }
 
+impl Runtimes {
+    /// What there is without a server, by its settings: the interpreters of functions that name no version, and folders
+    /// with more. Also why an interpreter of the first kind cannot be used.
+    pub async fn of_machine(
+        python: &Path,
+        node: &Path,
+        folders: Vec<PathBuf>,
+    ) -> (Runtimes, BTreeMap<&'static str, String>) {
+        let path = std::env::var_os("PATH");
+        let interpreters = Interpreters::of(python, node, Places { path, folders });
+        let mut found = Runtimes::default();
+        let mut troubles = BTreeMap::new();
+        for runtime in [Runtime::Python, Runtime::Node] {
+            let own = interpreters.own(runtime).await;
+            let (place, name) = match runtime {
+                Runtime::Node => (&mut found.node, "node"),
+                _ => (&mut found.python, "python"),
+            };
+            match own {
+                Ok(own) => *place = Some(named(runtime, &own)),
+                Err(error) => {
+                    troubles.insert(name, error.to_string());
+                }
+            }
+            found.all.extend(interpreters.there(runtime).await);
+        }
+        (found, troubles)
+    }
+}
+
 impl Functions {
     /// AWS's name of what runs functions of this runtime that name no version; `None`: that did not work so far, or the
     /// runtime has no interpreter.
@@ -383,6 +413,22 @@ mod tests {
         assert_eq!(own(Runtime::Python).unwrap(), "python3.11");
         assert_eq!(own(Runtime::Node).unwrap(), "nodejs20.x");
         assert_eq!(own(Runtime::Wasm), None);
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_looked_at_without_a_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        python(&at("own/python3"), "3.11");
+        python(&at("folder/bin/python3.99"), "3.99");
+        let folders = vec![at("folder")];
+        let (found, troubles) =
+            Runtimes::of_machine(&at("own/python3"), &at("none/node"), folders).await;
+        assert_eq!(found.python.as_deref(), Some("python3.11"));
+        assert_eq!(found.node, None);
+        assert!(found.all.contains("python3.99"), "{found:?}");
+        assert!(troubles["node"].contains("none/node"), "{troubles:?}");
+        assert!(!troubles.contains_key("python"));
     }
 
     #[tokio::test]

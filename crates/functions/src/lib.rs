@@ -31,6 +31,7 @@ mod inspect;
 mod interpreters;
 mod invoke;
 mod layers;
+mod loading;
 mod long_init;
 mod mapping;
 mod notices;
@@ -107,6 +108,7 @@ use lambic_sandbox::{
     wasm,
 };
 pub use layers::{Layer, LayerSettings, LayerVersion};
+pub use loading::{Loading, TellLoading};
 pub use mapping::StatesHeld;
 pub use options::{Decode, Options, StreamLookup};
 pub use provisioned::ProvisionedStatus;
@@ -241,7 +243,8 @@ impl Functions {
             queue_busy: watch::Sender::new(()),
             options,
         });
-        for mut function in stored {
+        let mut teller = loading::Teller::new(inner.options.loading.clone(), stored.len());
+        for (ready, mut function) in stored.into_iter().enumerate() {
             for info in function.versions.values_mut().chain([&mut function.info]) {
                 check::clamp(info, inner.options.timeout_max);
                 let name = &info.settings.runtime_name;
@@ -251,9 +254,13 @@ impl Functions {
                     registry.keep_limits(info)?;
                 }
             }
-            let program = inner.program_or_broken(&function.info).await?;
+            let name = function.info.name.to_string();
+            let is_component = function.info.runtime == Runtime::Wasm;
+            let program = inner.program_or_broken(&function.info);
+            let program = teller.during(ready, &name, is_component, program).await?;
             inner.put(function, program, None).await;
         }
+        teller.done();
         let tasks = [
             supervised_with("the queue of invocations", &inner, queue::run),
             supervised_with("what stops idle environments", &inner, pool::reap),

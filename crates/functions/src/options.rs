@@ -8,7 +8,7 @@ use lambic_log::Log;
 use lambic_model::Stream;
 use lambic_sandbox::wasm::Compiler;
 
-use crate::{SystemStreams, TraceFile};
+use crate::{SystemStreams, TellLoading, TraceFile};
 
 /// Finds a stream by name: the catalog lives elsewhere.
 pub type StreamLookup = Arc<dyn Fn(&str) -> Option<Arc<Stream>> + Send + Sync>;
@@ -93,6 +93,8 @@ pub struct Options {
     pub images: Vec<String>,
     /// A `config.json` as Docker's clients keep it, with what registries want to see.
     pub registry_accounts: Option<PathBuf>,
+    /// Is told how far a start is that takes long.
+    pub loading: Option<TellLoading>,
 }
 
 impl Options {
@@ -145,6 +147,7 @@ impl Options {
             traces: None,
             images: Vec::new(),
             registry_accounts: None,
+            loading: None,
         }
     }
 }

@@ -107,14 +107,17 @@ impl Traces {
                 left_out,
             });
         };
-        let failed = || Error::io("write traces to", &file.path);
-        let output = Output::open(file).map_err(failed())?;
+        let failed = |error: io::Error| Error::Traces {
+            reason: refused(&file.path, &error),
+            path: file.path.clone(),
+        };
+        let output = Output::open(file).map_err(failed)?;
         let (items, queue) = mpsc::channel(WAITING_MAX);
         let counted = left_out.clone();
         std::thread::Builder::new()
             .name("traces".to_owned())
             .spawn(move || write(output, queue, &counted))
-            .map_err(failed())?;
+            .map_err(failed)?;
         Ok(Traces {
             items: Some(items),
             left_out,
@@ -189,6 +192,10 @@ struct Output {
 
 impl Output {
     fn open(at: &TraceFile) -> io::Result<Output> {
+        // A pipe would be waited for, and what a full file does to its name would be done to a device.
+        if fs::metadata(&at.path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let file = appended(&at.path)?;
         let bytes = file.metadata()?.len();
         Ok(Output {
@@ -209,6 +216,37 @@ impl Output {
         self.file.write_all(line)?;
         self.bytes += line.len() as u64;
         Ok(())
+    }
+}
+
+/// Why there can be no file, and what to do.
+fn refused(path: &Path, error: &io::Error) -> String {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("there is no folder `{folder}`; make it, or name a file in one that is there")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "the server's user may not write it; let that user write in `{folder}`, or name a file in another folder"
+        ),
+        io::ErrorKind::IsADirectory => format!(
+            "it is a folder, and a file is wanted; name one in it, such as `{}`",
+            path.join("traces.jsonl").display()
+        ),
+        io::ErrorKind::NotADirectory => {
+            format!("`{folder}` is no folder, nor is what leads to it; name a file in a folder")
+        }
+        io::ErrorKind::InvalidInput => {
+            "it is no regular file but a pipe or device; name a file, and let the collector follow that".to_owned()
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("`{folder}` can only be read; name a file in another folder")
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -465,13 +503,40 @@ mod tests {
             assert_eq!(read(at.path.clone()), content);
         }
         assert_eq!(read(former(&at.path)), "four and more\n");
-        assert!(
-            Output::open(&TraceFile {
-                path: dir.path().join("none/traces"),
-                bytes_max: 1
-            })
-            .is_err()
-        );
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let check = |name: &str, expected: &str| {
+            let at = TraceFile {
+                path: dir.path().join(name),
+                bytes_max: 1 << 20,
+            };
+            let Err(error) = Traces::open(Some(&at)) else {
+                panic!("{name} was taken");
+            };
+            let error = error.to_string();
+            assert!(error.contains("`--traces` or `traces.file`"), "{error}");
+            assert!(error.contains(name) && error.contains(expected), "{error}");
+        };
+        check("none/traces", "there is no folder");
+        check("", "name one in it, such as");
+        check("file/traces", "is no folder");
+        let path = Path::new("/data/traces");
+        let denied = io::ErrorKind::PermissionDenied.into();
+        assert!(refused(path, &denied).contains("let that user write in `/data`"));
+        let other = io::Error::other("the disk burns");
+        assert_eq!(refused(Path::new("traces"), &other), "the disk burns");
+        // Nobody reads a pipe, and waiting for that would be for ever.
+        let Err(error) = Output::open(&TraceFile {
+            path: PathBuf::from("/dev/null"),
+            bytes_max: 1,
+        }) else {
+            panic!("a device was taken");
+        };
+        assert!(refused(path, &error).contains("no regular file"));
     }
 
     #[test]

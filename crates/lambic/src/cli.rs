@@ -106,7 +106,7 @@ pub struct Serve {
     /// A file of settings laid over the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry
+    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry; its folder must be there
     #[arg(long, value_name = "FILE")]
     pub traces: Option<PathBuf>,
     /// Print every setting with its default, and stop
@@ -128,7 +128,7 @@ pub struct Dev {
     /// Address of the Postgres door [default: 127.0.0.1:7432]
     #[arg(long, value_name = "ADDR")]
     pub pg: Option<SocketAddr>,
-    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry
+    /// Write a trace of every invocation to this file, as JSON of OpenTelemetry; its folder must be there
     #[arg(long, value_name = "FILE")]
     pub traces: Option<PathBuf>,
 }
@@ -458,11 +458,18 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Measure functions over HTTP: cold and warm, what they cost, what stands idle
+    #[command(
+        after_help = "Peers are measured as far as the folder has them; one that does not start is left out:
+  python3 -m venv peers && peers/bin/pip install aws-sam-cli awslambdaric ministack
+  npm install --prefix peers workerd
+  lambic bench functions --peers peers"
+    )]
     Functions {
         /// Rounds of what is compared, interleaved
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
-        /// A folder with others to measure beside: AWS's emulator, ministack, workerd
+        /// A folder with others to measure beside: AWS's emulator (aws-sam-cli and awslambdaric of PyPI), ministack
+        /// (PyPI), workerd (npm)
         #[arg(long, value_name = "DIR")]
         peers: Option<PathBuf>,
     },

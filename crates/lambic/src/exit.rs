@@ -1,10 +1,13 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 configuration or data folder refused.
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+};
 
 use serde_json::json;
 
-use crate::client::Failure;
+use crate::{client::Failure, output};
 
 /// `EX_CONFIG` of sysexits(3).
 pub const REFUSED: u8 = 78;
@@ -52,7 +55,10 @@ pub fn report(error: &anyhow::Error, json: bool) -> u8 {
     if json {
         eprintln!("{}", as_json(error));
     } else {
-        eprintln!("error: {}", told(error));
+        // It may quote what a function or a server said.
+        let told = told(error);
+        let told = output::foreign(&told, io::stderr().is_terminal());
+        eprintln!("error: {told}");
     }
     code
 }

@@ -1,6 +1,10 @@
 //! Answers on stdout: tables for people, JSON for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+};
 
 use serde_json::{Map, Value};
 
@@ -106,9 +110,58 @@ impl Rows {
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
-        // A row is a line.
-        Value::String(text) => text.replace(['\n', '\r', '\t'], " "),
+        // A row is a line, and a table is for people.
+        Value::String(text) => visible(&text.replace(['\n', '\r', '\t'], " ")).into_owned(),
         other => other.to_string(),
+    }
+}
+
+/// Whether a terminal would do something for this character instead of showing it, or show what follows it in another
+/// order than it is written.
+fn acts(c: char) -> bool {
+    let is_of_layout = matches!(c, '\n' | '\t');
+    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (c.is_control() && !is_of_layout) || turns
+}
+
+/// A text that others wrote, for a terminal: what would act on it is shown as `\x1b` or `\u{202e}`. Ends of lines and
+/// tabs stay.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        // Writing into a text cannot fail.
+        let _ = match u32::from(c) {
+            _ if !acts(c) => shown.write_char(c),
+            code if code < 0x100 => write!(shown, "\\x{code:02x}"),
+            code => write!(shown, "\\u{{{code:x}}}"),
+        };
+    }
+    Cow::Owned(shown)
+}
+
+/// The same of JSON, which it stays: serde_json leaves some of these characters in texts as they are.
+pub fn visible_json(json: &str) -> Cow<'_, str> {
+    if !json.contains(acts) {
+        return Cow::Borrowed(json);
+    }
+    let mut shown = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        let _ = match acts(c) {
+            false => shown.write_char(c),
+            true => write!(shown, "\\u{:04x}", u32::from(c)),
+        };
+    }
+    Cow::Owned(shown)
+}
+
+/// What a function wrote: as it is for a file or a program, and so that it cannot act on a terminal.
+pub fn foreign(text: &str, is_terminal: bool) -> Cow<'_, str> {
+    match is_terminal {
+        true => visible(text),
+        false => Cow::Borrowed(text),
     }
 }
 
@@ -129,7 +182,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 
 pub fn print_json(value: &Value) -> anyhow::Result<()> {
     let text = if io::stdout().is_terminal() {
-        serde_json::to_string_pretty(value)?
+        visible_json(&serde_json::to_string_pretty(value)?).into_owned()
     } else {
         serde_json::to_string(value)?
     };
@@ -169,5 +222,26 @@ mod tests {
         "#]]
         .assert_eq(&rows.table());
         assert_eq!(rows.objects()[0], json!({"name": "ATL", "flights": 12}));
+    }
+
+    #[test]
+    fn what_would_act_on_a_terminal_is_shown() {
+        for (text, expected) in [
+            ("plain – ü 語\n\tindented", "plain – ü 語\n\tindented"),
+            ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+            ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+            ("over\rwritten\x08\x7f", "over\\x0dwritten\\x08\\x7f"),
+            // The one-byte form of `ESC [`, and a change of direction.
+            ("\u{9b}2J", "\\x9b2J"),
+            ("a\u{202e}b", "a\\u{202e}b"),
+        ] {
+            assert_eq!(visible(text), expected);
+            assert_eq!(foreign(text, false), text);
+        }
+        let value = json!({ "a": "\u{9b}2J\x1b\u{202e}" });
+        let shown = visible_json(&value.to_string()).into_owned();
+        assert_eq!(shown, r#"{"a":"\u009b2J\u001b\u202e"}"#);
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
+        assert_eq!(super::shown(&json!("a\n\x1b[2Jb")), "a \\x1b[2Jb");
     }
 }

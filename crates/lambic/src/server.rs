@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context;
 use arrow::json::{ArrayWriter, WriterBuilder, writer::JsonArray};
 use futures::TryStreamExt;
 use lambic_query::{Database, Outcome, Session};
@@ -33,10 +32,12 @@ pub struct Addresses {
 pub async fn open(data: PathBuf, settings: settings::Settings) -> anyhow::Result<Engine> {
     let shown = data.display().to_string();
     described(&data).map_err(refusal)?;
-    Engine::open(engine::Options::new(data, settings))
-        .await
-        .with_context(|| format!("cannot open the data folder {shown}"))
-        .map_err(refusal)
+    let opened = Engine::open(engine::Options::new(data, settings)).await;
+    opened.map_err(|error| match error.downcast_ref() {
+        // It has nothing to do with the data.
+        Some(lambic_functions::Error::Traces { .. }) => refusal(error),
+        _ => refusal(error.context(format!("cannot open the data folder {shown}"))),
+    })
 }
 
 /// Records in the log belong to streams of the catalog: without it they would be out of sight, and their log

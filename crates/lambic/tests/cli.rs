@@ -430,6 +430,24 @@ fn a_day_with_the_command_line() {
         told.contains("dataset") && told.contains("every frame read"),
         "{told}"
     );
+    // Whatever the machine has of it, it is told, and once.
+    for part in [
+        "python",
+        "node",
+        "user",
+        "namespaces",
+        "root folder",
+        "network",
+        "system calls",
+        "control groups",
+        "zygote",
+    ] {
+        assert!(
+            told.contains(&format!("\n{part} ")),
+            "no {part:?} in {told}"
+        );
+    }
+    assert!(!told.contains("WARN"), "{told}");
 }
 
 fn doctor(data: &Path, code: i32) -> String {

@@ -180,6 +180,8 @@ fn not_deployed(error: Error) -> Failure {
             ..
         }
         | Error::Io { .. }
+        // Of a start, so of none that anybody asks.
+        | Error::Traces { .. }
         | Error::Closed => unavailable(message),
         Error::Damaged { .. } => ours(message),
     }

@@ -43,8 +43,12 @@ pub struct Options {
 pub struct Figure {
     pub part: &'static str,
     pub what: String,
-    pub value: f64,
+    /// `None`: it could not be measured.
+    pub value: Option<f64>,
     pub unit: &'static str,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 impl Figure {
@@ -52,8 +56,24 @@ impl Figure {
         Figure {
             part,
             what: what.into(),
-            value,
+            value: Some(value),
             unit,
+            failed: None,
+        }
+    }
+
+    fn failed(
+        part: &'static str,
+        what: impl Into<String>,
+        unit: &'static str,
+        why: &str,
+    ) -> Figure {
+        Figure {
+            part,
+            what: what.into(),
+            value: None,
+            unit,
+            failed: Some(why.to_owned()),
         }
     }
 }

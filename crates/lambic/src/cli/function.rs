@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Arg, Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub enum Function {
     /// All functions
     List,
-    /// One function: state, runtime, limits, code, URL, what invokes it
+    /// One function: state, runtime, limits, code, layers, aliases with weights, concurrency, URLs, what invokes it, tags
     Show {
         name: String,
         /// A version or an alias
@@ -21,7 +21,7 @@ pub enum Function {
     New(FunctionNew),
     /// Create a function from a zip, a folder, a component or a source file
     Create(FunctionCreate),
-    /// Change a function's code, its settings or both
+    /// Change a function's code, its settings or both; what is not named stays as it is
     Update(FunctionUpdate),
     /// Take over what AWS SAM, Serverless Framework, cargo-lambda or a zip describe; again changes only what changed
     Import(FunctionImport),
@@ -98,10 +98,13 @@ pub struct FunctionCreate {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Examples:
   lambic function update hello ./hello
   lambic function update hello --timeout 1m --env LEVEL=debug --unset-env OLD
-Settings that are not named stay, variables too.")]
+Options that are not given leave their settings as they are, variables too: nothing falls back to a default.",
+    mut_args(without_default)
+)]
 pub struct FunctionUpdate {
     pub name: String,
     /// The new code: a zip, a folder, a WASI component (.wasm), or one source file
@@ -131,7 +134,7 @@ pub struct FunctionSettings {
     /// How long an invocation may take: 30s, 5m [default: 3s]
     #[arg(long, value_name = "DURATION", value_parser = seconds)]
     pub timeout: Option<u32>,
-    /// [default: 128]
+    /// Memory of an execution environment; its share of the processors follows it [default: 128]
     #[arg(long, value_name = "MB")]
     pub memory: Option<u32>,
     /// Size of /tmp [default: 512]
@@ -144,6 +147,7 @@ pub struct FunctionSettings {
     /// for a component, else every public host]
     #[arg(long, value_name = "HOST,…")]
     pub hosts: Option<String>,
+    /// What it is for
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// A layer's version; may be given several times, the first is the lowest
@@ -168,9 +172,12 @@ pub struct FunctionImport {
     /// The function's name, where the source holds one only
     #[arg(long)]
     pub name: Option<String>,
-    /// Only show what would be made, changed and left out
+    /// Only show what would be made, changed and left out, and what this server cannot run
     #[arg(long)]
     pub plan: bool,
+    /// Import nothing where the source has properties that do not exist, most likely mistyped, instead of a warning
+    #[arg(long)]
+    pub strict: bool,
     /// Value of a template's parameter, or of an option of serverless.yml such as stage
     #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
     pub parameters: Vec<(String, String)>,
@@ -320,6 +327,21 @@ pub struct FunctionDelete {
     pub yes: bool,
 }
 
+/// A creation has defaults; a change leaves what is not named as it is, and its help must not promise them.
+fn without_default(arg: Arg) -> Arg {
+    let help = arg.get_help().map(ToString::to_string);
+    match help
+        .as_deref()
+        .and_then(|help| help.split_once(" [default: "))
+    {
+        Some((help, _)) => {
+            let help = help.to_owned();
+            arg.help(help)
+        }
+        None => arg,
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -351,7 +373,34 @@ fn seconds(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    #[test]
+    fn only_a_creation_promises_defaults() {
+        let cli = crate::cli::Cli::command();
+        let function = cli.find_subcommand("function").unwrap();
+        let promising = |command: &str| {
+            let command = function.find_subcommand(command).unwrap();
+            let helps = command.get_arguments().filter_map(|arg| {
+                let help = arg.get_help()?.to_string();
+                help.contains("[default: ")
+                    .then(|| arg.get_id().to_string())
+            });
+            helps.collect::<Vec<_>>()
+        };
+        assert_eq!(promising("update"), [""; 0]);
+        assert!(promising("create").contains(&"memory".to_owned()));
+        let update = function.find_subcommand("update").unwrap();
+        let mut args = update.get_arguments();
+        let memory = args.find(|arg| arg.get_id() == "memory").unwrap();
+        let help = memory.get_help().unwrap().to_string();
+        assert!(
+            help.starts_with("Memory") && help.ends_with("follows it"),
+            "{help}"
+        );
+    }
 
     #[test]
     fn values_are_read_or_explained() {

@@ -54,11 +54,37 @@ pub async fn run(global: Global, args: cli::Bench) -> anyhow::Result<()> {
 }
 
 fn row(figure: &Figure) -> Vec<serde_json::Value> {
-    let digits = if figure.value >= 100.0 { 0 } else { 3 };
+    let value = match figure.value {
+        Some(value) => {
+            let digits = if value >= 100.0 { 0 } else { 3 };
+            format!("{value:.digits$}")
+        }
+        None => "failed".to_owned(),
+    };
     vec![
         json!(figure.part),
         json!(figure.what),
-        json!(format!("{:.digits$}", figure.value)),
+        json!(value),
         json!(figure.unit),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_measured_is_a_cell_that_says_so() {
+        let figure = |value| Figure {
+            part: "p",
+            what: "w".to_owned(),
+            value,
+            unit: "ms",
+            failed: None,
+        };
+        let cell = |value| row(&figure(value))[2].clone();
+        assert_eq!(cell(Some(1.23456)), json!("1.235"));
+        assert_eq!(cell(Some(123.456)), json!("123"));
+        assert_eq!(cell(None), json!("failed"));
+    }
 }

@@ -1,5 +1,7 @@
 //! `lambic stream`.
 
+use std::io::{self, IsTerminal};
+
 use anyhow::bail;
 use serde_json::Value;
 
@@ -128,7 +130,8 @@ pub fn show(value: &Value, json: bool) -> anyhow::Result<()> {
             other => text += &format!("{name:width$}  {other}\n"),
         }
     }
-    output::print(&(text + &tables))
+    let shown = text + &tables;
+    output::print(&output::foreign(&shown, io::stdout().is_terminal()))
 }
 
 fn table(items: &[Value]) -> String {

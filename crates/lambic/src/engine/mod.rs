@@ -10,6 +10,7 @@ mod erase;
 mod errors;
 mod holds;
 pub(crate) mod layers;
+mod loading;
 #[cfg(test)]
 mod tests;
 mod trim;
@@ -364,6 +365,7 @@ async fn open_functions(
     options.interpreters = settings.functions.interpreters.clone();
     options.weak_isolation = settings.functions.weak_isolation;
     options.compiler = compile_component::compiler();
+    options.loading = Some(loading::teller());
     options.images = settings.functions.images.clone();
     options.registry_accounts = Some(settings.functions.registry_accounts.clone())
         .filter(|file| !file.as_os_str().is_empty());

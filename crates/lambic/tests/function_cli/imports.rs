@@ -343,3 +343,188 @@ fn zips_folders_and_bootstraps_are_imported() {
     world.ok(&["import", &exported, "--runtime", "python"]);
     assert_eq!(world.json(&["show", "exported"])["Timeout"], 9);
 }
+
+const AROUND: &str = r#"
+Resources:
+  Fast:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: fast
+      Runtime: python3.11
+      Handler: index.handler
+      InlineCode: |
+        def handler(event, context):
+            return "fast"
+      AutoPublishAlias: live
+      VersionDescription: by the template
+      ProvisionedConcurrencyConfig:
+        ProvisionedConcurrentExecutions: 1
+      EventInvokeConfig:
+        MaximumRetryAttempts: 0
+        DestinationConfig:
+          OnFailure: { Type: Lambda, Destination: !GetAtt Plain.Arn }
+          OnSuccess: { Type: SQS, Destination: "arn:aws:sqs:us-east-1:000000000000:q" }
+      Memorysize: 512
+      Environment:
+        Variabels: { A: b }
+  Plain:
+    Type: AWS::Lambda::Function
+    Properties:
+      FunctionName: plain
+      Runtime: python3.11
+      Handler: index.handler
+      Code:
+        ZipFile: |
+          def handler(event, context):
+              return "plain"
+  PlainVersion:
+    Type: AWS::Lambda::Version
+    Properties: { FunctionName: !Ref Plain, Description: one }
+  PlainAlias:
+    Type: AWS::Lambda::Alias
+    Properties:
+      FunctionName: !Ref Plain
+      FunctionVersion: !GetAtt PlainVersion.Version
+      Name: stable
+      ProvisionedConcurrencyConfig: { ProvisionedConcurrentExecutions: 1 }
+  PlainUrl:
+    Type: AWS::Lambda::Url
+    Properties: { TargetFunctionArn: !Ref PlainAlias, AuthType: AWS_IAM }
+  Visits:
+    Type: AWS::Lambda::EventSourceMapping
+    Properties:
+      FunctionName: !Ref PlainAlias
+      EventSourceArn: arn:aws:lambic:us-east-1:000000000000:stream/visits
+      BatchSize: 20
+  Other:
+    Type: AWS::Lambda::EventSourceMapping
+    Properties:
+      FunctionName: !Ref Fast
+      EventSourceArn: arn:aws:sqs:us-east-1:000000000000:q
+  Open:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: open
+      Runtime: python3.11
+      Handler: index.handler
+      ProvisionedConcurrencyConfig: { ProvisionedConcurrentExecutions: 1 }
+      InlineCode: "def handler(event, context): return 1"
+  OpenUrl:
+    Type: AWS::Lambda::Url
+    Properties: { TargetFunctionArn: !GetAtt Open.Arn, AuthType: NONE }
+  Typo:
+    Type: AWS::Serverles::Function
+"#;
+
+#[test]
+fn what_stands_around_functions_is_imported_and_mistakes_are_told() {
+    let world = World::new();
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    let template = world.file("around/template.yaml", AROUND);
+    let own = ["--runtime", "python"];
+    // Mistakes first: with --strict nothing is made.
+    let strict = [&["import", &template, "--strict"], &own[..]].concat();
+    world.fails(
+        &strict,
+        &[
+            "template.yaml:21: Fast: Memorysize: there is no such property; did you mean MemorySize?",
+            "Fast: Environment.Variabels: there is no such property; did you mean Variables?",
+            "Typo (AWS::Serverles::Function): there is no such kind; did you mean AWS::Serverless::Function?",
+            "--strict",
+        ],
+    );
+    assert_eq!(world.ok(&["list", "--json"]), "[]\n");
+
+    let output = world.run(&[&["import", &template], &own[..]].concat());
+    let told = text(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    for part in [
+        "warning: ",
+        "did you mean MemorySize?",
+        "EventInvokeConfig.DestinationConfig.OnSuccess: destinations are functions and streams",
+        "Other (AWS::Lambda::EventSourceMapping)",
+        "Open: ProvisionedConcurrencyConfig: it takes AutoPublishAlias",
+        "OpenUrl (AWS::Lambda::Url): no AWS::Lambda::Permission",
+    ] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    let fast = world.json(&["show", "fast"]);
+    let provisioned = &fast["ProvisionedConcurrencyConfigs"][0];
+    assert_eq!(
+        provisioned["RequestedProvisionedConcurrentExecutions"], 1,
+        "{fast}"
+    );
+    let arn = provisioned["FunctionArn"].as_str().expect("it has one");
+    assert!(arn.ends_with(":function:fast:live"), "{arn}");
+    let to =
+        &fast["FunctionEventInvokeConfigs"][0]["DestinationConfig"]["OnFailure"]["Destination"];
+    assert!(
+        to.as_str()
+            .is_some_and(|to| to.ends_with(":function:plain")),
+        "{fast}"
+    );
+    assert_eq!(fast["MemorySize"], 128, "a mistyped property is none");
+    assert!(world.ok(&["versions", "fast"]).contains("by the template"));
+    assert_eq!(world.ok(&["invoke", "fast:live"]), "\"fast\"");
+    let plain = world.json(&["show", "plain", "--qualifier", "stable"]);
+    assert_eq!(plain["Aliases"][0]["FunctionVersion"], "1", "{plain}");
+    assert_eq!(
+        plain["FunctionUrlConfigs"][0]["AuthType"], "AWS_IAM",
+        "{plain}"
+    );
+    assert_eq!(plain["EventSourceMappings"][0]["BatchSize"], 20, "{plain}");
+    assert_eq!(
+        plain["ProvisionedConcurrencyConfigs"][0]["RequestedProvisionedConcurrentExecutions"], 1,
+        "{plain}"
+    );
+    world.fails(&["url", "open"], &["has no URL"]);
+
+    let again = world.json(&[&["import", &template], &own[..]].concat());
+    for function in again["functions"].as_array().expect("a list") {
+        assert_eq!(function["change"], "unchanged", "{again}");
+    }
+    assert_eq!(
+        again["warnings"].as_array().map(Vec::len),
+        Some(3),
+        "{again}"
+    );
+    // Code that changes takes alias and environments along.
+    let changed = AROUND.replace("return \"fast\"", "return \"faster\"");
+    let template = world.file("around/template.yaml", changed);
+    let changed = world.json(&[&["import", &template], &own[..]].concat());
+    assert_eq!(
+        changed["functions"][0]["change"], "code, alias",
+        "{changed}"
+    );
+    assert_eq!(world.ok(&["invoke", "fast:live"]), "\"faster\"");
+}
+
+#[test]
+fn a_plan_says_which_runtimes_the_server_lacks() {
+    let world = World::new();
+    let template = world.file(
+        "old/template.yaml",
+        "Resources:\n  Old:\n    Type: AWS::Serverless::Function\n    Properties:\n      Runtime: nodejs12.x\n      Handler: index.handler\n      InlineCode: exports.handler = async () => 1\n",
+    );
+    let output = world.run(&["import", &template, "--plan"]);
+    refused(
+        &output,
+        1,
+        &[
+            "Old: the server has no",
+            "nodejs12.x",
+            "functions.interpreters",
+            "1 of 1 resource cannot run on this server",
+        ],
+    );
+    assert!(text(&output.stdout).contains("cannot run"));
+    let planned = world.run(&["import", &template, "--plan", "--json"]);
+    let planned = json(&text(&planned.stdout));
+    let error = planned["functions"][0]["error"].as_str();
+    assert!(
+        error.is_some_and(|error| error.contains("nodejs12.x")),
+        "{planned}"
+    );
+}

@@ -163,6 +163,13 @@ fn code_that_is_none_is_refused_before_a_server_is_asked() {
             &["wants the file other.py", "it holds handler.py"],
         ),
         (
+            &["good", "--runtime", "python", "--handler", "handler.hander"],
+            &[
+                "handler.py has no function hander",
+                "did you mean the handler handler.handler?",
+            ],
+        ),
+        (
             &["good", "--runtime", "bootstrap"],
             &["a program named bootstrap"],
         ),
@@ -177,6 +184,32 @@ fn code_that_is_none_is_refused_before_a_server_is_asked() {
         (&["good", "--memory", "much"], &["--memory"]),
     ] {
         refused(&create(args), 2, said);
+    }
+}
+
+#[test]
+fn a_place_for_traces_that_is_none_is_told_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, none) = (
+        folder.path().join("data"),
+        folder.path().join("none/t.jsonl"),
+    );
+    for (traces, said) in [
+        (shown(&none), "there is no folder"),
+        (shown(folder.path()), "a file is wanted"),
+    ] {
+        let output = common::lambic()
+            .args(["serve", "--data", shown(&data), "--traces", traces])
+            .args(["--http", "127.0.0.1:0", "--pg", "127.0.0.1:0"])
+            .output()
+            .expect("the binary is there");
+        refused(
+            &output,
+            78,
+            &["traces cannot be written to", traces, "--traces", said],
+        );
+        let told = text(&output.stderr);
+        assert!(!told.contains("cannot open the data folder"), "{told}");
     }
 }
 
@@ -384,6 +417,26 @@ fn the_life_of_a_function() {
     world.ok(&["alias", "set", "hello", "live", "1", "--weight", "2=0.5"]);
     let aliases = world.ok(&["alias", "list", "hello"]);
     assert!(aliases.contains("2=0.5"), "{aliases}");
+    let whole = world.ok(&["show", "hello"]);
+    assert!(whole.contains("live → 1 (2=0.5)"), "{whole}");
+    let whole = world.json(&["show", "hello"]);
+    let weights = &whole["Aliases"][0]["RoutingConfig"]["AdditionalVersionWeights"];
+    assert_eq!(weights["2"], 0.5, "{whole}");
+    assert_eq!(whole["Handler"], "main.handler");
+    let live = world.ok(&["show", "hello:live"]);
+    assert!(live.contains("live → 1 (2=0.5)"), "{live}");
+    world.fails(
+        &["show", "hello", "--qualifier", "liv"],
+        &["Function not found", "did you mean the alias live?"],
+    );
+    world.fails(
+        &["alias", "delete", "hello", "liv"],
+        &["does not have an alias liv", "did you mean live?"],
+    );
+    world.fails(
+        &["update", "hello", "--runtime", "pyton3.11"],
+        &["no runtime", "did you mean python3.11?"],
+    );
     world.ok(&["alias", "set", "hello", "live", "2"]);
     let aliases = world.json(&["alias", "list", "hello"]);
     assert_eq!(aliases[0]["FunctionVersion"], "2", "{aliases}");
@@ -501,6 +554,44 @@ fn logs_are_found_and_followed() {
         2,
         &["--since"],
     );
+}
+
+#[test]
+fn what_a_function_writes_does_not_act_on_a_terminal() {
+    let world = World::new();
+    world.file(
+        "colour/handler.py",
+        "def handler(event, context):\n    print('\\x1b[31mred\\x1b[0m \\x9b2J')\n",
+    );
+    world.ok(&["create", "colour", "colour", "--runtime", "python"]);
+    world.ok(&["invoke", "colour"]);
+    // A file or a program gets it as it is.
+    common::eventually("the line is in the log", || {
+        world.ok(&["logs", "colour"]).contains("\x1b[31mred\x1b[0m")
+    });
+    let on_terminal = |args: &[&str]| {
+        let lambic = common::lambic();
+        let output = std::process::Command::new("python3")
+            .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])"])
+            .arg(lambic.get_program())
+            .arg("function")
+            .args(args)
+            .env("LAMBIC_URL", &world.server.url)
+            .stdin(Stdio::null())
+            .output()
+            .expect("python3 is there");
+        text(&output.stdout)
+    };
+    for args in [
+        &["logs", "colour"][..],
+        &["logs", "colour", "--json"],
+        &["invoke", "colour", "--tail"],
+    ] {
+        let told = on_terminal(args);
+        let escaped = ["\\x1b[31mred", "\\u001b[31mred"];
+        assert!(escaped.iter().any(|part| told.contains(part)), "{told:?}");
+        assert!(!told.contains(['\x1b', '\u{9b}']), "{told:?}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub use self::bare::serve as serve_bare;
 use self::{
     deploy::{Api, Program},
     http::Connection,
-    peers::Peers,
+    peers::{Peers, Subject, left_out},
     process::Server,
 };
 use super::{Figure, latencies};
@@ -61,13 +61,90 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Figure>> {
     drop(server);
     figures.extend(idle(folder.path())?);
     if let Some(peers) = &peers {
-        figures.extend(peers.cold(COLD)?);
+        figures.extend(peers.cold(COLD));
     }
     Ok(figures)
 }
 
 fn figure(what: impl Into<String>, value: f64, unit: &'static str) -> Figure {
     Figure::new(PART, what, value, unit)
+}
+
+fn failed_latencies(what: &str, why: &str) -> [Figure; 2] {
+    ["p50", "p99"].map(|share| Figure::failed(PART, format!("{what}, {share}"), "ms", why))
+}
+
+/// One of the servers that are compared.
+struct Compared<'s> {
+    name: String,
+    request: Vec<u8>,
+    is_peer: bool,
+    /// A peer that fails is left out from then on, with the reason.
+    state: Result<&'s Server, String>,
+    cpu: Vec<Duration>,
+    latency: Vec<Duration>,
+}
+
+impl<'s> Compared<'s> {
+    fn ours(name: impl Into<String>, server: &'s Server, request: Vec<u8>) -> Compared<'s> {
+        Compared {
+            name: name.into(),
+            request,
+            is_peer: false,
+            state: Ok(server),
+            cpu: Vec::new(),
+            latency: Vec::new(),
+        }
+    }
+
+    fn peer(subject: &'s Subject) -> Compared<'s> {
+        let (state, request) = match &subject.started {
+            Ok((server, request)) => (Ok(server), request.clone()),
+            Err(why) => (Err(why.clone()), Vec::new()),
+        };
+        Compared {
+            name: subject.name.to_owned(),
+            request,
+            is_peer: true,
+            state,
+            cpu: Vec::new(),
+            latency: Vec::new(),
+        }
+    }
+
+    /// What `measure` gives; `None` of a peer that failed, now or before.
+    fn measured<T>(
+        &mut self,
+        measure: impl FnOnce(&Server, &[u8]) -> anyhow::Result<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let Ok(server) = self.state else {
+            return Ok(None);
+        };
+        match measure(server, &self.request) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if self.is_peer => {
+                let error = server.explained(&error);
+                self.state = Err(left_out(&self.name, &error));
+                Ok(None)
+            }
+            Err(error) => Err(error.context(format!("an invocation at {}", self.name))),
+        }
+    }
+
+    fn cpu_median(&self) -> Result<Duration, &str> {
+        match &self.state {
+            Ok(_) => Ok(super::median(self.cpu.clone())),
+            Err(why) => Err(why.as_str()),
+        }
+    }
+}
+
+/// Microseconds, or that it failed.
+fn cpu_figure(what: String, median: Result<Duration, &str>) -> Figure {
+    match median {
+        Ok(median) => figure(what, micros(median), "µs"),
+        Err(why) => Figure::failed(PART, what, "µs", why),
+    }
 }
 
 fn micros(time: Duration) -> f64 {
@@ -106,39 +183,36 @@ fn http_cost(
     eprintln!("requests to Wasm functions beside a bare server");
     let bare = bare::start()?;
     let bare_request = http::get(&bare.address, "/");
-    let mut servers = vec![("a bare server (hyper)".to_owned(), &bare, bare_request)];
+    let mut servers = vec![Compared::ours("a bare server (hyper)", &bare, bare_request)];
     for (name, program, what) in [
         ("hello", Program::WasmHttp, "wasm (wasi:http)"),
         ("echo", Program::Wasm, "wasm, by events"),
     ] {
         api.create(name, program, 0)?;
         let request = http::get(&server.address, &api.url(name)?);
-        servers.push((what.to_owned(), server, request));
+        servers.push(Compared::ours(what, server, request));
     }
-    let workerd = peers.map(Peers::workerd).transpose()?.flatten();
-    if let Some(workerd) = &workerd {
-        let request = http::get(&workerd.address, "/");
-        servers.push(("workerd (JavaScript)".to_owned(), workerd, request));
-    }
-    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); servers.len()];
-    for (_, server, request) in &servers {
-        cpu_per_request(server, request, WARM_UP)?;
+    let workerd = peers.and_then(Peers::workerd);
+    servers.extend(workerd.as_ref().map(Compared::peer));
+    for one in &mut servers {
+        one.measured(|server, request| cpu_per_request(server, request, WARM_UP))?;
     }
     for _ in 0..rounds {
-        for ((_, server, request), times) in servers.iter().zip(&mut times) {
-            times.push(cpu_per_request(server, request, REQUESTS)?);
+        for one in &mut servers {
+            let cpu = one.measured(|server, request| cpu_per_request(server, request, REQUESTS))?;
+            one.cpu.extend(cpu);
         }
     }
-    let medians: Vec<Duration> = times.into_iter().map(super::median).collect();
+    let least = super::median(servers[0].cpu.clone());
     let mut figures = Vec::new();
-    for ((name, _, _), median) in servers.iter().zip(&medians) {
-        figures.push(figure(
-            format!("CPU of a request, {name}"),
-            micros(*median),
-            "µs",
-        ));
-        let ratio = median.as_secs_f64() / medians[0].as_secs_f64();
-        figures.push(figure(format!("the same ÷ bare, {name}"), ratio, "×"));
+    for one in &servers {
+        let (name, median) = (&one.name, one.cpu_median());
+        figures.push(cpu_figure(format!("CPU of a request, {name}"), median));
+        let what = format!("the same ÷ bare, {name}");
+        figures.push(match median {
+            Ok(median) => figure(what, median.as_secs_f64() / least.as_secs_f64(), "×"),
+            Err(why) => Figure::failed(PART, what, "×", why),
+        });
     }
     Ok(figures)
 }
@@ -191,47 +265,36 @@ fn warm_cost(
 ) -> anyhow::Result<Vec<Figure>> {
     eprintln!("warm invocations of Python functions");
     api.create("warm", Program::Python, 0)?;
-    let mut subjects = vec![(
-        "Lambic".to_owned(),
-        server,
-        api.invocation("warm", br#"{"a":1}"#),
-    )];
-    let emulators = peers.map(Peers::emulators).transpose()?.unwrap_or_default();
-    for (name, server, request) in &emulators {
-        subjects.push((name.clone(), server, request.clone()));
-    }
-    let mut cpu: Vec<Vec<Duration>> = vec![Vec::new(); subjects.len()];
-    let mut latency: Vec<Vec<Duration>> = vec![Vec::new(); subjects.len()];
+    let request = api.invocation("warm", br#"{"a":1}"#);
+    let mut subjects = vec![Compared::ours("Lambic", server, request)];
+    let emulators = peers.map(Peers::emulators).unwrap_or_default();
+    subjects.extend(emulators.iter().map(Compared::peer));
     for round in 0..=rounds {
-        for (at, (name, server, request)) in subjects.iter().enumerate() {
-            let mut connection = Connection::open(&server.address)?;
-            let count = if round == 0 { WARM_UP } else { INVOCATIONS };
-            let before = server.cpu()?;
-            for _ in 0..count {
-                let time = connection
-                    .time(request)
-                    .with_context(|| format!("an invocation at {name}"))?;
-                if round > 0 {
-                    latency[at].push(time);
-                }
-            }
-            if round > 0 {
-                cpu[at].push((server.cpu()? - before) / count as u32);
+        let count = if round == 0 { WARM_UP } else { INVOCATIONS };
+        for one in &mut subjects {
+            let measured = one.measured(|server, request| {
+                let mut connection = Connection::open(&server.address)?;
+                let before = server.cpu()?;
+                let times = (0..count).map(|_| connection.time(request));
+                let times = times.collect::<anyhow::Result<Vec<_>>>()?;
+                Ok((times, (server.cpu()? - before) / count as u32))
+            })?;
+            if let Some((times, cpu)) = measured.filter(|_| round > 0) {
+                one.latency.extend(times);
+                one.cpu.push(cpu);
             }
         }
     }
     let mut figures = Vec::new();
-    for (((name, _, _), cpu), latency) in subjects.iter().zip(cpu).zip(latency) {
-        figures.push(figure(
-            format!("platform CPU of a warm Python invocation, {name}"),
-            micros(super::median(cpu)),
-            "µs",
-        ));
-        figures.extend(latencies(
-            PART,
-            &format!("warm Python over HTTP, {name}"),
-            latency,
-        ));
+    for one in &subjects {
+        let name = &one.name;
+        let what = format!("platform CPU of a warm Python invocation, {name}");
+        figures.push(cpu_figure(what, one.cpu_median()));
+        let what = format!("warm Python over HTTP, {name}");
+        figures.extend(match &one.state {
+            Ok(_) => latencies(PART, &what, one.latency.clone()),
+            Err(why) => failed_latencies(&what, why),
+        });
     }
     Ok(figures)
 }

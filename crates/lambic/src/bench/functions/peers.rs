@@ -1,8 +1,10 @@
 //! Others that do a part of the same, as far as they are installed in a folder.
 //!
-//! `docs/performance.md` says how. Each is started, measured and ended here; none of them shuts functions in.
+//! `docs/performance.md` says how. Each is started, measured and ended here; none of them shuts functions in. One that does
+//! not start or answer is left out, with the reason, and the others are measured all the same.
 
 use std::{
+    cell::Cell,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -14,6 +16,7 @@ use super::{
     super::{Figure, latencies},
     PART,
     deploy::{Api, Program},
+    failed_latencies,
     http::{self, Connection},
     process::{self, Server},
 };
@@ -33,8 +36,47 @@ pub struct Peers {
     folder: tempfile::TempDir,
 }
 
-/// A server with the request that invokes its function.
-type Subject = (String, Server, Vec<u8>);
+const EMULATOR: &str = "AWS's emulator with awslambdaric";
+const MINISTACK: &str = "ministack";
+const WORKERD: &str = "workerd (JavaScript)";
+
+/// A peer with the request that invokes its function, or why it cannot be measured.
+pub struct Subject {
+    pub name: &'static str,
+    pub started: Result<(Server, Vec<u8>), String>,
+}
+
+impl Subject {
+    /// Waits until the server answers what `request` makes.
+    fn of(
+        name: &'static str,
+        server: anyhow::Result<Server>,
+        request: impl Fn(&Server) -> anyhow::Result<Vec<u8>>,
+    ) -> Subject {
+        let started = server.and_then(|mut server| {
+            let ready = patiently(&mut server, |server| {
+                let request = request(server)?;
+                Connection::open(&server.address)?.ask(&request)?;
+                Ok(request)
+            });
+            Ok((ready?, server))
+        });
+        Subject {
+            name,
+            started: match started {
+                Ok((request, server)) => Ok((server, request)),
+                Err(error) => Err(left_out(name, &error)),
+            },
+        }
+    }
+}
+
+/// Says that a peer cannot be measured, and why.
+pub fn left_out(name: &str, error: &anyhow::Error) -> String {
+    let why = format!("{error:#}");
+    eprintln!("{name} is left out: {why}");
+    why
+}
 
 impl Peers {
     pub fn find(folder: &Path) -> anyhow::Result<Peers> {
@@ -65,17 +107,21 @@ impl Peers {
             folder: tempfile::tempdir()?,
         };
         let missing: Vec<&str> = [
-            ("aws-sam-cli", peers.emulator.is_none()),
-            ("ministack", peers.ministack.is_none()),
-            ("workerd", peers.workerd.is_none()),
+            (
+                "aws-sam-cli and awslambdaric (PyPI)",
+                peers.emulator.is_none() || peers.python.is_none(),
+            ),
+            ("ministack (PyPI)", peers.ministack.is_none()),
+            ("workerd (npm)", peers.workerd.is_none()),
         ]
         .into_iter()
         .filter_map(|(name, is_missing)| is_missing.then_some(name))
         .collect();
         if missing.len() == 3 {
             bail!(
-                "{} has none of the peers; docs/performance.md says how to install them",
-                folder.display()
+                "{} has none of the peers ({}); `lambic bench functions --help` says how to install them",
+                folder.display(),
+                missing.join(", ")
             );
         }
         for name in missing {
@@ -84,10 +130,16 @@ impl Peers {
         Ok(peers)
     }
 
-    pub fn workerd(&self) -> anyhow::Result<Option<Server>> {
-        let Some(workerd) = &self.workerd else {
-            return Ok(None);
-        };
+    pub fn workerd(&self) -> Option<Subject> {
+        let workerd = self.workerd.as_ref()?;
+        Some(Subject::of(
+            WORKERD,
+            self.start_workerd(workerd),
+            |server| Ok(http::get(&server.address, "/")),
+        ))
+    }
+
+    fn start_workerd(&self, workerd: &Path) -> anyhow::Result<Server> {
         let address = process::free_address()?;
         std::fs::write(self.folder.path().join("worker.js"), WORKER)?;
         let config = self.folder.path().join("workerd.capnp");
@@ -101,67 +153,95 @@ impl Peers {
         std::fs::write(&config, text)?;
         let mut command = Command::new(workerd);
         command.arg("serve").arg(&config);
-        Server::start_at(command, address).map(Some)
+        Server::start_at(command, address)
     }
 
     /// Those that invoke Python functions, each with one that is warm.
-    pub fn emulators(&self) -> anyhow::Result<Vec<Subject>> {
+    pub fn emulators(&self) -> Vec<Subject> {
         let mut subjects = Vec::new();
         if let (Some(emulator), Some(python)) = (&self.emulator, &self.python) {
-            let server = self.emulator(emulator, python)?;
-            let request = http::with_body("POST", &server.address, INVOCATIONS, EVENT);
-            until_ready(&server, &request)?;
-            subjects.push((
-                "AWS's emulator with awslambdaric".to_owned(),
-                server,
-                request,
-            ));
+            let server = self.emulator(emulator, python);
+            subjects.push(Subject::of(EMULATOR, server, |server| {
+                Ok(invocation(server))
+            }));
         }
         if let Some(ministack) = &self.ministack {
-            let server = self.ministack(ministack)?;
-            let api = Api::new(&server.address);
-            api.create("warm", Program::Python, 0)?;
-            let request = api.invocation("warm", EVENT);
-            until_ready(&server, &request)?;
-            subjects.push(("ministack".to_owned(), server, request));
+            let is_made = Cell::new(false);
+            let server = self.ministack(ministack);
+            subjects.push(Subject::of(MINISTACK, server, |server| {
+                let api = Api::new(&server.address);
+                if !is_made.get() {
+                    api.create("warm", Program::Python, 0)?;
+                    is_made.set(true);
+                }
+                Ok(api.invocation("warm", EVENT))
+            }));
         }
-        Ok(subjects)
+        subjects
     }
 
     /// First calls: of a new emulator, and of functions that ministack was just given.
-    pub fn cold(&self, count: usize) -> anyhow::Result<Vec<Figure>> {
+    pub fn cold(&self, count: usize) -> Vec<Figure> {
         let mut figures = Vec::new();
+        let mut add = |name: &str, what: &str, times: anyhow::Result<Vec<Duration>>| {
+            figures.extend(match times {
+                Ok(times) => latencies(PART, what, times),
+                Err(error) => failed_latencies(what, &left_out(name, &error)),
+            });
+        };
         if let (Some(emulator), Some(python)) = (&self.emulator, &self.python) {
             eprintln!("first calls of AWS's emulator");
-            let mut times = Vec::new();
-            for _ in 0..count {
-                let server = self.emulator(emulator, python)?;
-                let request = http::with_body("POST", &server.address, INVOCATIONS, EVENT);
-                times.push(Connection::open(&server.address)?.time(&request)?);
-            }
-            figures.extend(latencies(
-                PART,
-                "first call over HTTP, python, AWS's emulator with awslambdaric",
-                times,
-            ));
+            let what = format!("first call over HTTP, python, {EMULATOR}");
+            add(EMULATOR, &what, self.cold_emulator(emulator, python, count));
         }
         if let Some(ministack) = &self.ministack {
             for program in [Program::Python, Program::Node] {
                 eprintln!("first calls of ministack's {} functions", program.name());
-                let server = self.ministack(ministack)?;
-                let api = Api::new(&server.address);
-                let mut connection = Connection::open(&server.address)?;
-                let mut times = Vec::new();
-                for number in 0..count {
-                    let name = format!("cold_{number}");
-                    api.create(&name, program, number)?;
-                    times.push(connection.time(&api.invocation(&name, EVENT))?);
-                }
-                let what = format!("first call over HTTP, {}, ministack", program.name());
-                figures.extend(latencies(PART, &what, times));
+                let what = format!("first call over HTTP, {}, {MINISTACK}", program.name());
+                let times = self.cold_ministack(ministack, program, count);
+                add(MINISTACK, &what, times);
             }
         }
-        Ok(figures)
+        figures
+    }
+
+    fn cold_emulator(
+        &self,
+        emulator: &Path,
+        python: &Path,
+        count: usize,
+    ) -> anyhow::Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let server = self.emulator(emulator, python)?;
+            let time = Connection::open(&server.address)
+                .and_then(|mut there| there.time(&invocation(&server)));
+            times.push(time.map_err(|error| server.explained(&error))?);
+        }
+        Ok(times)
+    }
+
+    fn cold_ministack(
+        &self,
+        ministack: &Path,
+        program: Program,
+        count: usize,
+    ) -> anyhow::Result<Vec<Duration>> {
+        let mut server = self.ministack(ministack)?;
+        let api = Api::new(&server.address);
+        // The first one waits until the server is there, and is not measured.
+        patiently(&mut server, |_| api.create("first", program, count))?;
+        let measured = || {
+            let mut connection = Connection::open(&server.address)?;
+            let mut times = Vec::new();
+            for number in 0..count {
+                let name = format!("cold_{number}");
+                api.create(&name, program, number)?;
+                times.push(connection.time(&api.invocation(&name, EVENT))?);
+            }
+            anyhow::Ok(times)
+        };
+        measured().map_err(|error| server.explained(&error))
     }
 
     fn emulator(&self, emulator: &Path, python: &Path) -> anyhow::Result<Server> {
@@ -194,14 +274,93 @@ impl Peers {
     }
 }
 
-fn until_ready(server: &Server, request: &[u8]) -> anyhow::Result<()> {
+/// Of the emulator's one function.
+fn invocation(server: &Server) -> Vec<u8> {
+    http::with_body("POST", &server.address, INVOCATIONS, EVENT)
+}
+
+/// Tries until it goes well, as long as a server may take to be ready; the error has what it wrote.
+fn patiently<T>(
+    server: &mut Server,
+    mut attempt: impl FnMut(&Server) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let start = Instant::now();
     loop {
-        let asked = Connection::open(&server.address).and_then(|mut there| there.ask(request));
-        match asked {
-            Ok(_) => return Ok(()),
-            Err(error) if start.elapsed() > READY_TIME_MAX => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        let error = match attempt(server) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if let Some(status) = server.ended() {
+            return Err(server.explained(&error.context(format!("it ended: {status}"))));
+        }
+        if start.elapsed() > READY_TIME_MAX {
+            let seconds = READY_TIME_MAX.as_secs();
+            let error = error.context(format!("it does not answer after {seconds} seconds"));
+            return Err(server.explained(&error));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program of a peer. Another process writes it: none that is started meanwhile can hold it open then, and it can
+    /// be run.
+    fn program(path: &Path, script: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
+        let written = Command::new("sh")
+            .args(["-c", write, "sh", script])
+            .arg(path)
+            .status();
+        assert!(written.unwrap().success());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_start_is_left_out_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        program(
+            &dir.path().join("bin/ministack"),
+            "echo no module named flask >&2; exit 1",
+        );
+        program(
+            &dir.path().join("node_modules/.bin/workerd"),
+            "echo wrong machine; exit 2",
+        );
+        let peers = Peers::find(dir.path()).unwrap();
+        let subjects = peers.emulators();
+        assert_eq!(subjects.len(), 1);
+        assert_eq!(subjects[0].name, MINISTACK);
+        let why = subjects[0].started.as_ref().err().unwrap();
+        assert!(
+            why.contains("exit status: 1\n  no module named flask"),
+            "{why}"
+        );
+        let workerd = peers.workerd().unwrap();
+        let why = workerd.started.as_ref().err().unwrap();
+        assert!(why.contains("exit status: 2\n  wrong machine"), "{why}");
+        // Each of its cells says that it failed, and why.
+        let figures = peers.cold(1);
+        assert_eq!(figures.len(), 4, "p50 and p99 of Python and Node");
+        for figure in figures {
+            assert_eq!(figure.value, None);
+            assert!(figure.failed.is_some_and(|why| why.contains("flask")));
+        }
+    }
+
+    #[test]
+    fn a_folder_without_peers_says_what_belongs_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Peers::find(dir.path()).err().unwrap().to_string();
+        for part in [
+            "aws-sam-cli",
+            "awslambdaric",
+            "ministack (PyPI)",
+            "workerd (npm)",
+        ] {
+            assert!(error.contains(part), "no {part} in {error}");
         }
     }
 }

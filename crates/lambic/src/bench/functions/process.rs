@@ -1,10 +1,12 @@
 //! A server as a process of its own: started, asked for its processor time and memory, ended.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader},
     net::TcpStream,
+    os::unix::fs::FileExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -14,11 +16,16 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long a server may take until it answers.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// What is told of a server that fails.
+const LAST_BYTES: u64 = 4_096;
+const LAST_LINES: usize = 10;
 
 pub struct Server {
     child: Child,
     /// `127.0.0.1:PORT`.
     pub address: String,
+    /// What it writes, where that is not read.
+    said: Option<File>,
 }
 
 /// What a server of ours says when it can be asked.
@@ -44,6 +51,7 @@ impl Server {
         let mut server = Server {
             child,
             address: String::new(),
+            said: None,
         };
         server.address = address
             .recv_timeout(START_TIME_MAX)
@@ -53,20 +61,59 @@ impl Server {
 
     /// One that was told where to listen.
     pub fn start_at(mut command: Command, address: String) -> anyhow::Result<Server> {
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let said = tempfile::tempfile().context("cannot keep what a server says")?;
+        command.stdout(said.try_clone()?).stderr(said.try_clone()?);
         let child = spawn(&mut command)?;
-        let mut server = Server { child, address };
+        let mut server = Server {
+            child,
+            address,
+            said: Some(said),
+        };
         let start = Instant::now();
         while TcpStream::connect(&server.address).is_err() {
             if let Some(status) = server.child.try_wait()? {
-                bail!("{} ended: {status}", command.get_program().display());
+                let program = command.get_program().display();
+                bail!("{program} ended: {status}{}", server.last_words());
             }
             if start.elapsed() > START_TIME_MAX {
-                bail!("{} did not start", command.get_program().display());
+                let program = command.get_program().display();
+                let seconds = START_TIME_MAX.as_secs();
+                bail!(
+                    "{program} does not listen at {} after {seconds} seconds{}",
+                    server.address,
+                    server.last_words()
+                );
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(server)
+    }
+
+    /// An error of talking to it, with the end of what it wrote.
+    pub fn explained(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow::anyhow!("{error:#}{}", self.last_words())
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// The end of what it wrote, as lines below a message; nothing if it wrote nothing.
+    pub fn last_words(&self) -> String {
+        let end = || -> std::io::Result<Vec<u8>> {
+            let Some(said) = &self.said else {
+                return Ok(Vec::new());
+            };
+            let length = said.metadata()?.len();
+            let mut bytes = vec![0; length.min(LAST_BYTES) as usize];
+            // The server shares the file's position.
+            said.read_exact_at(&mut bytes, length - bytes.len() as u64)?;
+            Ok(bytes)
+        };
+        let bytes = end().unwrap_or_default();
+        let lines = last_lines(&String::from_utf8_lossy(&bytes));
+        lines.iter().map(|line| format!("\n  {line}")).collect()
     }
 
     /// Processor time of the server itself, without the processes that it started.
@@ -122,6 +169,15 @@ impl Drop for Server {
     }
 }
 
+fn last_lines(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
+}
+
 fn spawn(command: &mut Command) -> anyhow::Result<Child> {
     use std::os::unix::process::CommandExt;
 
@@ -154,4 +210,40 @@ pub fn lambic(data: &Path) -> anyhow::Result<Server> {
         .env_remove("LAMBIC_LOG")
         .stdout(Stdio::null());
     Server::start_and_hear(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_start_is_told_with_its_last_lines() {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "for i in 1 2 3 4 5 6 7 8 9 10 11; do echo line $i; done; echo no module named flask >&2; exit 3",
+        ]);
+        let started = Server::start_at(command, free_address().unwrap());
+        let error = started.err().unwrap().to_string();
+        assert!(
+            error.starts_with("sh ended: exit status: 3\n  line 3\n"),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("\n  line 11\n  no module named flask"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_has_no_last_words() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 1"]);
+        let started = Server::start_at(command, free_address().unwrap());
+        let error = started.err().unwrap().to_string();
+        assert_eq!(error, "sh ended: exit status: 1");
+        let missing = Server::start_at(Command::new("/no/such"), free_address().unwrap());
+        let error = missing.err().unwrap().to_string();
+        assert!(error.contains("cannot start /no/such"), "{error}");
+    }
 }

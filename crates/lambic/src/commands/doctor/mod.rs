@@ -2,6 +2,7 @@
 
 mod erasures;
 mod files;
+mod functions;
 
 use std::{
     fs,
@@ -107,7 +108,7 @@ fn machine(folder: &Path) -> Vec<Check> {
     checks.push(disk(folder));
     checks.push(fsync(folder));
     checks.push(open_files());
-    checks.push(python());
+    checks.extend(functions::check(folder));
     let usual = Settings::default().server;
     for (name, address) in [("http port", usual.http), ("postgres port", usual.pg)] {
         checks.push(match TcpListener::bind(address) {
@@ -246,19 +247,6 @@ fn proc_value_words(file: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-fn python() -> Check {
-    match Command::new("python3").arg("--version").output() {
-        Ok(output) if output.status.success() => Check::fine(
-            "python",
-            String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        ),
-        _ => Check::fine(
-            "python",
-            "no python3: Python functions cannot run, everything else can",
-        ),
-    }
 }
 
 #[cfg(test)]

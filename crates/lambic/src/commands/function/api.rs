@@ -78,9 +78,7 @@ impl Api {
                 let names = all.iter().filter_map(|one| one["FunctionName"].as_str());
                 failure.hint = Some(match closest(name, names) {
                     // Its version or alias is what is missing.
-                    Some(best) if best == name => format!(
-                        "`lambic function versions {name}` and `lambic function alias list {name}` show what there is"
-                    ),
+                    Some(best) if best == name => self.qualifier_meant(name, &failure.message),
                     Some(best) => format!("did you mean {best}?"),
                     None => "`lambic function list` shows what there is".to_owned(),
                 });
@@ -88,6 +86,20 @@ impl Api {
             }
             Ok(failure) => anyhow::Error::new(failure),
             Err(error) => error,
+        }
+    }
+
+    /// What to do about a version or alias that is not there; AWS's message ends with its ARN.
+    fn qualifier_meant(&self, name: &str, message: &str) -> String {
+        let asked = message.rsplit(':').next().unwrap_or_default();
+        let aliases = self.all(&of(name, "/aliases", None), "Aliases");
+        let aliases = aliases.unwrap_or_default();
+        let names = aliases.iter().filter_map(|alias| alias["Name"].as_str());
+        match closest(asked, names) {
+            Some(best) => format!("did you mean the alias {best}?"),
+            None => format!(
+                "`lambic function versions {name}` and `lambic function alias list {name}` show what there is"
+            ),
         }
     }
 
@@ -145,6 +157,31 @@ impl Api {
         done.map_err(|error| self.suggesting(error, name))
     }
 
+    /// Environments that are kept ready for a version or alias, by its name.
+    pub fn provisioned(&self, name: &str) -> anyhow::Result<Vec<Value>> {
+        let path = format!("{}?List=ALL", provisioned_path(name));
+        self.all(&path, "ProvisionedConcurrencyConfigs")
+    }
+
+    pub fn provision(&self, name: &str, qualifier: &str, count: u32) -> anyhow::Result<()> {
+        let path = format!(
+            "{}?Qualifier={}",
+            provisioned_path(name),
+            segment(qualifier)
+        );
+        let body = json!({ "ProvisionedConcurrentExecutions": count });
+        self.client.put_json(&path, &body).map(drop)
+    }
+
+    pub fn unprovision(&self, name: &str, qualifier: &str) -> anyhow::Result<()> {
+        let path = format!(
+            "{}?Qualifier={}",
+            provisioned_path(name),
+            segment(qualifier)
+        );
+        self.client.delete(&path)
+    }
+
     pub fn publish(&self, name: &str, description: Option<&str>) -> anyhow::Result<Value> {
         let body = match description {
             Some(text) => json!({ "Description": text }),
@@ -180,6 +217,13 @@ pub fn of(name: &str, rest: &str, qualifier: Option<&str>) -> String {
         None => String::new(),
     };
     format!("{FUNCTIONS}/{}{rest}{question}", segment(name))
+}
+
+fn provisioned_path(name: &str) -> String {
+    format!(
+        "/2019-09-30/functions/{}/provisioned-concurrency",
+        segment(name)
+    )
 }
 
 /// `None` for what is not there.

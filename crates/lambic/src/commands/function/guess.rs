@@ -4,6 +4,7 @@ use super::{
     package::Package,
     runtimes::{Language, Machine},
 };
+use crate::toml_source::closest;
 
 /// A runtime and a handler, and what they were seen by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -343,8 +344,8 @@ pub fn trouble(package: &Package, runtime: &str, handler: &str) -> Option<String
             format!("{handler:?} is no handler: it is FILE.FUNCTION, as in handler.handler")
         });
     };
-    if candidates.iter().any(|file| package.has(file)) {
-        return None;
+    if let Some(file) = candidates.iter().find(|file| package.has(file)) {
+        return misspelt(package, language, file, handler);
     }
     let source = usual
         .rsplit_once('.')
@@ -363,6 +364,28 @@ pub fn trouble(package: &Package, runtime: &str, handler: &str) -> Option<String
             package.shown
         ),
     })
+}
+
+/// A function that its file does not name anywhere, where one that it has is named alike. Anything else may be: a
+/// function can come from another module.
+fn misspelt(package: &Package, language: Language, file: &str, handler: &str) -> Option<String> {
+    let (module, wanted) = handler.rsplit_once('.')?;
+    let text = match language {
+        Language::Python | Language::Node => package.text(file)?,
+        _ => return None,
+    };
+    let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    if text.split(|c| !is_part(c)).any(|word| word == wanted) {
+        return None;
+    }
+    let there = match language {
+        Language::Python => python_functions(&text),
+        _ => exports(&text),
+    };
+    let best = closest(wanted, there.iter().map(String::as_str))?;
+    Some(format!(
+        "{file} has no function {wanted}; did you mean the handler {module}.{best}?"
+    ))
 }
 
 #[cfg(test)]
@@ -523,6 +546,31 @@ mod tests {
         );
         check("provided.al2023", "any", Some("a program named bootstrap"));
         check("java21", "a.B::c", None);
+        let code = package(&[
+            ("app.py", "def handler(event, context): ..."),
+            ("other.py", "from app import handler as hander"),
+            ("made.py", "globals()['go'] = 1"),
+            ("index.mjs", "export const handler = async () => {}"),
+        ]);
+        for (runtime, handler, expected) in [
+            (
+                "python3.11",
+                "app.hander",
+                Some("app.py has no function hander; did you mean the handler app.handler?"),
+            ),
+            ("python3.11", "app.handler", None),
+            ("python3.11", "app.entirely", None),
+            ("python3.11", "other.hander", None),
+            ("python3.11", "made.og", None),
+            (
+                "nodejs20.x",
+                "index.Handler",
+                Some("index.mjs has no function Handler; did you mean the handler index.handler?"),
+            ),
+        ] {
+            let found = trouble(&code, runtime, handler);
+            assert_eq!(found.as_deref(), expected, "{handler}");
+        }
         check(
             "wasm",
             "function.wasm",

@@ -35,13 +35,17 @@ pub fn run(global: &Global, args: &cli::FunctionInvoke) -> anyhow::Result<()> {
     }
     let answer = invoke(&api, &args.name, qualifier, &payload, args.tail)?;
     if let Some(log) = &answer.log {
-        eprint!("{log}");
+        show_log(log);
     }
     print_as_it_is(&answer.payload)?;
     match answer.failure() {
         Some(failure) => bail!(told(&failure, &args.name, &answer.request_id)),
         None => Ok(()),
     }
+}
+
+fn show_log(log: &str) {
+    eprint!("{}", output::foreign(log, io::stderr().is_terminal()));
 }
 
 /// What came of an invocation that was waited for.
@@ -160,14 +164,14 @@ fn stream(
     let mut out = io::stdout().lock();
     match printed(&mut reader, &mut out)? {
         End::Done { log } => {
-            if let Some(log) = log {
-                eprint!("{log}");
+            if let Some(log) = &log {
+                show_log(log);
             }
             Ok(())
         }
         End::Failed { failure, log } => {
-            if let Some(log) = log {
-                eprint!("{log}");
+            if let Some(log) = &log {
+                show_log(log);
             }
             bail!(told(&failure, name, &id))
         }

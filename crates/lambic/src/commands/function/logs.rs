@@ -1,6 +1,13 @@
 //! `lambic function logs`: lines of the stream `lambic_logs`, and those that come.
+//!
+//! A function may write anything. Its control characters do not reach a terminal, where they could change what was shown
+//! before or send keys; a file or a program gets the lines as they were written.
 
-use std::{thread, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -43,7 +50,7 @@ pub fn run(global: &Global, args: &cli::FunctionLogs) -> anyhow::Result<()> {
     if !args.follow {
         return match global.json {
             true => output::print_rows(&without_offset(rows), true),
-            false => output::print(&text(&rows)),
+            false => output::print(&output::foreign(&text(&rows), is_shown())),
         };
     }
     show(rows, global.json)?;
@@ -128,11 +135,19 @@ fn wanted(args: &cli::FunctionLogs) -> String {
 /// As far as it goes: a line for each, or an object for each.
 fn show(rows: Rows, json: bool) -> anyhow::Result<()> {
     if !json {
-        return output::print(&text(&rows));
+        return output::print(&output::foreign(&text(&rows), is_shown()));
     }
     let lines = without_offset(rows).objects().into_iter();
     let lines: Vec<String> = lines.map(|line| format!("{line}\n")).collect();
-    output::print(&lines.concat())
+    let lines = lines.concat();
+    match is_shown() {
+        true => output::print(&output::visible_json(&lines)),
+        false => output::print(&lines),
+    }
+}
+
+fn is_shown() -> bool {
+    io::stdout().is_terminal()
 }
 
 fn text(rows: &Rows) -> String {

@@ -1,6 +1,6 @@
 //! The names of runtimes: AWS's, ours for what the server has, and what runs code of each.
 
-use std::{cell::OnceCell, process::Command};
+use std::{cell::OnceCell, collections::BTreeSet, process::Command};
 
 use serde_json::Value;
 
@@ -68,6 +68,8 @@ impl Language {
 pub struct Own {
     pub python: Option<String>,
     pub node: Option<String>,
+    /// All that the server has; `None`: nobody could be asked.
+    pub all: Option<BTreeSet<String>>,
 }
 
 /// Where functions run; asked when it is needed first.
@@ -82,9 +84,14 @@ impl Own {
     fn of_server(global: &Global) -> Option<Own> {
         let said = global.client().ok()?.get("/v1/runtimes").ok()?;
         let name = |member: &str| said.get(member).and_then(Value::as_str).map(str::to_owned);
+        let all = said["all"].as_array().map(|all| {
+            let names = all.iter().filter_map(Value::as_str);
+            names.map(str::to_owned).collect()
+        });
         Some(Own {
             python: name("python"),
             node: name("node"),
+            all,
         })
     }
 
@@ -93,6 +100,7 @@ impl Own {
         Own {
             python: python_of(&said("python3")),
             node: node_of(&said("node")),
+            all: None,
         }
     }
 }
@@ -140,6 +148,31 @@ impl<'a> Machine<'a> {
         })
     }
 
+    /// Why the server cannot run this runtime, and what to do; `None` if it can, or nobody knows.
+    pub fn missing(&self, runtime: &str) -> Option<String> {
+        let language = Language::of(runtime);
+        let name = match language {
+            Language::Python => "Python",
+            Language::Node => "Node",
+            Language::Bootstrap | Language::Wasm | Language::Other => return None,
+        };
+        let all = self.own().all.as_ref()?;
+        if all.contains(runtime) {
+            return None;
+        }
+        let fitting = all.iter().filter(|one| Language::of(one) == language);
+        let there: Vec<&str> = fitting.map(String::as_str).collect();
+        Some(match closest(runtime, there.iter().copied()) {
+            None => format!(
+                "the server has no {name} to run {runtime}; install it there, or name its folder in `functions.interpreters`"
+            ),
+            Some(best) => format!(
+                "the server has no {runtime}, only {}; install it there, name its folder in `functions.interpreters`, or import with --runtime {best}",
+                there.join(", ")
+            ),
+        })
+    }
+
     /// A runtime's name as AWS has it, from what the user wrote.
     pub fn runtime(&self, written: &str) -> Result<String, String> {
         match written {
@@ -170,6 +203,7 @@ pub mod tests {
         let own = Own {
             python: Some(python.to_owned()),
             node: Some(node.to_owned()),
+            all: Some([python, node].map(str::to_owned).into()),
         };
         Machine {
             global: None,
@@ -187,6 +221,32 @@ pub mod tests {
         ] {
             assert_eq!(machine.runtime(written).unwrap(), runtime);
         }
+    }
+
+    #[test]
+    fn what_the_server_lacks_is_told_with_what_it_has() {
+        let machine = machine("python3.12", "nodejs22.x");
+        for runtime in ["python3.12", "nodejs22.x", "provided.al2023", "wasm"] {
+            assert_eq!(machine.missing(runtime), None);
+        }
+        let told = machine.missing("python3.9").unwrap();
+        assert!(
+            told.contains("no python3.9, only python3.12") && told.contains("--runtime python3.12"),
+            "{told}"
+        );
+        let own = |all: Option<&[&str]>| Machine {
+            global: None,
+            own: OnceCell::from(Own {
+                all: all.map(|all| all.iter().map(|one| (*one).to_owned()).collect()),
+                ..Own::default()
+            }),
+        };
+        let told = own(Some(&["python3.12"])).missing("nodejs22.x").unwrap();
+        assert!(
+            told.contains("no Node to run nodejs22.x; install"),
+            "{told}"
+        );
+        assert_eq!(own(None).missing("nodejs22.x"), None, "nobody was asked");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Whether an answer passes is decided by pure functions; the rest reads files and invokes.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
 };
 
@@ -384,6 +385,7 @@ fn report(global: &Global, tested: &[Tested]) -> anyhow::Result<()> {
     output::print_rows(&rows, false)?;
     for one in tested {
         for trouble in &one.troubles {
+            let trouble = output::foreign(trouble, io::stderr().is_terminal());
             eprintln!("{}: {trouble}", one.case.name);
         }
     }

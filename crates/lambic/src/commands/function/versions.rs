@@ -1,16 +1,18 @@
 //! `lambic function versions`, `publish` and `alias`: numbers for what was frozen, and names for numbers.
 
+use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::{
     super::{Global, stream::said},
     api::{Api, found, of},
-    list::rows,
+    list::{rows, weights},
 };
 use crate::{
     cli::FunctionAlias,
     client::segment,
     output::{self, Rows},
+    toml_source::closest,
 };
 
 const COLUMNS: [(&str, &str); 6] = [
@@ -74,11 +76,22 @@ pub fn alias(global: &Global, command: &FunctionAlias) -> anyhow::Result<()> {
         }
         FunctionAlias::Delete { name, alias } => {
             // AWS's API answers the same whether or not it was there.
-            api.client.get(&path(name, alias))?;
+            if found(api.client.get(&path(name, alias)))?.is_none() {
+                bail!(no_alias(&api.aliases(name)?, name, alias));
+            }
             api.client.delete(&path(name, alias))?;
             said(Some(format!("alias {name}:{alias} deleted")), global.json)
         }
     }
+}
+
+fn no_alias(aliases: &[Value], name: &str, alias: &str) -> String {
+    let names = aliases.iter().filter_map(|alias| alias["Name"].as_str());
+    let hint = match closest(alias, names) {
+        Some(best) => format!("did you mean {best}?"),
+        None => format!("`lambic function alias list {name}` shows what there is"),
+    };
+    format!("function {name} does not have an alias {alias}\n  {hint}")
 }
 
 fn path(name: &str, alias: &str) -> String {
@@ -117,13 +130,10 @@ pub fn set(
 
 fn shown(aliases: &[Value]) -> Rows {
     let rows = aliases.iter().map(|alias| {
-        let weights = alias["RoutingConfig"]["AdditionalVersionWeights"].as_object();
-        let weights = weights.into_iter().flatten();
-        let weights = weights.map(|(version, share)| format!("{version}={share}"));
         vec![
             alias["Name"].clone(),
             alias["FunctionVersion"].clone(),
-            Value::from(weights.collect::<Vec<_>>().join(", ")),
+            Value::from(weights(alias)),
             alias["Description"].clone(),
         ]
     });
@@ -139,6 +149,13 @@ fn shown(aliases: &[Value]) -> Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alias_that_is_not_there_is_told_with_the_one_that_was_meant() {
+        let aliases = [json!({ "Name": "live" }), json!({ "Name": "test" })];
+        assert!(no_alias(&aliases, "f", "liv").ends_with("did you mean live?"));
+        assert!(no_alias(&aliases, "f", "x").contains("alias list f"));
+    }
 
     #[test]
     fn weights_are_shown_with_their_versions() {

@@ -1,14 +1,18 @@
 //! Makes what a plan wants: looks at what there is, decides what differs, does that and nothing else.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     super::{
         api::{Api, MAPPINGS, found},
+        list::qualifier_of,
         url, versions,
     },
-    plan::{Function, Layer, LayerUse, Plan, differing},
+    changes::{Changes, Present, decide},
+    plan::{Function, Layer, LayerUse, Plan},
 };
 use crate::client::segment;
 
@@ -22,35 +26,6 @@ pub struct Outcome {
     pub change: String,
     pub url: Option<String>,
     pub error: Option<anyhow::Error>,
-}
-
-/// What there is of a function.
-#[derive(Debug, Default)]
-struct Present {
-    /// `None` if there is no such function.
-    function: Option<Value>,
-    concurrency: Option<u64>,
-    url: Option<Value>,
-    mappings: Vec<Value>,
-    queued: Option<Value>,
-    tags: Value,
-    alias: Option<Value>,
-}
-
-/// What differs from what is wanted.
-#[derive(Debug, Default, PartialEq)]
-struct Changes {
-    is_new: bool,
-    code: bool,
-    settings: Map<String, Value>,
-    concurrency: bool,
-    url: bool,
-    /// Those to create, and those to change with their ids.
-    new_mappings: Vec<Value>,
-    mappings: Vec<(String, Value)>,
-    queued: bool,
-    tags: bool,
-    alias: bool,
 }
 
 /// Every layer, then every function; one that fails does not stop the others. All functions are made before what may name
@@ -79,8 +54,8 @@ pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
         .map(|function| make(api, function, &arns))
         .collect();
     for (function, made) in plan.functions.iter().zip(made) {
-        let finished = made.and_then(|changes| {
-            let url = finish(api, function, &changes)?;
+        let finished = made.and_then(|(changes, present)| {
+            let url = finish(api, function, &changes, &present)?;
             Ok((changes, url))
         });
         let outcome = match finished {
@@ -143,96 +118,6 @@ pub fn compare(api: &Api, plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-impl Changes {
-    fn shown(&self, new: &str) -> String {
-        if self.is_new {
-            return new.to_owned();
-        }
-        let mut shown: Vec<String> = Vec::new();
-        let mut add = |is: bool, what: &str| {
-            if is {
-                shown.push(what.to_owned());
-            }
-        };
-        add(self.code, "code");
-        for name in self.settings.keys() {
-            add(true, name);
-        }
-        add(self.concurrency, "concurrency");
-        add(self.url, "url");
-        add(
-            !self.new_mappings.is_empty() || !self.mappings.is_empty(),
-            "mappings",
-        );
-        add(self.queued, "event invoke config");
-        add(self.tags, "tags");
-        add(self.alias, "alias");
-        match shown.as_slice() {
-            [] => "unchanged".to_owned(),
-            shown => shown.join(", "),
-        }
-    }
-}
-
-fn decide(function: &Function, layers: &[String], present: &Present) -> Changes {
-    let there = present.function.as_ref();
-    let wanted = function.configuration(layers, there);
-    let mut changes = Changes {
-        is_new: there.is_none(),
-        code: there.is_some_and(|there| there["CodeSha256"] != json!(function.package.sha256())),
-        settings: there.map_or_else(|| wanted.clone(), |there| differing(&wanted, there)),
-        concurrency: function.concurrency.is_some()
-            && function.concurrency.map(u64::from) != present.concurrency,
-        queued: function.queued.as_ref().is_some_and(|wanted| {
-            !present
-                .queued
-                .as_ref()
-                .is_some_and(|there| url::holds(there, wanted))
-        }),
-        ..Changes::default()
-    };
-    changes.url = function.url.as_ref().is_some_and(|wanted| {
-        !present
-            .url
-            .as_ref()
-            .is_some_and(|there| url::holds(there, wanted))
-    });
-    changes.tags = function
-        .tags
-        .iter()
-        .any(|(name, value)| present.tags[name] != json!(value));
-    changes.alias = function.alias.is_some()
-        && (present.alias.is_none() || changes.code || !changes.settings.is_empty());
-    for wanted in &function.mappings {
-        let mut mappings = present.mappings.iter();
-        let there = mappings.find(|there| there["EventSourceArn"] == wanted["EventSourceArn"]);
-        let Some(there) = there else {
-            changes.new_mappings.push(wanted.clone());
-            continue;
-        };
-        // Where it began to read cannot be changed any more.
-        let mut settings = wanted.clone();
-        for name in ["EventSourceArn", "StartingPosition"] {
-            settings.as_object_mut().map(|members| members.remove(name));
-        }
-        // The API speaks of states where it is told of switches.
-        let is_enabled = json!(there["State"] != "Disabled");
-        let holds = settings
-            .as_object()
-            .into_iter()
-            .flatten()
-            .all(|(name, value)| match name.as_str() {
-                "Enabled" => is_enabled == *value,
-                name => there[name] == *value,
-            });
-        if !holds {
-            let id = there["UUID"].as_str().unwrap_or_default();
-            changes.mappings.push((id.to_owned(), settings));
-        }
-    }
-    changes
-}
-
 fn look(api: &Api, function: &Function) -> anyhow::Result<Present> {
     let name = function.name.as_str();
     let Some(there) = api.find(name, None)? else {
@@ -240,10 +125,25 @@ fn look(api: &Api, function: &Function) -> anyhow::Result<Present> {
     };
     let alias = function.alias.as_deref();
     let qualified = qualified(function);
-    let aliases = match alias {
-        Some(_) => api.aliases(name)?,
-        None => Vec::new(),
+    let aliases = match function.aliases.is_empty() {
+        true => Vec::new(),
+        false => api.aliases(name)?,
     };
+    let version = match function.version.is_wanted {
+        true => newest(&api.versions(name)?),
+        false => None,
+    };
+    let mut provisioned = BTreeMap::new();
+    let is_provisioned = function.version.provisioned.is_some()
+        || function.aliases.iter().any(|one| one.provisioned.is_some());
+    if is_provisioned {
+        for one in api.provisioned(name)? {
+            let count = one["RequestedProvisionedConcurrentExecutions"].as_u64();
+            if let (Some(qualifier), Some(count)) = (qualifier_of(&one), count) {
+                provisioned.insert(qualifier.to_owned(), count);
+            }
+        }
+    }
     let arn = there["FunctionArn"].as_str().unwrap_or_default();
     let tags = match function.tags.is_empty() {
         true => Value::Null,
@@ -255,11 +155,17 @@ fn look(api: &Api, function: &Function) -> anyhow::Result<Present> {
         mappings: api.mappings(&qualified)?,
         queued: found(api.client.get(&queued_path(function)))?,
         tags,
-        alias: aliases
-            .into_iter()
-            .find(|one| one["Name"].as_str() == alias),
+        aliases,
+        version,
+        provisioned,
         function: Some(there),
     })
+}
+
+/// Of a function's versions, `$LATEST` among them.
+fn newest(versions: &[Value]) -> Option<u64> {
+    let numbers = versions.iter().filter_map(|one| one["Version"].as_str());
+    numbers.filter_map(|number| number.parse().ok()).max()
 }
 
 /// What URL and mappings belong to.
@@ -300,8 +206,12 @@ fn layers(function: &Function, arns: &[(&str, String)]) -> anyhow::Result<Vec<St
     each.collect()
 }
 
-/// The function itself: its code and its settings, but for where its dead letters go.
-fn make(api: &Api, function: &Function, arns: &[(&str, String)]) -> anyhow::Result<Changes> {
+/// The function itself: its code and its settings, but for where its dead letters go. What there was goes along.
+fn make(
+    api: &Api,
+    function: &Function,
+    arns: &[(&str, String)],
+) -> anyhow::Result<(Changes, Present)> {
     let name = function.name.as_str();
     let layers = layers(function, arns)?;
     let present = look(api, function)?;
@@ -341,11 +251,16 @@ fn make(api: &Api, function: &Function, arns: &[(&str, String)]) -> anyhow::Resu
             api.client.post_json(&tags_path(arn), &body)?;
         }
     }
-    Ok(changes)
+    Ok((changes, present))
 }
 
 /// What belongs to a function that is made; gives its URL.
-fn finish(api: &Api, function: &Function, changes: &Changes) -> anyhow::Result<Option<String>> {
+fn finish(
+    api: &Api,
+    function: &Function,
+    changes: &Changes,
+    present: &Present,
+) -> anyhow::Result<Option<String>> {
     let name = function.name.as_str();
     if let Some(dead_letter) = changes.settings.get(DEAD_LETTER) {
         api.update_settings(name, &json!({ DEAD_LETTER: dead_letter }))?;
@@ -354,12 +269,21 @@ fn finish(api: &Api, function: &Function, changes: &Changes) -> anyhow::Result<O
     if changes.concurrency {
         api.reserve(name, function.concurrency)?;
     }
-    let alias = function.alias.as_deref();
-    if let Some(alias) = alias.filter(|_| changes.alias) {
-        let published = api.publish(name, None)?;
-        let version = published["Version"].as_str().unwrap_or_default();
-        versions::set(api, name, alias, version, None, None)?;
+    if changes.published.is_some() {
+        publish_version(api, function, present)?;
     }
+    for (alias, count) in &changes.provisioned {
+        let qualifier = match alias {
+            Some(alias) => alias.clone(),
+            None => {
+                let newest = newest(&api.versions(name)?);
+                newest.context("no version was published")?.to_string()
+            }
+        };
+        let done = api.provision(name, &qualifier, *count);
+        done.with_context(|| format!("provisioned concurrency of {qualifier}"))?;
+    }
+    let alias = function.alias.as_deref();
     let url = match &function.url {
         Some(wanted) => url::ensure(api, name, alias, wanted)?["FunctionUrl"]
             .as_str()
@@ -380,6 +304,27 @@ fn finish(api: &Api, function: &Function, changes: &Changes) -> anyhow::Result<O
         api.client.put_json(&queued_path(function), body)?;
     }
     Ok(url)
+}
+
+/// Freezes what there is now, and lets all aliases follow.
+fn publish_version(api: &Api, function: &Function, present: &Present) -> anyhow::Result<()> {
+    let name = function.name.as_str();
+    let published = api.publish(name, function.version.description.as_deref())?;
+    let version = published["Version"].as_str().unwrap_or_default();
+    for alias in &function.aliases {
+        let description = alias.description.as_deref();
+        versions::set(api, name, &alias.name, version, None, description)?;
+    }
+    // Environments of the version before would be kept for ever, and nobody would call them.
+    let former = present.version.map(|number| number.to_string());
+    let former = former.filter(|former| {
+        let is_ours = function.version.provisioned.is_some();
+        is_ours && former != version && present.provisioned.contains_key(former)
+    });
+    match former {
+        Some(former) => api.unprovision(name, &former),
+        None => Ok(()),
+    }
 }
 
 /// The ARN of a layer's version with this content, and whether it had to be published.
@@ -438,65 +383,11 @@ mod tests {
         )
     }
 
-    fn there(function: &Function) -> Present {
-        let mut present = Value::Object(function.configuration(&[], None));
-        present["CodeSha256"] = json!(function.package.sha256());
-        Present {
-            function: Some(present),
-            ..Present::default()
-        }
-    }
-
     #[test]
-    fn what_is_there_is_not_made_again() {
-        let plain = function();
-        let changes = decide(&plain, &[], &there(&plain));
-        assert_eq!(changes, Changes::default());
-        assert_eq!(changes.shown("created"), "unchanged");
-        let new = decide(&plain, &[], &Present::default());
-        assert!(new.is_new && !new.code && new.settings["Handler"] == "app.handler");
-        assert_eq!(new.shown("create"), "create");
-    }
-
-    #[test]
-    fn each_difference_is_one_change() {
-        let mut wanted = function();
-        let mut present = there(&wanted);
-        wanted.package = package(&[("app.py", "changed")]);
-        wanted.settings.timeout = Some(9);
-        wanted.concurrency = Some(5);
-        wanted.url = Some(json!({ "AuthType": "NONE" }));
-        wanted.queued = Some(json!({ "MaximumRetryAttempts": 1 }));
-        wanted.tags.insert("team".to_owned(), "a".to_owned());
-        wanted.alias = Some("live".to_owned());
-        wanted.mappings = vec![
-            json!({ "EventSourceArn": "s", "StartingPosition": "LATEST", "BatchSize": 10, "Enabled": true }),
-            json!({ "EventSourceArn": "t", "StartingPosition": "LATEST" }),
-            json!({ "EventSourceArn": "u", "StartingPosition": "LATEST", "BatchSize": 7 }),
-        ];
-        present.mappings = vec![
-            json!({ "UUID": "1", "EventSourceArn": "s", "BatchSize": 10, "State": "Enabled" }),
-            json!({ "UUID": "2", "EventSourceArn": "u", "BatchSize": 8 }),
-        ];
-        let changes = decide(&wanted, &[], &present);
-        assert_eq!(
-            changes.shown("created"),
-            "code, Timeout, concurrency, url, mappings, event invoke config, tags, alias"
-        );
-        assert_eq!(changes.new_mappings, [wanted.mappings[1].clone()]);
-        assert_eq!(
-            changes.mappings,
-            [("2".to_owned(), json!({ "BatchSize": 7 }))]
-        );
-        // Once it is all there, nothing is left to do.
-        let mut settled = there(&wanted);
-        settled.concurrency = Some(5);
-        settled.url = Some(json!({ "AuthType": "NONE", "FunctionUrl": "http://x/" }));
-        settled.queued = Some(json!({ "MaximumRetryAttempts": 1 }));
-        settled.tags = json!({ "team": "a" });
-        settled.alias = Some(json!({ "Name": "live" }));
-        settled.mappings = wanted.mappings.clone();
-        assert_eq!(decide(&wanted, &[], &settled), Changes::default());
+    fn the_newest_version_has_the_highest_number() {
+        let versions = ["$LATEST", "9", "10"].map(|number| json!({ "Version": number }));
+        assert_eq!(newest(&versions), Some(10));
+        assert_eq!(newest(&versions[..1]), None);
     }
 
     #[test]

@@ -440,7 +440,10 @@ pub fn intrinsic(node: &Node) -> Option<(String, Node)> {
 /// The resource that a `Ref` names, whatever it is.
 pub fn referred(node: &Node) -> Option<String> {
     let (function, argument) = intrinsic(node)?;
-    let name = argument.text()?;
+    // `GetAtt` also takes `[NAME, ATTRIBUTE]`.
+    let name = argument
+        .text()
+        .or(argument.items().first().and_then(Node::text))?;
     match function.as_str() {
         "Ref" => Some(name.to_owned()),
         "GetAtt" => Some(name.split('.').next().unwrap_or(name).to_owned()),
@@ -549,6 +552,22 @@ Values:
         check("loop", "name one another");
         check("knot", "name one another");
         check("open", "without an end");
+    }
+
+    #[test]
+    fn what_is_referred_to_is_seen_in_all_forms() {
+        for (text, expected) in [
+            ("a: !Ref Fn", Some("Fn")),
+            ("a: { Ref: Fn }", Some("Fn")),
+            ("a: !GetAtt Fn.Arn", Some("Fn")),
+            ("a: { 'Fn::GetAtt': [Fn, Arn] }", Some("Fn")),
+            ("a: !Sub Fn", None),
+            ("a: Fn", None),
+        ] {
+            let source = Source::parse(Path::new("t.yaml"), text.to_owned()).unwrap();
+            let found = referred(source.root.get("a").unwrap());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -67,9 +67,10 @@ pub fn of_sam(reader: &mut Reader<'_, '_>, function: &mut Function, what: &str, 
             let arn = stream.map(|node| reader.template.text(node));
             match (arn, properties) {
                 (Some(Ok(arn)), Some(properties)) if arn.starts_with(STREAM_ARN) => {
-                    if let Some(mapping) = mapping(reader, &what, &arn, properties) {
-                        function.mappings.push(mapping);
-                    }
+                    let rest = properties.entries().iter();
+                    let rest = rest.filter(|(key, _)| key.text() != Some("Stream"));
+                    let mapping = mapping(reader, &what, &arn, rest);
+                    function.mappings.push(mapping);
                 }
                 _ => reader.leave_out(event, what, why_not(kind)),
             }
@@ -97,19 +98,21 @@ fn is_authorised(reader: &Reader<'_, '_>, properties: Option<&Node>, kind: &str)
         .is_some_and(of_api)
 }
 
-/// The body of a mapping: SAM's properties have AWS's own names.
-fn mapping(reader: &mut Reader<'_, '_>, what: &str, arn: &str, properties: &Node) -> Option<Value> {
+/// The body of a mapping: templates' properties have AWS's own names.
+pub fn mapping<'n>(
+    reader: &mut Reader<'_, '_>,
+    what: &str,
+    arn: &str,
+    properties: impl Iterator<Item = &'n (Node, Node)>,
+) -> Value {
     let mut body = json!({ "EventSourceArn": arn, "StartingPosition": "LATEST" });
-    for (key, node) in properties.entries() {
+    for (key, node) in properties {
         let key = key.text().unwrap_or_default();
-        if key == "Stream" {
-            continue;
-        }
         match reader.template.json(node) {
             Ok(value) => body[key] = value,
             Err(Missing::NoValue) => {}
             Err(Missing::Unknown(why)) => reader.leave_out(node, format!("{what}: {key}"), why),
         }
     }
-    Some(body)
+    body
 }

@@ -5,8 +5,10 @@
 
 mod apply;
 mod cargo_lambda;
+mod changes;
 mod cloudformation;
 mod events;
+mod known;
 mod plan;
 mod sam;
 mod serverless;
@@ -36,7 +38,7 @@ use crate::{
     yaml_source::Source,
 };
 use apply::Outcome;
-use plan::{Function, Plan};
+use plan::{Function, LeftOut, Plan};
 
 /// Of a template that stands in a zip, with its code.
 const UNPACKED_BYTES_MAX: u64 = 262_144_000;
@@ -83,32 +85,51 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     if !plan.problems.is_empty() {
         bail!("{}\nnothing was imported", plan.problems.join("\n"));
     }
+    if args.strict && !plan.warnings.is_empty() {
+        let shown: Vec<String> = plan.warnings.iter().map(LeftOut::shown).collect();
+        bail!("{}\nnothing was imported: --strict", shown.join("\n"));
+    }
     if plan.functions.is_empty() && plan.layers.is_empty() {
         tell(&plan);
         bail!("there is nothing in {} that can be taken over", plan.source);
     }
     if args.plan {
-        return show_plan(global, &plan);
+        return show_plan(global, &plan, &machine);
     }
     let api = Api::new(global)?;
     // A server that is not there is told once, not for every function.
     api.functions()?;
     let outcomes = apply::apply(&api, &plan);
     report(global, &plan, &outcomes)?;
-    let failed: Vec<&Outcome> = outcomes.iter().filter(|one| one.error.is_some()).collect();
-    match failed.len() as u64 {
+    ended(&outcomes, "failed")
+}
+
+fn ended(outcomes: &[Outcome], how: &str) -> anyhow::Result<()> {
+    let failed = outcomes.iter().filter(|one| one.error.is_some());
+    match failed.count() as u64 {
         0 => Ok(()),
         count => bail!(
-            "{count} of {} failed",
+            "{count} of {} {how}",
             counted(outcomes.len() as u64, "resource")
         ),
     }
 }
 
+/// What the server would refuse for want of an interpreter is told beforehand.
+fn mark_missing(plan: &Plan, outcomes: &mut [Outcome], machine: &Machine) {
+    let functions = outcomes.iter_mut().skip(plan.layers.len());
+    for (function, outcome) in plan.functions.iter().zip(functions) {
+        if let Some(why) = machine.missing(&function.runtime) {
+            outcome.change = "cannot run".to_owned();
+            outcome.error = Some(anyhow::Error::msg(why));
+        }
+    }
+}
+
 /// Without a server it is shown all the same, but for what is there already.
-fn show_plan(global: &Global, plan: &Plan) -> anyhow::Result<()> {
+fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<()> {
     let compared = Api::new(global).and_then(|api| apply::compare(&api, plan));
-    let outcomes = match compared {
+    let mut outcomes = match compared {
         Ok(outcomes) => outcomes,
         Err(error) if error.downcast_ref::<Failure>().is_some() => return Err(error),
         Err(_) => {
@@ -127,7 +148,9 @@ fn show_plan(global: &Global, plan: &Plan) -> anyhow::Result<()> {
             unknown.collect()
         }
     };
-    report(global, plan, &outcomes)
+    mark_missing(plan, &mut outcomes, machine);
+    report(global, plan, &outcomes)?;
+    ended(&outcomes, "cannot run on this server")
 }
 
 /// Layers first, then functions, as [`apply`] goes through them.
@@ -152,16 +175,18 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
                     "error": error(outcome),
                     "configuration": function.configuration(&[], None),
                     "event_source_mappings": function.mappings,
+                    "aliases": function.aliases.iter().map(|alias| {
+                        json!({ "name": alias.name, "provisioned": alias.provisioned })
+                    }).collect::<Value>(),
                 })
             });
-        let left_out = plan.left_out.iter().map(|one| {
-            json!({ "place": one.place.trim_end_matches([':', ' ']), "what": one.what, "why": one.why })
-        });
+        let noted = |one: &LeftOut| json!({ "place": one.place.trim_end_matches([':', ' ']), "what": one.what, "why": one.why });
         return output::print_json(&json!({
             "source": plan.source,
             "layers": layers.collect::<Value>(),
             "functions": functions.collect::<Value>(),
-            "left_out": left_out.collect::<Value>(),
+            "left_out": plan.left_out.iter().map(noted).collect::<Value>(),
+            "warnings": plan.warnings.iter().map(noted).collect::<Value>(),
         }));
     }
     let row = |what: &str, runtime: &str, handler: &str, code: String, outcome: &Outcome| {
@@ -218,6 +243,9 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
 fn tell(plan: &Plan) {
     for one in &plan.left_out {
         eprintln!("not as it was: {}", one.shown());
+    }
+    for one in &plan.warnings {
+        eprintln!("warning: {}", one.shown());
     }
 }
 

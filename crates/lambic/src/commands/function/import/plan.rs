@@ -14,8 +14,7 @@ const TMP_MB: u32 = 512;
 /// Why something is left out, where several formats have the same.
 pub const NOT_HERE: &str = "Lambic does not have it";
 pub const NO_IAM: &str = "there is no IAM here; a function reaches what the server lets all reach";
-pub const NO_PROVISIONING: &str =
-    "environments start in milliseconds here; set it by AWS's API if it is wanted";
+pub const NO_DESTINATION: &str = "destinations are functions and streams of this server (arn:aws:lambic:us-east-1:000000000000:stream/NAME)";
 pub const NO_IMAGES: &str = "it is a container image; only code in files is taken over";
 pub const NOTHING_ELSE: &str = "only functions and layers are taken over";
 
@@ -26,6 +25,8 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     pub functions: Vec<Function>,
     pub left_out: Vec<LeftOut>,
+    /// What is most likely a mistake, and is left out too.
+    pub warnings: Vec<LeftOut>,
     /// Mistakes, each with its place. With any of them nothing is done.
     pub problems: Vec<String>,
 }
@@ -56,8 +57,29 @@ pub struct Function {
     pub mappings: Vec<Value>,
     /// Body of PutFunctionEventInvokeConfig.
     pub queued: Option<Value>,
-    /// An alias that follows the newest version; URL and mappings are its.
+    /// One of the aliases: URL and mappings are its.
     pub alias: Option<String>,
+    /// They follow the newest version.
+    pub aliases: Vec<Alias>,
+    pub version: Version,
+}
+
+/// A name for the newest version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Alias {
+    pub name: String,
+    pub description: Option<String>,
+    /// Environments that are kept ready.
+    pub provisioned: Option<u32>,
+}
+
+/// Of what is published whenever something has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Also where no alias follows it.
+    pub is_wanted: bool,
+    pub description: Option<String>,
+    pub provisioned: Option<u32>,
 }
 
 /// What has a default.
@@ -111,7 +133,26 @@ impl Function {
             mappings: Vec::new(),
             queued: None,
             alias: None,
+            aliases: Vec::new(),
+            version: Version::default(),
         }
+    }
+
+    /// Lets something belong to one of its aliases, or to the function itself; false where all else of its kind belongs
+    /// elsewhere.
+    pub fn belongs_to(&mut self, qualifier: Option<&str>) -> bool {
+        let Some(name) = qualifier.filter(|name| *name != "$LATEST") else {
+            return self.alias.is_none();
+        };
+        if let Some(alias) = &self.alias {
+            return alias == name;
+        }
+        let is_free = self.url.is_none() && self.mappings.is_empty() && self.queued.is_none();
+        let is_there = self.aliases.iter().any(|alias| alias.name == name);
+        if is_free && is_there {
+            self.alias = Some(name.to_owned());
+        }
+        is_free && is_there
     }
 
     /// A variable whose value is not known keeps the one that it has here. Gives why it is left out, and what to do.
@@ -182,6 +223,14 @@ pub fn differing(wanted: &Map<String, Value>, present: &Value) -> Map<String, Va
 impl Plan {
     pub fn leave_out(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
         self.left_out.push(LeftOut {
+            place,
+            what: what.into(),
+            why: why.into(),
+        });
+    }
+
+    pub fn warn(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
+        self.warnings.push(LeftOut {
             place,
             what: what.into(),
             why: why.into(),
@@ -290,6 +339,23 @@ pub mod tests {
             "MemorySize": 128, "EphemeralStorage": { "Size": 512 },
         });
         assert!(differing(&plain.configuration(&[], Some(&bare)), &bare).is_empty());
+    }
+
+    #[test]
+    fn what_belongs_to_an_alias_all_belongs_to_it() {
+        let mut one = function(&[("app.py", "")]);
+        assert!(one.belongs_to(None) && one.belongs_to(Some("$LATEST")));
+        assert!(!one.belongs_to(Some("live")), "there is no such alias");
+        one.aliases.push(Alias {
+            name: "live".to_owned(),
+            ..Alias::default()
+        });
+        assert!(one.belongs_to(Some("live")) && one.belongs_to(Some("live")));
+        assert!(!one.belongs_to(None) && !one.belongs_to(Some("other")));
+        let mut taken = function(&[("app.py", "")]);
+        taken.aliases = one.aliases;
+        taken.url = Some(json!({}));
+        assert!(!taken.belongs_to(Some("live")));
     }
 
     #[test]

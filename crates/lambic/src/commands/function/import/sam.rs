@@ -1,5 +1,6 @@
 //! AWS SAM's and CloudFormation's templates: their functions and layers, and what belongs to them.
 
+mod around;
 mod function;
 mod layer;
 
@@ -14,6 +15,7 @@ use super::{
     super::package::Package,
     Asked,
     cloudformation::{Missing, Resolved, Resource, Template, intrinsic},
+    known,
     plan::{NOT_HERE, NOTHING_ELSE, Plan},
 };
 use crate::yaml_source::{Node, Source};
@@ -21,12 +23,11 @@ use crate::yaml_source::{Node, Source};
 const SERVERLESS: &str = "AWS::Serverless::Function";
 const PLAIN: &str = "AWS::Lambda::Function";
 const LAYERS: [&str; 2] = ["AWS::Serverless::LayerVersion", "AWS::Lambda::LayerVersion"];
+/// What is taken over.
+const TAKEN: [&str; 4] = [SERVERLESS, PLAIN, LAYERS[0], LAYERS[1]];
+const PERMISSION: &str = "AWS::Lambda::Permission";
 /// Kinds that a function brings along by itself here.
-const IMPLIED: [&str; 3] = [
-    "AWS::IAM::Role",
-    "AWS::Lambda::Permission",
-    "AWS::Logs::LogGroup",
-];
+const IMPLIED: [&str; 3] = ["AWS::IAM::Role", PERMISSION, "AWS::Logs::LogGroup"];
 
 /// Whether a file is such a template.
 pub fn is_template(source: &Source) -> bool {
@@ -71,14 +72,21 @@ pub fn plan(source: &Source, folder: &Path, asked: &Asked) -> Result<Plan, Strin
             template.name_function(resource.id, name.as_deref().unwrap_or(resource.id));
         }
     }
+    for resource in wanted.iter().filter(|one| one.kind == around::ALIAS) {
+        if let Some(name) = alias_name(&template, *resource) {
+            template.name_function(resource.id, &name);
+        }
+    }
     let mut reader = Reader {
         template: &template,
         folder,
         asked,
         plan: &mut plan,
     };
-    for resource in wanted {
+    for resource in &wanted {
+        let resource = *resource;
         match resource.kind {
+            kind if around::KINDS.contains(&kind) => {}
             _ if is_function(resource) => reader.function(resource),
             kind if LAYERS.contains(&kind) => reader.layer(resource),
             kind if IMPLIED.contains(&kind) => reader.leave_out(
@@ -86,11 +94,32 @@ pub fn plan(source: &Source, folder: &Path, asked: &Asked) -> Result<Plan, Strin
                 shown(resource),
                 "nothing of that kind is needed here",
             ),
-            _ => reader.leave_out(resource.key, shown(resource), NOTHING_ELSE),
+            kind => match known::kind_meant(kind, TAKEN.into_iter().chain(around::KINDS)) {
+                Some(best) => {
+                    let place = source.line(resource.key);
+                    let why = format!("there is no such kind; did you mean {best}?");
+                    reader.plan.warn(place, shown(resource), why);
+                }
+                None => reader.leave_out(resource.key, shown(resource), NOTHING_ELSE),
+            },
         }
+    }
+    // They belong to functions, which must be there, and a URL may be an alias's.
+    for kind in around::KINDS {
+        let of_kind = wanted.iter().filter(|one| one.kind == kind);
+        of_kind.for_each(|resource| reader.around(*resource));
     }
     reader.rest();
     Ok(plan)
+}
+
+/// What `Ref` of an alias gives, as far as it names something here: `NAME:ALIAS`.
+fn alias_name(template: &Template<'_>, resource: Resource<'_>) -> Option<String> {
+    let properties = resource.node.get("Properties")?;
+    let text = |name: &str| template.text(properties.get(name)?).ok();
+    let function = text("FunctionName")?;
+    let name = function.rsplit(":function:").next().unwrap_or(&function);
+    Some(format!("{name}:{}", text("Name")?))
 }
 
 fn is_function(resource: Resource<'_>) -> bool {
@@ -120,6 +149,27 @@ impl Reader<'_, '_> {
     pub fn leave_out(&mut self, node: &Node, what: impl Into<String>, why: impl Into<String>) {
         let place = self.template.source.line(node);
         self.plan.leave_out(place, what, why);
+    }
+
+    /// True if a property is mistyped, which is told.
+    fn is_mistyped(&mut self, node: &Node, what: &str, name: &str, known: &[&str]) -> bool {
+        let Some(why) = known::mistyped(name, known) else {
+            return false;
+        };
+        let place = self.template.source.line(node);
+        self.plan.warn(place, what, why);
+        true
+    }
+
+    /// Members of a property that have names which it does not have.
+    fn check_members(&mut self, node: &Node, what: &str, known: &[&str]) {
+        if intrinsic(node).is_some() {
+            return;
+        }
+        for (key, value) in node.entries() {
+            let name = key.text().unwrap_or_default();
+            self.is_mistyped(value, &format!("{what}.{name}"), name, known);
+        }
     }
 
     fn problem(&mut self, node: &Node, message: &str) {

@@ -9,13 +9,18 @@ use super::{
     super::{
         super::{guess, package::Package, runtimes::Language},
         cloudformation::{Missing, Resource, intrinsic, referred},
-        events,
-        plan::{Function, LayerUse, NO_IAM, NO_IMAGES, NO_PROVISIONING, NOT_HERE},
+        events, known,
+        plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
     },
     LAYERS, Reader, SERVERLESS, shown, why,
 };
-use crate::yaml_source::{Node, Yaml};
+use crate::{
+    toml_source::closest,
+    yaml_source::{Node, Yaml},
+};
 
+const NO_ALIAS: &str =
+    "it takes AutoPublishAlias: environments are kept ready for a version or alias";
 const NO_EFFECT: &str = "it is kept and shown, but has no effect here";
 
 /// A function's properties, its own over the template's `Globals`.
@@ -33,7 +38,13 @@ impl Reader<'_, '_> {
         }
         let mut needed = |name: &str| {
             let Some(node) = find(name) else {
-                self.problem(resource.key, &format!("function {id} has no {name}"));
+                let unknown = properties.iter().map(|(key, _)| key.as_str());
+                let unknown = unknown.filter(|key| known::mistyped(key, known::FUNCTION).is_some());
+                let hint = match closest(name, unknown) {
+                    Some(mistyped) => format!("; did you mean it by {mistyped}?"),
+                    None => String::new(),
+                };
+                self.problem(resource.key, &format!("function {id} has no {name}{hint}"));
                 return None;
             };
             match self.template.text(node) {
@@ -62,6 +73,19 @@ impl Reader<'_, '_> {
         let mut function = Function::new(name, package, runtime, handler);
         for (key, node) in &properties {
             self.property(&mut function, id, key, node);
+        }
+        if let Some(name) = function.alias.clone() {
+            function.aliases.push(Alias {
+                name,
+                ..Alias::default()
+            });
+        }
+        if let Some(node) = find("ProvisionedConcurrencyConfig") {
+            let what = format!("{id}: ProvisionedConcurrencyConfig");
+            match function.aliases.first_mut() {
+                Some(alias) => alias.provisioned = self.provisioned(node, &what),
+                None => self.leave_out(node, what, NO_ALIAS),
+            }
         }
         let trouble = guess::trouble(&function.package, &function.runtime, &function.handler);
         match trouble {
@@ -154,9 +178,23 @@ impl Reader<'_, '_> {
 
     fn property(&mut self, function: &mut Function, id: &str, key: &str, node: &Node) {
         let what = format!("{id}: {key}");
+        if self.is_mistyped(node, &what, key, known::FUNCTION) {
+            return;
+        }
+        if let Some(members) = known::members(key) {
+            self.check_members(node, &what, members);
+        }
         match key {
-            "FunctionName" | "Runtime" | "Handler" | "CodeUri" | "Code" | "InlineCode"
-            | "PackageType" => {}
+            "FunctionName"
+            | "Runtime"
+            | "Handler"
+            | "CodeUri"
+            | "Code"
+            | "InlineCode"
+            | "PackageType"
+            | "ProvisionedConcurrencyConfig" => {}
+            // So it is here in any case.
+            "AutoPublishAliasAllProperties" => {}
             "Description" => function.settings.description = self.text(node, &what),
             "Timeout" => function.settings.timeout = self.number(node, &what),
             "MemorySize" => function.settings.memory = self.number(node, &what),
@@ -215,7 +253,9 @@ impl Reader<'_, '_> {
                 }
             }
             "FunctionUrlConfig" => function.url = self.json(node, &what),
-            "EventInvokeConfig" => function.queued = self.queued(node, &what),
+            "EventInvokeConfig" => {
+                function.queued = self.queued(node.entries().iter(), &what, &function.name);
+            }
             "AutoPublishAlias" => function.alias = self.text(node, &what),
             "Events" => {
                 for (name, event) in node.entries() {
@@ -230,7 +270,11 @@ impl Reader<'_, '_> {
             | "AssumeRolePolicyDocument" => {
                 self.leave_out(node, what, NO_IAM);
             }
-            "ProvisionedConcurrencyConfig" => self.leave_out(node, what, NO_PROVISIONING),
+            "VersionDescription" => function.version.description = self.text(node, &what),
+            "RecursiveLoop"
+            | "RuntimeManagementConfig"
+            | "AutoPublishCodeSha256"
+            | "VersionDeletionPolicy" => self.leave_out(node, what, "it would have no effect here"),
             "DeploymentPreference" => self.leave_out(
                 node,
                 what,
@@ -301,9 +345,15 @@ impl Reader<'_, '_> {
         tags.collect()
     }
 
-    fn queued(&mut self, node: &Node, what: &str) -> Option<Value> {
+    /// Of the function `name`.
+    pub(super) fn queued<'n>(
+        &mut self,
+        config: impl Iterator<Item = &'n (Node, Node)>,
+        what: &str,
+        name: &str,
+    ) -> Option<Value> {
         let mut body = Map::new();
-        for (key, value) in node.entries() {
+        for (key, value) in config {
             let key = key.text().unwrap_or_default();
             match key {
                 "MaximumEventAgeInSeconds" | "MaximumRetryAttempts" => {
@@ -311,14 +361,43 @@ impl Reader<'_, '_> {
                         body.insert(key.to_owned(), json!(number));
                     }
                 }
-                _ => self.leave_out(
-                    value,
-                    format!("{what}.{key}"),
-                    "destinations are functions and streams of this server; set them by AWS's API",
-                ),
+                "DestinationConfig" => {
+                    let what = format!("{what}.{key}");
+                    if let Some(destinations) = self.destinations(value, &what, name) {
+                        body.insert(key.to_owned(), destinations);
+                    }
+                }
+                // It was told that they do not exist.
+                _ => {}
             }
         }
         (!body.is_empty()).then_some(Value::Object(body))
+    }
+
+    /// Those of them that are functions or streams of this server, in the form in which the API gives them back.
+    fn destinations(&mut self, node: &Node, what: &str, name: &str) -> Option<Value> {
+        let mut found = json!({ "OnSuccess": {}, "OnFailure": {} });
+        let mut is_any = false;
+        for (key, value) in node.entries() {
+            let key = key.text().unwrap_or_default();
+            let what = format!("{what}.{key}");
+            if self.is_mistyped(value, &what, key, &["OnSuccess", "OnFailure"]) {
+                continue;
+            }
+            let arn = value.get("Destination");
+            let arn = arn.and_then(|arn| self.template.text(arn).ok());
+            match arn.as_deref().and_then(Destination::parse) {
+                Some(Destination::Function(to)) if to.split(':').next() == Some(name) => {
+                    self.leave_out(value, what, "a function is no destination for itself");
+                }
+                Some(_) => {
+                    found[key] = json!({ "Destination": arn });
+                    is_any = true;
+                }
+                None => self.leave_out(value, what, NO_DESTINATION),
+            }
+        }
+        is_any.then_some(found)
     }
 }
 

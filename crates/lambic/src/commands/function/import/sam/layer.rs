@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::{
-    super::{super::package::Package, cloudformation::Resource, plan::Layer},
+    super::{super::package::Package, cloudformation::Resource, known, plan::Layer},
     Reader,
 };
+use crate::yaml_source::Node;
 
 impl Reader<'_, '_> {
     pub(super) fn layer(&mut self, resource: Resource<'_>) {
@@ -16,6 +17,10 @@ impl Reader<'_, '_> {
             .node
             .get("Metadata")
             .and_then(|all| all.get("aws:asset:path"));
+        for (key, node) in properties.map_or(&[][..], Node::entries) {
+            let name = key.text().unwrap_or_default();
+            self.is_mistyped(node, &format!("{id}: {name}"), name, known::LAYER);
+        }
         let Some(path) = asset.or(find("ContentUri")).or(find("Content")) else {
             return self.problem(resource.key, &format!("layer {id} has no ContentUri"));
         };

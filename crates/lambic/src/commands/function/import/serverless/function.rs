@@ -1,16 +1,20 @@
 //! A function of a service: its settings over the provider's, its code, and what they become here.
 
+use lambic_functions::Destination;
 use serde_json::json;
 
 use super::{
     super::{
         super::{guess, package::Package, runtimes::Language},
-        plan::{Function, LayerUse, NO_IAM, NO_IMAGES, NO_PROVISIONING, NOT_HERE},
+        known,
+        plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
     },
     NAMES, OF_CLOUDFORMATION, Reader,
 };
 use crate::yaml_source::Node;
 
+/// The alias that Serverless makes for it.
+const PROVISIONED: &str = "provisioned";
 /// Settings that the provider may have for all functions.
 const COMMON: [&str; 6] = [
     "memorySize",
@@ -142,6 +146,10 @@ impl Reader<'_, '_> {
 
     fn setting(&mut self, function: &mut Function, id: &str, key: &str, node: &Node) {
         let what = format!("{id}: {key}");
+        if let Some(why) = known::mistyped(key, known::OF_SERVICE) {
+            let place = self.source.line(node);
+            return self.plan.warn(place, what, why);
+        }
         match key {
             "handler" | "name" | "runtime" | "package" => {}
             "description" => function.settings.description = self.text(node, &what),
@@ -189,9 +197,79 @@ impl Reader<'_, '_> {
                 }
             }
             "role" | "iamRoleStatements" => self.leave_out(node, what, NO_IAM),
-            "provisionedConcurrency" => self.leave_out(node, what, NO_PROVISIONING),
+            "provisionedConcurrency" => {
+                let provisioned = self.number(node, &what);
+                // None is wanted where a variable says 0.
+                if let Some(provisioned) = provisioned.filter(|count| *count > 0) {
+                    function.alias = Some(PROVISIONED.to_owned());
+                    function.aliases.push(Alias {
+                        name: PROVISIONED.to_owned(),
+                        provisioned: Some(provisioned),
+                        ..Alias::default()
+                    });
+                }
+            }
+            "destinations" => self.destinations(function, node, &what),
+            "onError" => match self.destination(node) {
+                Some(arn) => {
+                    let kept = &mut function.settings.kept;
+                    kept.insert("DeadLetterConfig".to_owned(), json!({ "TargetArn": arn }));
+                }
+                None => self.leave_out(node, what, NO_DESTINATION),
+            },
             _ => self.leave_out(node, what, NOT_HERE),
         }
+    }
+
+    fn destinations(&mut self, function: &mut Function, node: &Node, what: &str) {
+        let Some(all) = self.resolved(node, what) else {
+            return;
+        };
+        let mut found = json!({ "OnSuccess": {}, "OnFailure": {} });
+        let mut is_any = false;
+        for (key, value) in all.entries() {
+            let key = key.text().unwrap_or_default();
+            let what = format!("{what}.{key}");
+            let member = match key {
+                "onSuccess" => "OnSuccess",
+                "onFailure" => "OnFailure",
+                _ => {
+                    self.leave_out(value, what, NOT_HERE);
+                    continue;
+                }
+            };
+            match self.destination(value) {
+                Some(arn) => {
+                    found[member] = json!({ "Destination": arn });
+                    is_any = true;
+                }
+                None => self.leave_out(value, what, NO_DESTINATION),
+            }
+        }
+        if is_any {
+            function.queued.get_or_insert_with(|| json!({}))["DestinationConfig"] = found;
+        }
+    }
+
+    /// The ARN of a function or stream of this server: an ARN, `arn: ARN`, or a function by its name in the service.
+    fn destination(&mut self, node: &Node) -> Option<String> {
+        let node = node.get("arn").unwrap_or(node);
+        let text = self.variables.text(node).ok()?;
+        if Destination::parse(&text).is_some() {
+            return Some(text);
+        }
+        let mut functions = self.functions().into_iter();
+        let (_, function) = functions.find(|(key, _)| key.text() == Some(text.as_str()))?;
+        let name = match function.get("name") {
+            Some(name) => self.variables.text(name).ok()?,
+            None => {
+                let service = self.source.root.get("service")?;
+                let service = service.get("name").unwrap_or(service);
+                let service = self.variables.text(service).ok()?;
+                format!("{service}-{}-{text}", self.variables.stage())
+            }
+        };
+        Some(lambic_functions::function_arn(&name))
     }
 
     fn variable(&mut self, function: &mut Function, id: &str, name: &str, node: &Node) {
