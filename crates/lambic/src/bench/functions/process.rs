@@ -108,11 +108,13 @@ impl Server {
             let length = said.metadata()?.len();
             let mut bytes = vec![0; length.min(LAST_BYTES) as usize];
             // The server shares the file's position.
-            said.read_exact_at(&mut bytes, length - bytes.len() as u64)?;
+            let start = length - bytes.len() as u64;
+            said.read_exact_at(&mut bytes, start)?;
             Ok(bytes)
         };
         let bytes = end().unwrap_or_default();
-        let lines = last_lines(&String::from_utf8_lossy(&bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        let lines = last_lines(&text);
         lines.iter().map(|line| format!("\n  {line}")).collect()
     }
 

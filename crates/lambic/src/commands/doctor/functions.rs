@@ -51,7 +51,7 @@ async fn looked_at(folder: &Path) -> Vec<Check> {
             checks.push(Check::fine("control groups", control_groups(&isolation)));
             let python = Interpreter::python(&settings.python).await;
             let zygote = match python {
-                Ok(python) if Zygote::can_be(&Launch::Python(python), &isolation) => {
+                Ok(python) if Zygote::can_be(&Launch::Python(python.clone()), &isolation) => {
                     "Python functions are split off from an interpreter that runs already"
                 }
                 Ok(_) => {
