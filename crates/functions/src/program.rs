@@ -127,7 +127,7 @@ impl Inner {
                     Runtime::Image => self.image_launch(info).await?,
                     runtime => self.interpreters.launch(runtime, asked_for).await?,
                 };
-                Ok(Program::Process(Arc::new(Spec {
+                let spec = Arc::new(Spec {
                     function: info.name.to_string(),
                     function_arn: function_arn(info.name.as_str()),
                     qualifier: info.version.to_string(),
@@ -147,7 +147,11 @@ impl Inner {
                     log_bytes_max,
                     init_timeout: self.options.init_timeout,
                     isolation,
-                })))
+                });
+                // Now, and not when the first event waits for it.
+                let program = Program::Process(spec.clone());
+                blocking(move || Ok(spec.let_read()?)).await?;
+                Ok(program)
             }
         }
     }

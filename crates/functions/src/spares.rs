@@ -1,9 +1,9 @@
 //! Interpreters that run already, for whichever function needs one next: most of a cold start is theirs.
 //!
-//! Of Python one is enough, a zygote that all environments are split off from; the first function that needs it waits for
-//! it. Node cannot fork: spare environments wait, and each becomes one function's. None is started before an interpreter
-//! is used, and all are given up when nobody used it for a while, so that a server on which nothing happens has no
-//! processes. One that was taken is replaced when nothing else is starting, one at a time; after a burst that found too
+//! Spare environments wait, and each becomes one function's. Those of Python are split off a zygote, and so are the
+//! function's environments themselves when no spare one is left; the first function that needs the zygote waits for it.
+//! None is started before an interpreter is used, and all are given up when nobody used it for a while, so that a server on
+//! which nothing happens has no processes. One that was taken is replaced when nothing else is starting, one at a time; after a burst that found too
 //! few, as many at a time as there are processors, and some more are kept ready for the next one.
 
 use std::{
@@ -70,29 +70,14 @@ impl Ready {
             Ready::Zygote(zygote) => Environment::start_from(&zygote, spec).await,
         }
     }
-
-    fn is_alive(&mut self) -> bool {
-        match self {
-            Ready::Spare(spare) => spare.is_alive(),
-            Ready::Zygote(zygote) => zygote.is_alive(),
-        }
-    }
-
-    fn fits(&self, spec: &Spec) -> bool {
-        match self {
-            Ready::Spare(spare) => spare.fits(spec),
-            Ready::Zygote(zygote) => zygote.fits(spec),
-        }
-    }
 }
 
 /// Those of one interpreter.
 struct Kind {
     launch: Launch,
     isolation: Isolation,
-    /// One is enough for all, and none is used up.
-    is_zygote: bool,
-    ready: Vec<Ready>,
+    zygote: Root,
+    ready: Vec<Spare>,
     starting: usize,
     used_at: Instant,
     /// When one was looked for and none was there, of late.
@@ -102,12 +87,37 @@ struct Kind {
     try_at: Option<Instant>,
 }
 
+/// What spares are split off from.
+enum Root {
+    /// Each starts by itself.
+    Never,
+    None,
+    Starting,
+    Ready(Arc<Zygote>),
+}
+
+/// What is to be started.
+enum Start {
+    Zygote(Launch, Isolation),
+    Spare(Launch, Isolation),
+    Split(Arc<Zygote>),
+}
+
+/// What came up.
+enum Started {
+    Zygote(Arc<Zygote>),
+    Spare(Box<Spare>),
+}
+
 impl Kind {
     fn new(spec: &Spec) -> Kind {
         Kind {
             launch: spec.launch.clone(),
             isolation: spec.isolation.clone(),
-            is_zygote: Zygote::can_be(&spec.launch, &spec.isolation),
+            zygote: match Zygote::can_be(&spec.launch, &spec.isolation) {
+                true => Root::None,
+                false => Root::Never,
+            },
             ready: Vec::new(),
             starting: 0,
             used_at: Instant::now(),
@@ -128,10 +138,9 @@ impl Kind {
             self.missed.pop_front();
         }
         Facts {
-            wanted: if self.is_zygote {
-                wanted.min(1)
-            } else {
-                wanted
+            wanted: match Spare::can_be(&self.launch, &self.isolation) {
+                true => wanted,
+                false => 0,
             },
             processors,
             ready: self.ready.len(),
@@ -142,10 +151,48 @@ impl Kind {
 
     fn lacks(&mut self, wanted: usize, processors: usize, now: Instant) -> usize {
         let facts = self.facts(wanted, processors, now);
-        match self.try_at.is_some_and(|at| now < at) {
-            true => 0,
-            false => facts.to_start(),
+        if self.try_at.is_some_and(|at| now < at) {
+            return 0;
         }
+        match self.living() {
+            Root::None => usize::from(wanted > 0),
+            Root::Starting => 0,
+            Root::Never | Root::Ready(_) => facts.to_start(),
+        }
+    }
+
+    /// What spares come from, if it is still there.
+    fn living(&mut self) -> &Root {
+        if let Root::Ready(zygote) = &self.zygote
+            && !zygote.is_alive()
+        {
+            self.zygote = Root::None;
+        }
+        &self.zygote
+    }
+
+    /// What is to be started now; it counts as starting.
+    fn start(&mut self, wanted: usize, processors: usize, now: Instant) -> Vec<Start> {
+        let lacks = self.lacks(wanted, processors, now);
+        let (launch, isolation) = (self.launch.clone(), self.isolation.clone());
+        if lacks > 0 && matches!(self.zygote, Root::None) {
+            self.zygote = Root::Starting;
+            return vec![Start::Zygote(launch, isolation)];
+        }
+        self.starting += lacks;
+        let one = || match &self.zygote {
+            Root::Ready(zygote) => Start::Split(zygote.clone()),
+            _ => Start::Spare(launch.clone(), isolation.clone()),
+        };
+        std::iter::repeat_with(one).take(lacks).collect()
+    }
+
+    fn is_starting(&self) -> bool {
+        self.starting > 0 || matches!(self.zygote, Root::Starting)
+    }
+
+    fn ready(&self) -> usize {
+        self.ready.len() + usize::from(matches!(self.zygote, Root::Ready(_)))
     }
 }
 
@@ -209,7 +256,7 @@ impl Spares {
 
     pub fn counts(&self) -> Known {
         Known {
-            ready: self.kinds().iter().map(|kind| kind.ready.len()).sum(),
+            ready: self.kinds().iter().map(Kind::ready).sum(),
             taken: self.taken.load(Ordering::Relaxed),
             missed: self.missed.load(Ordering::Relaxed),
         }
@@ -220,13 +267,11 @@ impl Spares {
         if self.wanted == 0 || spec.launch.interpreter().is_none() {
             return None;
         }
-        let ready = match Zygote::can_be(&spec.launch, &spec.isolation) {
-            true => {
-                let zygote = tokio::time::timeout(ZYGOTE_WAIT, self.zygote(spec)).await;
-                zygote.ok().flatten()
-            }
-            false => self.spare(spec)?,
-        };
+        let mut ready = self.spare(spec)?.map(|spare| Ready::Spare(Box::new(spare)));
+        if ready.is_none() && Zygote::can_be(&spec.launch, &spec.isolation) {
+            let zygote = tokio::time::timeout(ZYGOTE_WAIT, self.zygote(spec)).await;
+            ready = zygote.ok().flatten().map(Ready::Zygote);
+        }
         let count = if ready.is_some() {
             &self.taken
         } else {
@@ -237,15 +282,14 @@ impl Spares {
     }
 
     /// Waits until there is one, unless none comes up.
-    async fn zygote(&self, spec: &Spec) -> Option<Ready> {
+    async fn zygote(&self, spec: &Spec) -> Option<Arc<Zygote>> {
         let mut arrivals = self.arrivals.subscribe();
         loop {
             {
                 let mut kinds = self.kinds();
                 let kind = of(&mut kinds, spec);
-                kind.ready.retain_mut(Ready::is_alive);
-                if let Some(Ready::Zygote(zygote)) = kind.ready.first() {
-                    return zygote.fits(spec).then(|| Ready::Zygote(zygote.clone()));
+                if let Root::Ready(zygote) = kind.living() {
+                    return zygote.fits(spec).then(|| zygote.clone());
                 }
                 kind.used_at = Instant::now();
                 if kind.try_at.is_some_and(|at| Instant::now() < at) {
@@ -258,7 +302,7 @@ impl Spares {
     }
 
     /// The outer `None`: no spare one is of use to it.
-    fn spare(&self, spec: &Spec) -> Option<Option<Ready>> {
+    fn spare(&self, spec: &Spec) -> Option<Option<Spare>> {
         // Those that ended meanwhile are dropped without the lock.
         let mut dead = Vec::new();
         let mut kinds = self.kinds();
@@ -305,50 +349,52 @@ impl Spares {
     }
 
     /// Those of interpreters that nobody used for a while, and what is left of a burst.
-    fn take_unneeded(&self, now: Instant) -> Vec<Ready> {
+    fn take_unneeded(&self, now: Instant) -> Vec<Unneeded> {
         let mut kinds = self.kinds();
         let is_unused = |kind: &mut Kind| {
-            kind.starting == 0 && now.saturating_duration_since(kind.used_at) >= self.idle
+            !kind.is_starting() && now.saturating_duration_since(kind.used_at) >= self.idle
         };
         let unused = kinds.extract_if(.., is_unused);
-        let mut unneeded: Vec<Ready> = unused.flat_map(|kind| kind.ready).collect();
+        let mut unneeded: Vec<Unneeded> = unused.map(Unneeded::Kind).collect();
         for kind in kinds.iter_mut() {
             let surplus = kind.facts(self.wanted, self.processors, now).surplus();
-            unneeded.extend(kind.ready.drain(..surplus));
+            unneeded.extend(kind.ready.drain(..surplus).map(Unneeded::Spare));
         }
         unneeded
     }
 
-    fn take_all(&self) -> Vec<Ready> {
+    fn take_all(&self) -> Vec<Unneeded> {
         let kinds = std::mem::take(&mut *self.kinds());
-        kinds.into_iter().flat_map(|kind| kind.ready).collect()
+        kinds.into_iter().map(Unneeded::Kind).collect()
     }
 
     /// What is to be started now; each counts as starting.
-    fn to_start(&self, now: Instant) -> Vec<(Launch, Isolation)> {
-        let mut starts = Vec::new();
-        for kind in self.kinds().iter_mut() {
-            let lacks = kind.lacks(self.wanted, self.processors, now);
-            kind.starting += lacks;
-            let start = || (kind.launch.clone(), kind.isolation.clone());
-            starts.extend(std::iter::repeat_with(start).take(lacks));
-        }
-        starts
+    fn to_start(&self, now: Instant) -> Vec<Start> {
+        let mut kinds = self.kinds();
+        let starts = kinds
+            .iter_mut()
+            .map(|kind| kind.start(self.wanted, self.processors, now));
+        starts.flatten().collect()
     }
 
-    /// `None`: it did not come up.
-    fn put(&self, launch: &Launch, isolation: &Isolation, ready: Option<Ready>) {
+    /// What came of a start; `None`: it did not come up.
+    fn put(&self, starting: &Starting, started: Option<Started>) {
         let mut kinds = self.kinds();
         let mut kinds = kinds.iter_mut();
-        let kind = kinds.find(|kind| kind.launch == *launch && kind.isolation == *isolation);
+        let kind = kinds
+            .find(|kind| kind.launch == starting.launch && kind.isolation == starting.isolation);
         let Some(kind) = kind else { return };
-        kind.starting -= 1;
-        match ready {
-            Some(ready) => {
-                kind.failed_waits.reset();
-                kind.try_at = None;
-                kind.ready.push(ready);
-            }
+        match starting.is_zygote {
+            true => kind.zygote = Root::None,
+            false => kind.starting -= 1,
+        }
+        if started.is_some() {
+            kind.failed_waits.reset();
+            kind.try_at = None;
+        }
+        match started {
+            Some(Started::Zygote(zygote)) => kind.zygote = Root::Ready(zygote),
+            Some(Started::Spare(spare)) => kind.ready.push(*spare),
             None => {
                 let wait = kind.failed_waits.next().unwrap_or(FAILED_WAIT_MAX);
                 kind.try_at = Some(Instant::now() + wait);
@@ -356,6 +402,13 @@ impl Spares {
         }
         self.arrivals.send_modify(|count| *count += 1);
     }
+}
+
+/// What is dropped where that may take a moment.
+#[expect(dead_code, reason = "it is only dropped")]
+enum Unneeded {
+    Kind(Kind),
+    Spare(Spare),
 }
 
 /// Those that a function could have; new ones if there are none yet.
@@ -383,69 +436,86 @@ pub async fn keep(inner: Arc<Inner>) {
         }
         let now = Instant::now();
         end_quietly(spares.take_unneeded(now)).await;
-        for (launch, isolation) in spares.to_start(now) {
-            starts.spawn(start(inner.clone(), launch, isolation));
+        for one in spares.to_start(now) {
+            starts.spawn(start(inner.clone(), one));
         }
     }
     starts.shutdown().await;
     end_quietly(spares.take_all()).await;
 }
 
-async fn start(inner: Arc<Inner>, launch: Launch, isolation: Isolation) {
+async fn start(inner: Arc<Inner>, what: Start) {
+    let (launch, isolation) = match &what {
+        Start::Zygote(launch, isolation) | Start::Spare(launch, isolation) => {
+            (launch.clone(), isolation.clone())
+        }
+        Start::Split(zygote) => (zygote.launch().clone(), zygote.isolation().clone()),
+    };
     // Counts as starting until the end, however that comes.
-    let mut start = Starting {
+    let mut starting = Starting {
         inner,
         launch,
         isolation,
-        ready: None,
+        is_zygote: matches!(what, Start::Zygote(..)),
+        started: None,
     };
-    let started = match Zygote::can_be(&start.launch, &start.isolation) {
-        true => start.zygote().await,
-        false => start.spare().await,
-    };
-    start.ready = started.unwrap_or_else(|error| {
+    let started = starting.run(what).await;
+    starting.started = started.unwrap_or_else(|error| {
         tracing::warn!(%error, "a spare interpreter did not start");
         None
     });
+    let inner = starting.inner.clone();
+    let is_zygote = starting.is_zygote;
+    drop(starting);
+    if is_zygote {
+        // Now others can be split off.
+        inner.spares.changed.notify_one();
+    }
 }
 
 struct Starting {
     inner: Arc<Inner>,
     launch: Launch,
     isolation: Isolation,
-    ready: Option<Ready>,
+    is_zygote: bool,
+    started: Option<Started>,
 }
 
 impl Starting {
-    /// At once: functions wait for it.
-    async fn zygote(&self) -> Result<Option<Ready>, Error> {
-        let (launch, isolation) = (self.launch.clone(), self.isolation.clone());
-        let zygote = Zygote::start(launch, isolation, &self.inner.spares.codes).await?;
-        Ok(zygote.map(Ready::Zygote))
-    }
-
-    /// When nobody waits for something else that starts.
-    async fn spare(&self) -> Result<Option<Ready>, Error> {
+    /// A zygote at once, because functions wait for it; spares when nobody waits for something else that starts.
+    async fn run(&self, what: Start) -> Result<Option<Started>, Error> {
+        let codes = &self.inner.spares.codes;
         let machine = &self.inner.machine;
-        while machine.starts.waiting() > 0 {
-            tokio::time::sleep(STARTS_WAIT).await;
-        }
-        let _processor = machine.starts.next(LINE, 1).await;
-        let (launch, isolation) = (self.launch.clone(), self.isolation.clone());
-        let spare = Spare::start(launch, isolation, &self.inner.spares.codes).await?;
-        Ok(spare.map(|spare| Ready::Spare(Box::new(spare))))
+        let _processor = match &what {
+            Start::Zygote(..) => None,
+            Start::Spare(..) | Start::Split(_) => {
+                while machine.starts.waiting() > 0 {
+                    tokio::time::sleep(STARTS_WAIT).await;
+                }
+                Some(machine.starts.next(LINE, 1).await)
+            }
+        };
+        let spare = match what {
+            Start::Zygote(launch, isolation) => {
+                let zygote = Zygote::start(launch, isolation, codes).await?;
+                return Ok(zygote.map(Started::Zygote));
+            }
+            Start::Spare(launch, isolation) => Spare::start(launch, isolation, codes).await?,
+            Start::Split(zygote) => Spare::split(&zygote, codes).await?,
+        };
+        Ok(spare.map(|spare| Started::Spare(Box::new(spare))))
     }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let ready = self.ready.take();
-        self.inner.spares.put(&self.launch, &self.isolation, ready);
+        let started = self.started.take();
+        self.inner.spares.put(self, started);
     }
 }
 
 /// Their processes are killed when they are dropped, and their folders removed, which takes a moment.
-async fn end_quietly(spares: Vec<Ready>) {
+async fn end_quietly(spares: Vec<Unneeded>) {
     if !spares.is_empty() {
         let _ = tokio::task::spawn_blocking(move || drop(spares)).await;
     }

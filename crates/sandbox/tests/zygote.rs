@@ -5,7 +5,7 @@ mod common;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use common::{LONG, answer, code, error, invocation};
-use lambic_sandbox::process::{Environment, Spec, Zygote};
+use lambic_sandbox::process::{Environment, Spare, Spec, Zygote};
 
 async fn spec(code: &Path, handler: &str) -> Spec {
     common::python_spec(code, handler).await
@@ -21,6 +21,16 @@ async fn zygote(spec: &Spec, codes: &Path) -> Arc<Zygote> {
 async fn split(zygote: &Arc<Zygote>, spec: &Spec) -> Environment {
     let started = Environment::start_from(zygote, Arc::new(spec.clone())).await;
     let environment = started.unwrap().unwrap();
+    assert!(environment.had_interpreter());
+    environment
+}
+
+/// One that was there before its function was known.
+async fn waited(zygote: &Arc<Zygote>, spec: &Spec) -> Environment {
+    let spare = Spare::split(zygote, &spec.code_dir).await.unwrap();
+    let mut spare = spare.expect("this machine allows it");
+    assert!(spare.is_alive() && spare.fits(spec));
+    let environment = spare.take(Arc::new(spec.clone())).await.unwrap().unwrap();
     assert!(environment.had_interpreter());
     environment
 }
@@ -66,7 +76,12 @@ async fn one_that_is_split_off_is_the_functions() {
         .push(("PYTHONHASHSEED".to_owned(), "0".to_owned()));
     assert!(!zygote.fits(&other));
     let site = format!("/opt/python/lib/{}/site-packages", spec.runtime);
-    let mut environment = split(&zygote, &spec).await;
+    for environment in [split(&zygote, &spec).await, waited(&zygote, &spec).await] {
+        check_the_functions(environment, &site).await;
+    }
+}
+
+async fn check_the_functions(mut environment: Environment, site: &str) {
     let dir = environment.dir().to_owned();
     for _ in 0..2 {
         let execution = environment.invoke(invocation(b"{}", LONG)).await;
@@ -110,7 +125,7 @@ async fn one_that_is_split_off_is_shut_in_as_one_that_is_started() {
     let zygote = zygote(&spec, code.path()).await;
     let mut whole = common::start(spec.clone()).await;
     assert!(!whole.had_interpreter());
-    let (mut one, mut two) = (split(&zygote, &spec).await, split(&zygote, &spec).await);
+    let (mut one, mut two) = (split(&zygote, &spec).await, waited(&zygote, &spec).await);
     let mut seen = Vec::new();
     for environment in [&mut whole, &mut one, &mut two] {
         let execution = environment.invoke(invocation(b"{}", LONG)).await;
@@ -126,6 +141,31 @@ async fn one_that_is_split_off_is_shut_in_as_one_that_is_started() {
     for mut environment in [whole, one, two] {
         environment.kill().await;
     }
+}
+
+#[tokio::test]
+async fn one_that_waits_ends_with_who_keeps_it() {
+    let code = code(&[("app.py", "def handler(event, context): return event\n")]);
+    let spec = spec(code.path(), "app.handler").await;
+    let zygote = zygote(&spec, code.path()).await;
+    let spares = [
+        Spare::split(&zygote, code.path()).await.unwrap().unwrap(),
+        Spare::split(&zygote, code.path()).await.unwrap().unwrap(),
+    ];
+    let is_there = |pid: &i32| {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline"));
+        arguments.is_ok_and(|arguments| arguments.ends_with(b"/zygote.py\0"))
+    };
+    let pids = [spares[0].pid(), spares[1].pid()];
+    assert!(pids.iter().all(is_there));
+    drop(spares);
+    let start = std::time::Instant::now();
+    while pids.iter().any(is_there) {
+        assert!(start.elapsed() < LONG, "they are still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The zygote does not mind.
+    split(&zygote, &spec).await.kill().await;
 }
 
 #[tokio::test]

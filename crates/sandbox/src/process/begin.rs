@@ -10,7 +10,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixDatagram};
 
 use super::{
     Spec, Zygote,
@@ -85,7 +85,7 @@ impl Environment {
         let started = command.clone();
         let mut command = std::process::Command::new(command);
         command.args(arguments).env_clear().envs(variables);
-        if kind == Kind::Spare {
+        if kind.is_spare() {
             command.env("LAMBIC_SPARE", "1");
         }
         let (stdout_in, stdout_out) = io::pipe().map_err(spawn_error)?;
@@ -144,14 +144,23 @@ impl Environment {
 
     /// Splits the process off a zygote.
     pub(super) async fn split(zygote: &Arc<Zygote>, spec: Arc<Spec>) -> io::Result<Environment> {
-        let kind = Kind::Split;
+        let (environment, _) = Environment::split_as(Kind::Split, zygote, spec).await?;
+        Ok(environment)
+    }
+
+    /// One that waits for its function is told of it by what comes with it, and ends when that is dropped.
+    pub(super) async fn split_as(
+        kind: Kind,
+        zygote: &Arc<Zygote>,
+        spec: Arc<Spec>,
+    ) -> io::Result<(Environment, Arc<UnixDatagram>)> {
         let place = make_place(&spec, kind).await.map_err(io::Error::other)?;
         let (program, _) = place::program(&spec, &place.layout)
             .map_err(|_| io::Error::other("it has no interpreter"))?;
         let variables = variables_of(&spec, &place.layout, &program, network::RUNTIME_API.into());
         let (stdout_in, stdout_out) = io::pipe()?;
         let (stderr_in, stderr_out) = io::pipe()?;
-        let spawned = zygote
+        let (spawned, link) = zygote
             .split(
                 &spec,
                 Wanted {
@@ -159,7 +168,7 @@ impl Environment {
                     stderr: stderr_out.into(),
                     groups: place.group_entries,
                     has_own_process_limit: place.has_own_process_limit,
-                    variables,
+                    variables: (!kind.is_spare()).then_some(variables),
                     connectors: connectors(&[]),
                 },
             )
@@ -177,7 +186,7 @@ impl Environment {
             ],
             extensions: Vec::new(),
         };
-        begun.listened_to()
+        Ok((begun.listened_to()?, link))
     }
 }
 
@@ -235,7 +244,7 @@ impl Begun {
             has_ended: false,
             dir,
         };
-        if kind != Kind::Spare {
+        if !kind.is_spare() {
             environment.tell_init_start(&spec);
         }
         Ok(environment)

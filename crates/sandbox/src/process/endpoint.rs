@@ -227,9 +227,13 @@ impl Endpoint {
 
     /// Tells a spare environment what it is from now on: its variables, as JSON.
     pub fn assign(&self, about: About, variables: Bytes) {
-        *self.shared.about.lock().expect("held shortly") = about;
+        self.belongs_to(about);
         self.shared.state().assignment = Some(variables);
         self.shared.event_set.notify_one();
+    }
+
+    pub fn belongs_to(&self, about: About) {
+        *self.shared.about.lock().expect("held shortly") = about;
     }
 
     /// True if the runtime is about to end: it must not get another event.

@@ -34,6 +34,14 @@ pub enum Kind {
     Spare,
     /// A zygote makes its mounts.
     Split,
+    /// Both.
+    SplitSpare,
+}
+
+impl Kind {
+    pub fn is_spare(self) -> bool {
+        matches!(self, Kind::Spare | Kind::SplitSpare)
+    }
 }
 
 /// What an environment has on the host before its program starts.
@@ -59,7 +67,9 @@ impl Place {
             has_own_process_limit: false,
         };
         match (isolation.no_own_root(), spec.launch.image()) {
-            _ if kind == Kind::Split => place.layout = Layout::own_root(),
+            _ if matches!(kind, Kind::Split | Kind::SplitSpare) => {
+                place.layout = Layout::own_root()
+            }
             (None, None) => place.make_root(spec, kind)?,
             (None, Some(image)) => place.make_image_root(spec, image)?,
             (Some(_), None) => layout::copy_parts(spec, place.dir.path())?,
@@ -100,7 +110,7 @@ impl Place {
         let isolation = &spec.isolation;
         let staging = self.staging()?;
         if kind == Kind::Whole {
-            let_read(spec)?;
+            spec.let_read()?;
         }
         let merged = self.dir.path().join("opt");
         let must_merge = isolation.must_merge(spec.layers.len());
@@ -161,17 +171,6 @@ impl Place {
     }
 }
 
-/// The user of environments may not be the one that keeps the code.
-pub fn let_read(spec: &Spec) -> Result<(), Error> {
-    if spec.isolation.user.is_none() {
-        return Ok(());
-    }
-    layout::let_read(&spec.code_dir)?;
-    spec.layers
-        .iter()
-        .try_for_each(|layer| layout::let_read(layer))
-}
-
 pub fn bounds(spec: &Spec) -> Bounds {
     Bounds {
         memory_mb: spec.memory_mb,
@@ -183,7 +182,7 @@ pub fn bounds(spec: &Spec) -> Bounds {
 pub fn file_bytes(spec: &Spec, kind: Kind) -> u64 {
     let tmp_mb = match kind {
         Kind::Whole | Kind::Split => spec.tmp_mb,
-        Kind::Spare => TMP_MB_MAX,
+        Kind::Spare | Kind::SplitSpare => TMP_MB_MAX,
     };
     u64::from(tmp_mb + 1) << 20
 }
@@ -330,7 +329,7 @@ pub fn not_executable(program: &Path, error: &std::io::Error) -> Outcome {
 /// How much of its own data one process may have.
 pub fn data_bytes(spec: &Spec, kind: Kind) -> u64 {
     // Whose it will be, and how much that may have, is not known; the control group holds.
-    if kind == Kind::Spare {
+    if kind.is_spare() {
         return nix::libc::RLIM_INFINITY;
     }
     let extra_mb = match spec.launch {

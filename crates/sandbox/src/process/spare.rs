@@ -1,7 +1,8 @@
 //! An interpreter that runs already, for whichever function is called next.
 //!
-//! Most of a cold start of Node is the interpreter's, and it cannot fork as Python can ([`super::zygote`]). A spare
-//! environment has that behind it: shut in as any other, it waits without code. When a function needs it, the code is mounted into it ([`assign`]), it gets the
+//! Most of a cold start of Node is the interpreter's, and it cannot fork as Python can ([`super::zygote`]); where that
+//! can, most of the rest is the kernel's, for namespaces and control groups. A spare environment has that behind it: shut
+//! in as any other, it waits without code. When a function needs it, the code is mounted into it ([`assign`]), it gets the
 //! function's limits and variables, and loads the handler. It belongs to that function until its end.
 //!
 //! [`assign`]: super::assign
@@ -12,8 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::net::UnixDatagram;
+
 use super::{
-    Isolation, Launch, Network, Spec,
+    Isolation, Launch, Network, Spec, Zygote,
     assign::Mounts,
     cgroup::{Controller, Parents},
     endpoint::Said,
@@ -21,6 +24,7 @@ use super::{
     layout::Layout,
     network,
     place::{self, Kind},
+    zygote,
 };
 use crate::Error;
 
@@ -35,6 +39,8 @@ const READ_AT_START: [&str; 8] = [
 
 pub struct Spare {
     environment: Environment,
+    /// Where one that was split off hears whose it is; any other asks at its endpoint.
+    link: Option<Arc<UnixDatagram>>,
 }
 
 impl Spare {
@@ -46,12 +52,7 @@ impl Spare {
         isolation: Isolation,
         codes: &Path,
     ) -> Result<Option<Spare>, Error> {
-        let counts_memory = |groups: &Parents| groups.has(Controller::Memory);
-        if !matches!(launch, Launch::Node(_))
-            || !isolation.has_own_root()
-            || isolation.user.is_none()
-            || !isolation.groups().is_some_and(counts_memory)
-        {
+        if !matches!(launch, Launch::Node(_)) || !can_wait(&isolation) {
             return Ok(None);
         }
         let spec = spec(launch, isolation, codes);
@@ -68,13 +69,42 @@ impl Spare {
             environment.kill().await;
             return Ok(None);
         }
-        Ok(Some(Spare { environment }))
+        Ok(Some(Spare {
+            environment,
+            link: None,
+        }))
+    }
+
+    /// One that is split off a zygote; `None` as above.
+    pub async fn split(zygote: &Arc<Zygote>, codes: &Path) -> Result<Option<Spare>, Error> {
+        let (launch, isolation) = (zygote.launch().clone(), zygote.isolation().clone());
+        if !can_wait(&isolation) {
+            return Ok(None);
+        }
+        let spec = Arc::new(spec(launch, isolation, codes));
+        let split = Environment::split_as(Kind::SplitSpare, zygote, spec).await;
+        let (environment, link) = split.map_err(Error::io("split off a process", codes))?;
+        Ok(Some(Spare {
+            environment,
+            link: Some(link),
+        }))
+    }
+
+    /// Whether there can be any.
+    pub fn can_be(launch: &Launch, isolation: &Isolation) -> bool {
+        let is_known = matches!(launch, Launch::Node(_)) || Zygote::can_be(launch, isolation);
+        is_known && can_wait(isolation)
     }
 
     /// True if the function may have it.
     pub fn fits(&self, spec: &Spec) -> bool {
         let own = &self.environment.spec;
         may_be_of(&own.launch, &own.isolation, spec)
+    }
+
+    /// As this system numbers it.
+    pub fn pid(&self) -> i32 {
+        self.environment.process.pid()
     }
 
     /// False if it ended on its own.
@@ -87,13 +117,21 @@ impl Spare {
     pub async fn take(self, spec: Arc<Spec>) -> Result<Result<Environment, FailedStart>, Error> {
         let start = Instant::now();
         let mut environment = self.environment;
-        if let Err(error) = assign(&mut environment, spec.clone()).await {
+        if let Err(error) = assign(&mut environment, self.link, spec.clone()).await {
             tracing::warn!(%error, "a spare environment could not be given to a function");
             environment.kill().await;
             return Environment::start(spec).await;
         }
         Ok(environment.ready(start).await)
     }
+}
+
+/// The limits that a process has by itself cannot be changed from outside: the control group's can.
+fn can_wait(isolation: &Isolation) -> bool {
+    let counts_memory = |groups: &Parents| groups.has(Controller::Memory);
+    isolation.has_own_root()
+        && isolation.user.is_some()
+        && isolation.groups().is_some_and(counts_memory)
 }
 
 /// What is known before a function is.
@@ -129,13 +167,17 @@ pub fn may_be_of(launch: &Launch, isolation: &Isolation, spec: &Spec) -> bool {
         && !spec.environment.iter().any(is_read_at_start)
 }
 
-async fn assign(environment: &mut Environment, spec: Arc<Spec>) -> std::io::Result<()> {
+async fn assign(
+    environment: &mut Environment,
+    link: Option<Arc<UnixDatagram>>,
+    spec: Arc<Spec>,
+) -> std::io::Result<()> {
     let process = environment.process.pidfd();
     let process = process.ok_or_else(|| std::io::Error::other("it has ended"))?;
     tokio::task::spawn_blocking({
         let spec = spec.clone();
         move || {
-            place::let_read(&spec).map_err(std::io::Error::other)?;
+            spec.let_read().map_err(std::io::Error::other)?;
             let layer = spec.layers.first().map(std::path::PathBuf::as_path);
             Mounts::prepare(&spec.code_dir, layer, spec.tmp_mb)?.put_into(process)
         }
@@ -156,9 +198,21 @@ async fn assign(environment: &mut Environment, spec: Arc<Spec>) -> std::io::Resu
     let (program, _) = place::program(&spec, &layout)
         .map_err(|_| std::io::Error::other("it has no interpreter"))?;
     let variables = variables_of(&spec, &layout, &program, network::RUNTIME_API.into());
-    let variables = serde_json::to_vec(&variables).map_err(std::io::Error::other)?;
     environment.tell_init_start(&spec);
-    environment.endpoint.assign(about(&spec), variables.into());
+    match link {
+        Some(link) => {
+            let groups = spec.isolation.groups();
+            let has_own_limit = groups.is_some_and(|groups| groups.has(Controller::Pids));
+            let assignment = zygote::assignment(&spec, &variables, has_own_limit)?;
+            environment.endpoint.belongs_to(about(&spec));
+            link.send(&assignment).await?;
+        }
+        None => {
+            let variables = serde_json::to_vec(&variables).map_err(std::io::Error::other)?;
+            let endpoint = &environment.endpoint;
+            endpoint.assign(about(&spec), variables.into());
+        }
+    }
     environment.spec = spec;
     environment.go_on();
     Ok(())

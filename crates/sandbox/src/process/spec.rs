@@ -7,7 +7,8 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Interpreter, Isolation, Network, extensions::EXTENSIONS_MAX, image};
+use super::{Interpreter, Isolation, Network, extensions::EXTENSIONS_MAX, image, layout};
+use crate::Error;
 
 /// The variable by which a program knows why it was started, one of [`Spec::environment_reserved`].
 pub const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
@@ -89,6 +90,18 @@ impl Launch {
 }
 
 impl Spec {
+    /// Lets the user of its environments, which may not be the one that keeps the code, read that. What is readable
+    /// already costs a look.
+    pub fn let_read(&self) -> Result<(), Error> {
+        if self.isolation.user.is_none() {
+            return Ok(());
+        }
+        layout::let_read(&self.code_dir)?;
+        self.layers
+            .iter()
+            .try_for_each(|layer| layout::let_read(layer))
+    }
+
     /// Its environments are restored before their first event ([`super::Environment::restore`]).
     pub fn is_restored(&self) -> bool {
         let mut reserved = self.environment_reserved.iter().rev();

@@ -6,7 +6,8 @@ must be decided comes from there: this carries it out. Each call that fails is t
 
 What is a function's own must never be in the zygote's memory, also not for a moment: what it lets go of stays there, for
 all copies that follow to be read. Variables, which may be secrets, come to the copy on a link of its own. They come last,
-when whoever wants the environment holds its process: a copy that is not held never runs a function's code.
+when whoever wants the environment holds its process: a copy that is not held never runs a function's code. For some copies
+they come much later: those wait until a function needs one, and get its code mounted then, from outside.
 """
 
 import sys
@@ -145,10 +146,17 @@ class Order:
             # Nobody wants it any more.
             pass
 
-    def variables(self):
-        """Waits for them: from then on somebody holds this process."""
-        self.link.settimeout(WAIT_SECONDS)
+    def assignment(self):
+        """Waits for it: from then on somebody holds this process. If nobody does any more there is none."""
+        self.link.settimeout(None if self.order["waits"] else WAIT_SECONDS)
         return json.loads(self.link.recv(MESSAGE_BYTES_MAX))
+
+    def settle(self, folder, limits):
+        self.stage = "mount"
+        os.chdir(folder)
+        self.stage = "limit"
+        for number, limit in limits:
+            resource.setrlimit(number, (limit, limit))
 
     def shut_in(self):
         """The sockets that the host wants of its network."""
@@ -168,10 +176,8 @@ class Order:
             mount(kind, at, flags, options)
         for tree, at in zip(self.trees, order["trees"]):
             move_mount(tree, at.encode())
-        os.chdir(order["folder"])
-        self.stage = "limit"
-        for number, limit in order["limits"]:
-            resource.setrlimit(number, (limit, limit))
+        if not order["waits"]:
+            self.settle(order["folder"], order["limits"])
         self.stage = "user"
         if settings["user"] is not None:
             user = settings["user"]
@@ -204,13 +210,15 @@ class Order:
             sockets = self.shut_in()
             self.stage = "start"
             self.tell_started(sockets)
-            variables = self.variables()
+            assignment = self.assignment()
+            if self.order["waits"]:
+                self.settle(assignment["folder"], assignment["limits"])
         except Exception as error:
             self.tell_failure(error)
             os._exit(1)
         self.take_streams()
         os.environ.clear()
-        os.environ.update(variables)
+        os.environ.update(assignment["variables"])
         time.tzset()
         sys.path_importer_cache.clear()
         forget_hidden()

@@ -8,6 +8,7 @@
 //!
 //! Nothing of a function may ever be in the zygote's memory, which all that come later inherit: variables go to what was
 //! split off only, and go there last, when its process is held here. One that nobody holds runs no code of a function.
+//! What is split off before its function is known ([`super::spare`]) waits for them.
 //!
 //! All that come from one zygote have the same layout of memory and the same seed of hashes. It ends when nobody keeps it
 //! and the last environment of it has ended.
@@ -98,9 +99,26 @@ struct Order<'a> {
     mounts: Vec<(&'a str, String, u64, &'a str)>,
     /// Where the folders that come with the order belong.
     trees: &'a [&'a str],
-    folder: &'a Path,
+    /// Whose it is will be known later.
+    waits: bool,
+    #[serde(flatten)]
+    settling: Settling,
+}
+
+/// What one has that is a function's: at once, or when it gets one.
+#[derive(Serialize)]
+struct Settling {
+    folder: PathBuf,
     /// -1: none.
     limits: Vec<(u32, i64)>,
+}
+
+/// What it is told last.
+#[derive(Serialize)]
+struct Assignment<'a> {
+    variables: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    settling: Settling,
 }
 
 /// What is wanted of one environment.
@@ -109,8 +127,40 @@ pub struct Wanted {
     pub stderr: OwnedFd,
     pub groups: Vec<OwnedFd>,
     pub has_own_process_limit: bool,
-    pub variables: BTreeMap<String, String>,
+    /// `None`: it waits for its function.
+    pub variables: Option<BTreeMap<String, String>>,
     pub connectors: usize,
+}
+
+impl Settling {
+    fn of(spec: &Spec, has_own_process_limit: bool) -> Settling {
+        let limits = limits(
+            place::file_bytes(spec, Kind::Whole),
+            place::data_bytes(spec, Kind::Whole),
+            spec.isolation.user.is_some() && !has_own_process_limit,
+        );
+        Settling {
+            folder: place::folder(spec, &Layout::own_root()),
+            limits: limits
+                .into_iter()
+                .map(|(resource, limit)| (resource as u32, i64::try_from(limit).unwrap_or(-1)))
+                .collect(),
+        }
+    }
+}
+
+/// What one that waits for its function is told then.
+pub fn assignment(
+    spec: &Spec,
+    variables: &BTreeMap<String, String>,
+    has_own_process_limit: bool,
+) -> io::Result<Vec<u8>> {
+    let settling = Settling::of(spec, has_own_process_limit);
+    let assignment = Assignment {
+        variables,
+        settling,
+    };
+    Ok(serde_json::to_vec(&assignment)?)
 }
 
 impl Zygote {
@@ -213,6 +263,14 @@ impl Zygote {
         spare::may_be_of(&self.launch, &self.isolation, spec)
     }
 
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    pub fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
     /// False if it has ended.
     pub fn is_alive(&self) -> bool {
         self.ends().is_some()
@@ -234,20 +292,24 @@ impl Zygote {
         }
     }
 
-    /// Splits off a process for a function: shut in, with the code mounted.
+    /// Splits off a process for a function: shut in, with the code mounted. One that waits for its function is told by
+    /// what comes with it, and ends when that is dropped.
     pub(super) async fn split(
         self: &Arc<Zygote>,
         spec: &Arc<Spec>,
         wanted: Wanted,
-    ) -> io::Result<Spawned> {
-        let trees = tokio::task::spawn_blocking({
-            let spec = spec.clone();
-            move || trees(&spec)
-        });
-        let trees = trees.await.map_err(io::Error::other)??;
+    ) -> io::Result<(Spawned, Arc<UnixDatagram>)> {
+        let trees = match wanted.variables {
+            Some(_) => {
+                let spec = spec.clone();
+                let trees = tokio::task::spawn_blocking(move || trees(&spec));
+                trees.await.map_err(io::Error::other)??
+            }
+            None => Vec::new(),
+        };
         let (link, theirs) = std::os::unix::net::UnixDatagram::pair()?;
         link.set_nonblocking(true)?;
-        let link = UnixDatagram::from_std(link)?;
+        let link = Arc::new(UnixDatagram::from_std(link)?);
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let (ended, end) = watch::channel(None);
         match &mut *self.ends() {
@@ -266,22 +328,13 @@ impl Zygote {
             .own_steps
             .iter()
             .filter(|step| root::at(step) != c"tmp");
-        let limits_processes = spec.isolation.user.is_some() && !wanted.has_own_process_limit;
-        let limits = limits(
-            place::file_bytes(spec, Kind::Whole),
-            place::data_bytes(spec, Kind::Whole),
-            limits_processes,
-        );
         let order = Order {
             number,
             connectors: wanted.connectors,
             mounts: mounts.chain([&tmp]).filter_map(mount_of).collect(),
             trees: &TREES[..trees.len()],
-            folder: &place::folder(spec, &Layout::own_root()),
-            limits: limits
-                .into_iter()
-                .map(|(resource, limit)| (resource as u32, i64::try_from(limit).unwrap_or(-1)))
-                .collect(),
+            waits: wanted.variables.is_none(),
+            settling: Settling::of(spec, wanted.has_own_process_limit),
         };
         let mut files: Vec<RawFd> = vec![
             theirs.as_raw_fd(),
@@ -290,14 +343,19 @@ impl Zygote {
         ];
         files.extend(trees.iter().chain(&wanted.groups).map(AsRawFd::as_raw_fd));
         let order = serde_json::to_vec(&order)?;
-        let variables = serde_json::to_vec(&wanted.variables)?;
+        let assignment = wanted
+            .variables
+            .map(|variables| assignment(spec, &variables, wanted.has_own_process_limit))
+            .transpose()?;
         let mut early_end = end.clone();
         let split = async {
             let send = || host_link::send(&self.control, &order, &files);
             self.control.async_io(Interest::WRITABLE, send).await?;
             let sockets = sprout.answer(PORTS.len() + wanted.connectors).await?;
             // It is held: what it does from here on can be ended.
-            sprout.link.send(&variables).await?;
+            if let Some(assignment) = &assignment {
+                sprout.link.send(assignment).await?;
+            }
             io::Result::Ok(sockets)
         };
         let split = async {
@@ -310,14 +368,16 @@ impl Zygote {
         };
         let sockets = tokio::time::timeout(SPLIT_TIME_MAX, split).await;
         let sockets = sockets.map_err(|_| io::Error::other("the zygote does not answer"))??;
-        Ok(Spawned {
+        let link = sprout.link.clone();
+        let spawned = Spawned {
             child: Child::Split(Twig {
                 end,
                 _zygote: self.clone(),
             }),
             process: sprout.take_process(),
             sockets,
-        })
+        };
+        Ok((spawned, link))
     }
 }
 
@@ -325,7 +385,7 @@ impl Zygote {
 struct Sprout<'a> {
     zygote: &'a Zygote,
     number: u64,
-    link: UnixDatagram,
+    link: Arc<UnixDatagram>,
     process: Option<Process>,
     is_taken: bool,
 }
@@ -340,7 +400,7 @@ impl Sprout<'_> {
             {
                 return Ok(sockets);
             }
-            let hear = || match host_link::heard(&self.link)? {
+            let hear = || match host_link::heard(&*self.link)? {
                 Some(word) => Ok(word),
                 None => Err(io::ErrorKind::WouldBlock.into()),
             };
@@ -380,7 +440,7 @@ impl Drop for Sprout<'_> {
         }
         // From here on nobody can be told of it: the zygote ends what it splits off, and that ends by itself.
         let _ = self.link.shutdown(Shutdown::Both);
-        while let Ok(Some(word)) = host_link::heard(&self.link) {
+        while let Ok(Some(word)) = host_link::heard(&*self.link) {
             if let Word::Split { pid, pidfd } = word {
                 self.process = Some(Process::held(pid, pidfd));
             }
@@ -450,7 +510,7 @@ fn steps(spec: &Spec) -> (Vec<Step>, Vec<Step>) {
 
 /// The code and the layer, as they are mounted.
 fn trees(spec: &Spec) -> io::Result<Vec<OwnedFd>> {
-    place::let_read(spec).map_err(io::Error::other)?;
+    spec.let_read().map_err(io::Error::other)?;
     let folders = [spec.code_dir.as_path()]
         .into_iter()
         .chain(spec.layers.first().map(PathBuf::as_path));
