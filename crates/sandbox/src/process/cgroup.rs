@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::tree::read;
+use super::tree::{Tasks, read};
 
 /// AWS's: this much memory comes with one processor.
 const MEMORY_MB_OF_A_CPU: u64 = 1_769;
@@ -296,9 +296,17 @@ impl Group {
         read(folder.join("pids.current")).ok()?.trim().parse().ok()
     }
 
-    /// What [`Group::tasks`] reads, to be read again and again.
-    pub fn tasks_file(&self) -> Option<File> {
-        File::open(self.folder(Controller::Pids)?.join("pids.current")).ok()
+    /// What [`Group::tasks`] reads and its bound, to be used again and again.
+    pub fn open_tasks(&self) -> Option<Tasks> {
+        let folder = self.folder(Controller::Pids)?;
+        Some(Tasks {
+            current: File::open(folder.join("pids.current")).ok()?,
+            max: File::options()
+                .write(true)
+                .open(folder.join("pids.max"))
+                .ok()?,
+            limit: TASKS_MAX,
+        })
     }
 
     fn folder(&self, controller: Controller) -> Option<&Path> {

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::{
-    Invocation, Network, Spec, Zygote,
+    Invocation, Launch, Network, Spec, Zygote,
     capture::Capture,
     cgroup::{Controller, Group},
     child::Child,
@@ -299,6 +299,9 @@ impl Environment {
 
     pub(super) fn go_on(&mut self) {
         self.telemetry.set_running(true);
+        if let Some(alone) = &mut self.alone {
+            alone.let_go();
+        }
         for process in self.stopped.drain(..) {
             process.go_on();
         }
@@ -344,11 +347,7 @@ impl Environment {
     ) -> Result<(), Outcome> {
         self.telemetry.set_running(false);
         let process = &self.process;
-        if !self
-            .alone
-            .as_mut()
-            .is_some_and(|alone| alone.is_stopped(process))
-        {
+        if !self.alone.as_mut().is_some_and(|alone| alone.stop(process)) {
             self.stopped = process.stop_all(PROCESSES_MAX).await.map_err(|reason| {
                 failure(
                     "Runtime.ExitError",
@@ -357,8 +356,11 @@ impl Environment {
                     ),
                 )
             })?;
-            let tasks = self.group.as_ref().filter(|_| self.stopped.is_empty());
-            self.alone = tasks.and_then(|group| Alone::of(process, group.tasks_file()?));
+            // Others may be about to start a program when they have answered: to them it would fail.
+            let can_be_alone =
+                self.stopped.is_empty() && matches!(self.spec.launch, Launch::Python(_));
+            let group = self.group.as_ref().filter(|_| can_be_alone);
+            self.alone = group.and_then(|group| Alone::of(process, group.open_tasks()?));
         }
         match is_counted {
             true => self

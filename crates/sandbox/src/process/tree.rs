@@ -23,8 +23,6 @@ const STOP_ROUNDS_BUSY: usize = 10;
 const STOP_PAUSE: Duration = Duration::from_millis(1);
 /// Of the kernel's files at once: most fit.
 const READ_BYTES: usize = 4_096;
-/// At a process that was told to stop, before it is looked at from all sides.
-const LOOKS: usize = 3;
 /// From this round on a process that waits for its half-made child counts as at rest: it stops as soon as it wakes.
 const STOP_ROUNDS_PATIENT: usize = 50;
 
@@ -241,60 +239,72 @@ impl Process {
     }
 }
 
-/// A process with one thread and nothing below it, in a group that counts: few looks tell whether that is so still.
+/// A process with one thread and nothing below it, in a group that counts: it can be stopped without a look at it.
 #[derive(Debug)]
 pub struct Alone {
-    /// The kernel's files, open: the one of a process that is gone says so, whoever has its number then.
-    stat: File,
-    tasks: File,
+    tasks: Tasks,
     /// In the group, when nothing was below.
     count: u32,
-    bytes: Vec<u8>,
+    is_held: bool,
+}
+
+/// How many processes and threads are in a group, and how many may be: the kernel's files, open.
+#[derive(Debug)]
+pub struct Tasks {
+    pub current: File,
+    pub max: File,
+    pub limit: u32,
 }
 
 impl Alone {
-    /// Of a process that stands still, with nothing below it; `None`: it is to be looked at from all sides each time.
-    pub fn of(process: &Process, tasks: File) -> Option<Alone> {
-        let stat = File::open(format!("/proc/{}/stat", process.pid)).ok()?;
-        // If it is still there, the file is its own.
+    /// Of a process that stands still, with nothing below it. `None`: it is to be looked at from all sides each time.
+    pub fn of(process: &Process, tasks: Tasks) -> Option<Alone> {
+        let has_one_thread = stat(process.pid)?.field(17) == "1";
+        // If it is still there, its number was its own all the time.
         let is_there = process.signal(None);
-        let mut alone = Alone {
-            stat,
+        let count = tasks.count()?;
+        (has_one_thread && is_there).then_some(Alone {
             tasks,
-            count: 0,
-            bytes: Vec::new(),
-        };
-        alone.count = alone.tasks()?;
-        (is_there && alone.has_stopped()).then_some(alone)
+            count,
+            is_held: false,
+        })
     }
 
-    /// Stops it. False: nobody knows yet whether all of it stands still.
+    /// Stops it. False: somebody is there with it, or it is not there.
     ///
-    /// A thread that has stopped is in the middle of nothing: whom it started is in the group, and counted.
-    pub fn is_stopped(&mut self, process: &Process) -> bool {
-        process.signal(Some(Signal::SIGSTOP))
-            && (0..LOOKS).any(|_| self.has_stopped())
-            && self.tasks() == Some(self.count)
+    /// It stops as soon as it is back from the kernel, and until then nobody comes to be there: the group takes no more.
+    pub fn stop(&mut self, process: &Process) -> bool {
+        self.is_held =
+            process.signal(Some(Signal::SIGSTOP)) && self.tasks.set_max(self.count).is_ok();
+        let is_alone = self.is_held && self.tasks.count() == Some(self.count);
+        if !is_alone {
+            self.let_go();
+        }
+        is_alone
     }
 
-    /// With all its threads, because there is one.
-    fn has_stopped(&mut self) -> bool {
-        let stat = self.look(|alone| &alone.stat).map(Stat::of);
-        stat.flatten()
-            .is_some_and(|stat| stat.field(0) == "T" && stat.field(17) == "1")
+    /// It may start others again.
+    pub fn let_go(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            // If that fails it cannot start any, and says so.
+            let _ = self.tasks.set_max(self.tasks.limit);
+        }
+    }
+}
+
+impl Tasks {
+    fn count(&self) -> Option<u32> {
+        let mut bytes = [0; 16];
+        let read = self.current.read_at(&mut bytes, 0).ok()?;
+        std::str::from_utf8(&bytes[..read])
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
-    fn tasks(&mut self) -> Option<u32> {
-        self.look(|alone| &alone.tasks)?.trim().parse().ok()
-    }
-
-    fn look(&mut self, at: impl Fn(&Alone) -> &File) -> Option<String> {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.resize(READ_BYTES, 0);
-        let read = at(self).read_at(&mut bytes, 0);
-        let text = read.map(|read| String::from_utf8_lossy(&bytes[..read]).into_owned());
-        self.bytes = bytes;
-        text.ok()
+    fn set_max(&self, max: u32) -> io::Result<()> {
+        self.max.write_all_at(max.to_string().as_bytes(), 0)
     }
 }
 
@@ -337,10 +347,7 @@ struct Stat(String);
 
 impl Stat {
     fn read(folder: &Path) -> Option<Stat> {
-        Stat::of(read(folder.join("stat")).ok()?)
-    }
-
-    fn of(stat: String) -> Option<Stat> {
+        let stat = read(folder.join("stat")).ok()?;
         Some(Stat(stat[stat.rfind(')')? + 1..].to_owned()))
     }
 
@@ -468,32 +475,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_was_alone_is_stopped_by_a_look() {
+    async fn one_that_was_alone_stops_where_nobody_is_with_it() {
         let dir = tempfile::tempdir().unwrap();
-        let counter = dir.path().join("pids.current");
-        let counted = |count: &str| std::fs::write(&counter, count).unwrap();
-        let tasks = || File::open(&counter).unwrap();
+        let (current, max) = (dir.path().join("current"), dir.path().join("max"));
+        let counted = |count: &str| std::fs::write(&current, count).unwrap();
+        let may_be = || std::fs::read_to_string(&max).unwrap();
+        std::fs::write(&max, "1024").unwrap();
+        counted("2\n");
+        let tasks = || Tasks {
+            current: File::open(&current).unwrap(),
+            max: File::options().write(true).open(&max).unwrap(),
+            limit: 1_024,
+        };
         let mut child = sleeper();
         let process = open(&child);
-        counted("2\n");
-        assert!(Alone::of(&process, tasks()).is_none(), "it runs");
         assert!(process.stop_all(64).await.unwrap().is_empty());
         let mut alone = Alone::of(&process, tasks()).unwrap();
         process.go_on();
         while look(process.pid, false).is_at_rest {
             std::thread::yield_now();
         }
-        while !alone.is_stopped(&process) {
+        std::fs::write(&max, "").unwrap();
+        assert!(alone.stop(&process));
+        assert_eq!(may_be(), "2", "nobody may come");
+        while !look(process.pid, false).is_at_rest {
             std::thread::yield_now();
         }
-        assert!(look(process.pid, false).is_at_rest);
+        std::fs::write(&max, "").unwrap();
+        alone.let_go();
+        assert_eq!(may_be(), "1024");
         counted("3\n");
-        assert!(!alone.is_stopped(&process), "somebody else is there");
-        counted("2\n");
-        assert!(alone.is_stopped(&process));
+        assert!(!alone.stop(&process), "somebody else is there");
+        assert_eq!(may_be(), "1024");
         process.kill_all();
         child.wait().unwrap();
-        assert!(!alone.is_stopped(&process), "it is gone");
+        counted("2\n");
+        assert!(!alone.stop(&process), "it is gone");
     }
 
     #[test]
