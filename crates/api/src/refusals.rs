@@ -1,8 +1,9 @@
 //! How fast those may try again who showed a wrong key, signature or password.
 //!
 //! Some tries are anybody's mistakes and are answered at once. Those that follow within a minute are answered at a
-//! distance from each other, on however many connections and at whichever door they come, so that guessing and asking in
-//! vain have a rate. Only who is refused waits: requests that are right pass meanwhile, from the same address too.
+//! distance from each other, at whichever door they come. It keeps what asks in vain from doing so as fast as it can, and
+//! is no bound on guessing: who hangs up instead of waiting can try again at once, with a connection for each try. Only
+//! who is refused waits: requests that are right pass meanwhile, from the same address too.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -149,9 +149,11 @@ impl Format {
                 )]
             }
             kind if is_ours(kind) || kind == crate::notices::SERVICE_ERROR => {
+                // A line of the platform's is one line, whatever the function says.
+                let message = message.replace('\n', "\r");
                 let has_id = message.starts_with("RequestId: ");
                 let message = match has_id {
-                    true => message.to_owned(),
+                    true => message,
                     false => format!("RequestId: {id} Error: {message}"),
                 };
                 vec![message, kind.to_owned()]

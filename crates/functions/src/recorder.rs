@@ -94,8 +94,15 @@ impl Recorder {
         row: Option<Box<InvocationRow>>,
         request_id: Arc<str>,
         function: Arc<str>,
-        mut lines: Vec<LogLine>,
+        lines: Vec<LogLine>,
     ) {
+        let lines = self.counted(request_id, function, lines);
+        // Fails only after the runtime has begun to end.
+        let _ = self.items.send(Item::Lines(row, lines)).await;
+    }
+
+    /// Lines that count from now on, or a notice in their place.
+    fn counted(&self, request_id: Arc<str>, function: Arc<str>, mut lines: Vec<LogLine>) -> Lines {
         let mut bytes = bytes_of(&lines);
         if self.line_bytes.load(Ordering::Relaxed) + bytes > LINE_BYTES_MAX {
             lines = vec![LogLine::now(
@@ -108,29 +115,30 @@ impl Recorder {
             bytes = 0;
         }
         self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let lines = Lines {
+        Lines {
             request_id: Some(request_id),
             function,
             lines,
             bytes,
-        };
-        // Fails only after the runtime has begun to end.
-        let _ = self.items.send(Item::Lines(row, lines)).await;
+        }
     }
 
     /// One that is given up, by somebody who cannot wait.
     pub fn record_given_up(&self, row: InvocationRow, lines: Vec<LogLine>) {
         let (id, function) = (row.request_id.as_str().into(), row.function.as_str().into());
-        let bytes = bytes_of(&lines);
-        self.line_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let lines = Lines {
-            request_id: Some(id),
-            function,
-            lines,
-            bytes,
-        };
-        let item = Item::Lines(Some(Box::new(row)), lines);
-        if self.items.try_send(item).is_err() {
+        let lines = self.counted(id, function, lines);
+        self.send_now(Some(Box::new(row)), lines);
+    }
+
+    /// The last lines of one whose end is told elsewhere, by somebody who cannot wait.
+    pub fn record_rest(&self, request_id: &str, function: &str, lines: Vec<LogLine>) {
+        let lines = self.counted(request_id.into(), function.into(), lines);
+        self.send_now(None, lines);
+    }
+
+    fn send_now(&self, row: Option<Box<InvocationRow>>, lines: Lines) {
+        let bytes = lines.bytes;
+        if self.items.try_send(Item::Lines(row, lines)).is_err() {
             self.line_bytes.fetch_sub(bytes, Ordering::Relaxed);
             error!("an invocation that was given up is not recorded: the log is behind");
         }

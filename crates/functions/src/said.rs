@@ -139,7 +139,7 @@ impl<'a> Said<'a> {
         }
         let lines = std::mem::take(&mut self.lines);
         let (recorder, function) = (&self.inner.recorder, self.info.name.as_str());
-        recorder.record_so_far(self.call.request_id, function, || lines);
+        recorder.record_rest(self.call.request_id, function, lines);
     }
 
     /// Records it as failed, for a reason that is not the function's.

@@ -167,6 +167,8 @@ impl Kind {
             && !zygote.is_alive()
         {
             self.zygote = Root::None;
+            // They ended with it; nothing is left to wait for.
+            self.ready.clear();
         }
         &self.zygote
     }
@@ -262,12 +264,17 @@ impl Spares {
         }
     }
 
+    /// Whether a function can do with one.
+    fn are_for(&self, spec: &Spec) -> bool {
+        self.wanted > 0 && Spare::may_become(spec)
+    }
+
     /// One for a function that starts.
     pub async fn take(&self, spec: &Spec) -> Option<Ready> {
-        if self.wanted == 0 || spec.launch.interpreter().is_none() {
+        if !self.are_for(spec) {
             return None;
         }
-        let mut ready = self.spare(spec)?.map(|spare| Ready::Spare(Box::new(spare)));
+        let mut ready = self.spare(spec).map(|spare| Ready::Spare(Box::new(spare)));
         if ready.is_none() && Zygote::can_be(&spec.launch, &spec.isolation) {
             let zygote = tokio::time::timeout(ZYGOTE_WAIT, self.zygote(spec)).await;
             ready = zygote.ok().flatten().map(Ready::Zygote);
@@ -289,7 +296,7 @@ impl Spares {
                 let mut kinds = self.kinds();
                 let kind = of(&mut kinds, spec);
                 if let Root::Ready(zygote) = kind.living() {
-                    return zygote.fits(spec).then(|| zygote.clone());
+                    return Some(zygote.clone());
                 }
                 kind.used_at = Instant::now();
                 if kind.try_at.is_some_and(|at| Instant::now() < at) {
@@ -301,25 +308,18 @@ impl Spares {
         }
     }
 
-    /// The outer `None`: no spare one is of use to it.
-    fn spare(&self, spec: &Spec) -> Option<Option<Spare>> {
+    fn spare(&self, spec: &Spec) -> Option<Spare> {
         // Those that ended meanwhile are dropped without the lock.
         let mut dead = Vec::new();
         let mut kinds = self.kinds();
         let mut spare = None;
         if let Some(kind) = kinds.iter_mut().find(|kind| kind.is_of(spec)) {
-            while let Some(mut ready) = kind.ready.pop() {
-                match (ready.is_alive(), ready.fits(spec)) {
-                    (false, _) => dead.push(ready),
-                    (true, true) => {
-                        spare = Some(ready);
-                        break;
-                    }
-                    // So it is with all of them.
-                    (true, false) => {
-                        kind.ready.push(ready);
-                        return None;
-                    }
+            while spare.is_none()
+                && let Some(mut ready) = kind.ready.pop()
+            {
+                match ready.is_alive() {
+                    true => spare = Some(ready),
+                    false => dead.push(ready),
                 }
             }
             if spare.is_none() {
@@ -331,12 +331,12 @@ impl Spares {
             }
         }
         drop(kinds);
-        Some(spare)
+        spare
     }
 
     /// A function ran on it, so others are likely to.
     pub fn used(&self, spec: &Spec) {
-        if self.wanted == 0 || spec.launch.interpreter().is_none() {
+        if !self.are_for(spec) {
             return;
         }
         let now = Instant::now();

@@ -148,7 +148,7 @@ impl Environment {
         Ok(environment)
     }
 
-    /// One that waits for its function is told of it by what comes with it, and ends when that is dropped.
+    /// One that waits for its function is told of it by what comes with it.
     pub(super) async fn split_as(
         kind: Kind,
         zygote: &Arc<Zygote>,

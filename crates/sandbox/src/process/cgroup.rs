@@ -247,7 +247,8 @@ impl Group {
         self.write(controller, settings(controller, bounds, self.is_v2))
     }
 
-    fn set_share(&self, bounds: Bounds) -> io::Result<()> {
+    /// Of the processors, when somebody else wants them.
+    pub fn set_share(&self, bounds: Bounds) -> io::Result<()> {
         let share = share(u64::from(bounds.memory_mb), self.is_v2);
         self.write(Controller::Cpu, vec![share])
     }

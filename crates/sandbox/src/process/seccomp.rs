@@ -130,7 +130,13 @@ const UNKNOWN: &[libc::c_long] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_memfd_secret,
+    // With SIGCONT for their signal these would wake what stands still between two events.
+    libc::SYS_timer_create,
+    libc::SYS_mq_notify,
 ];
+
+/// `fcntl`: another signal than SIGIO for a file that is ready; SIGCONT would do the same.
+const F_SETSIG: u32 = 10;
 
 // Places in the kernel's `seccomp_data`; of arguments the lower half, on little-endian machines.
 const NUMBER: u32 = 0;
@@ -166,6 +172,10 @@ pub fn filter() -> Option<Filter> {
     code.block(libc::SYS_clone, |code| {
         code.load(argument(0));
         code.if_any_bit(NAMESPACES, errno(libc::EPERM));
+    });
+    code.block(libc::SYS_fcntl, |code| {
+        code.load(argument(1));
+        code.if_equal(F_SETSIG, errno(libc::EPERM));
     });
     code.block(libc::SYS_personality, |code| {
         code.load(argument(0));

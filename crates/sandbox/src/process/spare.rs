@@ -96,6 +96,11 @@ impl Spare {
         is_known && can_wait(isolation)
     }
 
+    /// True if the function can do with one, or with a zygote, of its interpreter and isolation.
+    pub fn may_become(spec: &Spec) -> bool {
+        spec.launch.interpreter().is_some() && may_be_of(&spec.launch, &spec.isolation, spec)
+    }
+
     /// True if the function may have it.
     pub fn fits(&self, spec: &Spec) -> bool {
         let own = &self.environment.spec;
@@ -186,6 +191,7 @@ async fn assign(
     .map_err(std::io::Error::other)??;
     if let Some(group) = &environment.group {
         group.set(Controller::Memory, place::bounds(&spec))?;
+        group.set_share(place::bounds(&spec))?;
     }
     // What it said before is nobody's.
     environment.take_lines();

@@ -274,8 +274,10 @@ impl Alone {
     ///
     /// It stops as soon as it is back from the kernel, and until then nobody comes to be there: the group takes no more.
     pub fn stop(&mut self, process: &Process) -> bool {
-        self.is_held =
-            process.signal(Some(Signal::SIGSTOP)) && self.tasks.set_max(self.count).is_ok();
+        // Whoever is there already may start others.
+        let may_be =
+            process.signal(Some(Signal::SIGSTOP)) && self.tasks.count() == Some(self.count);
+        self.is_held = may_be && self.tasks.set_max(self.count).is_ok();
         let is_alone = self.is_held && self.tasks.count() == Some(self.count);
         if !is_alone {
             self.let_go();
@@ -492,15 +494,18 @@ mod tests {
         assert!(process.stop_all(64).await.unwrap().is_empty());
         let mut alone = Alone::of(&process, tasks()).unwrap();
         process.go_on();
-        while look(process.pid, false).is_at_rest {
-            std::thread::yield_now();
-        }
+        let start = Instant::now();
+        let comes_to = |is_at_rest: bool| {
+            while look(process.pid, false).is_at_rest != is_at_rest {
+                assert!(start.elapsed() < STOP_TIME_MAX);
+                std::thread::yield_now();
+            }
+        };
+        comes_to(false);
         std::fs::write(&max, "").unwrap();
         assert!(alone.stop(&process));
         assert_eq!(may_be(), "2", "nobody may come");
-        while !look(process.pid, false).is_at_rest {
-            std::thread::yield_now();
-        }
+        comes_to(true);
         std::fs::write(&max, "").unwrap();
         alone.let_go();
         assert_eq!(may_be(), "1024");

@@ -147,8 +147,12 @@ class Order:
             pass
 
     def assignment(self):
-        """Waits for it: from then on somebody holds this process. If nobody does any more there is none."""
-        self.link.settimeout(None if self.order["waits"] else WAIT_SECONDS)
+        """Waits for it: from then on somebody holds this process, and ends it."""
+        self.link.settimeout(WAIT_SECONDS)
+        if self.order["waits"]:
+            # Held is what it is from here on, also without a function.
+            self.link.recv(1)
+            self.link.settimeout(None)
         return json.loads(self.link.recv(MESSAGE_BYTES_MAX))
 
     def settle(self, folder, limits):

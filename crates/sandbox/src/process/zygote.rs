@@ -60,6 +60,8 @@ const SPLIT_TIME_MAX: Duration = Duration::from_secs(10);
 const PORTS: [u16; 2] = [network::RUNTIME_API.port(), network::EGRESS.port()];
 /// Where the code goes, and a layer.
 const TREES: [&str; 2] = ["/var/task", "/opt"];
+/// To one that waits for its function: until it hears this it does not wait long.
+const HELD: &[u8] = b"H";
 /// Of what it has to say when it ends.
 const LAST_WORDS_BYTES: usize = 4_096;
 /// `E`, the order's number, how it ended.
@@ -293,7 +295,7 @@ impl Zygote {
     }
 
     /// Splits off a process for a function: shut in, with the code mounted. One that waits for its function is told by
-    /// what comes with it, and ends when that is dropped.
+    /// what comes with it.
     pub(super) async fn split(
         self: &Arc<Zygote>,
         spec: &Arc<Spec>,
@@ -353,9 +355,8 @@ impl Zygote {
             self.control.async_io(Interest::WRITABLE, send).await?;
             let sockets = sprout.answer(PORTS.len() + wanted.connectors).await?;
             // It is held: what it does from here on can be ended.
-            if let Some(assignment) = &assignment {
-                sprout.link.send(assignment).await?;
-            }
+            let told = assignment.as_deref().unwrap_or(HELD);
+            sprout.link.send(told).await?;
             io::Result::Ok(sockets)
         };
         let split = async {

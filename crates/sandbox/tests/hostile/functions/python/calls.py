@@ -35,6 +35,11 @@ def handler(event, context):
     call("setgid", 0)
     call("mknod", b"/tmp/disk", 0o60666, 0xFE00)
     call("sethostname", b"mine", 4)
+    # With SIGCONT for their signal these would wake what stands still between two events.
+    event = (ctypes.c_int * 16)(0, 0, 18, 0)
+    call("timer_create", 1, event, ctypes.byref(ctypes.c_void_p()))
+    call("mq_notify", 0, event)
+    call("fcntl", 0, 10, 18)
     opened(socket.AF_INET, socket.SOCK_RAW, 1)
     opened(socket.AF_INET6, socket.SOCK_RAW, 58)
     opened(socket.AF_PACKET, socket.SOCK_RAW, 0)
