@@ -91,9 +91,9 @@ impl Launch {
 
 impl Spec {
     /// Lets the user of its environments, which may not be the one that keeps the code, read that. What is readable
-    /// already costs a look.
+    /// already costs a look. An image is kept in another way.
     pub fn let_read(&self) -> Result<(), Error> {
-        if self.isolation.user.is_none() {
+        if self.isolation.user.is_none() || self.launch.image().is_some() {
             return Ok(());
         }
         layout::let_read(&self.code_dir)?;
