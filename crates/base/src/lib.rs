@@ -13,6 +13,7 @@ pub mod lock;
 pub mod parallel;
 pub mod rate;
 pub mod retry;
+pub mod spot;
 pub mod supervise;
 
 pub use clock::{Clock, ManualClock, SystemClock};

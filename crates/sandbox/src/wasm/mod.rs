@@ -27,6 +27,7 @@ mod world;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use lambic_base::spot;
 use lambic_model::{Outcome, ScalarFunction};
 use sha2::{Digest, Sha256};
 use wasmtime::{
@@ -56,8 +57,6 @@ use crate::{
     process::{Network, StreamSink, egress::Rules},
 };
 
-/// Events and responses above this are turned into each other where that holds nobody up.
-const INLINE_BYTES_MAX: usize = 256 << 10;
 /// Memories of handlers alive at one time; a component usually has one.
 const HANDLERS_MAX: u32 = 100;
 /// The same of SQL functions: they run on the threads of queries, of which there are few.
@@ -305,7 +304,8 @@ impl Module {
             Handler::Http(handler) => {
                 let event_bytes = event.len();
                 let read = move || http::event::request(event.into());
-                let (shape, request) = match off_the_spot(event_bytes, read).await {
+                let (shape, request) = match spot::work_on(event_bytes, read).await.map_err(crashed)
+                {
                     Ok(Ok(request)) => request,
                     Ok(Err(failed)) | Err(failed) => return Execution::unstarted(failed),
                 };
@@ -316,9 +316,10 @@ impl Module {
                     if let Some(response) = served.response {
                         let response_bytes = response.body().len();
                         let make = move || http::event::outcome(shape, &response);
-                        execution.outcome = match off_the_spot(response_bytes, make).await {
-                            Ok(outcome) | Err(outcome) => outcome,
-                        };
+                        execution.outcome =
+                            match spot::work_on(response_bytes, make).await.map_err(crashed) {
+                                Ok(outcome) | Err(outcome) => outcome,
+                            };
                     }
                     execution
                 })
@@ -402,8 +403,7 @@ impl Module {
             let _slots = slots;
             runtime.block_on(work())
         });
-        run.await
-            .map_err(|error| failure("Runtime.Crash", &error.to_string()))
+        run.await.map_err(crashed)
     }
 
     /// On the thread that asks as long as it is quick, then on one of its own ([`pace`]).
@@ -439,22 +439,13 @@ impl Module {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || runtime.block_on(work))
             .await
-            .map_err(|error| failure("Runtime.Crash", &error.to_string()))
+            .map_err(crashed)
     }
 }
 
-/// Does what reads or writes so many bytes: megabytes of JSON and base64 take milliseconds, which are long for whoever else
-/// waits on this runtime.
-async fn off_the_spot<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Outcome> {
-    if bytes <= INLINE_BYTES_MAX {
-        return Ok(work());
-    }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| failure("Runtime.Crash", &error.to_string()))
+/// The failure of an event whose work on another thread did not end.
+fn crashed(error: tokio::task::JoinError) -> Outcome {
+    failure("Runtime.Crash", &error.to_string())
 }
 
 fn wrong_world(error: wasmtime::Error) -> Error {

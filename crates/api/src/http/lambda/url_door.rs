@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use lambic_base::spot;
 use lambic_functions::{Chosen, Endpoint, Error, Event};
 use serde_json::json;
 use tracing::{Instrument, info_span};
@@ -30,9 +31,6 @@ use super::{
     url_http, url_stream,
     urls::PATH,
 };
-
-/// Bodies and answers above this become events and responses where that holds nobody up.
-const INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// Whether a path is one of these: they have their own rules for pages of other sites.
 pub fn is_function_url(path: &str) -> bool {
@@ -152,7 +150,9 @@ async fn with_event(
                 .into_bytes()
         }
     };
-    let payload = off_the_spot(body_bytes, make).await?;
+    let payload = spot::work_on(body_bytes, make)
+        .await
+        .map_err(|_| Error::Closed)?;
     let event = Event {
         payload,
         trace_id: Some(trace_id),
@@ -178,22 +178,13 @@ async fn invoked(
     }
     let result = chosen.invoke(event).await?;
     match result.is_success() {
-        true => off_the_spot(result.payload().len(), move || whole(result.payload())).await,
+        true => {
+            let bytes = result.payload().len();
+            let reply = spot::work_on(bytes, move || whole(result.payload())).await;
+            reply.map_err(|_| Error::Closed)
+        }
         false => Ok(None),
     }
-}
-
-/// Does what reads or writes so many bytes: megabytes of JSON and base64 take milliseconds, which are long for whoever else
-/// waits on this runtime.
-async fn off_the_spot<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    if bytes <= INLINE_BYTES_MAX {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Error::Closed)
 }
 
 fn whole(payload: &[u8]) -> Option<Response> {
