@@ -371,17 +371,7 @@ fn same_layer(api: &Api, layer: &Layer) -> anyhow::Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::plan::tests::package, *};
-
-    fn function() -> Function {
-        let package = package(&[("app.py", "def handler(e, c): ...")]);
-        Function::new(
-            "f".to_owned(),
-            package,
-            "python3.11".to_owned(),
-            "app.handler".to_owned(),
-        )
-    }
+    use super::{super::plan::tests::function, *};
 
     #[test]
     fn the_newest_version_has_the_highest_number() {
@@ -392,7 +382,7 @@ mod tests {
 
     #[test]
     fn layers_of_the_plan_have_its_arns() {
-        let mut function = function();
+        let mut function = function(&[("app.py", "")]);
         function.layers = vec![
             LayerUse::Local("l".to_owned()),
             LayerUse::Arn("m:1".to_owned()),

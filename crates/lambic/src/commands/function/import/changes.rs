@@ -177,19 +177,12 @@ fn provisioned(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::plan::{Alias, tests::package},
+        super::plan::{
+            Alias,
+            tests::{function, package},
+        },
         *,
     };
-
-    fn function() -> Function {
-        let package = package(&[("app.py", "def handler(e, c): ...")]);
-        Function::new(
-            "f".to_owned(),
-            package,
-            "python3.11".to_owned(),
-            "app.handler".to_owned(),
-        )
-    }
 
     fn there(function: &Function) -> Present {
         let mut present = Value::Object(function.configuration(&[], None));
@@ -202,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_there_is_not_made_again() {
-        let plain = function();
+        let plain = function(&[("app.py", "")]);
         let changes = decide(&plain, &[], &there(&plain));
         assert_eq!(changes, Changes::default());
         assert_eq!(changes.shown("created"), "unchanged");
@@ -213,7 +206,7 @@ mod tests {
 
     #[test]
     fn each_difference_is_one_change() {
-        let mut wanted = function();
+        let mut wanted = function(&[("app.py", "")]);
         let mut present = there(&wanted);
         wanted.package = package(&[("app.py", "changed")]);
         wanted.settings.timeout = Some(9);
@@ -260,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_version_and_its_environments_follow_the_code() {
-        let mut wanted = function();
+        let mut wanted = function(&[("app.py", "")]);
         wanted.version.is_wanted = true;
         wanted.version.provisioned = Some(3);
         let check = |present: &Present, wanted: &Function, expected: &str| {

@@ -306,7 +306,7 @@ pub mod tests {
         Package::zipped("code".to_owned(), zip).unwrap()
     }
 
-    fn function(files: &[(&str, &str)]) -> Function {
+    pub fn function(files: &[(&str, &str)]) -> Function {
         Function::new(
             "f".to_owned(),
             package(files),
