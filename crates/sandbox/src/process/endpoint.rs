@@ -9,6 +9,8 @@ mod extension;
 mod restore;
 mod stream;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -601,44 +603,4 @@ fn json_answer(status: StatusCode, value: &serde_json::Value) -> Response<Full<B
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(value.to_string())))
         .expect("constant headers are valid")
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-    };
-
-    use super::*;
-    use crate::process::telemetry::Connectors;
-
-    #[tokio::test]
-    async fn an_environment_has_a_bound_of_connections() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let telemetry = Telemetry::new(Connectors::Host);
-        let _endpoint = Endpoint::serve(listener, About::default(), Vec::new(), telemetry);
-        let connect = || TcpStream::connect(address);
-        let mut open = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
-            open.push(connect().await.unwrap());
-        }
-        let mut one_more = connect().await.unwrap();
-        one_more
-            .write_all(b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-            .await
-            .unwrap();
-        let mut answer = [0; 12];
-        let read = one_more.read_exact(&mut answer);
-        tokio::pin!(read);
-        let answered = tokio::time::timeout(Duration::from_millis(200), &mut read).await;
-        assert!(answered.is_err(), "it was answered beyond the bound");
-        open.pop();
-        tokio::time::timeout(Duration::from_secs(60), read)
-            .await
-            .expect("its turn comes when another one is closed")
-            .unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 404");
-    }
 }
