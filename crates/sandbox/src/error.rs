@@ -16,6 +16,10 @@ pub enum Error {
     Engine { reason: String },
     #[error("`{handler}` is not a handler; write it as `file.function`, as in `handler.handler`")]
     BadHandler { handler: String },
+    #[error(
+        "cannot split an environment off the Python that waits for functions: {source}; functions start their own"
+    )]
+    NotSplit { source: std::io::Error },
     #[error("cannot start `{program}`: {source}; is it installed and on the PATH?")]
     Spawn {
         program: String,

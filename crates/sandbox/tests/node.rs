@@ -518,7 +518,7 @@ async fn a_spare_one_becomes_the_functions() {
         .await
         .unwrap()
         .expect("this machine allows it");
-    assert!(spare.fits(&spec));
+    assert!(Spare::may_become(&spec));
     let mut environment = spare
         .take(std::sync::Arc::new(spec))
         .await

@@ -29,7 +29,7 @@ async fn split(zygote: &Arc<Zygote>, spec: &Spec) -> Environment {
 async fn waited(zygote: &Arc<Zygote>, spec: &Spec) -> Environment {
     let spare = Spare::split(zygote, &spec.code_dir).await.unwrap();
     let mut spare = spare.expect("this machine allows it");
-    assert!(spare.is_alive() && spare.fits(spec));
+    assert!(spare.is_alive() && Spare::may_become(spec));
     let environment = spare.take(Arc::new(spec.clone())).await.unwrap().unwrap();
     assert!(environment.had_interpreter());
     environment
@@ -69,12 +69,12 @@ async fn one_that_is_split_off_is_the_functions() {
     spec.environment
         .push(("TZ".to_owned(), "Asia/Tokyo".to_owned()));
     let zygote = zygote(&spec, code.path()).await;
-    assert!(zygote.fits(&spec));
+    assert!(Spare::may_become(&spec));
     let mut other = spec.clone();
     other
         .environment
         .push(("PYTHONHASHSEED".to_owned(), "0".to_owned()));
-    assert!(!zygote.fits(&other));
+    assert!(!Spare::may_become(&other));
     let site = format!("/opt/python/lib/{}/site-packages", spec.runtime);
     for environment in [split(&zygote, &spec).await, waited(&zygote, &spec).await] {
         check_the_functions(environment, &site).await;

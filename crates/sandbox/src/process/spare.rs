@@ -83,7 +83,7 @@ impl Spare {
         }
         let spec = Arc::new(spec(launch, isolation, codes));
         let split = Environment::split_as(Kind::SplitSpare, zygote, spec).await;
-        let (environment, link) = split.map_err(Error::io("split off a process", codes))?;
+        let (environment, link) = split.map_err(|source| Error::NotSplit { source })?;
         Ok(Some(Spare {
             environment,
             link: Some(link),
@@ -96,15 +96,16 @@ impl Spare {
         is_known && can_wait(isolation)
     }
 
-    /// True if the function can do with one, or with a zygote, of its interpreter and isolation.
+    /// True if the function can do with an interpreter that was started before it was known: one of these, or what a
+    /// zygote splits off.
     pub fn may_become(spec: &Spec) -> bool {
-        spec.launch.interpreter().is_some() && may_be_of(&spec.launch, &spec.isolation, spec)
-    }
-
-    /// True if the function may have it.
-    pub fn fits(&self, spec: &Spec) -> bool {
-        let own = &self.environment.spec;
-        may_be_of(&own.launch, &own.isolation, spec)
+        let is_read_at_start = |(name, _): &(String, String)| {
+            READ_AT_START.iter().any(|begin| name.starts_with(begin))
+        };
+        spec.launch.interpreter().is_some()
+            && spec.layers.len() <= 1
+            && !spec.environment.iter().any(is_read_at_start)
+            && spec.extensions().is_empty()
     }
 
     /// As this system numbers it.
@@ -159,17 +160,6 @@ pub fn spec(launch: Launch, isolation: Isolation, codes: &Path) -> Spec {
         init_timeout: START_TIME_MAX,
         isolation,
     }
-}
-
-/// True if a function can do with an interpreter that was started before it was known.
-pub fn may_be_of(launch: &Launch, isolation: &Isolation, spec: &Spec) -> bool {
-    let is_read_at_start =
-        |(name, _): &(String, String)| READ_AT_START.iter().any(|begin| name.starts_with(begin));
-    *launch == spec.launch
-        && *isolation == spec.isolation
-        && spec.layers.len() <= 1
-        && spec.extensions().is_empty()
-        && !spec.environment.iter().any(is_read_at_start)
 }
 
 async fn assign(

@@ -260,11 +260,6 @@ impl Zygote {
             && isolation.user.is_some()
     }
 
-    /// True if the function's environments may come from it.
-    pub fn fits(&self, spec: &Spec) -> bool {
-        spare::may_be_of(&self.launch, &self.isolation, spec)
-    }
-
     pub fn launch(&self) -> &Launch {
         &self.launch
     }
