@@ -22,6 +22,34 @@ async fn failed_start(source: &str, handler: &str) -> FailedStart {
     common::failed_start(spec(code.path(), handler).await).await
 }
 
+fn error_object(outcome: &Outcome) -> serde_json::Value {
+    let Outcome::Failure { payload, .. } = outcome else {
+        panic!("it succeeded")
+    };
+    serde_json::from_slice(payload).unwrap()
+}
+
+/// With `LoggingConfig`'s format `JSON`.
+async fn start_with_json_logs(source: &str, level: &str) -> Environment {
+    let code = code(&[("app.py", source)]);
+    let mut spec = spec(code.path(), "app.handler").await;
+    for (name, value) in [
+        ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
+        ("AWS_LAMBDA_LOG_LEVEL", level),
+    ] {
+        let variable = (name.to_owned(), value.to_owned());
+        spec.environment_reserved.push(variable);
+    }
+    common::start(spec).await
+}
+
+fn objects(lines: &[lambic_sandbox::LogLine]) -> Vec<serde_json::Value> {
+    let lines = texts(lines).into_iter();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
+}
+
 #[tokio::test]
 async fn an_event_is_answered_and_the_environment_stays_warm() {
     let mut environment = start(
@@ -162,10 +190,7 @@ async fn an_exception_names_the_place() {
     let mut environment =
         start("def handler(event, context):\n    raise ValueError('no good')\n").await;
     let execution = environment.invoke(invocation(b"{}", LONG)).await;
-    let Outcome::Failure { payload, .. } = &execution.outcome else {
-        panic!()
-    };
-    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    let payload = error_object(&execution.outcome);
     let stack = payload["stackTrace"][0].as_str().unwrap();
     assert!(
         stack.contains("app.py") && stack.contains("line 2"),
@@ -270,7 +295,32 @@ async fn memory_has_a_limit_for_one_and_for_all() {
     let mut environment =
         start("def handler(event, context):\n    return len(bytearray(500 << 20))\n").await;
     let execution = environment.invoke(invocation(b"{}", LONG)).await;
-    assert_eq!(error(&execution.outcome).0, "MemoryError");
+    let failed = (String::from("MemoryError"), String::new());
+    assert_eq!(error(&execution.outcome), failed);
+    let object = error_object(&execution.outcome);
+    let stack = object["stackTrace"][0].as_str().unwrap();
+    assert!(stack.contains("app.py") && stack.contains("line 2"));
+    assert_eq!(object["requestId"], "id");
+    let lines = texts(&execution.lines);
+    assert!(lines.contains(&"[ERROR] MemoryError"), "{lines:?}");
+
+    // What its frames held is let go of, so that there is memory to tell where it was.
+    let mut environment = start(
+        "def handler(event, context):\n\
+         \x20   held = []\n\
+         \x20   while True:\n\
+         \x20       held.append(bytearray(1 << 16))\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    // Where memory is counted for all, that may be quicker.
+    let kind = error(&execution.outcome).0;
+    if kind != "Runtime.OutOfMemory" {
+        assert_eq!(kind, "MemoryError");
+        let object = error_object(&execution.outcome);
+        let stack = object["stackTrace"][0].as_str().unwrap();
+        assert!(stack.contains("app.py"), "{object}");
+    }
 
     let mut environment = start(
         "import os, time\n\
@@ -488,8 +538,7 @@ async fn root_loggers_write_as_on_aws() {
 /// `LoggingConfig` with the format `JSON`.
 #[tokio::test]
 async fn root_loggers_write_json_where_the_function_wants_it() {
-    let code = code(&[(
-        "app.py",
+    let mut environment = start_with_json_logs(
         "import logging\n\
          logger = logging.getLogger('mine')\n\
          def handler(event, context):\n\
@@ -500,22 +549,12 @@ async fn root_loggers_write_json_where_the_function_wants_it() {
          \x20   except ZeroDivisionError:\n\
          \x20       logger.exception('caught')\n\
          \x20   raise ValueError('no')\n",
-    )]);
-    let mut spec = spec(code.path(), "app.handler").await;
-    for (name, value) in [
-        ("AWS_LAMBDA_LOG_FORMAT", "JSON"),
-        ("AWS_LAMBDA_LOG_LEVEL", "WARN"),
-    ] {
-        let variable = (name.to_owned(), value.to_owned());
-        spec.environment_reserved.push(variable);
-    }
-    let mut environment = common::start(spec).await;
+        "WARN",
+    )
+    .await;
     let execution = environment.invoke(invocation(b"0", LONG)).await;
     assert_eq!(error(&execution.outcome).0, "ValueError");
-    let lines: Vec<serde_json::Value> = texts(&execution.lines)
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
-        .collect();
+    let lines = objects(&execution.lines);
     let [warning, caught, failed] = lines.as_slice() else {
         panic!("{lines:?}")
     };
@@ -538,6 +577,78 @@ async fn root_loggers_write_json_where_the_function_wants_it() {
             .contains("1 // event")
     );
     assert_eq!(failed["errorType"], "ValueError");
+    assert_eq!(failed["requestId"], "id");
+    environment.kill().await;
+}
+
+/// Text that is not UTF-8, as names of files may be, and errors that say nothing.
+#[tokio::test]
+async fn every_error_is_sent() {
+    let mut environment = start(
+        "import sys\n\
+         class Silent(Exception):\n\
+         \x20   def __str__(self): raise KeyError('no text')\n\
+         def handler(event, context):\n\
+         \x20   match event:\n\
+         \x20       case 'half': raise ValueError('file \\udcff.txt')\n\
+         \x20       case 'silent': raise Silent\n\
+         \x20       case 'answer': return '\\udcff'\n\
+         \x20       case 'deep':\n\
+         \x20           deep = []\n\
+         \x20           for _ in range(100_000): deep = [deep]\n\
+         \x20           return deep\n\
+         \x20       case 'closed':\n\
+         \x20           sys.stdout.close()\n\
+         \x20           raise ValueError('no good')\n",
+    )
+    .await;
+    for (event, kind, said) in [
+        ("half", "ValueError", "file \\udcff.txt"),
+        ("silent", "Silent", "<Silent that has no text>"),
+        ("answer", "Runtime.MarshalError", "Unable to marshal"),
+        ("deep", "Runtime.MarshalError", "Unable to marshal"),
+        ("closed", "ValueError", "no good"),
+    ] {
+        let event = serde_json::to_vec(event).unwrap();
+        let execution = environment.invoke(invocation(&event, LONG)).await;
+        let (found, message) = error(&execution.outcome);
+        assert_eq!(found, kind, "{message}");
+        assert!(message.starts_with(said), "{message}");
+        assert_eq!(error_object(&execution.outcome)["requestId"], "id");
+        assert!(execution.reusable, "{event:?}");
+    }
+    environment.kill().await;
+    let failed = failed_start("raise ValueError('file \\udcff.txt')\n", "app.handler").await;
+    let told = ("ValueError".to_owned(), "file \\udcff.txt".to_owned());
+    assert_eq!(error(&failed.outcome), told);
+}
+
+#[tokio::test]
+async fn lines_of_json_are_json_whatever_is_logged() {
+    let mut environment = start_with_json_logs(
+        "import logging\n\
+         logger = logging.getLogger()\n\
+         def handler(event, context):\n\
+         \x20   around = {}\n\
+         \x20   around['self'] = around\n\
+         \x20   logger.info('half \\udcff', extra={'n': float('nan'), 'all': [float('inf'), 1.5], 'pairs': {(1, 2): {3}}})\n\
+         \x20   logger.info('around', extra={'it': around})\n\
+         \x20   raise MemoryError\n",
+        "INFO",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"0", LONG)).await;
+    assert_eq!(error(&execution.outcome).0, "MemoryError");
+    let lines = objects(&execution.lines);
+    let [numbers, around, failed] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(numbers["message"], "half \\udcff");
+    assert_eq!(numbers["n"], serde_json::Value::Null);
+    assert_eq!(numbers["all"], serde_json::json!([null, 1.5]));
+    assert_eq!(numbers["pairs"], serde_json::json!({"(1, 2)": "{3}"}));
+    assert_eq!(around["message"], "around");
+    assert_eq!(failed["errorType"], "MemoryError");
     assert_eq!(failed["requestId"], "id");
     environment.kill().await;
 }
