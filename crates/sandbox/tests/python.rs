@@ -340,6 +340,9 @@ async fn memory_has_a_limit_for_one_and_for_all() {
             "RequestId: id Error: Memory limit of 128 MB exceeded".to_owned()
         )
     );
+    // Whatever they had when it was seen.
+    let told = execution.memory_peak_bytes;
+    assert!((60 << 20..=128 << 20).contains(&told), "{told}");
 }
 
 #[tokio::test]
@@ -507,6 +510,65 @@ async fn the_memory_of_a_process_that_died_is_what_was_seen_last() {
     assert!(message.ends_with("exit status 2"), "{message}");
     let seen = execution.memory_peak_bytes;
     assert!((40 << 20..=128 << 20).contains(&seen), "{seen}");
+
+    // Also what was seen with an event before.
+    let mut environment = start(
+        "import os\n\
+         held = b'x' * (40 << 20)\n\
+         def handler(event, context):\n\
+         \x20   if event: os._exit(2)\n",
+    )
+    .await;
+    let before = environment.invoke(invocation(b"0", LONG)).await;
+    let before = before.memory_peak_bytes;
+    assert!(before >= 40 << 20, "{before}");
+    let ended = environment.invoke(invocation(b"1", LONG)).await;
+    assert_eq!(error(&ended.outcome).0, "Runtime.ExitError");
+    let seen = ended.memory_peak_bytes;
+    assert!((before..=128 << 20).contains(&seen), "{seen} {before}");
+
+    let failed = failed_start(
+        "import sys, time\nheld = b'x' * (40 << 20)\ntime.sleep(0.5)\nsys.exit(7)\n",
+        "app.handler",
+    )
+    .await;
+    let seen = failed.memory_peak_bytes;
+    assert!((40 << 20..=128 << 20).contains(&seen), "{seen}");
+}
+
+#[tokio::test]
+async fn the_memory_of_what_it_started_counts() {
+    let mut environment = start(
+        "import os, time\n\
+         def handler(event, context):\n\
+         \x20   child = os.fork()\n\
+         \x20   if child == 0:\n\
+         \x20       held = b'x' * (60 << 20)\n\
+         \x20       time.sleep(0.5)\n\
+         \x20       os._exit(0)\n\
+         \x20   os.waitpid(child, 0)\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    answer(&execution);
+    let seen = execution.memory_peak_bytes;
+    assert!((60 << 20..=128 << 20).contains(&seen), "{seen}");
+}
+
+#[tokio::test]
+async fn a_crash_is_told_by_the_name_of_its_signal() {
+    let mut environment = start(
+        "import faulthandler\ndef handler(event, context):\n\x20   faulthandler._read_null()\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    assert_eq!(
+        error(&execution.outcome),
+        (
+            "Runtime.ExitError".to_owned(),
+            "RequestId: id Error: Runtime exited with error: signal: segmentation fault".to_owned()
+        )
+    );
 }
 
 #[tokio::test]

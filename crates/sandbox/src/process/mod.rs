@@ -14,6 +14,7 @@ mod child;
 pub(crate) mod egress;
 mod endpoint;
 mod environment;
+mod exited;
 mod extensions;
 mod host_link;
 mod image;
