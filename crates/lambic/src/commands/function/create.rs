@@ -58,6 +58,10 @@ pub fn read(
             _ => eprintln!("warning: {trouble}; a layer must have it"),
         }
     }
+    let unexported = guess::unexported(&package, &guess.runtime, &guess.handler);
+    if let Some(unexported) = unexported {
+        eprintln!("warning: {unexported}");
+    }
     Ok((package, guess))
 }
 

@@ -78,6 +78,10 @@ fn check(package: &Package, changes: Option<&Value>, present: &Value) -> anyhow:
         return Ok(());
     }
     let trouble = guess::trouble(package, wanted("Runtime"), wanted("Handler"));
+    let unexported = guess::unexported(package, wanted("Runtime"), wanted("Handler"));
+    if let Some(unexported) = unexported.filter(|_| trouble.is_none()) {
+        eprintln!("warning: {unexported}");
+    }
     let is_layered = |value: &Value| {
         value["Layers"]
             .as_array()

@@ -96,7 +96,14 @@ impl Reader<'_, '_> {
                 let why = format!("{trouble}; a layer must have it");
                 self.leave_out(resource.key, format!("{id}: Handler"), why);
             }
-            None => {}
+            None => {
+                let unexported =
+                    guess::unexported(&function.package, &function.runtime, &function.handler);
+                if let Some(unexported) = unexported {
+                    let place = self.template.source.line(resource.key);
+                    self.plan.warn(place, format!("{id}: Handler"), unexported);
+                }
+            }
         }
         if let Some(node) = resource.node.get("Metadata") {
             self.metadata(id, node);

@@ -92,7 +92,14 @@ impl Reader<'_, '_> {
                 let why = format!("{trouble}; a layer must have it");
                 self.leave_out(node, format!("{id}: handler"), why);
             }
-            None => {}
+            None => {
+                let unexported =
+                    guess::unexported(&function.package, &function.runtime, &function.handler);
+                if let Some(unexported) = unexported {
+                    let place = self.source.line(node);
+                    self.plan.warn(place, format!("{id}: handler"), unexported);
+                }
+            }
         }
         self.plan.functions.push(function);
     }
