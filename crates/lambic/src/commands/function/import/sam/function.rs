@@ -34,7 +34,8 @@ impl Reader<'_, '_> {
         if let Some(node) = find("PackageType")
             && self.template.text(node) == Ok("Image".to_owned())
         {
-            return self.leave_out(resource.key, shown(resource), NO_IMAGES);
+            let place = self.template.source.line(resource.key);
+            return self.plan.lose(place, shown(resource), NO_IMAGES);
         }
         let mut needed = |name: &str| {
             let Some(node) = find(name) else {
@@ -60,7 +61,8 @@ impl Reader<'_, '_> {
         };
         if Language::is_elsewhere(&runtime) {
             let why = format!("the runtime {runtime} is not here");
-            return self.leave_out(resource.key, shown(resource), why);
+            let place = self.template.source.line(resource.key);
+            return self.plan.lose(place, shown(resource), why);
         }
         let runtime = match self.asked.runtime(&runtime) {
             Ok(runtime) => runtime,
