@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{
     super::Global,
     api::Api,
+    exported,
     guess::{self, Guess},
     package::Package,
     runtimes::Machine,
@@ -58,7 +59,7 @@ pub fn read(
             _ => eprintln!("warning: {trouble}; a layer must have it"),
         }
     }
-    let unexported = guess::unexported(&package, &guess.runtime, &guess.handler);
+    let unexported = exported::unexported(&package, &guess.runtime, &guess.handler);
     if let Some(unexported) = unexported {
         eprintln!("warning: {unexported}");
     }

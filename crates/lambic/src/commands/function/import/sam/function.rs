@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        super::{guess, package::Package, runtimes::Language},
+        super::{exported, guess, package::Package, runtimes::Language},
         cloudformation::{Missing, Resource, intrinsic, referred},
         events, known,
         plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
@@ -100,7 +100,7 @@ impl Reader<'_, '_> {
             }
             None => {
                 let unexported =
-                    guess::unexported(&function.package, &function.runtime, &function.handler);
+                    exported::unexported(&function.package, &function.runtime, &function.handler);
                 if let Some(unexported) = unexported {
                     let place = self.template.source.line(resource.key);
                     self.plan.warn(place, format!("{id}: Handler"), unexported);

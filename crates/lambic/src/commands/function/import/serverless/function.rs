@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        super::{guess, package::Package, runtimes::Language},
+        super::{exported, guess, package::Package, runtimes::Language},
         known,
         plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
     },
@@ -96,7 +96,7 @@ impl Reader<'_, '_> {
             }
             None => {
                 let unexported =
-                    guess::unexported(&function.package, &function.runtime, &function.handler);
+                    exported::unexported(&function.package, &function.runtime, &function.handler);
                 if let Some(unexported) = unexported {
                     let place = self.source.line(node);
                     self.plan.warn(place, format!("{id}: handler"), unexported);
