@@ -166,12 +166,7 @@ fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<
     };
     mark_missing(plan, &mut outcomes, machine);
     report(global, plan, &outcomes)?;
-    ended(
-        plan,
-        &outcomes,
-        "cannot run on this server",
-        "left out: no server of Lambic runs such",
-    )
+    ended(plan, &outcomes, "cannot run on this server", "left out")
 }
 
 /// Layers first, then functions, as [`apply`] goes through them.

@@ -26,7 +26,7 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     pub functions: Vec<Function>,
     pub left_out: Vec<LeftOut>,
-    /// Functions that are left out whole, since nothing here can run them.
+    /// Functions that are left out whole: what runs them is not here, or is not in files.
     pub lost: Vec<LeftOut>,
     /// What is most likely a mistake, and is left out too.
     pub warnings: Vec<LeftOut>,
