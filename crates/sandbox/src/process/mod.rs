@@ -44,7 +44,7 @@ pub use self::{
     environment::{Environment, FailedStart},
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},
-    layout::remove_left_behind,
+    layout::{ENVIRONMENTS, remove_left_behind},
     restore::Restored,
     spare::Spare,
     spec::{INITIALIZATION_TYPE, Image, Invocation, Launch, SNAP_START, Spec},
