@@ -13,6 +13,8 @@ use std::{
 use crate::file;
 
 const LOCK_FILE: &str = "LOCK";
+/// Behind its number: the owner came to its end.
+const ENDED: &str = "ended";
 /// What a killed owner was about to start has its files, and with them the lock, until the system has ended that too.
 const DYING_TIME_MAX: Duration = Duration::from_secs(5);
 const DYING_PAUSE: Duration = Duration::from_millis(10);
@@ -33,7 +35,8 @@ pub enum Error {
 pub struct DirLock {
     // Closing the file releases the lock; the file itself stays, since removing it would let two
     // processes lock two different files of the same name.
-    _file: File,
+    file: File,
+    was_left: bool,
 }
 
 impl DirLock {
@@ -54,12 +57,24 @@ impl DirLock {
             .map_err(failed)?;
         let locked = lock(&mut file, File::try_lock);
         locked.map_err(|error| refused(dir, &mut file, error))?;
+        let was_left = is_left(&text(&mut file).unwrap_or_default());
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .and_then(|()| file.flush())
             .map_err(failed)?;
-        Ok(DirLock { _file: file })
+        Ok(DirLock { file, was_left })
+    }
+
+    /// True if the owner before ended without a word, as by a kill.
+    pub fn was_left(&self) -> bool {
+        self.was_left
+    }
+
+    /// The owner's work is done: the next one need not think that it was cut short. The lock is still held.
+    pub fn end(&self) {
+        // Nothing but that word depends on it.
+        let _ = writeln!(&self.file, "{ENDED}");
     }
 
     /// Keeps owners away while the folder is looked at, and changes nothing in it. `None`: it never had an owner.
@@ -76,7 +91,10 @@ impl DirLock {
         };
         let locked = lock(&mut file, File::try_lock_shared);
         locked.map_err(|error| refused(dir, &mut file, error))?;
-        Ok(Some(DirLock { _file: file }))
+        Ok(Some(DirLock {
+            file,
+            was_left: false,
+        }))
     }
 }
 
@@ -100,10 +118,20 @@ fn lock(
 
 /// Whose lock it is, by its own word.
 fn owner(file: &mut File) -> Option<u32> {
+    let text = text(file).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+fn text(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
-    file.rewind().ok()?;
-    file.read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn is_left(text: &str) -> bool {
+    let mut words = text.split_whitespace();
+    words.next().is_some() && words.next() != Some(ENDED)
 }
 
 /// False where that cannot be found out.
@@ -154,6 +182,25 @@ mod tests {
             });
             drop(DirLock::acquire(&dir).unwrap());
         });
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_owner_that_was_cut_short_is_known() {
+        let dir = std::env::temp_dir().join(format!("lambic-base-left-{}", std::process::id()));
+        let first = DirLock::acquire(&dir).unwrap();
+        assert!(!first.was_left(), "there was none before");
+        drop(first);
+        let second = DirLock::acquire(&dir).unwrap();
+        assert!(second.was_left());
+        second.end();
+        // It is its lock until it is dropped.
+        match DirLock::acquire(&dir) {
+            Err(Error::Held { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+        drop(second);
+        assert!(!DirLock::acquire(&dir).unwrap().was_left());
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -7,7 +7,9 @@ use arrow::datatypes::DataType;
 use lambic_model::{FunctionName, Stream, StreamName, Write};
 use serde_json::{Map, Value, json};
 
-use crate::{Error, FunctionVersion, Functions, Inner, Qualifier, function_arn};
+use crate::{
+    Error, FunctionVersion, Functions, Inner, Qualifier, check::SYSTEM_PREFIX, function_arn,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
@@ -43,13 +45,22 @@ impl Destination {
             _ => None,
         }
     }
+
+    /// A stream that the server alone writes: rows of others, with none of its columns, would stand among what it says.
+    pub(crate) fn is_of_system(&self) -> bool {
+        matches!(self, Destination::Stream(name) if name.as_str().starts_with(SYSTEM_PREFIX))
+    }
 }
 
 impl Functions {
-    /// Refuses a destination that is not there now: what is sent there would be lost.
+    /// Refuses a destination that is not there now: what is sent there would be lost. So it does with one that is the
+    /// server's.
     pub fn check_destination(&self, to: &Destination) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::BadValue { reason });
         match to {
+            Destination::Stream(name) if to.is_of_system() => refuse(format!(
+                "The destination is not available: stream {name} is written by the system only; CREATE STREAM makes one for results."
+            )),
             Destination::Function(target) => {
                 let (name, qualifier) = match target.split_once(':') {
                     Some((name, qualifier)) => (name, Some(qualifier.parse::<Qualifier>()?)),
@@ -169,6 +180,10 @@ const ANY: [&str; 4] = [
 /// The record as a row of a stream: the members that it has columns for. What has members of its own is JSON there, as
 /// text.
 pub fn row(inner: &Inner, name: &StreamName, record: &str) -> Result<Write, String> {
+    // It was set when this was not looked at yet.
+    if name.as_str().starts_with(SYSTEM_PREFIX) {
+        return Err("it is written by the system only".to_owned());
+    }
     let stream = (inner.options.lookup)(name.as_str()).ok_or("it does not exist")?;
     Ok(Write {
         stream: stream.id,
@@ -233,6 +248,30 @@ mod tests {
             ("f", None),
         ] {
             assert_eq!(Destination::parse(arn), expected, "{arn}");
+        }
+    }
+
+    #[test]
+    fn streams_of_the_system_are_told_by_their_names() {
+        for (arn, expected) in [
+            (
+                "arn:aws:lambic:us-east-1:000000000000:stream/lambic_logs",
+                true,
+            ),
+            (
+                "arn:aws:lambic:us-east-1:000000000000:stream/lambics",
+                false,
+            ),
+            (
+                "arn:aws:lambda:us-east-1:000000000000:function:lambic_logs",
+                false,
+            ),
+        ] {
+            assert_eq!(
+                Destination::parse(arn).unwrap().is_of_system(),
+                expected,
+                "{arn}"
+            );
         }
     }
 

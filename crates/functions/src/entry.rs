@@ -12,7 +12,7 @@ use lambic_base::{Clock, SystemClock};
 use lambic_model::{InvocationKind, Outcome};
 use lambic_sandbox::{
     Execution, LogLine, Written, failure,
-    process::{Invocation, StreamSink},
+    process::{Invocation, Restored, StreamSink},
     wasm::{HttpRequest, HttpResponse},
 };
 use tokio::sync::OnceCell;
@@ -284,11 +284,14 @@ impl Entry {
                 let Started { found, init, spent } = started;
                 let mut environment = match found {
                     Ok(environment) => environment,
-                    Err((outcome, lines)) => {
+                    Err(failed) => {
+                        // What the start said comes before the invocation.
+                        said.add(failed.lines);
                         said.start(self.info.version);
                         let execution = Execution {
                             duration: spent,
-                            ..unstarted(outcome, lines)
+                            memory_peak_bytes: failed.memory_peak_bytes,
+                            ..unstarted(failed.outcome)
                         };
                         return Ok(Executed {
                             execution,
@@ -324,11 +327,17 @@ impl Entry {
                 };
                 let restored = restore(&mut environment, spec, call.request_id, said).await;
                 let restore = restored.as_ref().map(|restored| restored.duration);
-                if let Some(Err(outcome)) = restored.map(|restored| restored.outcome) {
+                if let Some(Restored {
+                    outcome: Err(outcome),
+                    memory_peak_bytes,
+                    ..
+                }) = restored
+                {
                     said.start(self.info.version);
                     let execution = Execution {
                         duration: spent,
-                        ..unstarted(outcome, Vec::new())
+                        memory_peak_bytes,
+                        ..unstarted(outcome)
                     };
                     return Ok(Executed {
                         execution,
@@ -372,7 +381,7 @@ impl Entry {
 
 fn not_run(error_type: &str, reason: &str) -> Executed {
     Executed {
-        execution: unstarted(failure(error_type, reason), Vec::new()),
+        execution: unstarted(failure(error_type, reason)),
         init: None,
         restore: None,
         began: None,
@@ -391,12 +400,12 @@ struct Executed {
 }
 
 /// Of an event that the function did not get.
-fn unstarted(outcome: Outcome, lines: Vec<LogLine>) -> Execution {
+fn unstarted(outcome: Outcome) -> Execution {
     Execution {
         outcome,
         duration: Duration::ZERO,
         memory_peak_bytes: 0,
-        lines,
+        lines: Vec::new(),
         reusable: false,
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     entry::{Call, Entry},
     platform::Format,
     pool::Tenant,
+    records::error_message,
     said::Said,
 };
 
@@ -27,8 +28,8 @@ const TIMED_OUT: &str = "Sandbox.Timedout";
 
 /// How an invocation came to its environment.
 pub struct Started {
-    /// The error is the function's own: the outcome, and what the start said.
-    pub found: Result<Tenant, (Outcome, Vec<LogLine>)>,
+    /// The error is the function's own. It names the request, and what the start said has the line about it.
+    pub found: Result<Tenant, FailedStart>,
     /// A start that the invocation waited for, beside its own time.
     pub init: Option<Duration>,
     /// What a second start took of the function's timeout.
@@ -45,6 +46,7 @@ impl Inner {
         call: Call<'_>,
         said: &mut Said<'_>,
     ) -> Result<Started, Error> {
+        let format = said.format();
         let first = match self.environment(entry, spec, call).await? {
             Ok((tenant, init)) => {
                 return Ok(Started {
@@ -58,11 +60,10 @@ impl Inner {
         if !is_timeout(&first, spec.init_timeout) {
             return Ok(Started {
                 init: Some(first.init),
-                found: Err((first.outcome, first.lines)),
+                found: Err(reported(first, format, "init", call.request_id)),
                 spent: Duration::ZERO,
             });
         }
-        let format = said.format();
         said.add(first.lines);
         said.notes(report(format, "init", first.init, &first.outcome));
         let timeout = entry.timeout();
@@ -78,15 +79,14 @@ impl Inner {
         let (found, spent) = match self.environment(entry, &longer, again).await? {
             // None: another one became free meanwhile.
             Ok((tenant, init)) => (Ok(tenant), init.unwrap_or_default()),
-            Err(mut failed) => {
-                let line = report(format, "invoke", failed.init, &failed.outcome);
-                let line = line.map(|line| LogLine::now(LogSource::Platform, line));
-                failed.lines.extend(line);
-                let outcome = match is_timeout(&failed, timeout) {
-                    true => timed_out(call.request_id, timeout),
-                    false => failed.outcome,
-                };
-                (Err((outcome, failed.lines)), failed.init)
+            Err(failed) => {
+                let is_timeout = is_timeout(&failed, timeout);
+                let mut failed = reported(failed, format, "invoke", call.request_id);
+                if is_timeout {
+                    failed.outcome = timed_out(call.request_id, timeout);
+                }
+                let spent = failed.init;
+                (Err(failed), spent)
             }
         };
         Ok(Started {
@@ -94,6 +94,37 @@ impl Inner {
             init: Some(first.init),
             spent,
         })
+    }
+}
+
+/// A start that failed, with the line about it behind what it said, and the request that waited for it.
+fn reported(mut failed: FailedStart, format: Format, phase: &str, request_id: &str) -> FailedStart {
+    let line = report(format, phase, failed.init, &failed.outcome);
+    let line = line.map(|line| LogLine::now(LogSource::Platform, line));
+    failed.lines.extend(line);
+    failed.outcome = of_request(failed.outcome, request_id);
+    failed
+}
+
+/// A start does not know for whom it is made: what the house tells of it names the request here, as AWS does.
+fn of_request(outcome: Outcome, request_id: &str) -> Outcome {
+    let Outcome::Failure {
+        error_type,
+        payload,
+    } = outcome
+    else {
+        return outcome;
+    };
+    let told = error_message(&payload);
+    match told.strip_prefix("RequestId: init Error: ") {
+        Some(reason) => failure(
+            &error_type,
+            &format!("RequestId: {request_id} Error: {reason}"),
+        ),
+        None => Outcome::Failure {
+            error_type,
+            payload,
+        },
     }
 }
 
@@ -140,6 +171,32 @@ mod tests {
             outcome: failure(error_type, "no"),
             lines: Vec::new(),
             init: Duration::from_millis(init_ms),
+            memory_peak_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn a_start_that_failed_names_the_request_and_is_reported() {
+        for (message, told) in [
+            (
+                "RequestId: init Error: exit status 7",
+                "RequestId: id Error: exit status 7",
+            ),
+            // The function's own words.
+            ("no", "no"),
+        ] {
+            let mut start = failed("Runtime.ExitError", 5);
+            start.outcome = failure("Runtime.ExitError", message);
+            let start = reported(start, Format::Text, "init", "id");
+            let expected = failure("Runtime.ExitError", told);
+            assert_eq!(format!("{:?}", start.outcome), format!("{expected:?}"));
+            let lines: Vec<&str> = start.lines.iter().map(|line| &*line.line).collect();
+            assert_eq!(
+                lines,
+                [
+                    "INIT_REPORT Init Duration: 5.00 ms\tPhase: init\tStatus: error\tError Type: Runtime.ExitError"
+                ]
+            );
         }
     }
 

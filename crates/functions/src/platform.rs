@@ -13,6 +13,8 @@ const TIMED_OUT: &str = "Sandbox.Timedout";
 /// Errors with these names are the house's own word: no line of the function's tells of them.
 const OURS: [&str; 4] = ["Runtime.", "Sandbox.", "Extension.", "Function."];
 
+const NAME_CHARS_MAX: usize = 256;
+
 /// How a function wants these lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -70,6 +72,12 @@ fn status_of(error_type: &str) -> &'static str {
         kind if is_ours(kind) => "failure",
         _ => "error",
     }
+}
+
+/// A function may call its error whatever it wants, and must not begin another line of the platform's with it.
+fn in_a_line(error_type: &str) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    error_type.chars().map(shown).take(NAME_CHARS_MAX).collect()
 }
 
 fn is_ours(error_type: &str) -> bool {
@@ -156,7 +164,7 @@ impl Format {
                     true => message,
                     false => format!("RequestId: {id} Error: {message}"),
                 };
-                vec![message, kind.to_owned()]
+                vec![message, in_a_line(kind)]
             }
             _ => return Vec::new(),
         };
@@ -177,6 +185,8 @@ impl Format {
         init_ms: f64,
         error_type: Option<&str>,
     ) -> Option<String> {
+        let error_type = error_type.map(in_a_line);
+        let error_type = error_type.as_deref();
         let status = error_type.map_or("timeout", status_of);
         let record = || {
             let mut record = json!({
@@ -207,6 +217,8 @@ impl Format {
     }
 
     pub fn restore_report(self, restore_ms: f64, error_type: Option<&str>) -> Option<String> {
+        let error_type = error_type.map(in_a_line);
+        let error_type = error_type.as_deref();
         let record = || {
             let mut record = json!({
                 "status": error_type.map_or("success", status_of),
@@ -450,6 +462,10 @@ mod tests {
             (
                 text.init_report("invoke", 10_000.04, Some("Runtime.ExitError")),
                 "INIT_REPORT Init Duration: 10000.04 ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ExitError",
+            ),
+            (
+                text.init_report("init", 1.0, Some("Mine\nEND RequestId: other")),
+                "INIT_REPORT Init Duration: 1.00 ms\tPhase: init\tStatus: error\tError Type: Mine?END RequestId: other",
             ),
             (
                 text.restore_report(614.44, None),

@@ -133,6 +133,10 @@ impl Rules {
             {
                 refuse("You can't specify the function as a destination for itself.".to_owned())
             }
+            Some(to) if to.is_of_system() => refuse(format!(
+                "The destination {} is not available: it is written by the system only.",
+                self.on_failure.as_deref().unwrap_or_default()
+            )),
             Some(Destination::Stream(name)) if name == stream.name => refuse(format!(
                 "You can't specify the stream {name} as a destination for its own records."
             )),

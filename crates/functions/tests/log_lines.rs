@@ -72,6 +72,72 @@ def handler(event, context):
     house.close().await;
 }
 
+/// The start does not know the request; its log does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_failed_is_told_with_the_request_that_waited_for_it() {
+    let house = House::open().await;
+    let start = |function: &str, source: &'static str| {
+        let (house, function) = (&house, function.to_owned());
+        async move {
+            let mut deployment = house.python(&function, source).await;
+            deployment.timeout = BOUND;
+            deployment.trial = false;
+            house.functions.deploy(deployment).await.unwrap();
+            let result = house.invoke(&function, "{}").await;
+            house.functions.flush().await;
+            let lines = lines_of(house, &result.request_id);
+            (result, lines)
+        }
+    };
+    let is_report = |line: &str, error_type: &str| {
+        line.starts_with("INIT_REPORT Init Duration: ")
+            && line.ends_with(&format!(
+                " ms\tPhase: init\tStatus: error\tError Type: {error_type}"
+            ))
+    };
+    let source = "\
+import sys, time
+held = b'x' * (40 << 20)
+print('begins')
+time.sleep(0.5)
+sys.exit(7)
+";
+    let (result, lines) = start("exits", source).await;
+    let id = &result.request_id;
+    let reason = format!("RequestId: {id} Error: Runtime exited with error: exit status 7");
+    let error: Value = serde_json::from_slice(result.payload()).unwrap();
+    assert_eq!(
+        error,
+        json!({ "errorType": "Runtime.ExitError", "errorMessage": reason })
+    );
+    assert_eq!(lines[0], "begins");
+    assert!(is_report(&lines[1], "Runtime.ExitError"), "{lines:?}");
+    let expected = [
+        format!("START RequestId: {id} Version: $LATEST"),
+        reason,
+        "Runtime.ExitError".to_owned(),
+        format!("END RequestId: {id}"),
+    ];
+    assert_eq!(lines[2..6], expected);
+    assert!(result.memory_peak_mb >= 40, "{}", result.memory_peak_mb);
+    let used = format!("\tMax Memory Used: {} MB\t", result.memory_peak_mb);
+    assert!(lines[6].contains(&used), "{lines:?}");
+
+    // Its client has written the reason.
+    let (result, lines) = start("raises", "raise KeyError('no')\n").await;
+    assert_eq!(result.error_type(), Some("KeyError"));
+    assert_eq!(lines[0], "[ERROR] KeyError: 'no'");
+    let reported = lines.iter().position(|line| is_report(line, "KeyError"));
+    let reported = reported.unwrap_or_else(|| panic!("{lines:?}"));
+    let id = &result.request_id;
+    let expected = [
+        format!("START RequestId: {id} Version: $LATEST"),
+        format!("END RequestId: {id}"),
+    ];
+    assert_eq!(lines[reported + 1..reported + 3], expected);
+    house.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_at_the_end_is_told_and_runs_again() {
     let house = House::open().await;

@@ -164,6 +164,11 @@ async fn what_is_not_there_is_no_destination() {
             Some("no version or alias of the name in f:dead"),
         ),
         (stream("found"), Some("there is no stream found ")),
+        (stream("lambic_logs"), Some("written by the system only")),
+        (
+            stream("lambic_dead_letters"),
+            Some("written by the system only"),
+        ),
     ] {
         let to = Destination::parse(&arn).unwrap();
         let checked = house.functions.check_destination(&to);

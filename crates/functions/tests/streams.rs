@@ -126,7 +126,7 @@ async fn a_trigger_keeps_the_rules_of_its_deployment() {
     assert_eq!(house.rows("lambic_dead_letters").len(), 4);
 
     type Change = fn(&mut Rules);
-    let cases: [(Change, &str); 4] = [
+    let cases: [(Change, &str); 5] = [
         (
             |rules| rules.filters = vec!["{".to_owned()],
             "Invalid filter pattern definition.",
@@ -139,6 +139,13 @@ async fn a_trigger_keeps_the_rules_of_its_deployment() {
                 rules.on_failure = Some(arn.to_owned());
             },
             "a destination for its own records",
+        ),
+        (
+            |rules| {
+                let arn = "arn:aws:lambic:us-east-1:000000000000:stream/lambic_logs";
+                rules.on_failure = Some(arn.to_owned());
+            },
+            "written by the system only",
         ),
     ];
     for (change, said) in cases {
@@ -556,6 +563,37 @@ async fn a_result_that_its_destination_refuses_is_a_dead_letter() {
     assert_eq!(
         of_failure[1..],
         ["Lambic.DestinationRefused: the record for stream nowhere was refused: it does not exist"]
+    );
+    // So is one for a stream of the system, that was set before such were refused.
+    let settings = AsyncSettings {
+        on_success: Some(stream("lambic_invocations")),
+        ..AsyncSettings::default()
+    };
+    let set = house.functions.change(&name, |function| {
+        function.async_settings.insert(Qualifier::LATEST, settings);
+        Ok(())
+    });
+    set.await.unwrap();
+    let id = house
+        .functions
+        .invoke_async(&name, "1".into())
+        .await
+        .unwrap();
+    house.wait_for_rows("lambic_async", 6).await;
+    let all = house.rows("lambic_dead_letters");
+    let of_it: Vec<_> = all
+        .iter()
+        .filter(|letter| letter["request_id"] == id.as_str())
+        .collect();
+    assert_eq!(of_it.len(), 1, "{all:?}");
+    assert_eq!(
+        of_it[0]["error_message"],
+        "the record for stream lambic_invocations was refused: it is written by the system only"
+    );
+    let kept = house.rows("lambic_invocations");
+    assert!(
+        kept.iter().all(|row| !row["request_id"].is_null()),
+        "{kept:?}"
     );
     let states: Vec<_> = rows.iter().map(|row| row["state"].clone()).collect();
     assert!(states.contains(&json!("done")) && states.contains(&json!("dead")));

@@ -68,6 +68,35 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// AWS's names of what is wrong with a key.
+const OF_KEYS: [&str; 5] = [
+    "MissingAuthenticationTokenException",
+    "IncompleteSignatureException",
+    "UnrecognizedClientException",
+    "InvalidSignatureException",
+    "ExpiredTokenException",
+];
+const KEY_HINT: &str = "set LAMBIC_ACCESS_KEY_ID and LAMBIC_SECRET_ACCESS_KEY (LAMBIC_SESSION_TOKEN too, if the key has a token) to a key of the server's `[auth]`; without them the CLI takes AWS's variables of these names";
+
+impl Failure {
+    /// The server looked at the key and went no further.
+    pub fn is_of_key(&self) -> bool {
+        let is_kind = |kind: &str| OF_KEYS.contains(&kind);
+        self.status == 401
+            || (self.status == 403 && self.sqlstate.is_none())
+            || self.kind.as_deref().is_some_and(is_kind)
+    }
+
+    /// With what the CLI's user can do about a key that is wrong or missing.
+    fn of_cli(mut self) -> Failure {
+        let is_kind = |kind: &str| OF_KEYS.contains(&kind);
+        if self.status == 401 || self.kind.as_deref().is_some_and(is_kind) {
+            self.hint = Some(KEY_HINT.to_owned());
+        }
+        self
+    }
+}
+
 /// The answer to one statement.
 #[derive(Debug, Default)]
 pub struct Answer {
@@ -276,7 +305,8 @@ fn checked(mut answer: Response<Body>) -> anyhow::Result<Response<Body>> {
     let text = answer.body_mut().read_to_string().unwrap_or_default();
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
     let failure = failure(status.as_u16(), &value);
-    Err(anyhow::Error::new(Failure { kind, ..failure }))
+    let failure = Failure { kind, ..failure };
+    Err(anyhow::Error::new(failure.of_cli()))
 }
 
 /// Ours has an `error` object, AWS's has `Message`.
@@ -434,5 +464,23 @@ mod tests {
             "gone"
         );
         assert!(failure(503, &json!("")).retry);
+    }
+
+    #[test]
+    fn a_wrong_key_is_told_with_what_to_set() {
+        let check = |status, kind: Option<&str>, is_of_key| {
+            let failure = Failure {
+                kind: kind.map(str::to_owned),
+                ..failure(status, &json!({ "message": "m", "hint": "h" }))
+            };
+            let told = failure.of_cli().to_string();
+            assert_eq!(told.contains("LAMBIC_ACCESS_KEY_ID"), is_of_key, "{told}");
+            assert_eq!(told.ends_with("  h"), !is_of_key, "{told}");
+        };
+        check(401, None, true);
+        check(403, Some("InvalidSignatureException"), true);
+        check(403, Some("UnrecognizedClientException"), true);
+        check(403, Some("AccessDeniedException"), false);
+        check(400, None, false);
     }
 }

@@ -117,11 +117,32 @@ fn shown(value: &Value) -> String {
 }
 
 /// Whether a terminal would do something for this character instead of showing it, or show what follows it in another
-/// order than it is written.
+/// order than it is written, or not show it at all.
 fn acts(c: char) -> bool {
     let is_of_layout = matches!(c, '\n' | '\t');
-    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    (c.is_control() && !is_of_layout) || turns
+    (c.is_control() && !is_of_layout) || is_of_format(c)
+}
+
+/// Unicode's format characters (Cf) without a shape of their own. The two joiners (U+200C, U+200D) are left: Persian, Hindi
+/// and emoji are not written without them.
+fn is_of_format(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0001}'
+            | '\u{e0020}'..='\u{e007f}'
+    )
 }
 
 /// A text that others wrote, for a terminal: what would act on it is shown as `\x1b` or `\u{202e}`. Ends of lines and
@@ -149,10 +170,14 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     }
     let mut shown = String::with_capacity(json.len() + 8);
     for c in json.chars() {
-        let _ = match acts(c) {
-            false => shown.write_char(c),
-            true => write!(shown, "\\u{:04x}", u32::from(c)),
-        };
+        if !acts(c) {
+            shown.push(c);
+            continue;
+        }
+        // JSON writes what lies above U+FFFF as two.
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(shown, "\\u{unit:04x}");
+        }
     }
     Cow::Owned(shown)
 }
@@ -234,13 +259,21 @@ mod tests {
             // The one-byte form of `ESC [`, and a change of direction.
             ("\u{9b}2J", "\\x9b2J"),
             ("a\u{202e}b", "a\\u{202e}b"),
+            // What is not seen, and what only turns what is beside it.
+            ("a\u{200f}b\u{200b}", "a\\u{200f}b\\u{200b}"),
+            ("\u{feff}a\u{ad}", "\\u{feff}a\\xad"),
+            ("a\u{e0041}", "a\\u{e0041}"),
+            (
+                "👩\u{200d}🔬 می\u{200c}خواهم",
+                "👩\u{200d}🔬 می\u{200c}خواهم",
+            ),
         ] {
             assert_eq!(visible(text), expected);
             assert_eq!(foreign(text, false), text);
         }
-        let value = json!({ "a": "\u{9b}2J\x1b\u{202e}" });
+        let value = json!({ "a": "\u{9b}2J\x1b\u{202e}\u{200f}\u{e0041}" });
         let shown = visible_json(&value.to_string()).into_owned();
-        assert_eq!(shown, r#"{"a":"\u009b2J\u001b\u202e"}"#);
+        assert_eq!(shown, r#"{"a":"\u009b2J\u001b\u202e\u200f\udb40\udc41"}"#);
         assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
         assert_eq!(super::shown(&json!("a\n\x1b[2Jb")), "a \\x1b[2Jb");
     }

@@ -159,6 +159,15 @@ fn the_cli_signs_with_its_key() {
     );
     let wrong = [key[0], ("LAMBIC_SECRET_ACCESS_KEY", "another")];
     refused(&cli(&wrong, &create), 1, &["signature"]);
+    // Nothing is wrong with the SQL, nor is it shown.
+    for arguments in [&["query", "select 1"][..], &["function", "list"]] {
+        for variables in [&wrong[..], &[]] {
+            let output = cli(variables, arguments);
+            refused(&output, 1, &["LAMBIC_SECRET_ACCESS_KEY"]);
+            let told = text(&output.stderr);
+            assert!(!told.contains("query:1:1") && !told.contains('^'), "{told}");
+        }
+    }
     let unknown = [("LAMBIC_ACCESS_KEY_ID", "OTHER"), key[1]];
     refused(&cli(&unknown, &create), 1, &["not known"]);
     refused(&cli(&key[..1], &create), 1, &["belong together"]);

@@ -111,6 +111,8 @@ fn a_batch_that_was_killed_goes_on_where_it_was() {
         "slice_records = 2_000\nio_bytes_per_s = 300_000\n",
     );
     let mut server = start(&data, &slow);
+    let is_told = |server: &Server| server.said().contains("did not end in order");
+    assert!(!is_told(&server), "{}", server.said());
     let url = server.url.clone();
     let refreshing = std::thread::spawn(move || {
         let sql = r#"{"sql": "REFRESH MATERIALIZED VIEW v FULL"}"#;
@@ -144,6 +146,7 @@ fn a_batch_that_was_killed_goes_on_where_it_was() {
     // It goes on by itself, with another memory and other slices.
     let config = settings(folder.path(), "slice_records = 2_000\nmemory = \"2MiB\"\n");
     let server = start(&data, &config);
+    assert!(is_told(&server), "{}", server.said());
     let resumed = eventually("the batch goes on", || {
         batches(&server)
             .into_iter()

@@ -441,6 +441,7 @@ fn a_day_with_the_command_line() {
         "system calls",
         "control groups",
         "zygote",
+        "groups left",
     ] {
         assert!(
             told.contains(&format!("\n{part} ")),
@@ -497,6 +498,11 @@ fn the_doctor_tells_all_that_is_wrong_and_changes_nothing() {
         .output()
         .expect("the binary is there");
     fails(&output, 78, &["in use by process"]);
+    // The machine can be looked at all the same.
+    let told = text(&output.stdout);
+    for part in ["\ndisk free ", "\nzygote ", "\ngroups left "] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
     assert!(server.terminate().success(), "{}", server.said());
     let before = contents(&data);
     doctor(&data, 0);

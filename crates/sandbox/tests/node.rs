@@ -294,6 +294,8 @@ async fn a_log_entry_is_an_object_where_the_function_wants_it() {
          console.log('two\\nlines %d', 5);\n\
          console.info({ a: 1 });\n\
          console.warn('why', new RangeError('caught'));\n\
+         console.table([{ a: 1 }]);\n\
+         console.fatal('last');\n\
          throw new TypeError('no'); };",
     )]);
     let mut spec = node_spec(code.path(), "index.handler").await;
@@ -311,7 +313,7 @@ async fn a_log_entry_is_an_object_where_the_function_wants_it() {
         .iter()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
         .collect();
-    let [text, object, warning, failed] = lines.as_slice() else {
+    let [text, object, warning, table, last, failed] = lines.as_slice() else {
         panic!("{lines:?}")
     };
     assert_eq!(text["message"], "two\nlines 5");
@@ -320,6 +322,8 @@ async fn a_log_entry_is_an_object_where_the_function_wants_it() {
     assert_eq!(object["message"]["a"], 1);
     assert_eq!(warning["errorType"], "RangeError");
     assert_eq!(warning["errorMessage"], "caught");
+    assert!(table["message"].as_str().unwrap().contains('\n'));
+    assert_eq!(last["level"], "FATAL");
     assert_eq!(failed["level"], "ERROR");
     assert_eq!(failed["message"]["errorType"], "TypeError");
     environment.kill().await;

@@ -231,7 +231,7 @@ impl Batches {
                 let write = destination::row(&worker.inner, name, &record);
                 let told = write.inspect_err(|reason| {
                     error!(function = %worker.function, stream = %name, reason, %range.partition, first = %range.first,
-                        "the record for a destination does not fit into its stream and is left out");
+                        "its stream does not take the record for a destination, which is left out");
                 });
                 told.ok()
             }

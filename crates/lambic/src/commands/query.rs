@@ -152,6 +152,8 @@ fn array(from: &mut impl BufRead, out: &mut impl Write) -> io::Result<()> {
 /// Shows where in the text the statement failed.
 pub fn placed(error: anyhow::Error, statement: &Statement) -> anyhow::Error {
     match error.downcast::<Failure>() {
+        // The server has not read the statement.
+        Ok(failure) if failure.is_of_key() => anyhow::Error::new(failure),
         Ok(mut failure) => {
             failure.place = Some(statement.place(failure.position));
             anyhow::Error::new(failure)
@@ -163,6 +165,26 @@ pub fn placed(error: anyhow::Error, statement: &Statement) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_mistakes_of_a_statement_point_into_it() {
+        let statements = statement::split(Path::new("query"), "select 1");
+        let check = |failure: Failure, is_placed: bool| {
+            let error = placed(anyhow::Error::new(failure), &statements[0]);
+            let told = error.to_string();
+            assert_eq!(told.starts_with("query:1:1: "), is_placed, "{told}");
+        };
+        let refused = |status, sqlstate: Option<&str>| Failure {
+            message: "no".to_owned(),
+            sqlstate: sqlstate.map(str::to_owned),
+            status,
+            ..Failure::default()
+        };
+        check(refused(401, None), false);
+        check(refused(403, None), false);
+        check(refused(403, Some("42501")), true);
+        check(refused(400, Some("42P01")), true);
+    }
 
     #[test]
     fn lines_become_an_array() {

@@ -39,7 +39,7 @@ use lambic_serving::Serving;
 use lambic_speed::Speed;
 use lambic_view::{Definition, join::IndexMemory, session};
 use tokio::sync::watch;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{
     amount,
@@ -91,7 +91,7 @@ pub struct Engine {
     stop: watch::Sender<bool>,
     running: upkeep::Running,
     // Given up last: no other process may open the folder while anything here still writes.
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl Engine {
@@ -100,6 +100,11 @@ impl Engine {
         let lock = DirLock::acquire(&options.data)?;
         if let Some(unfinished) = backup::unfinished(&options.data) {
             anyhow::bail!(unfinished);
+        }
+        if lock.was_left() {
+            warn!(
+                "the last server of this data folder did not end in order: invocations that ran then may lack their end in lambic_logs and lambic_invocations"
+            );
         }
         let store = Arc::new(LocalStore::open(&options.data)?);
         Engine::open_on(options, lock, store).await
@@ -215,7 +220,7 @@ impl Engine {
             layers,
             stop,
             running,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -239,6 +244,7 @@ impl Engine {
         self.functions.close().await;
         self.database.detach();
         self.log.close().await;
+        self.lock.end();
     }
 }
 

@@ -129,6 +129,7 @@ def cases(world):
     f, arn, nowhere = world.name, world.arn, f"nowhere-{uuid.uuid4().hex[:8]}"
     gone = arn.replace(f, nowhere)
     no_stream = "arn:aws:lambic:us-east-1:000000000000:stream/nowhere"
+    of_system = "arn:aws:lambic:us-east-1:000000000000:stream/lambic_logs"
     other = str(uuid.uuid4())
     fresh = {"FunctionName": nowhere, "Runtime": "python3.11", "Role": ROLE, "Handler": "app.handler", "Code": {"ZipFile": world.zip}}
     not_found = rf"^Function not found: {re.escape(gone)}(:\$LATEST)?$"
@@ -293,6 +294,7 @@ def cases(world):
         ("dead letters to a queue", "CreateFunction", create(DeadLetterConfig={"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}), 400, INVALID, r"^The destination arn:aws:sqs:\S+ is not available on this server; "),
         ("dead letters to nobody", "CreateFunction", create(DeadLetterConfig={"TargetArn": f"{gone}-2"}), 400, INVALID, rf"^The destination does not exist: there is no function {nowhere}-2 on this server\.$"),
         ("dead letters to no stream", "UpdateFunctionConfiguration", configure(DeadLetterConfig={"TargetArn": no_stream}), 400, INVALID, r"^The destination does not exist: there is no stream nowhere on this server; CREATE STREAM makes one\.$"),
+        ("dead letters to a stream of the system", "UpdateFunctionConfiguration", configure(DeadLetterConfig={"TargetArn": of_system}), 400, INVALID, r"^The destination is not available: stream lambic_logs is written by the system only; CREATE STREAM makes one for results\.$"),
         ("dead letters to itself", "UpdateFunctionConfiguration", configure(DeadLetterConfig={"TargetArn": arn}), 400, INVALID, r"^You can't specify the function as a destination for itself\.$"),
         ("an unknown tracing mode", "CreateFunction", create(TracingConfig={"Mode": "Loud"}), 400, VALIDATION, one_of("Loud", "tracingConfig.mode", "Active", "PassThrough")),
         ("a layer that is not there", "CreateFunction", create(Layers=[world.layer_arn.replace(world.layer, nowhere)]), 400, INVALID, r"^Layer version arn:\S+:1 does not exist\.$"),
@@ -358,6 +360,7 @@ def cases(world):
         ("a destination that is none", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnFailure": {"Destination": "nowhere"}}}, 400, VALIDATION, of_form("nowhere", "destinationConfig.onFailure.destination")),
         ("a destination that is not there", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnSuccess": {"Destination": gone}}}, 400, INVALID, rf"^The destination does not exist: there is no function {nowhere} on this server\.$"),
         ("a stream that is not there", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnFailure": {"Destination": no_stream}}}, 400, INVALID, r"^The destination does not exist: there is no stream nowhere on this server; CREATE STREAM makes one\.$"),
+        ("a stream of the system", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnFailure": {"Destination": of_system}}}, 400, INVALID, r"^The destination is not available: stream lambic_logs is written by the system only; CREATE STREAM makes one for results\.$"),
         ("itself as destination", "PutFunctionEventInvokeConfig", {"FunctionName": f, "DestinationConfig": {"OnSuccess": {"Destination": arn}}}, 400, INVALID, r"^You can't specify the function as a destination for itself\.$"),
         # URLs.
         ("a URL of a version", "CreateFunctionUrlConfig", {"FunctionName": f, "Qualifier": "1", "AuthType": "NONE"}, 400, VALIDATION, of_form("1", "qualifier")),

@@ -230,6 +230,7 @@ def refusals(life):
         ("there is no function nobody", {"DestinationConfig": {"OnFailure": {"Destination": own.replace(function, "nobody")}}}),
         ("has no version or alias", {"DestinationConfig": {"OnFailure": {"Destination": f"{own}:nobody"}}}),
         ("there is no stream nowhere", {"DestinationConfig": {"OnFailure": {"Destination": f"{arn.rsplit('/', 1)[0]}/nowhere"}}}),
+        ("written by the system only", {"DestinationConfig": {"OnFailure": {"Destination": f"{arn.rsplit('/', 1)[0]}/lambic_logs"}}}),
         ("Unsupported DestinationConfig", {"DestinationConfig": {"OnSuccess": {"Destination": own}}}),
         ("StartingPositionTimestamp is required", {"StartingPosition": "AT_TIMESTAMP"}),
         ("cannot be in the future", {"StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": time.time() + 3_600}),

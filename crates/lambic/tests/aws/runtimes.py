@@ -260,6 +260,7 @@ PYTHON_FAILURES = [
     ("syntax", {"app.py": "def handler(event, context)\n    return 1\n"}, "app.handler", {}, "Runtime.UserCodeSyntaxError", r"Syntax error in module 'app': expected ':' \(app\.py, line 1\)"),
     ("name", {"app.py": "x = 1\n"}, "noperiod", {}, "Runtime.MalformedHandlerName", r"Bad handler 'noperiod': not enough values to unpack \(expected 2, got 1\)"),
     ("init", {"app.py": "raise KeyError('at init')\n"}, "app.handler", {}, "KeyError", r"'at init'"),
+    ("leaves", {"app.py": "import sys\nsys.exit(7)\n"}, "app.handler", {}, "Runtime.ExitError", r"RequestId: <id> Error: Runtime exited with error: exit status 7"),
     ("exit", {"app.py": "import os\ndef handler(e, c):\n    os._exit(3)\n"}, "app.handler", {}, "Runtime.ExitError", r"RequestId: <id> Error: Runtime exited with error: exit status 3"),
     ("quiet", {"app.py": "import os\ndef handler(e, c):\n    os._exit(0)\n"}, "app.handler", {}, "Runtime.ExitError", r"RequestId: <id> Error: Runtime exited without providing a reason"),
     ("json", {"app.py": "def handler(e, c):\n    return {1, 2}\n"}, "app.handler", {}, "Runtime.MarshalError", r"Unable to marshal response: Object of type set is not JSON serializable"),

@@ -35,7 +35,6 @@ fn a_sam_application_is_imported_and_imported_again() {
         "Greet: Events.Nightly (Schedule): there are no schedules yet",
         "Count: Metadata.BuildMethod",
         "Count: Events.Web (Api): its URL stands for it",
-        "Java (AWS::Serverless::Function): the runtime java21 is not here",
         "OnlyInProd (AWS::Serverless::Function): its condition is not met",
         "Table (AWS::Serverless::SimpleTable): only functions and layers",
         "Globals.Api",
@@ -527,4 +526,106 @@ fn a_plan_says_which_runtimes_the_server_lacks() {
         error.is_some_and(|error| error.contains("nodejs12.x")),
         "{planned}"
     );
+}
+
+const PARTLY: &str = r#"
+Resources:
+  Ruby:
+    Type: AWS::Serverless::Function
+    Properties:
+      Runtime: ruby3.3
+      Handler: app.handler
+      InlineCode: "def handler(event:, context:) = 1"
+  Boxed:
+    Type: AWS::Serverless::Function
+    Properties:
+      PackageType: Image
+      ImageUri: one:latest
+  Plain:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: plain
+      Runtime: python3.11
+      Handler: index.handler
+      InlineCode: "def handler(event, context): return 1"
+"#;
+
+#[test]
+fn a_function_that_is_left_out_is_an_error_and_the_others_are_imported() {
+    let world = World::new();
+    let template = world.file("partly/template.yaml", PARTLY);
+    let import = ["import", &template, "--runtime", "python"];
+    let told = [
+        "left out: ",
+        "Ruby (AWS::Serverless::Function): the runtime ruby3.3 is not here",
+        "Boxed (AWS::Serverless::Function): it is a container image",
+        "2 functions are left out",
+    ];
+    let planned = world.run(&[&import[..], &["--plan"]].concat());
+    refused(&planned, 1, &told);
+    assert!(text(&planned.stdout).contains("Ruby"), "it has a line");
+    world.fails(
+        &[&import[..], &["--strict"]].concat(),
+        &["ruby3.3", "nothing was imported"],
+    );
+    assert_eq!(world.ok(&["list", "--json"]), "[]\n");
+    let made = world.run(&import);
+    refused(&made, 1, &told);
+    refused(&made, 1, &["the others were imported"]);
+    assert_eq!(world.ok(&["invoke", "plain"]), "1");
+    let again = world.run(&[&import[..], &["--json"]].concat());
+    let lost = &json(&text(&again.stdout))["functions_left_out"];
+    assert_eq!(lost.as_array().map(Vec::len), Some(2), "{lost}");
+    assert_eq!(again.status.code(), Some(1));
+}
+
+#[test]
+fn what_the_template_has_no_more_stays_and_is_told() {
+    let world = World::new();
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    let template = world.file("around/template.yaml", AROUND);
+    let import = |more: &[&'static str]| {
+        let own = ["import", &template, "--runtime", "python"];
+        [&own[..], more].concat()
+    };
+    let planned = world.ok(&import(&["--plan"]));
+    for part in [
+        "alias live (1 provisioned), failures to function plain",
+        "alias stable (1 provisioned), url, from stream visits",
+    ] {
+        assert!(planned.contains(part), "no {part:?} in {planned}");
+    }
+    let planned = world.json(&import(&["--plan"]));
+    let config = &planned["functions"][0]["event_invoke_config"];
+    assert_eq!(config["MaximumRetryAttempts"], 0, "{planned}");
+    world.ok(&import(&[]));
+    let less = AROUND
+        .replace(
+            "      ProvisionedConcurrencyConfig:\n        ProvisionedConcurrentExecutions: 1\n",
+            "",
+        )
+        .replace(
+            "      EventInvokeConfig:\n        MaximumRetryAttempts: 0\n        DestinationConfig:\n",
+            "      Unknown:\n        A:\n",
+        );
+    world.file("around/template.yaml", less);
+    for more in [&["--plan"][..], &[]] {
+        let told = world.run(&import(more));
+        assert!(told.status.success(), "{}", text(&told.stderr));
+        let told = text(&told.stderr);
+        for part in [
+            "fast: stays: provisioned concurrency of live, not in ",
+            "fast: stays: event invoke config of live, not in ",
+        ] {
+            assert!(told.contains(part), "no {part:?} in {told}");
+        }
+        assert!(!told.contains("plain: stays"), "{told}");
+    }
+    let again = world.json(&import(&[]));
+    let fast = &again["functions"][0];
+    assert_eq!(fast["change"], "unchanged", "{again}");
+    let stays = fast["stays"].as_array().expect("a list");
+    assert_eq!(stays.len(), 2, "{again}");
 }

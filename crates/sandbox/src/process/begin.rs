@@ -54,6 +54,7 @@ impl Environment {
             outcome,
             lines: Vec::new(),
             init: start.elapsed(),
+            memory_peak_bytes: 0,
         };
         let place = make_place(&spec, kind).await?;
         let (program, arguments) = match place::program(&spec, &place.layout) {

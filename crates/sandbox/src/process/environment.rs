@@ -24,6 +24,7 @@ use super::{
     child::Child,
     egress::Egress,
     endpoint::{About, Endpoint, Event, Said, StreamSink},
+    exited::exited,
     layout::Layout,
     network,
     place::{self, Kind},
@@ -80,6 +81,8 @@ pub struct FailedStart {
     pub outcome: Outcome,
     pub lines: Vec<LogLine>,
     pub init: Duration,
+    /// The most that it held; 0 if there was no process.
+    pub memory_peak_bytes: u64,
 }
 
 impl Environment {
@@ -134,12 +137,15 @@ impl Environment {
             Word::Said(_) => failure("Runtime.Unknown", "the runtime broke the protocol"),
             Word::Failed(outcome) => outcome,
         };
+        // Its own figures go with it.
+        let memory_peak_bytes = self.memory_peak(true);
         self.tell_init_failed(&outcome).await;
         self.kill().await;
         Err(FailedStart {
             outcome,
             lines: self.take_lines(),
             init: start.elapsed(),
+            memory_peak_bytes,
         })
     }
 
@@ -370,20 +376,18 @@ impl Environment {
         }
     }
 
-    /// Of the process: as it is now, or as it was when that was looked at last.
-    fn memory_peak(&mut self, is_due: bool) -> u64 {
-        if let Some((_, bytes)) = self.counted
-            && !is_due
-        {
-            return bytes;
-        }
-        match self.process.memory_bytes("VmHWM") {
-            0 => self.memory_peak_of_dead(),
-            bytes => {
-                self.counted = Some((Instant::now(), bytes));
-                bytes
+    /// The most memory that was held, bytes: of the process as it is now, or as it was when that was looked at last, and
+    /// of all together as they were seen.
+    pub(super) fn memory_peak(&mut self, is_due: bool) -> u64 {
+        if is_due || self.counted.is_none() {
+            match self.process.memory_bytes("VmHWM") {
+                0 => self.count_dead(),
+                bytes => self.counted = Some((Instant::now(), bytes)),
             }
         }
+        let counted = self.counted.map_or(0, |(_, bytes)| bytes);
+        let seen = self.memory_seen.load(Ordering::Relaxed);
+        memory_peak(counted, seen, self.spec.memory_mb)
     }
 
     /// What the environment says next, or how it failed to.
@@ -443,13 +447,11 @@ impl Environment {
             .then(|| execution::out_of_memory(request_id, self.spec.memory_mb))
     }
 
-    /// Of a process that is gone: as its group has counted, or as it was seen last.
-    fn memory_peak_of_dead(&self) -> u64 {
-        let seen = self.memory_seen.load(Ordering::Relaxed);
-        let counted = self.group.as_ref().and_then(Group::memory_peak_bytes);
-        // Files count there, too.
-        let limit = u64::from(self.spec.memory_mb) << 20;
-        counted.map_or(seen, |bytes| bytes.min(limit).max(seen))
+    /// Of a process that is gone its group knows the most that all of it held at one time.
+    fn count_dead(&self) {
+        if let Some(bytes) = self.group.as_ref().and_then(Group::memory_peak_bytes) {
+            self.memory_seen.fetch_max(bytes, Ordering::Relaxed);
+        }
     }
 
     fn out_of_memory_kills(&self) -> u64 {
@@ -542,28 +544,31 @@ fn answer_of(answer: &[u8]) -> Outcome {
     }
 }
 
-fn exited(request_id: &str, status: std::io::Result<ExitStatus>) -> Outcome {
-    use std::os::unix::process::ExitStatusExt;
-    let how = match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(0), _) => "Runtime exited without providing a reason".to_owned(),
-            (Some(code), _) => format!("Runtime exited with error: exit status {code}"),
-            (_, Some(9)) => "Runtime exited with error: signal: killed".to_owned(),
-            (_, signal) => {
-                format!("Runtime exited with error: signal {}", signal.unwrap_or(0))
-            }
-        },
-        Err(error) => format!("Runtime was lost: {error}"),
-    };
-    failure(
-        "Runtime.ExitError",
-        &format!("RequestId: {request_id} Error: {how}"),
-    )
+/// What REPORT tells of memory: the most that was seen, of the process itself (`counted`) and of all together (`seen`), and
+/// no more than the function may have. That is passed before anybody looks, and files count in some of the figures.
+fn memory_peak(counted: u64, seen: u64, memory_mb: u32) -> u64 {
+    counted.max(seen).min(u64::from(memory_mb) << 20)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_that_is_told_is_the_most_that_was_seen_and_may_be() {
+        const MB: u64 = 1 << 20;
+        for (counted, seen, told) in [
+            (40, 9, 40),
+            // Others hold it.
+            (9, 100, 100),
+            // More than it may have.
+            (150, 131, 128),
+            (0, 0, 0),
+        ] {
+            assert_eq!(memory_peak(counted * MB, seen * MB, 128), told * MB);
+        }
+    }
+
     #[test]
     fn an_answer_is_json_in_utf_8() {
         for (answer, is_success) in [

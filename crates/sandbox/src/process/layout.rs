@@ -19,6 +19,9 @@ pub const PYTHON_ZYGOTE: &str = include_str!("zygote.py");
 pub const PYTHON_HOOKS: &str = include_str!("snapshot_restore.py");
 pub const NODE_CLIENT: &str = include_str!("node.mjs");
 
+/// How the names of folders and control groups of environments begin.
+pub const ENVIRONMENTS: &str = "lambic-environment-";
+
 /// Where the program finds things.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -75,7 +78,7 @@ fn prefix(codes: &Path) -> String {
     let codes = codes.canonicalize().unwrap_or_else(|_| codes.to_owned());
     let mut hasher = DefaultHasher::new();
     codes.hash(&mut hasher);
-    format!("lambic-environment-{:016x}-", hasher.finish())
+    format!("{ENVIRONMENTS}{:016x}-", hasher.finish())
 }
 
 /// Removes the environments of a server that was killed. Whoever calls it is the only one who keeps code in `codes`.

@@ -14,6 +14,7 @@ mod child;
 pub(crate) mod egress;
 mod endpoint;
 mod environment;
+mod exited;
 mod extensions;
 mod host_link;
 mod image;
@@ -43,7 +44,7 @@ pub use self::{
     environment::{Environment, FailedStart},
     interpreter::Interpreter,
     isolation::{Isolation, Lack, Part},
-    layout::remove_left_behind,
+    layout::{ENVIRONMENTS, remove_left_behind},
     restore::Restored,
     spare::Spare,
     spec::{INITIALIZATION_TYPE, Image, Invocation, Launch, SNAP_START, Spec},

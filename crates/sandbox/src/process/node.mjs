@@ -147,9 +147,13 @@ function writeEntry(line) {
 
 const LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
 
-// Console: one entry is one line, with time, request and level before it, or an object, as in AWS's logs.
+// Console: one entry is one line, with time, request and level before it, or an object, as in AWS's logs. What else the
+// console has goes through one of these (`table`, `group`, `count`, `assert`, `timeEnd`), or, as on AWS, is written as it is
+// (`dir`, `dirxml`).
 function patchConsole() {
-  const levels = { log: "INFO", info: "INFO", warn: "WARN", error: "ERROR", debug: "DEBUG", trace: "TRACE" };
+  const levels = {
+    log: "INFO", info: "INFO", warn: "WARN", error: "ERROR", debug: "DEBUG", trace: "TRACE", fatal: "FATAL",
+  };
   const isJson = isLogJson();
   const least = isJson ? LEVELS.indexOf(process.env.AWS_LAMBDA_LOG_LEVEL) : 0;
   for (const [name, level] of Object.entries(levels)) {

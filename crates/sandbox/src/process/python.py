@@ -112,6 +112,39 @@ def error(kind, message, stack=()):
     return {"errorMessage": message, "errorType": kind, "stackTrace": list(stack)}
 
 
+def text_of(value):
+    """What it says of itself; a class of the function's may fail at that."""
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} that has no text>"
+
+
+def failure_of(exception):
+    """The error object of what the function's code raised."""
+    if isinstance(exception, MemoryError):
+        let_go(exception)
+    try:
+        stack = stack_of(exception)
+    except Exception:
+        # Memory is still short, or the source cannot be read: the error is told without it.
+        stack = []
+    return error(type(exception).__name__, text_of(exception), stack)
+
+
+def let_go(exception):
+    """Drops what the frames that failed hold, so that there is memory to tell of it. Their places stay known."""
+    exception.__cause__ = exception.__context__ = None
+    trace = exception.__traceback__
+    while trace is not None:
+        try:
+            trace.tb_frame.clear()
+        except RuntimeError:
+            # It runs: this client's own.
+            pass
+        trace = trace.tb_next
+
+
 def load(handler):
     """The handler, or the error that says why there is none."""
     module_name, dot, function_name = handler.rpartition(".")
@@ -122,12 +155,12 @@ def load(handler):
         __import__(name)
         module = sys.modules[name]
     except ImportError as e:
-        return None, error("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {e}", stack_of(e))
+        return None, error("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {text_of(e)}", failure_of(e)["stackTrace"])
     except SyntaxError as e:
         where = f'  File "{e.filename}" Line {e.lineno}\n    {(e.text or "").rstrip()}'
-        return None, error("Runtime.UserCodeSyntaxError", f"Syntax error in module '{module_name}': {e}", [where])
+        return None, error("Runtime.UserCodeSyntaxError", f"Syntax error in module '{module_name}': {text_of(e)}", [where])
     except Exception as e:
-        return None, error(type(e).__name__, str(e), stack_of(e))
+        return None, failure_of(e)
     function = getattr(module, function_name, None)
     if not callable(function):
         return None, error("Runtime.HandlerNotFound", f"Handler '{function_name}' missing on module '{module_name}'")
@@ -162,6 +195,11 @@ def encode(value):
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
+def encode_error(failure):
+    """Always succeeds: an error that cannot be sent would be taken for another one."""
+    return log_object(failure).encode("utf-8")
+
+
 def is_log_json():
     return os.environ.get("AWS_LAMBDA_LOG_FORMAT") == "JSON"
 
@@ -171,14 +209,53 @@ def moment(seconds):
 
 
 def log_object(members):
-    return json.dumps(members, ensure_ascii=False, default=str)
+    """One line of JSON, whatever the members are. Where JSON has no word for something it is `null` or its text."""
+    try:
+        line = json.dumps(members, ensure_ascii=False, allow_nan=False, default=text_of)
+    except (TypeError, ValueError, RecursionError):
+        line = json.dumps(plain(members), ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode("utf-8")
+        return line
+    except UnicodeEncodeError:
+        # Half a character is not UTF-8, and its escape nothing that all readers take: it becomes text, where it stands.
+        pass
+    return "".join(f"\\\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in line)
+
+
+DEPTH_MAX = 20
+
+
+def plain(value, around=()):
+    """The same in what JSON knows; `around`: in which objects and lists it stands."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        # Neither infinite nor no number.
+        return value if value - value == 0 else None
+    if len(around) < DEPTH_MAX and id(value) not in around:
+        around = (*around, id(value))
+        if isinstance(value, dict):
+            return {text_of(name): plain(member, around) for name, member in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(member, around) for member in value]
+    return text_of(value)
 
 
 def show(failure):
+    try:
+        write_error(failure)
+    except Exception:
+        # The function may have closed its stdout: the error is sent all the same.
+        pass
+
+
+def write_error(failure):
     if is_log_json():
         print(log_object({"timestamp": moment(time.time()), "log_level": "ERROR", **failure}))
         return
-    print(f"[ERROR] {failure['errorType']}: {failure['errorMessage']}")
+    kind, message = failure["errorType"], failure["errorMessage"]
+    print(f"[ERROR] {kind}: {message}" if message else f"[ERROR] {kind}")
     if failure["stackTrace"]:
         print("Traceback (most recent call last):")
         print("".join(failure["stackTrace"]).rstrip("\n"))
@@ -233,7 +310,9 @@ def hooks(which):
 def give_up(connection, path, failure, kind):
     show(failure)
     flush()
-    connection.request("POST", API + path, encode(failure), [("Lambda-Runtime-Function-Error-Type", kind)])
+    # What a header may have.
+    kind = "".join(c if " " <= c <= "~" else "?" for c in kind)[:256]
+    connection.request("POST", API + path, encode_error(failure), [("Lambda-Runtime-Function-Error-Type", kind)])
     sys.exit(1)
 
 
@@ -254,7 +333,7 @@ def wait_for_restore(connection):
             function(*arguments, **named)
         flush()
     except BaseException as e:
-        give_up(connection, path, error(type(e).__name__, str(e), stack_of(e)), kind)
+        give_up(connection, path, failure_of(e), kind)
 
 
 # What a log line says of the invocation.
@@ -285,7 +364,7 @@ def json_form(logging):
                 kind, value, trace = record.exc_info
                 line["stackTrace"] = traceback.format_tb(trace)
                 line["errorType"] = kind.__name__
-                line["errorMessage"] = str(value)
+                line["errorMessage"] = text_of(value)
                 line["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
             for name, value in record.__dict__.items():
                 if name not in of_any:
@@ -373,25 +452,21 @@ def main():
             sys.exit(f"the Runtime API answered {status}")
         request_id = invocation["id"] = headers["lambda-runtime-aws-request-id"]
         set_trace(headers.get("lambda-runtime-trace-id"))
+        failure = None
         try:
             answer = handler(json.loads(payload), Context(headers))
-        except MemoryError as e:
-            failure = error("MemoryError", str(e) or "out of memory")
-            show(failure)
-            path, body = "/error", encode(failure)
         except Exception as e:
-            failure = error(type(e).__name__, str(e), stack_of(e))
-            failure["requestId"] = request_id
-            show(failure)
-            path, body = "/error", encode(failure)
+            failure = failure_of(e)
         else:
             try:
                 path, body = "/response", encode(answer)
-            except (TypeError, ValueError) as e:
-                failure = error("Runtime.MarshalError", f"Unable to marshal response: {e}")
-                show(failure)
-                path, body = "/error", encode(failure)
+            except Exception as e:
+                failure = error("Runtime.MarshalError", f"Unable to marshal response: {text_of(e)}")
             answer = None
+        if failure:
+            failure["requestId"] = request_id
+            show(failure)
+            path, body = "/error", encode_error(failure)
         flush()
         status, headers, payload = connection.request("POST", f"{API}/invocation/{request_id}{path}", body, NEXT)
 

@@ -20,6 +20,8 @@ pub struct Restored {
     pub duration: Duration,
     /// The error is the function's own: the environment has ended.
     pub outcome: Result<(), Outcome>,
+    /// The most that it held until then; 0 where nothing failed, since that is told with the event.
+    pub memory_peak_bytes: u64,
 }
 
 impl Environment {
@@ -30,6 +32,7 @@ impl Environment {
         let mut restored = Restored {
             duration: Duration::ZERO,
             outcome: Ok(()),
+            memory_peak_bytes: 0,
         };
         if self.endpoint.restore() {
             self.go_on();
@@ -39,6 +42,7 @@ impl Environment {
         }
         self.tell_restored(&restored);
         if restored.outcome.is_err() {
+            restored.memory_peak_bytes = self.memory_peak(true);
             self.flush_telemetry().await;
             self.kill().await;
         }

@@ -136,6 +136,13 @@ pub fn answer(execution: &Execution) -> serde_json::Value {
     }
 }
 
+pub fn error_object(outcome: &Outcome) -> serde_json::Value {
+    let Outcome::Failure { payload, .. } = outcome else {
+        panic!("it succeeded: {}", shown(outcome))
+    };
+    serde_json::from_slice(payload).unwrap()
+}
+
 /// Type and message.
 pub fn error(outcome: &Outcome) -> (String, String) {
     let Outcome::Failure {

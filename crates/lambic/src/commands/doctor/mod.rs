@@ -3,6 +3,7 @@
 mod erasures;
 mod files;
 mod functions;
+mod groups;
 
 use std::{
     fs,
@@ -68,8 +69,12 @@ pub fn run(global: &Global, args: &cli::Doctor) -> anyhow::Result<()> {
         .filter(|data| data.is_dir())
         .unwrap_or_else(|| PathBuf::from("."));
     let mut checks = machine(&folder);
-    if let Some(data) = &args.data {
-        checks.extend(files::check(data)?);
+    // What the machine offers is told also where the folder cannot be looked at, as that of a server that runs.
+    let mut refused = None;
+    match args.data.as_deref().map(files::check) {
+        Some(Ok(of_files)) => checks.extend(of_files),
+        Some(Err(error)) => refused = Some(error),
+        None => {}
     }
     let rows = Rows {
         columns: ["check", "found", "trouble"].map(str::to_owned).to_vec(),
@@ -90,6 +95,9 @@ pub fn run(global: &Global, args: &cli::Doctor) -> anyhow::Result<()> {
     } else {
         output::print(&rows.table())?;
     }
+    if let Some(error) = refused {
+        return Err(error);
+    }
     let troubles = checks
         .iter()
         .filter(|check| check.trouble.is_some())
@@ -109,6 +117,7 @@ fn machine(folder: &Path) -> Vec<Check> {
     checks.push(fsync(folder));
     checks.push(open_files());
     checks.extend(functions::check(folder));
+    checks.push(groups::check());
     let usual = Settings::default().server;
     for (name, address) in [("http port", usual.http), ("postgres port", usual.pg)] {
         checks.push(match TcpListener::bind(address) {

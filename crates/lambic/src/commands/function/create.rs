@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{
     super::Global,
     api::Api,
+    exported,
     guess::{self, Guess},
     package::Package,
     runtimes::Machine,
@@ -57,6 +58,10 @@ pub fn read(
             [] => bail!(trouble),
             _ => eprintln!("warning: {trouble}; a layer must have it"),
         }
+    }
+    let unexported = exported::unexported(&package, &guess.runtime, &guess.handler);
+    if let Some(unexported) = unexported {
+        eprintln!("warning: {unexported}");
     }
     Ok((package, guess))
 }

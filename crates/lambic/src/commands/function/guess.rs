@@ -1,6 +1,7 @@
 //! Which runtime and handler code wants, by what is in it; and whether a handler's file is there. Pure.
 
 use super::{
+    exported::exports,
     package::Package,
     runtimes::{Language, Machine},
 };
@@ -232,44 +233,6 @@ fn python_functions(text: &str) -> Vec<String> {
         takes_two.then(|| name.trim().to_owned())
     });
     functions.filter(|name| !name.starts_with('_')).collect()
-}
-
-/// What a script exports, as far as its usual forms go.
-fn exports(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in text.lines().map(str::trim_start) {
-        let declared = ["export ", "exports.", "module.exports."]
-            .iter()
-            .find_map(|start| line.strip_prefix(start));
-        if let Some(rest) = declared {
-            let words = ["async ", "function ", "const ", "let ", "var "];
-            let rest = words.iter().fold(rest, |rest, word| {
-                rest.strip_prefix(word).unwrap_or(rest).trim_start()
-            });
-            found.push(word(rest));
-        }
-    }
-    // `export { a, b as handler }` and `module.exports = { handler, other: … }`, also over several lines.
-    for start in ["export {", "module.exports = {"] {
-        let Some((_, rest)) = text.split_once(start) else {
-            continue;
-        };
-        let list = rest.split('}').next().unwrap_or_default();
-        let names = list.split(',').map(|item| {
-            let item = item.rsplit(" as ").next().unwrap_or(item);
-            word(item.trim())
-        });
-        found.extend(names);
-    }
-    found.retain(|name| !name.is_empty() && name != "default");
-    found.dedup();
-    found
-}
-
-/// The identifier that a text begins with.
-fn word(text: &str) -> String {
-    let is_part = |c: &char| c.is_alphanumeric() || *c == '_' || *c == '$';
-    text.chars().take_while(is_part).collect()
 }
 
 /// Why nothing in the code can run, and what to do.

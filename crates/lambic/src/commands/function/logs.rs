@@ -40,7 +40,8 @@ pub fn run(global: &Global, args: &cli::FunctionLogs) -> anyhow::Result<()> {
     if rows.rows.is_empty() {
         // A deleted function's lines are still there; a name that never was one is a mistake.
         api.configuration(&args.name, None)?;
-        if !global.json && !args.follow {
+        // Without any line nobody knows whether there are some.
+        if !global.json && !args.follow && args.lines != Some(0) {
             match args.request.is_some() || args.since.is_some() {
                 true => eprintln!("function {} has written nothing of that", args.name),
                 false => eprintln!("function {} has written nothing yet", args.name),

@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod deploy;
 mod event_stream;
+mod exported;
 mod guess;
 mod import;
 mod invoke;

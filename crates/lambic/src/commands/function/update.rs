@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     super::Global,
     api::Api,
-    guess,
+    exported, guess,
     package::Package,
     runtimes::{Language, Machine},
     settings,
@@ -78,6 +78,10 @@ fn check(package: &Package, changes: Option<&Value>, present: &Value) -> anyhow:
         return Ok(());
     }
     let trouble = guess::trouble(package, wanted("Runtime"), wanted("Handler"));
+    let unexported = exported::unexported(package, wanted("Runtime"), wanted("Handler"));
+    if let Some(unexported) = unexported.filter(|_| trouble.is_none()) {
+        eprintln!("warning: {unexported}");
+    }
     let is_layered = |value: &Value| {
         value["Layers"]
             .as_array()

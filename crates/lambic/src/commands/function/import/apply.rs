@@ -13,6 +13,7 @@ use super::{
     },
     changes::{Changes, Present, decide},
     plan::{Function, Layer, LayerUse, Plan},
+    stays::staying,
 };
 use crate::client::segment;
 
@@ -26,6 +27,8 @@ pub struct Outcome {
     pub change: String,
     pub url: Option<String>,
     pub error: Option<anyhow::Error>,
+    /// What a function has, and the plan has not.
+    pub stays: Vec<String>,
 }
 
 /// Every layer, then every function; one that fails does not stop the others. All functions are made before what may name
@@ -47,6 +50,7 @@ pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
             change: change.to_owned(),
             url: None,
             error,
+            stays: Vec::new(),
         });
     }
     let functions = plan.functions.iter();
@@ -56,20 +60,23 @@ pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
     for (function, made) in plan.functions.iter().zip(made) {
         let finished = made.and_then(|(changes, present)| {
             let url = finish(api, function, &changes, &present)?;
-            Ok((changes, url))
+            let stays = staying(function, &changes, &present);
+            Ok((changes, url, stays))
         });
         let outcome = match finished {
-            Ok((changes, url)) => Outcome {
+            Ok((changes, url, stays)) => Outcome {
                 name: function.name.clone(),
                 change: changes.shown("created"),
                 url,
                 error: None,
+                stays,
             },
             Err(error) => Outcome {
                 name: function.name.clone(),
                 change: "failed".to_owned(),
                 url: None,
                 error: Some(error),
+                stays: Vec::new(),
             },
         };
         outcomes.push(outcome);
@@ -98,6 +105,7 @@ pub fn compare(api: &Api, plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
             change: change.to_owned(),
             url: None,
             error: None,
+            stays: Vec::new(),
         });
     }
     for function in &plan.functions {
@@ -113,6 +121,7 @@ pub fn compare(api: &Api, plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
             change: changes.shown("create"),
             url: url.map(str::to_owned),
             error: None,
+            stays: staying(function, &changes, &present),
         });
     }
     Ok(outcomes)
@@ -125,35 +134,37 @@ fn look(api: &Api, function: &Function) -> anyhow::Result<Present> {
     };
     let alias = function.alias.as_deref();
     let qualified = qualified(function);
-    let aliases = match function.aliases.is_empty() {
-        true => Vec::new(),
-        false => api.aliases(name)?,
-    };
+    let aliases = api.aliases(name)?;
     let version = match function.version.is_wanted {
         true => newest(&api.versions(name)?),
         false => None,
     };
     let mut provisioned = BTreeMap::new();
-    let is_provisioned = function.version.provisioned.is_some()
-        || function.aliases.iter().any(|one| one.provisioned.is_some());
-    if is_provisioned {
-        for one in api.provisioned(name)? {
-            let count = one["RequestedProvisionedConcurrentExecutions"].as_u64();
-            if let (Some(qualifier), Some(count)) = (qualifier_of(&one), count) {
-                provisioned.insert(qualifier.to_owned(), count);
-            }
+    for one in api.provisioned(name)? {
+        let count = one["RequestedProvisionedConcurrentExecutions"].as_u64();
+        if let (Some(qualifier), Some(count)) = (qualifier_of(&one), count) {
+            provisioned.insert(qualifier.to_owned(), count);
         }
     }
     let arn = there["FunctionArn"].as_str().unwrap_or_default();
-    let tags = match function.tags.is_empty() {
-        true => Value::Null,
-        false => api.client.get(&tags_path(arn))?["Tags"].clone(),
-    };
+    let tags = api.client.get(&tags_path(arn))?["Tags"].clone();
+    let path = |date: &str, rest: &str| format!("/{date}/functions/{}/{rest}", segment(name));
+    // The API lists only what invokes exactly what is named.
+    let mut all_mappings = api.mappings(name)?;
+    for alias in aliases.iter().filter_map(|alias| alias["Name"].as_str()) {
+        all_mappings.extend(api.mappings(&format!("{name}:{alias}"))?);
+    }
     Ok(Present {
         concurrency: api.concurrency(name)?,
         url: url::find(api, name, alias)?,
         mappings: api.mappings(&qualified)?,
         queued: found(api.client.get(&queued_path(function)))?,
+        urls: api.all(&path("2021-10-31", "urls"), "FunctionUrlConfigs")?,
+        all_mappings,
+        all_queued: api.all(
+            &path("2019-09-25", "event-invoke-config/list"),
+            "FunctionEventInvokeConfigs",
+        )?,
         tags,
         aliases,
         version,

@@ -23,6 +23,10 @@ pub struct Present {
     /// The number of the newest one; looked for only if it is wanted.
     pub version: Option<u64>,
     pub provisioned: BTreeMap<String, u64>,
+    /// Those of all of its versions and aliases, also where the plan wants none.
+    pub urls: Vec<Value>,
+    pub all_mappings: Vec<Value>,
+    pub all_queued: Vec<Value>,
 }
 
 /// What differs from what is wanted.

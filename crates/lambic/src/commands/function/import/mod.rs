@@ -12,6 +12,7 @@ mod known;
 mod plan;
 mod sam;
 mod serverless;
+mod stays;
 mod variables;
 
 use std::{
@@ -85,8 +86,9 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     if !plan.problems.is_empty() {
         bail!("{}\nnothing was imported", plan.problems.join("\n"));
     }
-    if args.strict && !plan.warnings.is_empty() {
-        let shown: Vec<String> = plan.warnings.iter().map(LeftOut::shown).collect();
+    let wrong = plan.lost.iter().chain(&plan.warnings);
+    if args.strict && wrong.clone().next().is_some() {
+        let shown: Vec<String> = wrong.map(LeftOut::shown).collect();
         bail!("{}\nnothing was imported: --strict", shown.join("\n"));
     }
     if plan.functions.is_empty() && plan.layers.is_empty() {
@@ -101,17 +103,30 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     api.functions()?;
     let outcomes = apply::apply(&api, &plan);
     report(global, &plan, &outcomes)?;
-    ended(&outcomes, "failed")
+    ended(
+        &plan,
+        &outcomes,
+        "failed",
+        "left out, the others were imported",
+    )
 }
 
-fn ended(outcomes: &[Outcome], how: &str) -> anyhow::Result<()> {
-    let failed = outcomes.iter().filter(|one| one.error.is_some());
-    match failed.count() as u64 {
-        0 => Ok(()),
-        count => bail!(
-            "{count} of {} {how}",
-            counted(outcomes.len() as u64, "resource")
-        ),
+/// An error where something failed, or a function is missing: others may count on it.
+fn ended(plan: &Plan, outcomes: &[Outcome], how: &str, lost: &str) -> anyhow::Result<()> {
+    let failed = outcomes.iter().filter(|one| one.error.is_some()).count();
+    let mut wrong = Vec::new();
+    if failed > 0 {
+        let all = counted(outcomes.len() as u64, "resource");
+        wrong.push(format!("{failed} of {all} {how}"));
+    }
+    match plan.lost.len() as u64 {
+        0 => {}
+        1 => wrong.push(format!("1 function is {lost}")),
+        count => wrong.push(format!("{count} functions are {lost}")),
+    }
+    match wrong.as_slice() {
+        [] => Ok(()),
+        wrong => bail!(wrong.join("; ")),
     }
 }
 
@@ -144,13 +159,14 @@ fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<
                 change: "?".to_owned(),
                 url: None,
                 error: None,
+                stays: Vec::new(),
             });
             unknown.collect()
         }
     };
     mark_missing(plan, &mut outcomes, machine);
     report(global, plan, &outcomes)?;
-    ended(&outcomes, "cannot run on this server")
+    ended(plan, &outcomes, "cannot run on this server", "left out")
 }
 
 /// Layers first, then functions, as [`apply`] goes through them.
@@ -175,6 +191,13 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
                     "error": error(outcome),
                     "configuration": function.configuration(&[], None),
                     "event_source_mappings": function.mappings,
+                    "event_invoke_config": function.queued,
+                    "function_url_config": function.url,
+                    "reserved_concurrency": function.concurrency,
+                    "version": function.version.is_wanted.then(|| {
+                        json!({ "provisioned": function.version.provisioned })
+                    }),
+                    "stays": outcome.stays,
                     "aliases": function.aliases.iter().map(|alias| {
                         json!({ "name": alias.name, "provisioned": alias.provisioned })
                     }).collect::<Value>(),
@@ -186,41 +209,38 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
             "layers": layers.collect::<Value>(),
             "functions": functions.collect::<Value>(),
             "left_out": plan.left_out.iter().map(noted).collect::<Value>(),
+            "functions_left_out": plan.lost.iter().map(noted).collect::<Value>(),
             "warnings": plan.warnings.iter().map(noted).collect::<Value>(),
         }));
     }
-    let row = |what: &str, runtime: &str, handler: &str, code: String, outcome: &Outcome| {
-        vec![
-            json!(what),
-            json!(outcome.name),
-            json!(runtime),
-            json!(handler),
-            json!(code),
-            json!(outcome.change),
-            json!(outcome.url.as_deref().unwrap_or_default()),
-        ]
-    };
     let layers = plan.layers.iter().zip(layers);
     let mut rows: Vec<Vec<Value>> = layers
-        .map(|(layer, outcome)| row("layer", "", "", layer.package.size_shown(), outcome))
+        .map(|(layer, outcome)| {
+            let (name, size) = (&outcome.name, layer.package.size_shown());
+            row(["layer", name, "", "", &size, &outcome.change, "", ""])
+        })
         .collect();
     rows.extend(
         plan.functions
             .iter()
             .zip(functions)
             .map(|(function, outcome)| {
-                let code = function.package.size_shown();
-                row(
+                row([
                     "function",
+                    &outcome.name,
                     &function.runtime,
                     &function.handler,
-                    code,
-                    outcome,
-                )
+                    &function.package.size_shown(),
+                    &outcome.change,
+                    &function.around(),
+                    outcome.url.as_deref().unwrap_or_default(),
+                ])
             }),
     );
+    let lost = plan.lost.iter();
+    rows.extend(lost.map(|one| row(["function", &one.what, "", "", "", "left out", "", ""])));
     let columns = [
-        "what", "name", "runtime", "handler", "code", "change", "url",
+        "what", "name", "runtime", "handler", "code", "change", "with", "url",
     ];
     output::print_rows(
         &Rows {
@@ -232,6 +252,9 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
     )?;
     tell(plan);
     for outcome in outcomes {
+        for what in &outcome.stays {
+            eprintln!("{}: stays: {what}, not in {}", outcome.name, plan.source);
+        }
         if let Some(error) = &outcome.error {
             eprintln!("{}: {error:#}", outcome.name);
         }
@@ -239,8 +262,15 @@ fn report(global: &Global, plan: &Plan, outcomes: &[Outcome]) -> anyhow::Result<
     Ok(())
 }
 
+fn row(cells: [&str; 8]) -> Vec<Value> {
+    cells.map(|cell| json!(cell)).to_vec()
+}
+
 /// What was left out, on stderr.
 fn tell(plan: &Plan) {
+    for one in &plan.lost {
+        eprintln!("left out: {}", one.shown());
+    }
     for one in &plan.left_out {
         eprintln!("not as it was: {}", one.shown());
     }

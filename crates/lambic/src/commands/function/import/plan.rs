@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lambic_functions::Destination;
 use serde_json::{Map, Value, json};
 
 use super::super::package::Package;
@@ -25,6 +26,8 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     pub functions: Vec<Function>,
     pub left_out: Vec<LeftOut>,
+    /// Functions that are left out whole: what runs them is not here, or is not in files.
+    pub lost: Vec<LeftOut>,
     /// What is most likely a mistake, and is left out too.
     pub warnings: Vec<LeftOut>,
     /// Mistakes, each with its place. With any of them nothing is done.
@@ -155,6 +158,44 @@ impl Function {
         is_free && is_there
     }
 
+    /// What is made around it, for people.
+    pub fn around(&self) -> String {
+        let ready = |count: Option<u32>| match count {
+            Some(count) => format!(" ({count} provisioned)"),
+            None => String::new(),
+        };
+        let mut around: Vec<String> = Vec::new();
+        let aliases = self.aliases.iter();
+        around.extend(aliases.map(|one| format!("alias {}{}", one.name, ready(one.provisioned))));
+        if self.version.is_wanted && self.aliases.is_empty() {
+            around.push(format!("version{}", ready(self.version.provisioned)));
+        }
+        if let Some(count) = self.concurrency {
+            around.push(format!("concurrency {count}"));
+        }
+        if self.url.is_some() {
+            around.push("url".to_owned());
+        }
+        let sources = self.mappings.iter();
+        around.extend(sources.map(|one| format!("from {}", named(&one["EventSourceArn"]))));
+        let to = |what: &str, arn: &Value| {
+            let is_set = arn.as_str().is_some_and(|arn| !arn.is_empty());
+            is_set.then(|| format!("{what} to {}", named(arn)))
+        };
+        let queued = self
+            .queued
+            .as_ref()
+            .map(|queued| &queued["DestinationConfig"]);
+        if let Some(destinations) = queued {
+            around.extend(to("successes", &destinations["OnSuccess"]["Destination"]));
+            around.extend(to("failures", &destinations["OnFailure"]["Destination"]));
+        }
+        if let Some(config) = self.settings.kept.get("DeadLetterConfig") {
+            around.extend(to("dead letters", &config["TargetArn"]));
+        }
+        around.join(", ")
+    }
+
     /// A variable whose value is not known keeps the one that it has here. Gives why it is left out, and what to do.
     pub fn keep_variable(&mut self, name: &str, why: &str) -> String {
         self.environment.remove(name);
@@ -198,6 +239,16 @@ impl Function {
     }
 }
 
+/// What an ARN is of, in few words.
+fn named(arn: &Value) -> String {
+    let arn = arn.as_str().unwrap_or_default();
+    match Destination::parse(arn) {
+        Some(Destination::Function(name)) => format!("function {name}"),
+        Some(Destination::Stream(name)) => format!("stream {name}"),
+        None => arn.to_owned(),
+    }
+}
+
 /// Members of the wanted configuration that differ from what there is.
 pub fn differing(wanted: &Map<String, Value>, present: &Value) -> Map<String, Value> {
     let differs = |name: &str, value: &Value| match name {
@@ -223,6 +274,14 @@ pub fn differing(wanted: &Map<String, Value>, present: &Value) -> Map<String, Va
 impl Plan {
     pub fn leave_out(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
         self.left_out.push(LeftOut {
+            place,
+            what: what.into(),
+            why: why.into(),
+        });
+    }
+
+    pub fn lose(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {
+        self.lost.push(LeftOut {
             place,
             what: what.into(),
             why: why.into(),
@@ -339,6 +398,33 @@ pub mod tests {
             "MemorySize": 128, "EphemeralStorage": { "Size": 512 },
         });
         assert!(differing(&plain.configuration(&[], Some(&bare)), &bare).is_empty());
+    }
+
+    #[test]
+    fn what_is_made_around_a_function_is_told() {
+        let mut one = function(&[("app.py", "")]);
+        assert_eq!(one.around(), "");
+        one.version.is_wanted = true;
+        assert_eq!(one.around(), "version");
+        one.aliases.push(Alias {
+            name: "live".to_owned(),
+            provisioned: Some(2),
+            ..Alias::default()
+        });
+        one.url = Some(json!({}));
+        let stream = "arn:aws:lambic:us-east-1:000000000000:stream/s";
+        one.mappings = vec![json!({ "EventSourceArn": stream })];
+        let next = "arn:aws:lambda:us-east-1:000000000000:function:next";
+        one.queued = Some(json!({ "DestinationConfig": { "OnFailure": { "Destination": next } } }));
+        let kept = &mut one.settings.kept;
+        kept.insert(
+            "DeadLetterConfig".to_owned(),
+            json!({ "TargetArn": stream }),
+        );
+        assert_eq!(
+            one.around(),
+            "alias live (2 provisioned), url, from stream s, failures to function next, dead letters to stream s"
+        );
     }
 
     #[test]

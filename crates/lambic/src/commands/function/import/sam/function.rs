@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        super::{guess, package::Package, runtimes::Language},
+        super::{exported, guess, package::Package, runtimes::Language},
         cloudformation::{Missing, Resource, intrinsic, referred},
         events, known,
         plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
@@ -34,7 +34,8 @@ impl Reader<'_, '_> {
         if let Some(node) = find("PackageType")
             && self.template.text(node) == Ok("Image".to_owned())
         {
-            return self.leave_out(resource.key, shown(resource), NO_IMAGES);
+            let place = self.template.source.line(resource.key);
+            return self.plan.lose(place, shown(resource), NO_IMAGES);
         }
         let mut needed = |name: &str| {
             let Some(node) = find(name) else {
@@ -60,7 +61,8 @@ impl Reader<'_, '_> {
         };
         if Language::is_elsewhere(&runtime) {
             let why = format!("the runtime {runtime} is not here");
-            return self.leave_out(resource.key, shown(resource), why);
+            let place = self.template.source.line(resource.key);
+            return self.plan.lose(place, shown(resource), why);
         }
         let runtime = match self.asked.runtime(&runtime) {
             Ok(runtime) => runtime,
@@ -96,7 +98,14 @@ impl Reader<'_, '_> {
                 let why = format!("{trouble}; a layer must have it");
                 self.leave_out(resource.key, format!("{id}: Handler"), why);
             }
-            None => {}
+            None => {
+                let unexported =
+                    exported::unexported(&function.package, &function.runtime, &function.handler);
+                if let Some(unexported) = unexported {
+                    let place = self.template.source.line(resource.key);
+                    self.plan.warn(place, format!("{id}: Handler"), unexported);
+                }
+            }
         }
         if let Some(node) = resource.node.get("Metadata") {
             self.metadata(id, node);

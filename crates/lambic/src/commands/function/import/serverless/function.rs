@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        super::{guess, package::Package, runtimes::Language},
+        super::{exported, guess, package::Package, runtimes::Language},
         known,
         plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
     },
@@ -32,7 +32,8 @@ impl Reader<'_, '_> {
         };
         let own_or_common = |name: &str| node.get(name).or(provider.get(name));
         if let Some(image) = node.get("image") {
-            return self.leave_out(image, id, NO_IMAGES);
+            let place = self.source.line(image);
+            return self.plan.lose(place, id, NO_IMAGES);
         }
         let name = match node.get("name") {
             Some(name) => self.text(name, &format!("{id}: name")),
@@ -55,7 +56,8 @@ impl Reader<'_, '_> {
             return;
         };
         if Language::is_elsewhere(&runtime) {
-            return self.leave_out(node, id, format!("the runtime {runtime} is not here"));
+            let why = format!("the runtime {runtime} is not here");
+            return self.plan.lose(self.source.line(node), id, why);
         }
         let runtime = match self.asked.runtime(&runtime) {
             Ok(runtime) => runtime,
@@ -92,7 +94,14 @@ impl Reader<'_, '_> {
                 let why = format!("{trouble}; a layer must have it");
                 self.leave_out(node, format!("{id}: handler"), why);
             }
-            None => {}
+            None => {
+                let unexported =
+                    exported::unexported(&function.package, &function.runtime, &function.handler);
+                if let Some(unexported) = unexported {
+                    let place = self.source.line(node);
+                    self.plan.warn(place, format!("{id}: handler"), unexported);
+                }
+            }
         }
         self.plan.functions.push(function);
     }
