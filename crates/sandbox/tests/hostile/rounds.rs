@@ -32,6 +32,8 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 const LATE_BESIDE_MAX: Duration = Duration::from_secs(15);
 /// Events of the neighbour with nobody beside it, before each attack.
 const QUIET: usize = 20;
+/// Rounds between two words on how far the long form is.
+const TOLD_EVERY: usize = 50;
 
 #[test]
 fn every_attack_ends_and_leaves_nothing() {
@@ -105,6 +107,9 @@ async fn rounds() {
             {
                 let is_alone = long.is_some();
                 one(&house, round, bomb, is_alone, &mut neighbour, &mut seen).await;
+                if is_alone && (round + 1) % TOLD_EVERY == 0 {
+                    println!("{} of {rounds} rounds", round + 1);
+                }
             }
             (neighbour, seen)
         });
