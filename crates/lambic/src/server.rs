@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context;
 use arrow::json::{ArrayWriter, WriterBuilder, writer::JsonArray};
 use futures::TryStreamExt;
 use lambic_query::{Database, Outcome, Session};
@@ -138,19 +139,20 @@ impl Doors {
     }
 }
 
-/// Resolves on SIGTERM or SIGINT.
-pub async fn stop_signal() {
+/// Heeds SIGTERM and SIGINT from here on: what it returns resolves on the first of them. A caller has it before it says that
+/// it is ready, or a signal that follows at once would end the process where it stands.
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
+    let heed = |kind| signal(kind).context("cannot heed the signals that stop the server");
+    let mut terminate = heed(SignalKind::terminate())?;
+    let mut interrupt = heed(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
             _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
+            _ = interrupt.recv() => {}
         }
-    }
+    })
 }
 
 /// The rows of the last statement of `sql`, inside the process.

@@ -44,9 +44,9 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
             return Err(error);
         }
     };
+    let mut stop = std::pin::pin!(server::stop_signal()?);
     doors.say_ready();
     eprintln!("watching {}", args.project.display());
-    let mut stop = std::pin::pin!(server::stop_signal());
     loop {
         tokio::select! {
             () = &mut stop => break,

@@ -62,8 +62,9 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
             return Err(error);
         }
     };
+    let stopped = server::stop_signal()?;
     doors.say_ready();
-    server::stop_signal().await;
+    stopped.await;
     doors.close(&engine).await;
     engine.close().await;
     Ok(())

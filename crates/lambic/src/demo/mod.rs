@@ -94,12 +94,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         events: Mutex::default(),
         stop: watch::Sender::new(false),
     });
+    let stopped = server::stop_signal()?;
     eprintln!("ready http={} pg={}", addresses.http, addresses.pg);
 
     let signals = tokio::spawn({
         let stage = Arc::clone(&stage);
         async move {
-            server::stop_signal().await;
+            stopped.await;
             stage.stop.send_replace(true);
         }
     });
