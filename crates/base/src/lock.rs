@@ -13,7 +13,8 @@ use std::{
 use crate::file;
 
 const LOCK_FILE: &str = "LOCK";
-/// Behind its number: the owner came to its end.
+/// Behind its number: the owner has begun its work, and has come to its end.
+const RUNS: &str = "runs";
 const ENDED: &str = "ended";
 /// What a killed owner was about to start has its files, and with them the lock, until the system has ended that too.
 const DYING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -58,17 +59,25 @@ impl DirLock {
         let locked = lock(&mut file, File::try_lock);
         locked.map_err(|error| refused(dir, &mut file, error))?;
         let was_left = is_left(&text(&mut file).unwrap_or_default());
+        // An owner that does not get to its work leaves what was known of the one before.
+        let left = if was_left { RUNS } else { "" };
         file.set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| writeln!(file, "{}\n{left}", std::process::id()))
             .and_then(|()| file.flush())
             .map_err(failed)?;
         Ok(DirLock { file, was_left })
     }
 
-    /// True if the owner before ended without a word, as by a kill.
+    /// True if the last owner that [began](Self::begin) ended without a word, as by a kill.
     pub fn was_left(&self) -> bool {
         self.was_left
+    }
+
+    /// From here on there is something that can be cut short.
+    pub fn begin(&self) -> io::Result<()> {
+        writeln!(&self.file, "{RUNS}")?;
+        self.file.sync_data()
     }
 
     /// The owner's work is done: the next one need not think that it was cut short. The lock is still held.
@@ -130,8 +139,8 @@ fn text(file: &mut File) -> io::Result<String> {
 }
 
 fn is_left(text: &str) -> bool {
-    let mut words = text.split_whitespace();
-    words.next().is_some() && words.next() != Some(ENDED)
+    let has = |wanted| text.split_whitespace().skip(1).any(|word| word == wanted);
+    has(RUNS) && !has(ENDED)
 }
 
 /// False where that cannot be found out.
@@ -188,11 +197,18 @@ mod tests {
     #[test]
     fn an_owner_that_was_cut_short_is_known() {
         let dir = std::env::temp_dir().join(format!("lambic-base-left-{}", std::process::id()));
-        let first = DirLock::acquire(&dir).unwrap();
-        assert!(!first.was_left(), "there was none before");
+        let next = || DirLock::acquire(&dir).unwrap();
+        assert!(!next().was_left(), "there was none before");
+        // It did not get to its work.
+        let first = next();
+        assert!(!first.was_left());
+        first.begin().unwrap();
         drop(first);
-        let second = DirLock::acquire(&dir).unwrap();
+        assert!(next().was_left());
+        // Neither did this one, and nothing was told in order since.
+        let second = next();
         assert!(second.was_left());
+        second.begin().unwrap();
         second.end();
         // It is its lock until it is dropped.
         match DirLock::acquire(&dir) {
@@ -200,7 +216,7 @@ mod tests {
             other => panic!("expected a refusal, got {other:?}"),
         }
         drop(second);
-        assert!(!DirLock::acquire(&dir).unwrap().was_left());
+        assert!(!next().was_left());
         fs::remove_dir_all(&dir).unwrap();
     }
 

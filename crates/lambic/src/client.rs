@@ -81,16 +81,18 @@ const KEY_HINT: &str = "set LAMBIC_ACCESS_KEY_ID and LAMBIC_SECRET_ACCESS_KEY (L
 impl Failure {
     /// The server looked at the key and went no further.
     pub fn is_of_key(&self) -> bool {
-        let is_kind = |kind: &str| OF_KEYS.contains(&kind);
-        self.status == 401
-            || (self.status == 403 && self.sqlstate.is_none())
-            || self.kind.as_deref().is_some_and(is_kind)
+        self.names_key() || (self.status == 403 && self.sqlstate.is_none())
+    }
+
+    /// What is wrong is the key itself, and not what it may do.
+    fn names_key(&self) -> bool {
+        let kind = self.kind.as_deref();
+        self.status == 401 || kind.is_some_and(|kind| OF_KEYS.contains(&kind))
     }
 
     /// With what the CLI's user can do about a key that is wrong or missing.
     fn of_cli(mut self) -> Failure {
-        let is_kind = |kind: &str| OF_KEYS.contains(&kind);
-        if self.status == 401 || self.kind.as_deref().is_some_and(is_kind) {
+        if self.names_key() {
             self.hint = Some(KEY_HINT.to_owned());
         }
         self
@@ -468,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_wrong_key_is_told_with_what_to_set() {
-        let check = |status, kind: Option<&str>, is_of_key| {
+        let check = |status, kind: Option<&str>, is_of_key: bool| {
             let failure = Failure {
                 kind: kind.map(str::to_owned),
                 ..failure(status, &json!({ "message": "m", "hint": "h" }))

@@ -279,6 +279,20 @@ async fn memory_has_a_limit_for_one_and_for_all() {
 
     // What its frames held is let go of, so that there is memory to tell where it was.
     let mut environment = start(
+        "import weakref\n\
+         class Large:\n\
+         \x20   pass\n\
+         def handler(event, context):\n\
+         \x20   held = Large()\n\
+         \x20   weakref.finalize(held, print, 'let go')\n\
+         \x20   raise MemoryError\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"{}", LONG)).await;
+    let lines = texts(&execution.lines);
+    assert_eq!(lines[..2], ["let go", "[ERROR] MemoryError"], "{lines:?}");
+
+    let mut environment = start(
         "def handler(event, context):\n\
          \x20   held = []\n\
          \x20   while True:\n\

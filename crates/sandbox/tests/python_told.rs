@@ -239,7 +239,11 @@ async fn lines_of_json_are_json_whatever_is_logged() {
          \x20   around = {}\n\
          \x20   around['self'] = around\n\
          \x20   logger.info('half \\udcff', extra={'n': float('nan'), 'all': [float('inf'), 1.5], 'pairs': {(1, 2): {3}}})\n\
-         \x20   logger.info('around', extra={'it': around})\n\
+         \x20   logger.info('around', extra={'it': around, 'large': 10**5000})\n\
+         \x20   every = [{} for _ in range(300)]\n\
+         \x20   for one in every:\n\
+         \x20       one.update((str(n), other) for n, other in enumerate(every))\n\
+         \x20   logger.info('many', extra={'it': every})\n\
          \x20   raise MemoryError\n",
         "INFO",
     )
@@ -247,7 +251,7 @@ async fn lines_of_json_are_json_whatever_is_logged() {
     let execution = environment.invoke(invocation(b"0", LONG)).await;
     assert_eq!(error(&execution.outcome).0, "MemoryError");
     let lines = objects(&execution.lines);
-    let [numbers, around, failed] = lines.as_slice() else {
+    let [numbers, around, many, failed] = lines.as_slice() else {
         panic!("{lines:?}")
     };
     assert_eq!(numbers["message"], "half \\udcff");
@@ -255,6 +259,11 @@ async fn lines_of_json_are_json_whatever_is_logged() {
     assert_eq!(numbers["all"], serde_json::json!([null, 1.5]));
     assert_eq!(numbers["pairs"], serde_json::json!({"(1, 2)": "{3}"}));
     assert_eq!(around["message"], "around");
+    assert_eq!(around["it"]["self"], "<dict>");
+    assert_eq!(around["large"], "<int that has no text>");
+    // It is in itself by more ways than anybody could write down.
+    assert_eq!(many["message"], "many");
+    assert!(many["it"].is_array(), "{many}");
     assert_eq!(failed["errorType"], "MemoryError");
     assert_eq!(failed["requestId"], "id");
     environment.kill().await;

@@ -80,7 +80,6 @@ pub async fn restore(
     fs::remove_file(&mark_path).map_err(Error::io("remove", &mark_path))?;
     file::sync_dir(data).map_err(Error::io("sync", data))?;
     progress.state("finished");
-    lock.end();
     drop(lock);
     Ok(())
 }

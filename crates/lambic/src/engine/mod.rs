@@ -169,6 +169,9 @@ impl Engine {
             state: state.clone(),
             transactions: transaction_limits(&settings),
         });
+        // From here on functions run.
+        lock.begin()
+            .context("cannot write the data folder's LOCK")?;
         let functions = open_functions(&data, &log, system, &database, &settings).await?;
         database.set_functions(functions.scalars());
 

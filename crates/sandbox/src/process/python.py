@@ -6,6 +6,7 @@ Errors have the shape of AWS's own client.
 """
 
 import _socket
+import itertools
 import json
 import os
 import sys
@@ -122,9 +123,9 @@ def text_of(value):
 
 def failure_of(exception):
     """The error object of what the function's code raised."""
-    if isinstance(exception, MemoryError):
-        let_go(exception)
     try:
+        if isinstance(exception, MemoryError):
+            let_go(exception)
         stack = stack_of(exception)
     except Exception:
         # Memory is still short, or the source cannot be read: the error is told without it.
@@ -212,8 +213,8 @@ def log_object(members):
     """One line of JSON, whatever the members are. Where JSON has no word for something it is `null` or its text."""
     try:
         line = json.dumps(members, ensure_ascii=False, allow_nan=False, default=text_of)
-    except (TypeError, ValueError, RecursionError):
-        line = json.dumps(plain(members), ensure_ascii=False, allow_nan=False)
+    except Exception:
+        line = json.dumps(Plain().of(members), ensure_ascii=False, allow_nan=False)
     try:
         line.encode("utf-8")
         return line
@@ -223,23 +224,38 @@ def log_object(members):
     return "".join(f"\\\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in line)
 
 
-DEPTH_MAX = 20
+class Plain:
+    """Values in what JSON knows, as far as it goes: what stands in itself, or too deep, or is too much, is told by its kind."""
 
+    DEPTH_MAX = 20
+    VALUES_MAX = 1_000
 
-def plain(value, around=()):
-    """The same in what JSON knows; `around`: in which objects and lists it stands."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        # Neither infinite nor no number.
-        return value if value - value == 0 else None
-    if len(around) < DEPTH_MAX and id(value) not in around:
+    def __init__(self):
+        self.count = 0
+
+    def of(self, value, around=()):
+        """`around`: in which objects and lists it stands."""
+        self.count += 1
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, float):
+            # Neither infinite nor no number.
+            return value if value - value == 0 else None
+        if isinstance(value, int):
+            # Python does not write all of them, for the time that it takes.
+            return value if value.bit_length() < 4096 else text_of(value)
+        if not isinstance(value, (dict, list, tuple)):
+            return text_of(value)
+        if len(around) >= self.DEPTH_MAX or id(value) in around or self.count > self.VALUES_MAX:
+            return f"<{type(value).__name__}>"
         around = (*around, id(value))
+        # Another thread may change them meanwhile.
         if isinstance(value, dict):
-            return {text_of(name): plain(member, around) for name, member in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(member, around) for member in value]
-    return text_of(value)
+            return {text_of(name): self.of(member, around) for name, member in self.first(value.items())}
+        return [self.of(member, around) for member in self.first(value)]
+
+    def first(self, values):
+        return list(itertools.islice(values, max(0, self.VALUES_MAX - self.count)))
 
 
 def show(failure):

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
@@ -23,8 +24,12 @@ const USUAL: &str = "/sys/fs/cgroup";
 pub fn check() -> Check {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let roots = roots(&mounts);
-    let found = look(&roots);
-    Check::fine("groups left", told(&roots, &found))
+    let (found, is_whole) = look(&roots);
+    let mut told = told(&roots, &found);
+    if !is_whole {
+        let _ = write!(told, " (the first {GROUPS_MAX} groups were looked through)");
+    }
+    Check::fine("groups left", told)
 }
 
 /// Where control groups are mounted.
@@ -39,15 +44,16 @@ fn roots(mounts: &str) -> Vec<PathBuf> {
     roots.collect()
 }
 
-/// The environments that have groups, and whether a process is in one of them: version 1 has several for each.
-fn look(roots: &[PathBuf]) -> BTreeMap<String, bool> {
+/// The environments that have groups, and whether a process is in one of them: version 1 has several for each. False: there
+/// are more groups than are looked through.
+fn look(roots: &[PathBuf]) -> (BTreeMap<String, bool>, bool) {
     let mut found = BTreeMap::new();
     let mut left: Vec<(PathBuf, usize)> = roots.iter().map(|root| (root.clone(), 0)).collect();
     let mut looked = 0;
     while let Some((folder, depth)) = left.pop() {
         looked += 1;
         if looked > GROUPS_MAX {
-            break;
+            return (found, false);
         }
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -61,7 +67,7 @@ fn look(roots: &[PathBuf]) -> BTreeMap<String, bool> {
             }
         }
     }
-    found
+    (found, true)
 }
 
 /// One of which nothing is known is taken to have some.
@@ -88,7 +94,7 @@ fn told(roots: &[PathBuf], found: &BTreeMap<String, bool>) -> String {
         }
     };
     format!(
-        "those of {} without a process, which killed servers left{of_others}: a start with the same data folder removes its own, and, while no server runs, `find {places} -depth -type d -name '{ENVIRONMENTS}*' -exec rmdir {{}} +` all (as root; the kernel keeps those with processes)",
+        "those of {} without a process, as killed servers leave them{of_others}: a start with the same data folder removes its own, and, while no server runs, `find {places} -depth -type d -name '{ENVIRONMENTS}*' -exec rmdir {{}} +` all (as root; the kernel keeps those with processes)",
         counted(left, "environment")
     )
 }
@@ -115,11 +121,11 @@ mod tests {
             fs::write(path.join("cgroup.procs"), members).unwrap();
         };
         let roots = ["memory", "pids"].map(|name| folder.path().join(name));
-        assert_eq!(told(&roots, &look(&roots)), "none");
+        assert_eq!(told(&roots, &look(&roots).0), "none");
         group("memory/other", "");
         group("memory/lambic/lambic-environment-1-a", "12\n");
         assert_eq!(
-            told(&roots, &look(&roots)),
+            told(&roots, &look(&roots).0),
             "none; 1 environment more with processes"
         );
         // Of one environment, in two hierarchies; a process that is in one of them only.
@@ -127,7 +133,8 @@ mod tests {
         group("memory/lambic/lambic-environment-1-b", "");
         group("pids/lambic/lambic-environment-1-b", "");
         group("pids/service/lambic/lambic-environment-2-c", "");
-        let found = look(&roots);
+        let (found, is_whole) = look(&roots);
+        assert!(is_whole);
         let left: Vec<&str> = found
             .iter()
             .filter(|(_, has_process)| !**has_process)
@@ -143,6 +150,6 @@ mod tests {
             assert!(told.contains(part), "no {part:?} in {told}");
         }
         fs::create_dir_all(folder.path().join("pids/lambic-environment-3-d")).unwrap();
-        assert!(look(&roots)["lambic-environment-3-d"], "nobody knows");
+        assert!(look(&roots).0["lambic-environment-3-d"], "nobody knows");
     }
 }

@@ -25,7 +25,9 @@ fn exports_plainly(text: &str, wanted: &str) -> bool {
         let mut parts = text.split(start).skip(1);
         let list = parts.next().unwrap_or_default();
         let list = list.split('}').next().unwrap_or_default();
-        parts.next().is_none() && !list.contains(['{', '(', '/']) && !list.contains("...")
+        parts.next().is_none()
+            && !list.contains(['{', '(', '[', '/', '"', '\''])
+            && !list.contains("...")
     };
     let starts = [
         "export const ",
@@ -34,7 +36,10 @@ fn exports_plainly(text: &str, wanted: &str) -> bool {
         "export function ",
         "export async function ",
         "export class ",
-        "export default ",
+        // What any other default has is not seen.
+        "export default function",
+        "export default async",
+        "export default (",
         "exports.",
         "module.exports.",
     ];
@@ -42,8 +47,8 @@ fn exports_plainly(text: &str, wanted: &str) -> bool {
         let is_usual = starts.iter().any(|start| line.starts_with(start));
         let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
         let has_it = line.split(|c| !is_part(c)).any(|word| word == wanted);
-        // `export const { a } = b` has several names.
-        is_usual && !has_it && !line.contains("t {")
+        // `export const { a } = b` has several names, and what ends so goes on.
+        is_usual && !has_it && !line.contains("t {") && !line.trim_end().ends_with(',')
     };
     let mut lines = text.lines().map(str::trim_start);
     let is_comment = |line: &str| line.starts_with("//") || line.starts_with('*');
@@ -135,6 +140,11 @@ mod tests {
             "module.exports = { ...other };",
             "exports['handler'] = 1;",
             "this.handler = 1;",
+            "module.exports = { 'handler': other };",
+            "module.exports = { [name]: other };",
+            "export { other as \"handler\" };",
+            "const api = { handler };\nexport default api;",
+            "export const other = 1,\n  handler = other;",
             "var o = {}; __export(o, { handler: () => handler });",
         ] {
             check(script, false);

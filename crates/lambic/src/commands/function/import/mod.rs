@@ -103,26 +103,23 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     api.functions()?;
     let outcomes = apply::apply(&api, &plan);
     report(global, &plan, &outcomes)?;
-    ended(
-        &plan,
-        &outcomes,
-        "failed",
-        "left out, the others were imported",
-    )
+    ended(&plan, &outcomes, "failed", ", the others were imported")
 }
 
-/// An error where something failed, or a function is missing: others may count on it.
-fn ended(plan: &Plan, outcomes: &[Outcome], how: &str, lost: &str) -> anyhow::Result<()> {
+/// An error where something failed, or a function is missing: others may count on it. `others` stands behind the latter where
+/// nothing failed.
+fn ended(plan: &Plan, outcomes: &[Outcome], how: &str, others: &str) -> anyhow::Result<()> {
     let failed = outcomes.iter().filter(|one| one.error.is_some()).count();
     let mut wrong = Vec::new();
     if failed > 0 {
         let all = counted(outcomes.len() as u64, "resource");
         wrong.push(format!("{failed} of {all} {how}"));
     }
+    let others = if failed == 0 { others } else { "" };
     match plan.lost.len() as u64 {
         0 => {}
-        1 => wrong.push(format!("1 function is {lost}")),
-        count => wrong.push(format!("{count} functions are {lost}")),
+        1 => wrong.push(format!("1 function is left out{others}")),
+        count => wrong.push(format!("{count} functions are left out{others}")),
     }
     match wrong.as_slice() {
         [] => Ok(()),
@@ -166,7 +163,7 @@ fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<
     };
     mark_missing(plan, &mut outcomes, machine);
     report(global, plan, &outcomes)?;
-    ended(plan, &outcomes, "cannot run on this server", "left out")
+    ended(plan, &outcomes, "cannot run on this server", "")
 }
 
 /// Layers first, then functions, as [`apply`] goes through them.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lambic_functions::Destination;
 use serde_json::{Map, Value, json};
 
-use super::super::package::Package;
+use super::super::{exported, package::Package};
 
 /// AWS's defaults: what a source does not say has them, also where it once said something else.
 const TIMEOUT_S: u32 = 3;
@@ -240,7 +240,7 @@ impl Function {
 }
 
 /// What an ARN is of, in few words.
-fn named(arn: &Value) -> String {
+pub fn named(arn: &Value) -> String {
     let arn = arn.as_str().unwrap_or_default();
     match Destination::parse(arn) {
         Some(Destination::Function(name)) => format!("function {name}"),
@@ -286,6 +286,19 @@ impl Plan {
             what: what.into(),
             why: why.into(),
         });
+    }
+
+    /// Tells it of a script that does not export the function's handler.
+    pub fn warn_unexported(&mut self, place: String, what: String, function: &Function) {
+        let Function {
+            package,
+            runtime,
+            handler,
+            ..
+        } = function;
+        if let Some(unexported) = exported::unexported(package, runtime, handler) {
+            self.warn(place, what, unexported);
+        }
     }
 
     pub fn warn(&mut self, place: String, what: impl Into<String>, why: impl Into<String>) {

@@ -2,12 +2,12 @@
 //!
 //! Whether an import made it before, and its source has lost it since, or somebody set it by hand, nobody knows.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     super::list::qualifier_of,
     changes::{Changes, Present},
-    plan::Function,
+    plan::{Function, named},
 };
 
 /// Settings that stay where the source does not name them: a member of theirs, and what it is if they are set.
@@ -15,6 +15,22 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     ("SnapStart", "ApplyOn", "PublishedVersions"),
     ("TracingConfig", "Mode", "Active"),
     ("LoggingConfig", "LogFormat", "JSON"),
+];
+
+/// Members of a URL and of a mapping of a stream, and what they are unless something else is asked for. Nothing is as good as
+/// the default: AWS leaves some members out.
+const OF_URLS: [(&str, &str); 2] = [("Cors", "{}"), ("InvokeMode", "\"BUFFERED\"")];
+const OF_MAPPINGS: [(&str, &str); 10] = [
+    ("BatchSize", "100"),
+    ("BisectBatchOnFunctionError", "false"),
+    ("DestinationConfig", "{\"OnFailure\":{}}"),
+    ("FilterCriteria", "{\"Filters\":[]}"),
+    ("FunctionResponseTypes", "[]"),
+    ("MaximumBatchingWindowInSeconds", "0"),
+    ("MaximumRecordAgeInSeconds", "-1"),
+    ("MaximumRetryAttempts", "-1"),
+    ("ParallelizationFactor", "1"),
+    ("TumblingWindowInSeconds", "0"),
 ];
 
 pub fn staying(function: &Function, changes: &Changes, present: &Present) -> Vec<String> {
@@ -40,8 +56,12 @@ pub fn staying(function: &Function, changes: &Changes, present: &Present) -> Vec
     }
     for url in &present.urls {
         let qualifier = qualifier_of(url);
-        if function.url.is_none() || qualifier != alias {
-            stays.push(of("URL", qualifier));
+        match &function.url {
+            Some(wanted) if qualifier == alias => {
+                let members = members(&OF_URLS, wanted, url);
+                stays.extend(members.map(|member| format!("{member} of the URL")));
+            }
+            _ => stays.push(of("URL", qualifier)),
         }
     }
     for mapping in &present.all_mappings {
@@ -92,25 +112,38 @@ fn settings(function: &Function, present: &Present) -> Vec<String> {
     stays
 }
 
+/// Those that are not the default there, and not wanted.
+fn members<'a>(
+    known: &'a [(&'a str, &'a str)],
+    wanted: &'a Value,
+    there: &'a Value,
+) -> impl Iterator<Item = &'a str> {
+    let is_set = |name: &str, default: &str| {
+        let default: Value = serde_json::from_str(default).expect("the tables have JSON");
+        let there = &there[name];
+        !there.is_null() && *there != json!({}) && *there != default
+    };
+    let stays =
+        move |(name, default): &&(&str, &str)| wanted[*name].is_null() && is_set(name, default);
+    known.iter().filter(stays).map(|(name, _)| *name)
+}
+
 fn of_mapping(function: &Function, there: &Value) -> Vec<String> {
-    let arn = there["EventSourceArn"].as_str().unwrap_or_default();
-    let stream = arn.rsplit_once("stream/").map_or(arn, |(_, name)| name);
+    let arn = &there["EventSourceArn"];
+    let mapping = format!("mapping of {}", named(arn));
     let qualifier = qualifier_of(there);
     let mut mappings = function.mappings.iter();
     let wanted = mappings
-        .find(|wanted| wanted["EventSourceArn"] == arn && qualifier == function.alias.as_deref());
+        .find(|wanted| wanted["EventSourceArn"] == *arn && qualifier == function.alias.as_deref());
     let Some(wanted) = wanted else {
-        return vec![of(&format!("mapping of stream {stream}"), qualifier)];
+        return vec![of(&mapping, qualifier)];
     };
-    let mut stays = Vec::new();
-    let filters = there["FilterCriteria"]["Filters"].as_array();
-    if filters.is_some_and(|filters| !filters.is_empty()) && wanted["FilterCriteria"].is_null() {
-        stays.push(format!("filters of the mapping of stream {stream}"));
-    }
-    if there["DestinationConfig"]["OnFailure"]["Destination"].is_string()
-        && wanted["DestinationConfig"].is_null()
-    {
-        stays.push(format!("destination of the mapping of stream {stream}"));
+    let members = members(&OF_MAPPINGS, wanted, there);
+    let mut stays: Vec<_> = members
+        .map(|member| format!("{member} of the {mapping}"))
+        .collect();
+    if there["State"] == "Disabled" && wanted["Enabled"].is_null() {
+        stays.push(format!("the {mapping} is disabled"));
     }
     stays
 }
@@ -137,19 +170,9 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::plan::{Alias, tests::package},
+        super::plan::{Alias, tests::function},
         *,
     };
-
-    fn function() -> Function {
-        let package = package(&[("app.py", "def handler(e, c): ...")]);
-        Function::new(
-            "f".to_owned(),
-            package,
-            "python3.11".to_owned(),
-            "app.handler".to_owned(),
-        )
-    }
 
     fn arn(qualifier: &str) -> String {
         format!("arn:aws:lambda:us-east-1:000000000000:function:f{qualifier}")
@@ -166,10 +189,19 @@ mod tests {
             concurrency: Some(5),
             tags: json!({ "team": "a" }),
             aliases: vec![json!({ "Name": "live" })],
-            urls: vec![json!({ "FunctionArn": arn(":live") })],
+            urls: vec![json!({
+                "FunctionArn": arn(":live"),
+                "AuthType": "NONE",
+                "Cors": { "MaxAge": 1 },
+                "InvokeMode": "BUFFERED",
+            })],
             all_mappings: vec![json!({
                 "FunctionArn": arn(":live"),
                 "EventSourceArn": stream,
+                "BatchSize": 20,
+                "MaximumRetryAttempts": -1,
+                "FunctionResponseTypes": [],
+                "State": "Disabled",
                 "FilterCriteria": { "Filters": [{ "Pattern": "{}" }] },
                 "DestinationConfig": { "OnFailure": { "Destination": arn("y") } },
             })],
@@ -187,7 +219,11 @@ mod tests {
 
     #[test]
     fn what_the_source_has_no_more_is_told() {
-        let stays = staying(&function(), &Changes::default(), &present());
+        let stays = staying(
+            &function(&[("app.py", "")]),
+            &Changes::default(),
+            &present(),
+        );
         assert_eq!(
             stays,
             [
@@ -203,13 +239,17 @@ mod tests {
                 "tag team",
             ]
         );
-        let new = staying(&function(), &Changes::default(), &Present::default());
+        let new = staying(
+            &function(&[("app.py", "")]),
+            &Changes::default(),
+            &Present::default(),
+        );
         assert!(new.is_empty(), "{new:?}");
     }
 
     #[test]
     fn what_the_source_has_is_not_told() {
-        let mut wanted = function();
+        let mut wanted = function(&[("app.py", "")]);
         for name in ["DeadLetterConfig", "TracingConfig"] {
             wanted.settings.kept.insert(name.to_owned(), json!({}));
         }
@@ -230,8 +270,11 @@ mod tests {
         assert_eq!(
             stays,
             [
-                "filters of the mapping of stream s",
-                "destination of the mapping of stream s",
+                "Cors of the URL",
+                "BatchSize of the mapping of stream s",
+                "DestinationConfig of the mapping of stream s",
+                "FilterCriteria of the mapping of stream s",
+                "the mapping of stream s is disabled",
                 "OnFailure of the event invoke config",
             ]
         );
@@ -240,8 +283,16 @@ mod tests {
             queued: true,
             ..Changes::default()
         };
-        wanted.mappings[0]["FilterCriteria"] = json!({});
-        wanted.mappings[0]["DestinationConfig"] = json!({});
+        wanted.url = Some(json!({ "Cors": {} }));
+        let members = [
+            "FilterCriteria",
+            "DestinationConfig",
+            "BatchSize",
+            "Enabled",
+        ];
+        for member in members {
+            wanted.mappings[0][member] = json!({});
+        }
         let stays = staying(&wanted, &changes, &present());
         assert!(stays.is_empty(), "{stays:?}");
     }

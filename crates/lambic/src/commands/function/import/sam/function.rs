@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        super::{exported, guess, package::Package, runtimes::Language},
+        super::{guess, package::Package, runtimes::Language},
         cloudformation::{Missing, Resource, intrinsic, referred},
         events, known,
         plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
@@ -99,12 +99,9 @@ impl Reader<'_, '_> {
                 self.leave_out(resource.key, format!("{id}: Handler"), why);
             }
             None => {
-                let unexported =
-                    exported::unexported(&function.package, &function.runtime, &function.handler);
-                if let Some(unexported) = unexported {
-                    let place = self.template.source.line(resource.key);
-                    self.plan.warn(place, format!("{id}: Handler"), unexported);
-                }
+                let place = self.template.source.line(resource.key);
+                let what = format!("{id}: Handler");
+                self.plan.warn_unexported(place, what, &function);
             }
         }
         if let Some(node) = resource.node.get("Metadata") {

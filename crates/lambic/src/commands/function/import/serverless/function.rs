@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        super::{exported, guess, package::Package, runtimes::Language},
+        super::{guess, package::Package, runtimes::Language},
         known,
         plan::{Alias, Function, LayerUse, NO_DESTINATION, NO_IAM, NO_IMAGES, NOT_HERE},
     },
@@ -95,12 +95,9 @@ impl Reader<'_, '_> {
                 self.leave_out(node, format!("{id}: handler"), why);
             }
             None => {
-                let unexported =
-                    exported::unexported(&function.package, &function.runtime, &function.handler);
-                if let Some(unexported) = unexported {
-                    let place = self.source.line(node);
-                    self.plan.warn(place, format!("{id}: handler"), unexported);
-                }
+                let place = self.source.line(node);
+                let what = format!("{id}: handler");
+                self.plan.warn_unexported(place, what, &function);
             }
         }
         self.plan.functions.push(function);
