@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use super::tree::{Tasks, read};
+use super::{
+    members::Members,
+    tree::{Tasks, read},
+};
 
 /// AWS's: this much memory comes with one processor.
 const MEMORY_MB_OF_A_CPU: u64 = 1_769;
@@ -270,28 +273,44 @@ impl Group {
         Ok(())
     }
 
-    /// Takes the bounds of processors away again: what is killed has work to do before it is gone, a thousand processes
-    /// much of it, and nobody gains by its waiting.
+    /// Takes the bound of processors away again: what is killed has work to do before it is gone, a thousand processes
+    /// much of it. Its share stays what it was: others were not the ones who started them.
+    pub fn lift(&self) {
+        self.write_cpu(if self.is_v2 {
+            ("cpu.max", "max")
+        } else {
+            ("cpu.cfs_quota_us", "-1")
+        });
+    }
+
+    /// Gives it a full share of the processors as well, where it does not come to its end: it holds memory meanwhile.
     pub fn hasten(&self) {
-        let Some(folder) = self.folder(Controller::Cpu) else {
-            return;
-        };
-        let settings = match self.is_v2 {
-            true => [("cpu.max", "max"), ("cpu.weight", "100")],
-            false => [("cpu.cfs_quota_us", "-1"), ("cpu.shares", "1024")],
-        };
-        for (file, value) in settings {
+        self.write_cpu(if self.is_v2 {
+            ("cpu.weight", "100")
+        } else {
+            ("cpu.shares", "1024")
+        });
+    }
+
+    fn write_cpu(&self, (file, value): (&str, &str)) {
+        if let Some(folder) = self.folder(Controller::Cpu) {
             // It ends without as well.
             let _ = fs::write(folder.join(file), value);
         }
+    }
+
+    /// What is in it, but for one; `None` where no controller counts it.
+    pub fn members(&self, except: i32) -> Option<Members> {
+        let folder = self.folder(Controller::Pids)?.to_owned();
+        Some(Members { folder, except })
     }
 
     pub fn has(&self, controller: Controller) -> bool {
         self.folder(controller).is_some()
     }
 
-    /// How many processes and threads are in it, the parent in between perhaps among them. It is a counter: listing them
-    /// may take as long as new ones come.
+    /// How many processes and threads are in it, the parent in between perhaps among them. It is a counter, which costs less
+    /// than a list of [`Group::members`].
     pub fn tasks(&self) -> Option<usize> {
         let folder = self.folder(Controller::Pids)?;
         read(folder.join("pids.current")).ok()?.trim().parse().ok()

@@ -18,6 +18,14 @@ impl Child {
         }
     }
 
+    /// The number of what is waited for, where that may be another process than the program itself.
+    pub fn id(&self) -> Option<i32> {
+        match self {
+            Child::Own(child) => child.id().and_then(|id| i32::try_from(id).ok()),
+            Child::Split(_) => None,
+        }
+    }
+
     /// How it ended, if it has.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         match self {

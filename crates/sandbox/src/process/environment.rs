@@ -26,6 +26,7 @@ use super::{
     endpoint::{About, Endpoint, Event, Said, StreamSink},
     exited::exited,
     layout::Layout,
+    members::{self, Members},
     network,
     place::{self, Kind},
     telemetry::{self, Telemetry},
@@ -40,7 +41,9 @@ const WATCH: Duration = Duration::from_millis(20);
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
 /// AWS's, for a runtime.
 const TERMINATE_TIME_MAX: Duration = Duration::from_millis(300);
-/// The kernel takes a killed namespace down in milliseconds.
+/// The kernel takes a killed namespace down in milliseconds, one of a thousand processes in a few hundred, if others leave
+/// it the processors.
+const KILL_TIME: Duration = Duration::from_millis(500);
 const KILL_TIME_MAX: Duration = Duration::from_secs(2);
 /// Processes of one environment, the first included.
 const PROCESSES_MAX: usize = 64;
@@ -321,19 +324,33 @@ impl Environment {
         }
         self.has_ended = true;
         if let Some(group) = &self.group {
-            group.hasten();
+            group.lift();
         }
         self.process.kill_all();
+        if self.group.as_ref().and_then(Group::tasks) > Some(members::FEW)
+            && let Some(members) = self.members()
+        {
+            // Waited for below.
+            tokio::task::spawn_blocking(move || members.kill());
+        }
         // The parent in between ends by itself when its namespace is empty: then nothing is left that could hold a
         // mount or a group.
-        if tokio::time::timeout(KILL_TIME_MAX, self.child.wait())
-            .await
-            .is_err()
-        {
+        let mut has_ended = self.ends_within(KILL_TIME).await;
+        if !has_ended {
+            if let Some(group) = &self.group {
+                group.hasten();
+            }
+            has_ended = self.ends_within(KILL_TIME_MAX).await;
+        }
+        if !has_ended {
             let _ = self.child.start_kill();
             let _ = self.child.wait().await;
         }
         self.process.forget_number();
+    }
+
+    async fn ends_within(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.child.wait()).await.is_ok()
     }
 
     /// The child was waited for.
@@ -370,7 +387,7 @@ impl Environment {
         }
         match is_counted {
             true => self
-                .over_limit(&self.stopped, request_id)
+                .over_limit(self.stopped.len(), &self.stopped, request_id)
                 .map_or(Ok(()), Err),
             false => Ok(()),
         }
@@ -408,7 +425,8 @@ impl Environment {
                     return Word::Failed(self.exited(request_id, status));
                 }
                 _ = watch.tick() => {
-                    if let Some(outcome) = self.over_limit(&self.to_count(), request_id) {
+                    let (count, below) = self.to_count();
+                    if let Some(outcome) = self.over_limit(count, &below, request_id) {
                         return Word::Failed(outcome);
                     }
                 }
@@ -416,22 +434,43 @@ impl Environment {
         }
     }
 
-    /// What is below it, where the kernel does not say already that it is not too much: looking at each process and
-    /// thread costs us, and what attacks has many.
-    fn to_count(&self) -> Vec<Process> {
-        let is_few = self.group.as_ref().is_some_and(|group| {
-            group.has(Controller::Memory)
-                && group.tasks().is_some_and(|count| count < PROCESSES_MAX)
-        });
-        match is_few {
-            true => Vec::new(),
-            false => self.process.below_at_most(PROCESSES_MAX),
+    /// How many processes are below it, and those themselves where the kernel does not count for us: looking at each
+    /// process and thread costs us, and what attacks has many.
+    fn to_count(&self) -> (usize, Vec<Process>) {
+        match self.counted_by_group() {
+            Some(count) => (count, Vec::new()),
+            None => {
+                let below = self.process.below_at_most(PROCESSES_MAX);
+                (below.len(), below)
+            }
         }
     }
 
+    /// `None` where the group does not count both memory and tasks.
+    fn counted_by_group(&self) -> Option<usize> {
+        let group = self.group.as_ref()?;
+        if !group.has(Controller::Memory) {
+            return None;
+        }
+        match group.tasks()? {
+            // It does not matter how many threads are among them.
+            few if few < PROCESSES_MAX => Some(few.saturating_sub(1)),
+            _ => {
+                let mut all = self.members()?.processes();
+                all.retain(|pid| *pid != self.process.pid());
+                Some(all.len())
+            }
+        }
+    }
+
+    fn members(&self) -> Option<Members> {
+        let except = self.child.id().unwrap_or_default();
+        self.group.as_ref()?.members(except)
+    }
+
     /// The limits that hold for all processes of an environment together.
-    fn over_limit(&self, below: &[Process], request_id: &str) -> Option<Outcome> {
-        if below.len() >= PROCESSES_MAX {
+    fn over_limit(&self, count: usize, below: &[Process], request_id: &str) -> Option<Outcome> {
+        if count >= PROCESSES_MAX {
             return Some(failure(
                 "Runtime.TooManyProcesses",
                 &format!("RequestId: {request_id} Error: More than {PROCESSES_MAX} processes"),
@@ -480,7 +519,7 @@ impl Drop for Environment {
     fn drop(&mut self) {
         if !self.has_ended {
             if let Some(group) = &self.group {
-                group.hasten();
+                group.lift();
             }
             // The child itself is killed and reaped by `kill_on_drop`.
             self.process.kill_all();

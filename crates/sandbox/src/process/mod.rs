@@ -22,6 +22,7 @@ mod interpreter;
 mod isolation;
 mod landlock;
 mod layout;
+mod members;
 mod network;
 mod place;
 mod refusals;

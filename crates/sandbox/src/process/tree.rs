@@ -407,7 +407,7 @@ fn look(pid: i32, with_waiting: bool) -> Look {
 }
 
 #[allow(unsafe_code)]
-fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a system call on integers; neither the standard library nor nix has it. What it returns is a new
     // descriptor that nobody else owns, closed on exec.
     unsafe {
@@ -420,7 +420,7 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 }
 
 #[allow(unsafe_code)]
-fn pidfd_send_signal(pidfd: &OwnedFd, signal: Option<Signal>) -> io::Result<()> {
+pub fn pidfd_send_signal(pidfd: &OwnedFd, signal: Option<Signal>) -> io::Result<()> {
     let signal = signal.map_or(0, |signal| signal as libc::c_int);
     // SAFETY: a system call on a descriptor that is open, an integer and no further information.
     let result = unsafe {

@@ -4,10 +4,12 @@
 //! window is one pass over the table; the figures are medians over the windows, since one in which the machine was busy
 //! otherwise says nothing.
 
-use std::time::Duration;
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 /// The issue's: of the neighbour's 99th percentile.
 pub const RATIO_MAX: f64 = 1.5;
+/// Kinds of attacks that are named.
+const SLOWEST: usize = 20;
 
 /// The neighbour's times in one window.
 #[derive(Default, Clone)]
@@ -53,6 +55,20 @@ pub fn figure(windows: &[Window], part: usize) -> Figure {
     }
 }
 
+/// Beside what most events took longer than `bound_ms`, how many, and of how many.
+pub fn slowest<'a>(
+    beside: &BTreeMap<&'a str, Vec<Duration>>,
+    bound_ms: f64,
+) -> Vec<(&'a str, usize, usize)> {
+    let is_slow = |time: &&Duration| time.as_secs_f64() * 1e3 > bound_ms;
+    let all = beside.iter();
+    let all = all.map(|(file, times)| (*file, times.iter().filter(is_slow).count(), times.len()));
+    let mut slow: Vec<_> = all.filter(|(_, slow, _)| *slow > 0).collect();
+    slow.sort_by_key(|(_, slow, _)| Reverse(*slow));
+    slow.truncate(SLOWEST);
+    slow
+}
+
 /// Milliseconds.
 fn percentile(times: &[Duration], part: usize) -> f64 {
     let mut times = times.to_vec();
@@ -85,6 +101,17 @@ fn a_window_that_was_disturbed_does_not_count() {
         ratio: 2.0,
     };
     assert_eq!(found, expected);
+}
+
+#[test]
+fn what_a_neighbour_notices_most_is_named() {
+    let times = |millis: &[u64]| millis.iter().map(|ms| Duration::from_millis(*ms)).collect();
+    let beside = BTreeMap::from([
+        ("a", times(&[1, 5, 1])),
+        ("b", times(&[1, 2])),
+        ("c", times(&[5, 5])),
+    ]);
+    assert_eq!(slowest(&beside, 2.0), [("c", 2, 2), ("a", 1, 3)]);
 }
 
 #[test]

@@ -3,8 +3,11 @@
 //! `LAMBIC_HOSTILE_ROUNDS` has the long form: so many of them, one after the other, each with less time. There the clock
 //! counts, too: how late an attack is gone, and the neighbour's times with and without one beside it. In the short form
 //! several run at once, and it asks that each ends as the table says, and not how fast.
+//!
+//! `LAMBIC_HOSTILE_ATTACKS` has a part of the names of those that run, for who looks for the cause of something.
 
 use std::{
+    collections::BTreeMap,
     process::Command,
     sync::{
         Arc,
@@ -14,10 +17,10 @@ use std::{
 };
 
 use crate::{
-    figures::{RATIO_MAX, Window, figure, window_of},
+    figures::{RATIO_MAX, Window, figure, slowest, window_of},
     house::{House, Neighbour, WORD, differs, timeout_of},
     left::Counts,
-    table::ATTACKS,
+    table::{ATTACKS, Ends},
 };
 
 /// In the environment of the program that has this test alone.
@@ -67,11 +70,22 @@ async fn rounds() {
     let long: Option<usize> = std::env::var("LAMBIC_HOSTILE_ROUNDS")
         .ok()
         .map(|rounds| rounds.parse().expect("LAMBIC_HOSTILE_ROUNDS is a number"));
+    let attacks: Vec<_> = match std::env::var("LAMBIC_HOSTILE_ATTACKS") {
+        Ok(part) => ATTACKS
+            .iter()
+            .filter(|(file, _)| file.contains(&part))
+            .collect(),
+        Err(_) => ATTACKS.iter().collect(),
+    };
+    assert!(
+        !attacks.is_empty(),
+        "LAMBIC_HOSTILE_ATTACKS is in no attack's name"
+    );
     let (rounds, at_once, bomb) = match long {
-        None => (ATTACKS.len(), AT_ONCE, BOMB[0]),
+        None => (attacks.len(), AT_ONCE, BOMB[0]),
         Some(rounds) => (rounds, 1, BOMB[1]),
     };
-    let windows = (rounds / ATTACKS.len()).max(1);
+    let windows = (rounds / attacks.len()).max(1);
     let house = Arc::new(House::open().await);
     let mut neighbours = Vec::new();
     for _ in 0..at_once {
@@ -96,7 +110,7 @@ async fn rounds() {
     let next = Arc::new(AtomicUsize::new(0));
     let mut workers = tokio::task::JoinSet::new();
     for mut neighbour in neighbours {
-        let (house, next) = (house.clone(), next.clone());
+        let (house, next, attacks) = (house.clone(), next.clone(), attacks.clone());
         workers.spawn(async move {
             let mut seen = Seen {
                 windows: vec![Window::default(); windows],
@@ -106,7 +120,17 @@ async fn rounds() {
                 Some(next.fetch_add(1, Ordering::SeqCst)).filter(|&at| at < rounds)
             {
                 let is_alone = long.is_some();
-                one(&house, round, bomb, is_alone, &mut neighbour, &mut seen).await;
+                let attack = attacks[round % attacks.len()];
+                let window = window_of(round, attacks.len(), windows);
+                if is_alone {
+                    neighbour.asked_alone(QUIET).await;
+                    let times = std::mem::take(&mut neighbour.times);
+                    seen.windows[window].alone.extend(times);
+                }
+                one(&house, attack, bomb, is_alone, &mut neighbour, &mut seen).await;
+                let times = std::mem::take(&mut neighbour.times);
+                seen.windows[window].beside.extend(&times);
+                seen.beside.entry(attack.0).or_default().extend(times);
                 if is_alone && (round + 1) % TOLD_EVERY == 0 {
                     println!("{} of {rounds} rounds", round + 1);
                 }
@@ -122,6 +146,7 @@ async fn rounds() {
         all.late = all.late.max(seen.late);
         // In the long form there is one worker.
         all.windows = seen.windows;
+        all.beside = seen.beside;
         kept.push(neighbour);
     }
     assert!(all.wrong.is_empty(), "{}", all.wrong.join("\n"));
@@ -145,27 +170,21 @@ struct Seen {
     wrong: Vec<String>,
     late: (Duration, &'static str),
     windows: Vec<Window>,
+    /// The neighbour's times beside each kind of attack.
+    beside: BTreeMap<&'static str, Vec<Duration>>,
 }
 
 async fn one(
     house: &House,
-    round: usize,
+    (file, ends): &'static (&'static str, Ends),
     bomb: Duration,
     is_alone: bool,
     neighbour: &mut Neighbour,
     seen: &mut Seen,
 ) {
-    let (file, ends) = &ATTACKS[round % ATTACKS.len()];
-    let window = window_of(round, ATTACKS.len(), seen.windows.len());
-    let window = &mut seen.windows[window];
-    if is_alone {
-        neighbour.asked_alone(QUIET).await;
-        window.alone.append(&mut neighbour.times);
-    }
     let attacked = house.attack(file, timeout_of(ends, bomb), neighbour).await;
-    window.beside.append(&mut neighbour.times);
     if let Some(did) = differs(ends, &attacked.outcome) {
-        seen.wrong.push(format!("round {round}, {file}: {did}"));
+        seen.wrong.push(format!("{file}: {did}"));
     }
     let late_max = match is_alone {
         true => LATE_MAX,
@@ -173,8 +192,7 @@ async fn one(
     };
     if attacked.late_reported > late_max {
         let late = attacked.late_reported;
-        seen.wrong
-            .push(format!("round {round}, {file}: {late:?} late"));
+        seen.wrong.push(format!("{file}: {late:?} late"));
     }
     seen.late = seen.late.max((attacked.late, file));
 }
@@ -187,7 +205,7 @@ impl Seen {
             "{rounds} attacks of {} kinds ended as they must, at most {} ms behind their timeout ({}); a neighbour's p50 \
              went from {:.2} to {:.2} ms ({:.2} ×), its p99 from {:.2} to {:.2} ms ({:.2} ×; medians of {} windows); no \
              process, mount, control group, descriptor or file was left",
-            ATTACKS.len(),
+            self.beside.len(),
             self.late.0.as_millis(),
             self.late.1,
             p50.alone_ms,
@@ -198,6 +216,9 @@ impl Seen {
             p99.ratio,
             self.windows.len(),
         );
+        for (file, slow, of) in slowest(&self.beside, RATIO_MAX * p99.alone_ms) {
+            println!("beside {file} {slow} of {of} events took longer than the bound of that p99");
+        }
         assert!(self.late.0 <= LATE_MAX, "{:?}", self.late);
         assert!(p99.ratio <= RATIO_MAX, "the neighbour notices: {p99:?}");
     }

@@ -50,7 +50,8 @@ pub fn staying(function: &Function, changes: &Changes, present: &Present) -> Vec
         let of_alias = aliases.any(|alias| alias.name == *qualifier && alias.provisioned.is_some());
         // That of the version before goes when the next one has its own.
         let is_number = qualifier.bytes().all(|byte| byte.is_ascii_digit());
-        if !of_alias && !(is_number && function.version.provisioned.is_some()) {
+        let goes = is_number && function.version.provisioned.is_some();
+        if !of_alias && !goes {
             stays.push(format!("provisioned concurrency of {qualifier}"));
         }
     }

@@ -1,0 +1,69 @@
+//! The processes of a control group: counted, and killed without waiting for the first of them.
+//!
+//! The kernel kills all of a PID namespace when its first process dies, which happens when that gets its turn: among a
+//! thousand that run, seconds later. Here each of them is told itself, so that each dies at its own next turn.
+
+use std::{collections::HashSet, fs, os::fd::OwnedFd, path::PathBuf};
+
+use nix::sys::signal::Signal;
+
+use super::tree::{pidfd_open, pidfd_send_signal, read};
+
+/// With so few processes and threads the first one has its turn soon.
+pub const FEW: usize = 32;
+/// Descriptors that are held at one time.
+const AT_ONCE: usize = 64;
+/// What was in the middle of a fork is not in the list before it has come back from there.
+const ROUNDS_MAX: usize = 8;
+
+pub struct Members {
+    /// Of the controller that counts tasks.
+    pub folder: PathBuf,
+    /// The parent in between, which may be among them: it waits for all others, and is waited for.
+    pub except: i32,
+}
+
+impl Members {
+    /// The numbers of its processes; one with a thousand threads is one.
+    pub fn processes(&self) -> Vec<i32> {
+        let list = read(self.folder.join("cgroup.procs")).unwrap_or_default();
+        let numbers = list.lines().filter_map(|number| number.parse().ok());
+        // 0 is one that cannot be seen from here.
+        numbers
+            .filter(|number| *number > 0 && *number != self.except)
+            .collect()
+    }
+
+    /// Kills all of them; it takes no new ones from then on. Blocks, for milliseconds where there are a thousand.
+    pub fn kill(&self) {
+        // What is killed cannot fork; what is not yet could, and that is all that depends on it.
+        let _ = fs::write(self.folder.join("pids.max"), "0");
+        let mut told = HashSet::new();
+        for _ in 0..ROUNDS_MAX {
+            let mut new = self.processes();
+            new.retain(|number| told.insert(*number));
+            if new.is_empty() {
+                return;
+            }
+            for some in new.chunks(AT_ONCE) {
+                self.kill_some(some);
+            }
+        }
+    }
+
+    fn kill_some(&self, numbers: &[i32]) {
+        let held: Vec<(i32, OwnedFd)> = numbers
+            .iter()
+            .filter_map(|number| Some((*number, pidfd_open(*number).ok()?)))
+            .collect();
+        // A number that had gone to a process elsewhere before it was opened is not in the list any more; one that is back
+        // in the list was opened as a process that has ended.
+        let still: HashSet<i32> = self.processes().into_iter().collect();
+        for (number, pidfd) in held {
+            if still.contains(&number) {
+                // It may have ended meanwhile.
+                let _ = pidfd_send_signal(&pidfd, Some(Signal::SIGKILL));
+            }
+        }
+    }
+}
