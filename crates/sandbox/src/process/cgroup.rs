@@ -285,11 +285,27 @@ impl Group {
 
     /// Gives it a full share of the processors as well, where it does not come to its end: it holds memory meanwhile.
     pub fn hasten(&self) {
+        // That comes with a full share.
+        self.write_cpu(("cpu.idle", "0"));
         self.write_cpu(if self.is_v2 {
             ("cpu.weight", "100")
         } else {
             ("cpu.shares", "1024")
         });
+    }
+
+    /// From here on it has only what nobody else wants of the processors, and leaves them at once when somebody does. False
+    /// where the kernel has no such groups (before Linux 5.15).
+    pub fn give_way(&self) -> bool {
+        self.folder(Controller::Cpu)
+            .is_some_and(|folder| fs::write(folder.join("cpu.idle"), "1").is_ok())
+    }
+
+    /// It has its share again.
+    pub fn take_part(&self, bounds: Bounds) {
+        self.write_cpu(("cpu.idle", "0"));
+        let (file, value, _) = share(u64::from(bounds.memory_mb), self.is_v2);
+        self.write_cpu((file, &value));
     }
 
     fn write_cpu(&self, (file, value): (&str, &str)) {
