@@ -16,9 +16,9 @@ use crate::lines::{Lines, LogSource};
 
 /// Reads of one turn. Bounded: a process that writes faster than we read must not hold this thread.
 const READS_MAX: usize = 64;
-/// Once the rest is thrown away, as much as a pipe holds, and then a pause: some 40 MB a second.
+/// Once the rest is thrown away, as much as a pipe holds, and then a pause: some 20 MB a second.
 const READS_FULL_MAX: usize = 4;
-const PAUSE_FULL: Duration = Duration::from_millis(1);
+const PAUSE_FULL: Duration = Duration::from_millis(2);
 
 pub struct Capture {
     pipe: Arc<AsyncFd<OwnedFd>>,

@@ -39,7 +39,7 @@ use crate::{Error, Execution, LogLine, execution, failure, lines::Lines};
 const WATCH: Duration = Duration::from_millis(20);
 /// Of so many of these times an invocation gives way to others in all but one, from the first on: in that one it has its
 /// share, however busy the machine is.
-const TURN: u32 = 4;
+const TURN: u32 = 8;
 /// AWS's, for extensions.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
 /// AWS's, for a runtime.
@@ -426,7 +426,7 @@ impl Environment {
     async fn wait_for_word(&mut self, request_id: &str, timeout: Duration) -> Word {
         let deadline = tokio::time::sleep(timeout);
         tokio::pin!(deadline);
-        let mut watch = tokio::time::interval_at(tokio::time::Instant::now() + WATCH, WATCH);
+        let mut watch = tokio::time::interval_at(tokio::time::Instant::now() + WATCH / 2, WATCH);
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0;
         loop {

@@ -3,7 +3,7 @@
 //!
 //! To hand work over to another thread and wait for it costs more than many a handler does. But code yields at each tick
 //! only, and ten milliseconds are long for whoever else waits on a thread of the runtime: a component that took long
-//! has its next requests on threads of their own from the beginning.
+//! has its next requests on threads of their own from the beginning, and so has one that nobody knows yet.
 
 use std::{
     any::Any,
@@ -18,14 +18,24 @@ use std::{
 const QUICK: Duration = Duration::from_millis(1);
 /// Requests that go to threads of their own after one that took long.
 const APART: u32 = 64;
+/// The first ones of a component.
+const FIRST: u32 = 4;
 
 pub type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Of a component, in all its instances.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pace {
     /// Requests that still go to threads of their own.
     apart: AtomicU32,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            apart: AtomicU32::new(FIRST),
+        }
+    }
 }
 
 impl Pace {
@@ -100,6 +110,9 @@ mod tests {
     #[test]
     fn who_was_slow_is_tried_again_later() {
         let pace = Pace::default();
+        for _ in 0..FIRST {
+            assert!(!pace.is_quick(), "nobody knows it");
+        }
         assert!(pace.is_quick() && pace.is_quick());
         pace.was_slow();
         for _ in 0..APART {
