@@ -8,6 +8,7 @@ use lambic_sandbox::{
     process::{Environment, FailedStart},
 };
 use serde_json::Value;
+use tempfile::TempDir;
 
 async fn start(source: &str) -> Environment {
     let code = code(&[("app.py", source)]);
@@ -19,8 +20,8 @@ async fn failed_start(source: &str) -> FailedStart {
     common::failed_start(python_spec(code.path(), "app.handler").await).await
 }
 
-/// With `LoggingConfig`'s format `JSON`.
-async fn start_with_json_logs(source: &str, level: &str) -> Environment {
+/// With `LoggingConfig`'s format `JSON`. The code is there as long as its folder is.
+async fn start_with_json_logs(source: &str, level: &str) -> (Environment, TempDir) {
     let code = code(&[("app.py", source)]);
     let mut spec = python_spec(code.path(), "app.handler").await;
     for (name, value) in [
@@ -30,7 +31,7 @@ async fn start_with_json_logs(source: &str, level: &str) -> Environment {
         let variable = (name.to_owned(), value.to_owned());
         spec.environment_reserved.push(variable);
     }
-    common::start(spec).await
+    (common::start(spec).await, code)
 }
 
 fn objects(lines: &[LogLine]) -> Vec<Value> {
@@ -145,7 +146,7 @@ async fn root_loggers_write_as_on_aws() {
 /// `LoggingConfig` with the format `JSON`.
 #[tokio::test]
 async fn root_loggers_write_json_where_the_function_wants_it() {
-    let mut environment = start_with_json_logs(
+    let (mut environment, _code) = start_with_json_logs(
         "import logging\n\
          logger = logging.getLogger('mine')\n\
          def handler(event, context):\n\
@@ -232,7 +233,7 @@ async fn every_error_is_sent() {
 
 #[tokio::test]
 async fn lines_of_json_are_json_whatever_is_logged() {
-    let mut environment = start_with_json_logs(
+    let (mut environment, _code) = start_with_json_logs(
         "import logging\n\
          logger = logging.getLogger()\n\
          def handler(event, context):\n\

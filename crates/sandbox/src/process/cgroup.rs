@@ -617,6 +617,36 @@ mod tests {
     }
 
     #[test]
+    fn what_gives_way_gets_its_share_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = |is_v2| Group {
+            folders: Vec::new(),
+            controllers: vec![(Controller::Cpu, folder.path().to_owned())],
+            is_v2,
+        };
+        let bounds = Bounds {
+            memory_mb: 1_769,
+            tmp_mb: 512,
+        };
+        let written = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap();
+        for (is_v2, file, share) in [(false, "cpu.shares", "1024"), (true, "cpu.weight", "100")] {
+            assert!(group(is_v2).give_way());
+            assert_eq!(written("cpu.idle"), "1");
+            group(is_v2).take_part(bounds);
+            assert_eq!(
+                (written("cpu.idle"), written(file)),
+                ("0".into(), share.into())
+            );
+        }
+        let none = Group {
+            folders: Vec::new(),
+            controllers: Vec::new(),
+            is_v2: true,
+        };
+        assert!(!none.give_way());
+    }
+
+    #[test]
     fn processors_come_with_memory() {
         for (memory_mb, quota, weight) in [
             (128, "100000 100000", "7"),

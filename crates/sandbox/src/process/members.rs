@@ -67,3 +67,45 @@ impl Members {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::{Child, Command},
+    };
+
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    #[test]
+    fn all_are_killed_but_the_one_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        // More than are held at one time.
+        let mut members: Vec<Child> = (0..AT_ONCE + 3).map(|_| sleeper()).collect();
+        let mut other = sleeper();
+        let mut between = sleeper();
+        let numbers = members.iter().chain([&between]);
+        let list: String = numbers.map(|child| format!("{}\n", child.id())).collect();
+        fs::write(folder.path().join("cgroup.procs"), format!("0\n{list}")).unwrap();
+        let members_of = Members {
+            folder: folder.path().to_owned(),
+            except: between.id() as i32,
+        };
+        assert_eq!(members_of.processes().len(), members.len());
+        members_of.kill();
+        for child in &mut members {
+            assert_eq!(child.wait().unwrap().signal(), Some(9));
+        }
+        let max = fs::read_to_string(folder.path().join("pids.max")).unwrap();
+        assert_eq!(max, "0", "no others come");
+        for child in [&mut between, &mut other] {
+            assert_eq!(child.try_wait().unwrap(), None);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}

@@ -251,11 +251,11 @@ class Plain:
         around = (*around, id(value))
         # Another thread may change them meanwhile.
         if isinstance(value, dict):
-            return {text_of(name): self.of(member, around) for name, member in self.first(value.items())}
-        return [self.of(member, around) for member in self.first(value)]
+            return {text_of(name): self.of(member, around) for name, member in self.first(list(value.items()))}
+        return [self.of(member, around) for member in self.first(list(value))]
 
     def first(self, values):
-        return list(itertools.islice(values, max(0, self.VALUES_MAX - self.count)))
+        return itertools.takewhile(lambda _: self.count < self.VALUES_MAX, values)
 
 
 def show(failure):
