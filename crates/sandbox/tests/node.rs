@@ -508,7 +508,8 @@ async fn a_spare_one_becomes_the_functions() {
             "const fs = require('fs');\n\
              const mine = require('mine');\n\
              exports.handler = async (event, context) => ({ mine, task: fs.readdirSync('.').sort(), cwd: process.cwd(),\n\
-             \x20 colour: process.env.COLOUR, spare: process.env.LAMBIC_SPARE ?? null, name: context.functionName });",
+             \x20 colour: process.env.COLOUR, spare: process.env.LAMBIC_SPARE ?? null, name: context.functionName,\n\
+             \x20 rehearsed: [fs.readdirSync('/tmp'), Object.keys(require.cache).filter((file) => file.startsWith('/tmp'))] });",
         ),
         ("data", "x"),
     ]);
@@ -534,7 +535,7 @@ async fn a_spare_one_becomes_the_functions() {
         assert_eq!(
             answer(&execution),
             serde_json::json!({"mine": "of a layer", "task": ["data", "index.js"], "cwd": "/var/task",
-                "colour": "amber", "spare": null, "name": "probe"})
+                "colour": "amber", "spare": null, "name": "probe", "rehearsed": [[], []]})
         );
     }
 }
