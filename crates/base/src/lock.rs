@@ -86,6 +86,13 @@ impl DirLock {
         let _ = writeln!(&self.file, "{ENDED}");
     }
 
+    /// As [`Self::end`], of an owner that came to nothing: what is known of the one before stays.
+    pub fn end_unless_left(&self) {
+        if !self.was_left {
+            self.end();
+        }
+    }
+
     /// Keeps owners away while the folder is looked at, and changes nothing in it. `None`: it never had an owner.
     pub fn look(dir: &Path) -> Result<Option<DirLock>, Error> {
         let mut file = match File::open(dir.join(LOCK_FILE)) {

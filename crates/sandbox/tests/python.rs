@@ -2,12 +2,7 @@
 
 mod common;
 
-use std::{
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use common::{
     LONG, SECOND, answer, assert_gone, code, error, error_object, invocation, states, texts,
@@ -356,56 +351,6 @@ async fn a_flood_of_processes_is_ended() {
         "{kind}"
     );
     assert!(!environment.is_alive());
-}
-
-#[tokio::test]
-async fn what_runs_long_gives_way_until_its_end() {
-    let mut environment = start(
-        "import time\n\
-         def handler(event, context):\n\
-         \x20   end = time.monotonic() + event\n\
-         \x20   while time.monotonic() < end:\n\
-         \x20       pass\n",
-    )
-    .await;
-    let name = environment.dir().file_name().unwrap().to_owned();
-    let Some(group) = group_of_processors(Path::new("/sys/fs/cgroup"), &name) else {
-        // Neither have its neighbours a share that could be looked after.
-        return eprintln!("no control group of processors can be made here");
-    };
-    let read = |file: &str| fs::read_to_string(group.join(file)).unwrap();
-    let share = ["cpu.shares", "cpu.weight"];
-    let share = share.iter().find(|file| group.join(file).exists()).unwrap();
-    let before = (read("cpu.idle"), read(share));
-    assert_eq!(before.0, "0\n");
-    let seen = tokio::task::spawn_blocking({
-        let file = group.join("cpu.idle");
-        move || {
-            let until = Instant::now() + LONG;
-            while fs::read_to_string(&file).unwrap() != "1\n" {
-                assert!(Instant::now() < until, "it did not give way");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    });
-    let execution = environment.invoke(invocation(b"1", LONG)).await;
-    assert!(execution.reusable, "{execution:?}");
-    seen.await.unwrap();
-    assert_eq!((read("cpu.idle"), read(share)), before);
-    environment.kill().await;
-}
-
-fn group_of_processors(below: &Path, name: &OsStr) -> Option<PathBuf> {
-    let entries = fs::read_dir(below).into_iter().flatten().flatten();
-    let mut folders = entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path());
-    folders.find_map(|folder| {
-        if folder.file_name() == Some(name) && folder.join("cpu.idle").exists() {
-            return Some(folder);
-        }
-        group_of_processors(&folder, name)
-    })
 }
 
 #[tokio::test]

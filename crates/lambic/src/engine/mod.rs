@@ -172,7 +172,8 @@ impl Engine {
         // From here on functions run.
         lock.begin()
             .context("cannot write the data folder's LOCK")?;
-        let functions = open_functions(&data, &log, system, &database, &settings).await?;
+        let functions = open_functions(&data, &log, system, &database, &settings).await;
+        let functions = functions.inspect_err(|_| lock.end_unless_left())?;
         database.set_functions(functions.scalars());
 
         let threads = match settings.batch.threads {

@@ -241,7 +241,6 @@ impl Begun {
             kind,
             memory_seen: AtomicU64::new(0),
             counted: None,
-            gives_way: false,
             alone: None,
             has_ended: false,
             dir,

@@ -283,7 +283,7 @@ impl Group {
         });
     }
 
-    /// Gives it a full share of the processors as well, where it does not come to its end: it holds memory meanwhile.
+    /// Gives it a full share of the processors, where it does not come to its end otherwise: it holds memory meanwhile.
     pub fn hasten(&self) {
         // That comes with a full share.
         self.write_cpu(("cpu.idle", "0"));
@@ -294,18 +294,10 @@ impl Group {
         });
     }
 
-    /// From here on it has only what nobody else wants of the processors, and leaves them at once when somebody does. False
-    /// where the kernel has no such groups (before Linux 5.15).
-    pub fn give_way(&self) -> bool {
-        self.folder(Controller::Cpu)
-            .is_some_and(|folder| fs::write(folder.join("cpu.idle"), "1").is_ok())
-    }
-
-    /// It has its share again.
-    pub fn take_part(&self, bounds: Bounds) {
-        self.write_cpu(("cpu.idle", "0"));
-        let (file, value, _) = share(u64::from(bounds.memory_mb), self.is_v2);
-        self.write_cpu((file, &value));
+    /// From here on it has only what nobody else wants of the processors, and leaves them at once when somebody does, where
+    /// the kernel has such groups (since Linux 5.15). All that give way are equal: it is for what is killed.
+    pub fn give_way(&self) {
+        self.write_cpu(("cpu.idle", "1"));
     }
 
     fn write_cpu(&self, (file, value): (&str, &str)) {
@@ -617,33 +609,21 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_way_gets_its_share_back() {
+    fn what_does_not_end_while_it_gives_way_gets_a_full_share() {
         let folder = tempfile::tempdir().unwrap();
-        let group = |is_v2| Group {
-            folders: Vec::new(),
-            controllers: vec![(Controller::Cpu, folder.path().to_owned())],
-            is_v2,
-        };
-        let bounds = Bounds {
-            memory_mb: 1_769,
-            tmp_mb: 512,
-        };
         let written = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap();
         for (is_v2, file, share) in [(false, "cpu.shares", "1024"), (true, "cpu.weight", "100")] {
-            assert!(group(is_v2).give_way());
+            let group = Group {
+                folders: Vec::new(),
+                controllers: vec![(Controller::Cpu, folder.path().to_owned())],
+                is_v2,
+            };
+            group.give_way();
             assert_eq!(written("cpu.idle"), "1");
-            group(is_v2).take_part(bounds);
-            assert_eq!(
-                (written("cpu.idle"), written(file)),
-                ("0".into(), share.into())
-            );
+            group.hasten();
+            assert_eq!(written("cpu.idle"), "0");
+            assert_eq!(written(file), share);
         }
-        let none = Group {
-            folders: Vec::new(),
-            controllers: Vec::new(),
-            is_v2: true,
-        };
-        assert!(!none.give_way());
     }
 
     #[test]

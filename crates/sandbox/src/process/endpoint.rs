@@ -349,15 +349,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 const EXTENSION: &str = "/2020-01-01/extension/";
 /// Where our own clients ask whose they are to be.
 const ASSIGNMENT: &str = "/lambic/assignment";
-/// Where they say something before, so that they have said it once.
-const REHEARSAL: &str = "/lambic/rehearsal";
 
 async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request.method() == Method::GET && request.uri().path() == ASSIGNMENT {
         return assignment(shared).await;
-    }
-    if request.method() == Method::POST && request.uri().path() == REHEARSAL {
-        return accepted();
     }
     if let Some(path) = request.uri().path().strip_prefix(EXTENSION) {
         let path = path.to_owned();

@@ -37,9 +37,6 @@ use crate::{Error, Execution, LogLine, execution, failure, lines::Lines};
 
 /// How often memory and processes are counted: while an invocation runs, and at the ends of those that follow each other.
 const WATCH: Duration = Duration::from_millis(20);
-/// Of so many of these times an invocation gives way to others in all but one, from the first on: in that one it has its
-/// share, however busy the machine is.
-const TURN: u32 = 8;
 /// AWS's, for extensions.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(2);
 /// AWS's, for a runtime.
@@ -58,8 +55,6 @@ pub struct Environment {
     pub(super) process: Process,
     /// What stands still below it until the next event.
     pub(super) stopped: Vec<Process>,
-    /// It has only what others leave of the processors.
-    pub(super) gives_way: bool,
     /// Known of the process if nothing was below it when it stood still.
     pub(super) alone: Option<Alone>,
     pub(super) endpoint: Endpoint,
@@ -327,15 +322,7 @@ impl Environment {
         if self.has_ended {
             return;
         }
-        self.has_ended = true;
-        if let Some(group) = &self.group {
-            group.lift();
-        }
-        self.process.kill_all();
-        if self.group.as_ref().and_then(Group::tasks) > Some(members::FEW)
-            && let Some(members) = self.members()
-        {
-            self.give_way();
+        if let Some(members) = self.tell_to_end() {
             // Waited for below.
             tokio::task::spawn_blocking(move || members.kill());
         }
@@ -352,7 +339,22 @@ impl Environment {
             let _ = self.child.start_kill();
             let _ = self.child.wait().await;
         }
+        self.has_ended = true;
         self.process.forget_number();
+    }
+
+    /// Kills the first process, and with it all; those that are many are to be killed besides.
+    fn tell_to_end(&self) -> Option<Members> {
+        if let Some(group) = &self.group {
+            group.lift();
+        }
+        self.process.kill_all();
+        let group = self.group.as_ref()?;
+        if group.tasks()? <= members::FEW {
+            return None;
+        }
+        group.give_way();
+        self.members()
     }
 
     async fn ends_within(&mut self, time: Duration) -> bool {
@@ -415,20 +417,10 @@ impl Environment {
 
     /// What the environment says next, or how it failed to.
     pub(super) async fn next_word(&mut self, request_id: &str, timeout: Duration) -> Word {
-        let word = self.wait_for_word(request_id, timeout).await;
-        // What failed is killed, which must not be in anybody's way.
-        if matches!(word, Word::Said(_)) {
-            self.take_part();
-        }
-        word
-    }
-
-    async fn wait_for_word(&mut self, request_id: &str, timeout: Duration) -> Word {
         let deadline = tokio::time::sleep(timeout);
         tokio::pin!(deadline);
-        let mut watch = tokio::time::interval_at(tokio::time::Instant::now() + WATCH / 2, WATCH);
+        let mut watch = tokio::time::interval_at(tokio::time::Instant::now() + WATCH, WATCH);
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut ticks = 0;
         loop {
             tokio::select! {
                 biased;
@@ -441,36 +433,12 @@ impl Environment {
                     return Word::Failed(self.exited(request_id, status));
                 }
                 _ = watch.tick() => {
-                    ticks += 1;
-                    match ticks % TURN {
-                        0 => self.take_part(),
-                        1 => self.give_way(),
-                        _ => {}
-                    }
                     let (count, below) = self.to_count();
                     if let Some(outcome) = self.over_limit(count, &below, request_id) {
                         return Word::Failed(outcome);
                     }
                 }
             }
-        }
-    }
-
-    /// What runs long lets what is short go first: a waking process of another group then waits for the next tick of the
-    /// kernel's clock (4 ms) no more.
-    fn give_way(&mut self) {
-        if let Some(group) = &self.group
-            && !self.gives_way
-        {
-            self.gives_way = group.give_way();
-        }
-    }
-
-    fn take_part(&mut self) {
-        if let Some(group) = &self.group
-            && std::mem::take(&mut self.gives_way)
-        {
-            group.take_part(place::bounds(&self.spec));
         }
     }
 
@@ -496,7 +464,7 @@ impl Environment {
             // It does not matter how many threads are among them.
             few if few < PROCESSES_MAX => Some(few.saturating_sub(1)),
             _ => {
-                let mut all = self.members()?.processes();
+                let mut all = self.members()?.processes().ok()?;
                 all.retain(|pid| *pid != self.process.pid());
                 Some(all.len())
             }
@@ -557,12 +525,13 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        if !self.has_ended {
-            if let Some(group) = &self.group {
-                group.lift();
-            }
-            // The child itself is killed and reaped by `kill_on_drop`.
-            self.process.kill_all();
+        // The child itself is killed and reaped by `kill_on_drop`.
+        if !self.has_ended
+            && let Some(members) = self.tell_to_end()
+        {
+            // Whoever drops it does not wait for that; without a thread the first process ends them in time.
+            let thread = std::thread::Builder::new().name("lambic-members".to_owned());
+            let _ = thread.spawn(move || members.kill());
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The kernel kills all of a PID namespace when its first process dies, which happens when that gets its turn: among a
 //! thousand that run, seconds later. Here each of them is told itself, so that each dies at its own next turn.
 
-use std::{collections::HashSet, fs, os::fd::OwnedFd, path::PathBuf};
+use std::{collections::HashSet, fs, io, os::fd::OwnedFd, path::PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -25,13 +25,13 @@ pub struct Members {
 
 impl Members {
     /// The numbers of its processes; one with a thousand threads is one.
-    pub fn processes(&self) -> Vec<i32> {
-        let list = read(self.folder.join("cgroup.procs")).unwrap_or_default();
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let list = read(self.folder.join("cgroup.procs"))?;
         let numbers = list.lines().filter_map(|number| number.parse().ok());
         // 0 is one that cannot be seen from here.
-        numbers
+        Ok(numbers
             .filter(|number| *number > 0 && *number != self.except)
-            .collect()
+            .collect())
     }
 
     /// Kills all of them; it takes no new ones from then on. Blocks, for milliseconds where there are a thousand.
@@ -40,31 +40,34 @@ impl Members {
         let _ = fs::write(self.folder.join("pids.max"), "0");
         let mut told = HashSet::new();
         for _ in 0..ROUNDS_MAX {
-            let mut new = self.processes();
-            new.retain(|number| told.insert(*number));
+            let mut new = self.processes().unwrap_or_default();
+            new.retain(|number| !told.contains(number));
             if new.is_empty() {
                 return;
             }
             for some in new.chunks(AT_ONCE) {
-                self.kill_some(some);
+                told.extend(self.kill_some(some));
             }
         }
     }
 
-    fn kill_some(&self, numbers: &[i32]) {
+    /// Those that were told.
+    fn kill_some(&self, numbers: &[i32]) -> Vec<i32> {
         let held: Vec<(i32, OwnedFd)> = numbers
             .iter()
             .filter_map(|number| Some((*number, pidfd_open(*number).ok()?)))
             .collect();
         // A number that had gone to a process elsewhere before it was opened is not in the list any more; one that is back
         // in the list was opened as a process that has ended.
-        let still: HashSet<i32> = self.processes().into_iter().collect();
-        for (number, pidfd) in held {
-            if still.contains(&number) {
+        let still: HashSet<i32> = self.processes().unwrap_or_default().into_iter().collect();
+        let of_group = held.iter().filter(|(number, _)| still.contains(number));
+        of_group
+            .map(|(number, pidfd)| {
                 // It may have ended meanwhile.
-                let _ = pidfd_send_signal(&pidfd, Some(Signal::SIGKILL));
-            }
-        }
+                let _ = pidfd_send_signal(pidfd, Some(Signal::SIGKILL));
+                *number
+            })
+            .collect()
     }
 }
 
@@ -95,7 +98,7 @@ mod tests {
             folder: folder.path().to_owned(),
             except: between.id() as i32,
         };
-        assert_eq!(members_of.processes().len(), members.len());
+        assert_eq!(members_of.processes().unwrap().len(), members.len());
         members_of.kill();
         for child in &mut members {
             assert_eq!(child.wait().unwrap().signal(), Some(9));

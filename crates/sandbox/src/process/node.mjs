@@ -463,6 +463,7 @@ function run(handler, event, context) {
 async function rehearse() {
   // What many functions import.
   await Promise.all(["node:crypto", "node:https", "node:url", "node:zlib"].map((name) => import(name)));
+  // Nobody is there: it is refused.
   await call("POST", "/lambic/rehearsal", "{}", { "Content-Type": "application/json", ...NEXT });
   const folder = fs.mkdtempSync("/tmp/lambic-rehearsal-");
   try {

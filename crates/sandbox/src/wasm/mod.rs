@@ -47,7 +47,7 @@ pub use self::{
 use self::{
     engine::TICK,
     host::{Host, Outside},
-    pace::{Ended, OnTheSpot, Pace, Work},
+    pace::{Ended, OnTheSpot, Pace, Timed, Work},
     run::Call,
     services::Services,
     slots::Slots,
@@ -419,7 +419,7 @@ impl Module {
             done
         });
         let work = match self.pace.is_quick() {
-            false => work,
+            false => Box::pin(Timed::new(work, self.pace.clone())),
             true => match OnTheSpot::new(work).await {
                 Ended::Done(done, is_slow) => {
                     if is_slow {

@@ -9,7 +9,10 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -53,6 +56,31 @@ impl Pace {
 
     pub fn was_slow(&self) {
         self.apart.store(APART, Ordering::Relaxed);
+    }
+}
+
+/// Work on a thread of its own: told of as slow, if it would have kept the one that asks.
+pub struct Timed<T> {
+    work: Work<T>,
+    pace: Arc<Pace>,
+}
+
+impl<T> Timed<T> {
+    pub fn new(work: Work<T>, pace: Arc<Pace>) -> Timed<T> {
+        Timed { work, pace }
+    }
+}
+
+impl<T> Future for Timed<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let start = Instant::now();
+        let polled = self.work.as_mut().poll(cx);
+        if start.elapsed() > QUICK {
+            self.pace.was_slow();
+        }
+        polled
     }
 }
 
@@ -131,6 +159,15 @@ mod tests {
             tokio::task::yield_now().await;
             "done"
         })
+    }
+
+    #[tokio::test]
+    async fn what_is_slow_apart_stays_there() {
+        let pace = Arc::new(Pace::default());
+        for _ in 0..2 * FIRST {
+            assert!(!pace.is_quick());
+            Timed::new(busy(2 * QUICK), pace.clone()).await;
+        }
     }
 
     #[tokio::test]
