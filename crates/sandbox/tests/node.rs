@@ -198,6 +198,7 @@ async fn failed_invocations_have_the_shape_of_aws() {
         "exports.handler = (event, context, callback) => {\n\
          \x20 switch (event) {\n\
          \x20   case 'throw': throw new RangeError('no good');\n\
+         \x20   case 'half': throw new RangeError('no \\ud83d');\n\
          \x20   case 'reject': return Promise.reject(new RangeError('no good'));\n\
          \x20   case 'text': return Promise.reject('a text');\n\
          \x20   case 'callback': return void callback(new RangeError('no good'));\n\
@@ -213,6 +214,7 @@ async fn failed_invocations_have_the_shape_of_aws() {
     let mut environment = start(node_spec(code.path(), "index.handler").await).await;
     for (event, kind, message) in [
         ("throw", "RangeError", "no good"),
+        ("half", "RangeError", "no \u{fffd}"),
         ("reject", "RangeError", "no good"),
         ("text", "string", "a text"),
         ("callback", "RangeError", "no good"),

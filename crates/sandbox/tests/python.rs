@@ -266,7 +266,7 @@ async fn an_environment_over_its_limits_is_not_kept() {
 #[tokio::test]
 async fn memory_has_a_limit_for_one_and_for_all() {
     let mut environment =
-        start("def handler(event, context):\n    return len(bytearray(500 << 20))\n").await;
+        start("def handler(event, context):\n    return len(bytearray(700 << 20))\n").await;
     let execution = environment.invoke(invocation(b"{}", LONG)).await;
     let failed = (String::from("MemoryError"), String::new());
     assert_eq!(error(&execution.outcome), failed);
@@ -330,6 +330,23 @@ async fn memory_has_a_limit_for_one_and_for_all() {
     // Whatever they had when it was seen.
     let told = execution.memory_peak_bytes;
     assert!((60 << 20..=128 << 20).contains(&told), "{told}");
+}
+
+/// Of a stack of 8 MB each uses little.
+#[tokio::test]
+async fn a_small_function_has_threads_enough() {
+    let mut environment = start(
+        "from concurrent.futures import ThreadPoolExecutor\n\
+         from threading import Barrier\n\
+         def handler(event, context):\n\
+         \x20   all = Barrier(event)\n\
+         \x20   with ThreadPoolExecutor(event) as pool:\n\
+         \x20       return len(list(pool.map(lambda _: all.wait(10), range(event))))\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"50", LONG)).await;
+    assert_eq!(answer(&execution), 50);
+    environment.kill().await;
 }
 
 #[tokio::test]

@@ -269,3 +269,22 @@ async fn lines_of_json_are_json_whatever_is_logged() {
     assert_eq!(failed["requestId"], "id");
     environment.kill().await;
 }
+
+#[tokio::test]
+async fn decimals_are_numbers() {
+    let mut environment = start(
+        "def handler(event, context):\n\
+         \x20   if event:\n\
+         \x20       from decimal import Decimal\n\
+         \x20       return [Decimal('1.5')]\n\
+         \x20   return object()\n",
+    )
+    .await;
+    let execution = environment.invoke(invocation(b"1", LONG)).await;
+    assert_eq!(answer(&execution), serde_json::json!([1.5]));
+    let execution = environment.invoke(invocation(b"0", LONG)).await;
+    let (kind, message) = error(&execution.outcome);
+    assert_eq!(kind, "Runtime.MarshalError");
+    assert!(message.ends_with("Object of type object is not JSON serializable"));
+    environment.kill().await;
+}

@@ -52,12 +52,17 @@ function call(method, where, body, headers = {}) {
 function shape(error) {
   if (util.types.isNativeError(error) || (error && error.name && error.message !== undefined && error.stack)) {
     return {
-      errorType: String(error.name),
-      errorMessage: String(error.message),
-      trace: String(error.stack).split("\n"),
+      errorType: whole(String(error.name)),
+      errorMessage: whole(String(error.message)),
+      trace: whole(String(error.stack)).split("\n"),
     };
   }
-  return { errorType: typeof error, errorMessage: text(error), trace: [] };
+  return { errorType: typeof error, errorMessage: whole(text(error)), trace: [] };
+}
+
+// Half a character, as of a text that was cut, is in no JSON that all readers take.
+function whole(value) {
+  return Buffer.from(value, "utf8").toString("utf8");
 }
 
 function text(value) {

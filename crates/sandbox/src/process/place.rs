@@ -332,10 +332,14 @@ pub fn data_bytes(spec: &Spec, kind: Kind) -> u64 {
     if kind.is_spare() {
         return nix::libc::RLIM_INFINITY;
     }
+    let groups = spec.isolation.groups();
+    let is_counted = groups.is_some_and(|groups| groups.has(Controller::Memory));
     let extra_mb = match spec.launch {
-        Launch::Python(_) => 32,
-        // V8 sets space aside for code and for each of its threads, and uses little of it.
-        Launch::Node(_) | Launch::Bootstrap | Launch::Image(_) => 512,
+        // Nothing else bounds it; at the bound Python itself says so.
+        Launch::Python(_) if !is_counted => 32,
+        // V8 sets space aside for code and for each of its threads, and each thread of any program 8 MB for its stack, and
+        // use little of it.
+        _ => 512,
     };
     (u64::from(spec.memory_mb) + extra_mb) << 20
 }

@@ -193,7 +193,15 @@ def set_trace(trace_id):
 
 
 def encode(value):
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=number_of).encode("utf-8")
+
+
+def number_of(value):
+    """Databases give decimals, which AWS's client writes as numbers. Who has one has the module."""
+    decimal = sys.modules.get("decimal")
+    if decimal and isinstance(value, decimal.Decimal):
+        return float(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def encode_error(failure):
