@@ -16,6 +16,8 @@ import types
 import urllib.parse
 import uuid
 
+from botocore.exceptions import ClientError
+
 from common import PATIENCE, connect, created, eventually, plain, sql, succeeded, zipped
 from each_error import STREAM, is_error, told
 from listed import BODILESS, REASONS_EXCUSED
@@ -241,7 +243,16 @@ def no_memory_for_bodies(world):
     holders = [socket.create_connection((address.hostname, address.port)) for _ in range(HOLDERS)]
     for holder in holders:
         holder.sendall(head.encode())
-    # They have it when one more finds nothing; all wait together.
+
+    def is_refused():
+        try:
+            world.client.tag_resource(Resource=world.arn, Tags={"a": "b"})
+        except ClientError as error:
+            return error.response["ResponseMetadata"]["HTTPStatusCode"] == 429
+        return False
+
+    eventually("they have all of it", is_refused)
+    # All wait together.
     asked = {name: arguments for name, arguments in changes(world).items() if name not in BODILESS}
     asked |= {name: {"FunctionName": world.name, **more} for name, more in INVOKED.items()}
     with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
