@@ -241,10 +241,12 @@ mod tests {
     fn a_server_that_says_nothing_has_no_last_words() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 1"]);
-        let started = Server::start_at(command, free_address().unwrap());
+        // Of this machine, and nobody else's: a free one may be another test's meanwhile.
+        let address = "127.9.9.9:9";
+        let started = Server::start_at(command, address.to_owned());
         let error = started.err().unwrap().to_string();
         assert_eq!(error, "sh ended: exit status: 1");
-        let missing = Server::start_at(Command::new("/no/such"), free_address().unwrap());
+        let missing = Server::start_at(Command::new("/no/such"), address.to_owned());
         let error = missing.err().unwrap().to_string();
         assert!(error.contains("cannot start /no/such"), "{error}");
     }
