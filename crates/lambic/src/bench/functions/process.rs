@@ -218,6 +218,9 @@ pub fn lambic(data: &Path) -> anyhow::Result<Server> {
 mod tests {
     use super::*;
 
+    /// Of this machine, where nobody listens: a free address may be another test's meanwhile.
+    const NOBODY: &str = "127.9.9.9:9";
+
     #[test]
     fn a_server_that_does_not_start_is_told_with_its_last_lines() {
         let mut command = Command::new("sh");
@@ -225,7 +228,7 @@ mod tests {
             "-c",
             "for i in 1 2 3 4 5 6 7 8 9 10 11; do echo line $i; done; echo no module named flask >&2; exit 3",
         ]);
-        let started = Server::start_at(command, free_address().unwrap());
+        let started = Server::start_at(command, NOBODY.to_owned());
         let error = started.err().unwrap().to_string();
         assert!(
             error.starts_with("sh ended: exit status: 3\n  line 3\n"),
@@ -241,12 +244,10 @@ mod tests {
     fn a_server_that_says_nothing_has_no_last_words() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 1"]);
-        // Of this machine, and nobody else's: a free one may be another test's meanwhile.
-        let address = "127.9.9.9:9";
-        let started = Server::start_at(command, address.to_owned());
+        let started = Server::start_at(command, NOBODY.to_owned());
         let error = started.err().unwrap().to_string();
         assert_eq!(error, "sh ended: exit status: 1");
-        let missing = Server::start_at(Command::new("/no/such"), address.to_owned());
+        let missing = Server::start_at(Command::new("/no/such"), NOBODY.to_owned());
         let error = missing.err().unwrap().to_string();
         assert!(error.contains("cannot start /no/such"), "{error}");
     }
