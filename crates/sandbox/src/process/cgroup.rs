@@ -274,33 +274,27 @@ impl Group {
     }
 
     /// Takes the bound of processors away again: what is killed has work to do before it is gone, a thousand processes
-    /// much of it. Its share stays what it was: others were not the ones who started them.
+    /// much of it.
     pub fn lift(&self) {
-        self.write_cpu(if self.is_v2 {
-            ("cpu.max", "max")
-        } else {
-            ("cpu.cfs_quota_us", "-1")
-        });
-    }
-
-    /// Gives it a full share of the processors, where it does not come to its end otherwise: it holds memory meanwhile.
-    pub fn hasten(&self) {
-        // That comes with a full share.
-        self.write_cpu(("cpu.idle", "0"));
-        self.write_cpu(if self.is_v2 {
-            ("cpu.weight", "100")
-        } else {
-            ("cpu.shares", "1024")
-        });
+        self.write_cpu(("cpu.cfs_quota_us", "-1"), ("cpu.max", "max"));
     }
 
     /// From here on it has only what nobody else wants of the processors, and leaves them at once when somebody does, where
     /// the kernel has such groups (since Linux 5.15). All that give way are equal: it is for what is killed.
     pub fn give_way(&self) {
-        self.write_cpu(("cpu.idle", "1"));
+        self.write_cpu(("cpu.idle", "1"), ("cpu.idle", "1"));
     }
 
-    fn write_cpu(&self, (file, value): (&str, &str)) {
+    /// Gives it a full share of the processors, where it does not come to its end otherwise: it holds memory meanwhile.
+    pub fn hasten(&self) {
+        // What gives way has no share that could be set.
+        self.write_cpu(("cpu.idle", "0"), ("cpu.idle", "0"));
+        self.write_cpu(("cpu.shares", "1024"), ("cpu.weight", "100"));
+    }
+
+    /// A file and its value, in version 1 and in version 2.
+    fn write_cpu(&self, v1: (&str, &str), v2: (&str, &str)) {
+        let (file, value) = if self.is_v2 { v2 } else { v1 };
         if let Some(folder) = self.folder(Controller::Cpu) {
             // It ends without as well.
             let _ = fs::write(folder.join(file), value);
