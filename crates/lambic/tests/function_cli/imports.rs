@@ -258,7 +258,11 @@ fn what_the_server_would_refuse_is_told_before_anything_is_changed() {
             "stream/visists",
             "stream/visists: Stream not found",
         ),
-        ("stream/visits", "stream/lambic_logs", "stream/lambic_logs: "),
+        (
+            "stream/visits",
+            "stream/lambic_logs",
+            "stream/lambic_logs: ",
+        ),
         (
             "arn:aws:lambda:us-east-1:000000000000:function:one:live",
             "arn:aws:lambic:us-east-1:000000000000:stream/lambic_logs",
