@@ -52,7 +52,7 @@ pub fn refused(api: &Api, plan: &Plan) -> anyhow::Result<Vec<Refused>> {
                 Ok(failure) if failure.kind.is_some() && [400, 404].contains(&failure.status) => {
                     all.push(of(at, function, "", &failure.message));
                 }
-                // An older server, or a key that is for AWS's paths only: it is told when its turn comes.
+                // An older server, or a key of another account: it is told when its turn comes.
                 Ok(failure) if [403, 404, 405].contains(&failure.status) => return Ok(Vec::new()),
                 Ok(failure) => return Err(anyhow::Error::new(failure)),
                 Err(error) => return Err(error),
