@@ -78,7 +78,7 @@ fn question(plan: &Plan, at: usize) -> Value {
     let with = |functions: &[Function]| {
         let aliases = functions.iter().flat_map(|one| {
             let aliases = one.aliases.iter();
-            aliases.map(|alias| format!("{}:{}", one.name, alias.name))
+            aliases.map(move |alias| format!("{}:{}", one.name, alias.name))
         });
         let all = names.iter().cloned().chain(aliases);
         all.collect::<Vec<String>>()

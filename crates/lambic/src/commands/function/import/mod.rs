@@ -1,7 +1,8 @@
 //! `lambic function import`: what other tools deploy, read into a plan, shown, and made.
 //!
 //! Reading is apart from making: a source with a mistake is refused whole, with all of its mistakes, before anything is
-//! changed. What is there already is compared first, so that a second import changes only what changed.
+//! changed; so is one of which the server says, when it is asked, that it would refuse some of it. What is there already
+//! is compared first, so that a second import changes only what changed.
 
 mod apply;
 mod cargo_lambda;
