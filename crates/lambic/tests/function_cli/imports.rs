@@ -636,6 +636,10 @@ fn a_plan_says_which_runtimes_the_server_lacks() {
         ],
     );
     assert!(text(&output.stdout).contains("cannot run"));
+    world.fails(
+        &["import", &template],
+        &["Old: the server has no", "nothing was imported"],
+    );
     let planned = world.run(&["import", &template, "--plan", "--json"]);
     let planned = json(&text(&planned.stdout));
     let error = planned["functions"][0]["error"].as_str();

@@ -105,10 +105,15 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     // A server that is not there is told once, not for every function.
     api.functions()?;
     let refused = check::refused(&api, &plan)?;
-    if !refused.is_empty() {
-        let name = |one: &Refused| one.shown(&plan.functions[one.function].name);
-        let shown: Vec<String> = refused.iter().map(name).collect();
-        bail!("{}\nnothing was imported", shown.join("\n"));
+    let refused = refused.iter();
+    let refused = refused.map(|one| one.shown(&plan.functions[one.function].name));
+    let lacking = plan.functions.iter().filter_map(|function| {
+        let why = machine.missing(&function.runtime)?;
+        Some(format!("{}{}: {why}", function.place, function.name))
+    });
+    let wrong: Vec<String> = refused.chain(lacking).collect();
+    if !wrong.is_empty() {
+        bail!("{}\nnothing was imported", wrong.join("\n"));
     }
     let outcomes = apply::apply(&api, &plan);
     report(global, &plan, &outcomes)?;
