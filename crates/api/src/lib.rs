@@ -166,6 +166,16 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
     })
 }
 
+/// Whether both addresses can be had now, for those who make something before they open the doors: a folder, say.
+pub async fn check_free(http: SocketAddr, pg: SocketAddr) -> Result<(), Error> {
+    for (option, address) in [("--http", http), ("--pg", pg)] {
+        TcpListener::bind(address)
+            .await
+            .map_err(|source| Error::bind(option, address, source))?;
+    }
+    Ok(())
+}
+
 async fn bind(
     option: &'static str,
     address: SocketAddr,

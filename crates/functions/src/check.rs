@@ -168,7 +168,8 @@ pub fn check_trigger(info: &FunctionInfo, trigger: &Trigger) -> Result<(), Error
     check_trigger_of(&info.name, info.output.as_ref(), trigger)
 }
 
-fn check_trigger_of(
+/// The same of one that is not there yet.
+pub fn check_trigger_of(
     name: &FunctionName,
     output: Option<&StreamName>,
     trigger: &Trigger,

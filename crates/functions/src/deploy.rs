@@ -105,6 +105,20 @@ impl Functions {
         .await
     }
 
+    /// What [`Functions::create`] and [`Functions::update_settings`] would refuse of these settings, of a function that is
+    /// there or is to be made with them. Nothing is changed, and its code is not looked at.
+    pub fn check_settings(&self, name: &FunctionName, changes: Changes) -> Result<(), Error> {
+        let code = Code::Bytes(Vec::new());
+        let runtime = changes.runtime.as_ref();
+        let runtime = runtime.map_or(Runtime::Bootstrap, |(runtime, _)| *runtime);
+        let mut deployment = match self.0.existing(name) {
+            Ok(former) => deployment_of(&former.info, code),
+            Err(_) => Deployment::new(name.clone(), runtime, code),
+        };
+        changes.apply(&mut deployment);
+        self.0.check(&deployment)
+    }
+
     /// Changes what is kept of a function beside its code and settings: aliases, tags, policies and so on. Durable,
     /// and all of it or nothing.
     pub async fn change<T: Send + 'static>(

@@ -80,6 +80,13 @@ fn in_a_line(error_type: &str) -> String {
     error_type.chars().map(shown).take(NAME_CHARS_MAX).collect()
 }
 
+/// The lines of a message as one, in which one still sees where they ended.
+fn joined(message: &str) -> String {
+    let lines = message.split(['\n', '\r']).map(str::trim_end);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    lines.join(" | ")
+}
+
 fn is_ours(error_type: &str) -> bool {
     OURS.iter().any(|ours| error_type.starts_with(ours))
 }
@@ -158,7 +165,7 @@ impl Format {
             }
             kind if is_ours(kind) || kind == crate::notices::SERVICE_ERROR => {
                 // A line of the platform's is one line, whatever the function says.
-                let message = message.replace('\n', "\r");
+                let message = joined(message);
                 let has_id = message.starts_with("RequestId: ");
                 let message = match has_id {
                     true => message,
@@ -352,6 +359,11 @@ mod tests {
                 "ServiceException",
                 "the server was stopped",
                 "RequestId: id Error: the server was stopped",
+            ),
+            (
+                "Runtime.ImportModuleError",
+                "Error: Cannot find module './nope'\r\nRequire stack:\n- /var/task/index.js\n\n",
+                "RequestId: id Error: Error: Cannot find module './nope' | Require stack: | - /var/task/index.js",
             ),
         ] {
             let lines = end(Some((kind, message)));

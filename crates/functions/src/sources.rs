@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Error, Function, Functions, Inner, Qualifier, Trigger, blocking, check::check_trigger,
-    deploy::to_the_end, mapping, registry::Mapping, rules::Rules,
+    Error, Function, Functions, Inner, Qualifier, Trigger, blocking,
+    check::{check_trigger, check_trigger_of},
+    deploy::to_the_end,
+    mapping,
+    registry::Mapping,
+    rules::Rules,
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +77,15 @@ fn is_fed(
     }) || qualifier.is_none() && triggers.any(|other| other.stream == trigger.stream)
 }
 
+fn fed(name: &FunctionName, trigger: &Trigger) -> Error {
+    Error::Conflict {
+        reason: format!(
+            "An event source mapping with stream {} and function {name} already exists. Please update or delete the existing mapping",
+            trigger.stream
+        ),
+    }
+}
+
 impl Functions {
     /// All of them by function and UUID.
     pub fn sources(&self) -> Vec<(FunctionName, String, EventSource)> {
@@ -96,6 +109,32 @@ impl Functions {
         }
     }
 
+    /// What [`Functions::create_source`] would refuse once the function and the version or alias are there. That there is
+    /// such a mapping already is none of it.
+    pub fn check_source(
+        &self,
+        name: &FunctionName,
+        qualifier: Option<&Qualifier>,
+        trigger: &Trigger,
+        rules: &Rules,
+    ) -> Result<(), Error> {
+        let former = self.0.existing(name).ok();
+        let info = former.as_ref().map(|former| &former.info);
+        let is_latest = qualifier.is_none_or(|qualifier| !is_no_latest(qualifier));
+        let mut triggers = info.into_iter().flat_map(|info| &info.triggers);
+        if is_latest && triggers.any(|other| other.stream == trigger.stream) {
+            return Err(fed(name, trigger));
+        }
+        let output = info.and_then(|info| info.output.as_ref());
+        check_trigger_of(name, output, trigger)?;
+        let stream = (self.0.options.lookup)(trigger.stream.as_str());
+        let stream = stream.ok_or_else(|| Error::UnknownStream {
+            name: name.to_string(),
+            stream: trigger.stream.to_string(),
+        })?;
+        rules.check(name, &stream)
+    }
+
     /// Starts to read where `trigger.start` says, and invokes the function from then on.
     pub async fn create_source(
         &self,
@@ -112,12 +151,7 @@ impl Functions {
                 ..new
             };
             if is_fed(&former, None, &new.trigger, new.qualifier.as_ref()) {
-                return Err(Error::Conflict {
-                    reason: format!(
-                        "An event source mapping with stream {} and function {name} already exists. Please update or delete the existing mapping",
-                        new.trigger.stream
-                    ),
-                });
+                return Err(fed(&name, &new.trigger));
             }
             check_trigger(former.at(new.qualifier.as_ref())?, &new.trigger)?;
             let stream = (inner.options.lookup)(new.trigger.stream.as_str()).ok_or_else(|| {

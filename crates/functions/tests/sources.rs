@@ -14,7 +14,8 @@ use std::{
 use common::House;
 use lambic_base::{Clock, SystemClock};
 use lambic_functions::{
-    Destination, Error, EventSource, FunctionVersion, NewSource, Rules, Start, Trigger,
+    Changes, Destination, Error, EventSource, FunctionVersion, NewSource, Rules, Runtime, Start,
+    Trigger,
 };
 use lambic_model::{FunctionName, StreamName};
 use serde_json::{Value, json};
@@ -92,6 +93,52 @@ fn filters(pattern: &str) -> Rules {
 /// A column of the stream `lost`, which holds JSON.
 fn told(row: &Value, column: &str) -> Value {
     serde_json::from_str(row[column].as_str().unwrap_or("null")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_refused_is_told_beforehand() {
+    let house = House::open().await;
+    deploy(&house, PASS).await;
+    let functions = &house.functions;
+    let name = |name: &str| FunctionName::new(name).unwrap();
+    let (there, new) = (name("f"), name("not-yet"));
+    let before = functions.get("f").unwrap();
+    let check = |name: &FunctionName, stream: &str, rules: &Rules| {
+        let trigger = Trigger::new(StreamName::new(stream).unwrap());
+        functions.check_source(name, None, &trigger, rules)
+    };
+    let plain = Rules::default();
+    for name in [&there, &new] {
+        assert!(check(name, "input", &plain).is_ok());
+        let missing = check(name, "none", &plain);
+        assert!(matches!(missing, Err(Error::UnknownStream { .. })));
+        let looped = check(name, "lambic_logs", &plain);
+        assert!(matches!(looped, Err(Error::TriggerLoop { .. })));
+        let crowded = Rules {
+            lanes: 11,
+            ..Rules::default()
+        };
+        assert!(check(name, "input", &crowded).is_err());
+        let settings = |timeout_s: u64, variable: &str| {
+            let changes = Changes {
+                runtime: Some((Runtime::Python, "python3.11".to_owned())),
+                timeout: Some(Duration::from_secs(timeout_s)),
+                environment: Some([(variable.to_owned(), "1".to_owned())].into()),
+                ..Changes::default()
+            };
+            functions.check_settings(name, changes)
+        };
+        assert!(settings(900, "A").is_ok());
+        assert!(settings(901, "A").is_err());
+        assert!(settings(3, "A=B").is_err());
+    }
+    let output = check(&there, "output", &plain);
+    assert!(matches!(output, Err(Error::TriggerLoop { .. })));
+    // Nothing has come of it.
+    assert!(functions.sources().is_empty());
+    assert!(functions.get("not-yet").is_none());
+    let after = functions.get("f").unwrap();
+    assert_eq!(after.revision, before.revision);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,6 +139,21 @@ impl Client {
         read_json(checked(answer)?)
     }
 
+    /// An answer of at most `bytes_max`, as it is.
+    pub fn bytes(&self, path: &str, bytes_max: u64) -> anyhow::Result<Vec<u8>> {
+        let request = self.agent.get(self.at(path));
+        let request = self.signed(request, "GET", path, &[], b"")?;
+        let mut answer = checked(self.reached(request.call())?)?;
+        let mut bytes = Vec::new();
+        let reader = answer.body_mut().as_reader();
+        let read = reader.take(bytes_max + 1).read_to_end(&mut bytes);
+        read.context("the answer broke off")?;
+        if bytes.len() as u64 > bytes_max {
+            bail!("the answer has more than {bytes_max} bytes");
+        }
+        Ok(bytes)
+    }
+
     /// An answer that comes bit by bit.
     pub fn events(&self, path: &str) -> anyhow::Result<Response<Body>> {
         let request = self.agent.get(self.at(path));

@@ -9,6 +9,7 @@
 //! | `POST /v1/sql` | any SQL |
 //! | `GET /v1/views`, `/v1/views/{name}`, `/v1/views/{name}/changes` | views: list, lookup by key, follow |
 //! | `PUT /v1/functions/{name}` | deploy a function from its files |
+//! | `POST /v1/functions/{name}/check` | what would be refused of a function |
 //! | `/2015-03-31/functions/…` and other dates | AWS Lambda's API |
 //! | `/lambda-url/{id}/…`, `GET /v1/code/{sha256}.zip` | functions' own URLs; code that was uploaded |
 //! | `GET /` | the console |
@@ -114,6 +115,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/views/{name}", get(views::lookup))
         .route("/v1/views/{name}/changes", get(changes::follow))
         .route("/v1/functions/{name}", put(functions::deploy))
+        .route("/v1/functions/{name}/check", post(lambda::beforehand))
         .route("/v1/runtimes", get(functions::runtimes))
         .merge(lambda::routes())
         .fallback(unknown)

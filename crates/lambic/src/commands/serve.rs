@@ -38,6 +38,11 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
         http: args.http.unwrap_or(settings.server.http),
         pg: args.pg.unwrap_or(settings.server.pg),
     };
+    // A port that is taken must not leave a new folder behind.
+    if !data.exists() {
+        let free = lambic_api::check_free(addresses.http, addresses.pg).await;
+        free.map_err(refusal)?;
+    }
     let engine = server::open(data.clone(), settings).await?;
     if let Some(project) = &project {
         let applied = match Applier::open(&data) {

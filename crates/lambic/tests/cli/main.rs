@@ -641,6 +641,18 @@ fn wrong_usage_and_refusals_have_their_codes() {
     // A cause is said once.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
+    let new = folder.path().join("not yet");
+    for option in ["--http", "--pg"] {
+        let other = ["--http", "--pg"]
+            .into_iter()
+            .find(|other| *other != option);
+        let other = other.expect("there are two");
+        let new = common::shown(&new);
+        let both = [option, &address, other, "127.0.0.1:0"];
+        let output = run(&[&["serve", "--data", new][..], &both].concat());
+        fails(&output, 78, &["in use"]);
+    }
+    assert!(!new.exists(), "no folder is left behind");
     let output = run(&["serve", "--data", data, "--http", &address]);
     fails(&output, 78, &["in use"]);
     let told = text(&output.stderr);

@@ -163,28 +163,145 @@ Resources:
 fn functions_may_name_each_other_in_any_order() {
     let world = World::new();
     let source = world.file("circle/template.yaml", CIRCLE);
-    // The stream of the third is missing.
     let import = ["import", &source, "--runtime", "python"];
-    world.fails(&import, &["there is no stream unlucky"]);
+    // The stream of the third is missing.
+    world.fails(
+        &import,
+        &[
+            "template.yaml:",
+            "three: DeadLetterConfig: ",
+            "there is no stream unlucky",
+            "nothing was imported",
+        ],
+    );
+    assert_eq!(world.ok(&["list", "--json"]), "[]\n");
     let target = |function: &str| {
         let shown = world.json(&["show", function]);
         shown["DeadLetterConfig"]["TargetArn"].clone()
     };
     let arn = |name: &str| format!("arn:aws:lambda:us-east-1:000000000000:function:{name}");
-    assert_eq!(target("one"), arn("two"));
-    assert_eq!(target("two"), arn("one"));
-    // A version that is published has it, too.
-    assert_eq!(target("one:live"), arn("two"));
     world
         .server
         .ok(&["query", "CREATE STREAM unlucky (version text)"]);
     world.ok(&import);
+    assert_eq!(target("one"), arn("two"));
+    assert_eq!(target("two"), arn("one"));
+    // A version that is published has it, too.
+    assert_eq!(target("one:live"), arn("two"));
     let stream = "arn:aws:lambic:us-east-1:000000000000:stream/unlucky";
     assert_eq!(target("three"), stream);
     let again = world.json(&import);
     for function in again["functions"].as_array().expect("a list") {
         assert_eq!(function["change"], "unchanged", "{again}");
     }
+}
+
+const REFUSED: &str = r#"
+Transform: AWS::Serverless-2016-10-31
+Resources:
+  One:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: one
+      Runtime: python3.11
+      Handler: index.handler
+      InlineCode: "def handler(event, context): return 1"
+      AutoPublishAlias: live
+      Timeout: 5
+      Tags:
+        Stage: first
+  Two:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: two
+      Runtime: python3.11
+      Handler: index.handler
+      InlineCode: "def handler(event, context): return 1"
+      AutoPublishAlias: live
+      Environment:
+        Variables:
+          FINE: "1"
+      Events:
+        Visits:
+          Type: Kinesis
+          Properties:
+            Stream: arn:aws:lambic:us-east-1:000000000000:stream/visits
+            StartingPosition: LATEST
+      EventInvokeConfig:
+        DestinationConfig:
+          OnFailure:
+            Type: Lambda
+            Destination: arn:aws:lambda:us-east-1:000000000000:function:one:live
+"#;
+
+#[test]
+fn what_the_server_would_refuse_is_told_before_anything_is_changed() {
+    let world = World::new();
+    world
+        .server
+        .ok(&["query", "CREATE STREAM visits (url text)"]);
+    let template = world.file("refused/template.yaml", REFUSED);
+    let import = ["import", &template, "--runtime", "python"];
+    world.ok(&import);
+    let changed = REFUSED.replace("return 1", "return 2");
+    let changed = changed.replace("Stage: first", "Stage: second");
+    // Whatever it is, it stands behind changes that could be made.
+    for (from, to, told) in [
+        ("Timeout: 5", "Timeout: 1000", "one: Timeout: "),
+        (
+            "FINE: \"1\"",
+            "F-NE: \"1\"",
+            "two: Environment: `F-NE` cannot be an environment variable",
+        ),
+        (
+            "stream/visits",
+            "stream/visists",
+            "stream/visists: Stream not found",
+        ),
+        (
+            "stream/visits",
+            "stream/lambic_logs",
+            "stream/lambic_logs: ",
+        ),
+        (
+            "arn:aws:lambda:us-east-1:000000000000:function:one:live",
+            "arn:aws:lambic:us-east-1:000000000000:stream/lambic_logs",
+            "two: EventInvokeConfig: The destination is not available",
+        ),
+        (
+            "function:one:live",
+            "function:one:dead",
+            "two: EventInvokeConfig: The destination does not exist",
+        ),
+        (
+            "AutoPublishAlias: live\n      Environment",
+            "DeadLetterQueue: { Type: SQS, TargetArn: \"arn:aws:lambda:us-east-1:000000000000:function:none\" }\n      Environment",
+            "two: DeadLetterConfig: The destination does not exist",
+        ),
+    ] {
+        assert!(changed.contains(from), "{from}");
+        world.file("refused/template.yaml", changed.replace(from, to));
+        let output = world.run(&[&import[..], &["--plan"]].concat());
+        refused(&output, 1, &["template.yaml:", "would be refused"]);
+        assert!(text(&output.stdout).contains("refused"), "it has a line");
+        world.fails(&import, &["template.yaml:", told, "nothing was imported"]);
+    }
+    let one = world.json(&["show", "one"]);
+    assert_eq!(one["Timeout"], 5, "{one}");
+    for name in ["one", "one:live", "two", "two:live"] {
+        assert_eq!(world.ok(&["invoke", name]), "1");
+        let aliases = world.json(&["alias", "list", name.split(':').next().expect("a name")]);
+        assert_eq!(aliases[0]["FunctionVersion"], "1", "{aliases}");
+    }
+    // As it is, nothing has to be changed: the tags are the first ones too.
+    world.file("refused/template.yaml", REFUSED);
+    let again = world.json(&import);
+    for function in again["functions"].as_array().expect("a list") {
+        assert_eq!(function["change"], "unchanged", "{again}");
+    }
+    world.file("refused/template.yaml", &changed);
+    world.ok(&import);
+    assert_eq!(world.ok(&["invoke", "two:live"]), "2");
 }
 
 #[test]
@@ -519,6 +636,10 @@ fn a_plan_says_which_runtimes_the_server_lacks() {
         ],
     );
     assert!(text(&output.stdout).contains("cannot run"));
+    world.fails(
+        &["import", &template],
+        &["Old: the server has no", "nothing was imported"],
+    );
     let planned = world.run(&["import", &template, "--plan", "--json"]);
     let planned = json(&text(&planned.stdout));
     let error = planned["functions"][0]["error"].as_str();

@@ -388,6 +388,14 @@ fn the_life_of_a_function() {
         world.ok(&["invoke", "hello", "{\"d\": 4}"]),
         "{\"got\": {\"d\": 4}}"
     );
+    // A handler alone is looked for in the code that is there.
+    world.fails(
+        &["update", "hello", "--handler", "nope.handler"],
+        &[
+            "wants the file nope.py, which is not in the code of hello",
+            "`lambic function update hello CODE`",
+        ],
+    );
     let shown = world.ok(&["show", "hello"]);
     for part in ["main.handler", "AA=3", "says hello", "Active"] {
         assert!(shown.contains(part), "no {part:?} in {shown}");
@@ -462,6 +470,16 @@ fn the_life_of_a_function() {
     );
     assert_eq!(world.ok(&["concurrency", "hello", "5"]), "5\n");
     assert_eq!(world.json(&["concurrency", "hello"])["concurrency"], 5);
+    world.ok(&["concurrency", "hello", "0"]);
+    for more in [&[][..], &["--stream"]] {
+        world.fails(
+            &[&["invoke", "hello:live", "{}"][..], more].concat(),
+            &[
+                "Rate Exceeded.",
+                "`lambic function concurrency hello --none`",
+            ],
+        );
+    }
     world.ok(&["concurrency", "hello", "--none"]);
     world.fails(
         &["concurrency", "hello", "5000"],

@@ -157,6 +157,15 @@ pub async fn remove(State(app): Shared, target: Target, Named { alias: name }: N
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
+/// What CreateAlias would refuse of its body, whatever version it names.
+pub fn beforehand(body: Value) -> Result<(), AwsError> {
+    let members: Members = request::of_value(body)?;
+    let mut violations = Violations::default();
+    violations.required("name", &members.name);
+    members.check(&mut violations);
+    violations.end()
+}
+
 /// The ARN of an alias that exists.
 fn there(app: &super::super::App, target: &Target, name: &str) -> Result<String, AwsError> {
     let function = target.function(app)?;

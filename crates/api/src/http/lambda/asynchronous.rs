@@ -149,6 +149,13 @@ async fn set(app: &App, target: &Target, members: Members, is_update: bool) -> A
     ))
 }
 
+/// What PutFunctionEventInvokeConfig would refuse of its body; gives the destinations, which have to be there.
+pub fn beforehand(target: &Target, body: Value) -> Result<Vec<Destination>, AwsError> {
+    let members: Members = request::of_value(body)?;
+    members.check()?;
+    check_destinations(target, &members)
+}
+
 /// Functions and streams only, and not the function itself: that would never end.
 fn check_destinations(target: &Target, members: &Members) -> Result<Vec<Destination>, AwsError> {
     let given = [members.on_success(), members.on_failure()];

@@ -35,12 +35,7 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
     let wanted = members.reserved_concurrent_executions;
     let mut violations = Violations::default();
     violations.required("reservedConcurrentExecutions", &wanted);
-    violations.range(
-        "reservedConcurrentExecutions",
-        wanted,
-        0,
-        i64::from(i32::MAX),
-    );
+    check_range(&mut violations, wanted);
     violations.end()?;
     target.unqualified()?;
     let wanted = usize::try_from(wanted.unwrap_or_default()).unwrap_or(usize::MAX);
@@ -55,6 +50,23 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
     set(&app, &target, Some(wanted)).await?;
     let body = json!({ "ReservedConcurrentExecutions": wanted });
     Ok(answer::json(StatusCode::OK, &body))
+}
+
+/// What PutFunctionConcurrency would refuse, as long as `others` reserve so much.
+pub fn beforehand(wanted: i64, others: usize) -> Result<(), AwsError> {
+    let mut violations = Violations::default();
+    check_range(&mut violations, Some(wanted));
+    violations.end()?;
+    check(others, usize::try_from(wanted).unwrap_or(usize::MAX))
+}
+
+fn check_range(violations: &mut Violations, wanted: Option<i64>) {
+    violations.range(
+        "reservedConcurrentExecutions",
+        wanted,
+        0,
+        i64::from(i32::MAX),
+    );
 }
 
 /// `reserved` is what other functions have. To reserve nothing stops a function, which is always possible.

@@ -12,6 +12,7 @@ mod aliases;
 mod answer;
 mod asynchronous;
 mod auth;
+mod beforehand;
 mod check;
 mod code;
 mod concurrency;
@@ -62,6 +63,7 @@ use axum::{
 use super::App;
 pub use actions::{authorize, not_ours};
 pub use answer::now_us;
+pub use beforehand::beforehand;
 pub use error::AwsError;
 pub use url_door::is_function_url;
 

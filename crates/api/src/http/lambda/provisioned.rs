@@ -38,12 +38,7 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
     let mut violations = Violations::default();
     violations.required("qualifier", &target.qualifier);
     violations.required("provisionedConcurrentExecutions", &wanted);
-    violations.range(
-        "provisionedConcurrentExecutions",
-        wanted,
-        1,
-        i64::from(i32::MAX),
-    );
+    check_range(&mut violations, wanted);
     violations.end()?;
     let key = target.key();
     if key == Qualifier::LATEST {
@@ -52,11 +47,7 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
         ));
     }
     target.alias_of(&*target.function(&app)?)?;
-    if wanted.is_some_and(|wanted| wanted > UNRESERVED) {
-        return Err(AwsError::invalid(format!(
-            "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency [{UNRESERVED}]."
-        )));
-    }
+    check_room(wanted)?;
     let provisioned = Provisioned {
         environments: usize::try_from(wanted.unwrap_or_default()).unwrap_or(usize::MAX),
         changed_at_us: now_us(),
@@ -74,16 +65,47 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
     Ok(answer::json(StatusCode::ACCEPTED, &body))
 }
 
+fn check_range(violations: &mut Violations, wanted: Option<i64>) {
+    violations.range(
+        "provisionedConcurrentExecutions",
+        wanted,
+        1,
+        i64::from(i32::MAX),
+    );
+}
+
+fn check_room(wanted: Option<i64>) -> Result<(), AwsError> {
+    if wanted.is_some_and(|wanted| wanted > UNRESERVED) {
+        return Err(AwsError::invalid(format!(
+            "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency [{UNRESERVED}]."
+        )));
+    }
+    Ok(())
+}
+
+/// What PutProvisionedConcurrencyConfig would refuse of a version that is not there yet.
+pub fn beforehand(wanted: i64, reserved: Option<usize>) -> Result<(), AwsError> {
+    let mut violations = Violations::default();
+    check_range(&mut violations, Some(wanted));
+    violations.end()?;
+    check_room(Some(wanted))?;
+    let environments = usize::try_from(wanted).unwrap_or(usize::MAX);
+    check_reserved(reserved, environments).map_err(AwsError::from)
+}
+
+fn check_reserved(reserved: Option<usize>, environments: usize) -> Result<(), Error> {
+    match reserved {
+        Some(reserved) if environments > reserved => Err(Error::BadValue {
+            reason: "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// AWS's rules: within what is reserved, and not for a version and for an alias of it.
 fn check(function: &Function, key: &Qualifier, environments: usize) -> Result<(), Error> {
     let version = function.at(Some(key))?.version;
-    if let Some(reserved) = function.info.concurrency
-        && environments > reserved
-    {
-        return Err(Error::BadValue {
-            reason: "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function".to_owned(),
-        });
-    }
+    check_reserved(function.info.concurrency, environments)?;
     let others = function.provisioned.keys().filter(|other| *other != key);
     for other in others {
         if function

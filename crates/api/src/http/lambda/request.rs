@@ -13,7 +13,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Visitor},
 };
-use serde_json::error::Category;
+use serde_json::{Value, error::Category};
 use url::form_urlencoded;
 
 use super::{
@@ -59,13 +59,23 @@ fn parse_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AwsError> {
         bytes => bytes,
     };
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
-        Category::Data => AwsError::new(
-            StatusCode::BAD_REQUEST,
-            "SerializationException",
-            error.to_string(),
-        ),
+        Category::Data => mistaken(&error),
         _ => AwsError::bad_content(format!("Could not parse request body into json: {error}")),
     })
+}
+
+/// A request that came within another one.
+pub fn of_value<T: DeserializeOwned>(value: Value) -> Result<T, AwsError> {
+    serde_json::from_value(value).map_err(|error| mistaken(&error))
+}
+
+/// JSON that is not of the shape that is wanted.
+fn mistaken(error: &serde_json::Error) -> AwsError {
+    AwsError::new(
+        StatusCode::BAD_REQUEST,
+        "SerializationException",
+        error.to_string(),
+    )
 }
 
 /// Bytes that are base64 in JSON.

@@ -106,6 +106,42 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
     Ok(answer::json(StatusCode::ACCEPTED, &body))
 }
 
+/// What CreateEventSourceMapping would refuse of its body, once its function is there; gives its destination, which has
+/// to be there too.
+pub fn beforehand(
+    app: &App,
+    target: &Target,
+    body: Value,
+) -> Result<Option<Destination>, AwsError> {
+    let members: Members = request::of_value(body)?;
+    members.check(false)?;
+    let arn = members.event_source_arn.as_deref().unwrap_or_default();
+    let stream = stream_of(arn).ok_or_else(|| {
+        AwsError::invalid(
+            "Unrecognized event source. A stream's ARN is arn:aws:lambic:<region>:<account>:stream/<name>.",
+        )
+    })?;
+    if app.services.database.stream(stream.as_str()).is_none() {
+        return Err(AwsError::invalid(format!("Stream not found: {arn}")));
+    }
+    let mut trigger = Trigger {
+        start: members.start()?,
+        ..Trigger::new(stream)
+    };
+    let (mut is_enabled, mut retries, mut rules) = (true, None, Rules::default());
+    change(
+        &members,
+        &mut trigger,
+        &mut is_enabled,
+        &mut retries,
+        &mut rules,
+    );
+    let functions = &app.services.functions;
+    let checked = functions.check_source(&target.name, target.qualifier.as_ref(), &trigger, &rules);
+    checked.map_err(|error| target.place.refuse(error))?;
+    Ok(members.on_failure().and_then(Destination::parse))
+}
+
 pub async fn list(State(app): Shared, place: Place, questions: Questions) -> Answer {
     let asked = Asked::of(&questions, 10_000)?;
     let wanted: Option<Target> = match questions.get("FunctionName") {

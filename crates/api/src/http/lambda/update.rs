@@ -152,7 +152,8 @@ pub async fn configuration(
     Ok(answer::json(StatusCode::OK, &body))
 }
 
-fn changes(members: &Members, functions: &Functions) -> Result<Changes, AwsError> {
+/// What is to be changed, if AWS would take it.
+pub fn changes(members: &Members, functions: &Functions) -> Result<Changes, AwsError> {
     let mut violations = Violations::default();
     members.check(functions.timeout_max(), &mut violations);
     violations.end()?;

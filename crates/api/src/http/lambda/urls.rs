@@ -113,6 +113,15 @@ pub async fn create(
     Ok(answer::json(StatusCode::CREATED, &body))
 }
 
+/// What CreateFunctionUrlConfig would refuse of its body.
+pub fn beforehand(target: &Target, body: Value) -> Result<(), AwsError> {
+    let members: Members = request::of_value(body)?;
+    let mut violations = Violations::default();
+    violations.required("authType", &members.auth_type);
+    members.check(target, &mut violations);
+    violations.end()
+}
+
 /// As long as AWS's, of letters and digits.
 fn new_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()

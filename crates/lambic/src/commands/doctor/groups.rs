@@ -25,11 +25,11 @@ pub fn check() -> Check {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let roots = roots(&mounts);
     let (found, is_whole) = look(&roots);
-    let mut told = told(&roots, &found);
+    let (mut told, note) = told(&roots, &found);
     if !is_whole {
         let _ = write!(told, " (the first {GROUPS_MAX} groups were looked through)");
     }
-    Check::fine("groups left", told)
+    Check::noted("groups left", told, note)
 }
 
 /// Where control groups are mounted.
@@ -76,7 +76,8 @@ fn has_process(group: &Path) -> bool {
     members.map_or(true, |members| !members.trim().is_empty())
 }
 
-fn told(roots: &[PathBuf], found: &BTreeMap<String, bool>) -> String {
+/// What was found, and how it is removed if that can be.
+fn told(roots: &[PathBuf], found: &BTreeMap<String, bool>) -> (String, Option<String>) {
     let used = found.values().filter(|has_process| **has_process).count() as u64;
     let left = found.len() as u64 - used;
     let of_others = match used {
@@ -84,7 +85,7 @@ fn told(roots: &[PathBuf], found: &BTreeMap<String, bool>) -> String {
         _ => format!("; {} more with processes", counted(used, "environment")),
     };
     if left == 0 {
-        return format!("none{of_others}");
+        return (format!("none{of_others}"), None);
     }
     let places = match roots.iter().all(|root| root.starts_with(USUAL)) {
         true => USUAL.to_owned(),
@@ -93,10 +94,11 @@ fn told(roots: &[PathBuf], found: &BTreeMap<String, bool>) -> String {
             roots.collect::<Vec<_>>().join(" ")
         }
     };
-    format!(
-        "those of {} without a process, as killed servers leave them{of_others}: a start with the same data folder removes its own, and, while no server runs, `find {places} -depth -type d -name '{ENVIRONMENTS}*' -exec rmdir {{}} +` all (as root; the kernel keeps those with processes)",
-        counted(left, "environment")
-    )
+    let note = format!(
+        "killed servers left them; a start with the same data folder removes its own, and, while no server runs, this removes all (as root; the kernel keeps those with processes):\n  find {places} -depth -type d -name '{ENVIRONMENTS}*' -exec rmdir {{}} +"
+    );
+    let left = counted(left, "environment");
+    (format!("{left} without a process{of_others}"), Some(note))
 }
 
 #[cfg(test)]
@@ -121,13 +123,12 @@ mod tests {
             fs::write(path.join("cgroup.procs"), members).unwrap();
         };
         let roots = ["memory", "pids"].map(|name| folder.path().join(name));
-        assert_eq!(told(&roots, &look(&roots).0), "none");
+        let none = ("none".to_owned(), None);
+        assert_eq!(told(&roots, &look(&roots).0), none);
         group("memory/other", "");
         group("memory/lambic/lambic-environment-1-a", "12\n");
-        assert_eq!(
-            told(&roots, &look(&roots).0),
-            "none; 1 environment more with processes"
-        );
+        let used = "none; 1 environment more with processes".to_owned();
+        assert_eq!(told(&roots, &look(&roots).0), (used, None));
         // Of one environment, in two hierarchies; a process that is in one of them only.
         group("pids/lambic/lambic-environment-1-a", "");
         group("memory/lambic/lambic-environment-1-b", "");
@@ -141,14 +142,14 @@ mod tests {
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(left, ["lambic-environment-1-b", "lambic-environment-2-c"]);
-        let told = told(&roots, &found);
-        for part in [
-            "2 environments without a process",
-            "1 environment more with processes",
-            "-name 'lambic-environment-*' -exec rmdir {} +",
-        ] {
-            assert!(told.contains(part), "no {part:?} in {told}");
-        }
+        let (told, note) = told(&roots, &found);
+        assert_eq!(
+            told,
+            "2 environments without a process; 1 environment more with processes"
+        );
+        let note = note.unwrap();
+        let command = "-name 'lambic-environment-*' -exec rmdir {} +";
+        assert!(note.ends_with(command), "{note}");
         fs::create_dir_all(folder.path().join("pids/lambic-environment-3-d")).unwrap();
         assert!(look(&roots).0["lambic-environment-3-d"], "nobody knows");
     }

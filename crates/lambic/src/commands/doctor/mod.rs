@@ -30,6 +30,8 @@ struct Check {
     found: String,
     /// What is wrong and what to do.
     trouble: Option<String>,
+    /// What can be done where nothing is wrong; too long for the table.
+    note: Option<String>,
 }
 
 impl Check {
@@ -38,6 +40,14 @@ impl Check {
             name,
             found: found.into(),
             trouble: None,
+            note: None,
+        }
+    }
+
+    fn noted(name: &'static str, found: impl Into<String>, note: Option<String>) -> Check {
+        Check {
+            note,
+            ..Check::fine(name, found)
         }
     }
 
@@ -50,6 +60,7 @@ impl Check {
             name,
             found: found.into(),
             trouble: Some(trouble.to_string()),
+            note: None,
         }
     }
 
@@ -58,6 +69,7 @@ impl Check {
             name,
             found: found.into(),
             trouble: trouble.map(str::to_owned),
+            note: None,
         }
     }
 }
@@ -91,9 +103,20 @@ pub fn run(global: &Global, args: &cli::Doctor) -> anyhow::Result<()> {
         ..Rows::default()
     };
     if global.json {
-        output::print_json(&Value::Array(rows.objects()))?;
+        let mut objects = rows.objects();
+        for (object, check) in objects.iter_mut().zip(&checks) {
+            if let Some(note) = &check.note {
+                object["note"] = json!(note);
+            }
+        }
+        output::print_json(&Value::Array(objects))?;
     } else {
         output::print(&rows.table())?;
+        for check in &checks {
+            if let Some(note) = &check.note {
+                eprintln!("{}: {note}", check.name);
+            }
+        }
     }
     if let Some(error) = refused {
         return Err(error);

@@ -16,7 +16,12 @@ use super::{
     api::{Api, of},
     event_stream::{self, Message},
 };
-use crate::{cli, client::segment, output, source::Place};
+use crate::{
+    cli,
+    client::{Failure, segment},
+    output,
+    source::Place,
+};
 
 const STREAMED: &str = "application/vnd.amazon.eventstream";
 const ARROW: &str = "application/vnd.apache.arrow.stream";
@@ -85,7 +90,7 @@ pub fn invoke(
     let answer = api
         .client
         .post(&of(name, "/invocations", qualifier), &headers, payload);
-    let mut answer = answer.map_err(|error| api.suggesting(error, name))?;
+    let mut answer = answer.map_err(|error| explained(api, error, name))?;
     let mut body = Vec::new();
     let read = answer.body_mut().as_reader().read_to_end(&mut body);
     read.context("the answer broke off")?;
@@ -95,6 +100,37 @@ pub fn invoke(
         error: header(&answer, "x-amz-function-error"),
         log: header(&answer, "x-amz-log-result").and_then(|log| decoded(&log)),
     })
+}
+
+/// What to do about a function that is not there, or that runs no more at this time.
+fn explained(api: &Api, error: anyhow::Error, name: &str) -> anyhow::Error {
+    match api.suggesting(error, name).downcast::<Failure>() {
+        Ok(mut failure) => {
+            if failure.kind.as_deref() == Some("TooManyRequestsException") {
+                let name = match name.split_once(':') {
+                    Some((name, _)) if name != "arn" => name,
+                    _ => name,
+                };
+                // Who may invoke it need not be allowed to look.
+                let reserved = api.concurrency(name).ok().flatten();
+                failure.hint = reserved.map(|count| throttled(name, count));
+            }
+            anyhow::Error::new(failure)
+        }
+        Err(error) => error,
+    }
+}
+
+/// `count` invocations are reserved for it.
+fn throttled(name: &str, count: u64) -> String {
+    match count {
+        0 => format!(
+            "its concurrency is 0, which stops it; `lambic function concurrency {name} COUNT` lets so many invocations run at one time, `lambic function concurrency {name} --none` as many as the server lets run"
+        ),
+        count => format!(
+            "its concurrency is {count}, and so many run now; try again, or let more run with `lambic function concurrency {name} COUNT`"
+        ),
+    }
 }
 
 fn header(answer: &Response<Body>, name: &str) -> Option<String> {
@@ -121,7 +157,7 @@ fn queue(
     let answer = api
         .client
         .post(&of(name, "/invocations", qualifier), &headers, payload);
-    let answer = answer.map_err(|error| api.suggesting(error, name))?;
+    let answer = answer.map_err(|error| explained(api, error, name))?;
     let id = header(&answer, "x-amzn-requestid").unwrap_or_default();
     if global.json {
         return output::print_json(&json!({ "queued": name, "request_id": id }));
@@ -154,7 +190,7 @@ fn stream(
         headers.push(("x-amz-log-type", "Tail"));
     }
     let answer = api.client.post(&path, &headers, payload);
-    let answer = answer.map_err(|error| api.suggesting(error, name))?;
+    let answer = answer.map_err(|error| explained(api, error, name))?;
     let id = header(&answer, "x-amzn-requestid").unwrap_or_default();
     let kind = header(&answer, "content-type").unwrap_or_default();
     if !kind.starts_with(STREAMED) {
@@ -334,6 +370,17 @@ mod tests {
         for wrong in [&b""[..], b"{", b"{}}", b"not json", b"\xff"] {
             assert!(check(Path::new("event"), wrong).is_err());
         }
+    }
+
+    #[test]
+    fn a_function_that_is_stopped_is_told_with_what_starts_it() {
+        let told = throttled("f", 0);
+        assert!(
+            told.contains("`lambic function concurrency f --none`"),
+            "{told}"
+        );
+        let told = throttled("f", 2);
+        assert!(told.contains("its concurrency is 2"), "{told}");
     }
 
     #[test]

@@ -5,13 +5,16 @@ use serde_json::Value;
 
 use super::{
     super::Global,
-    api::Api,
+    api::{Api, of},
     exported, guess,
     package::Package,
     runtimes::{Language, Machine},
     settings,
 };
 use crate::{cli, output};
+
+/// Of deployed code that is fetched to look for a handler.
+const FETCHED_BYTES_MAX: u64 = 16 << 20;
 
 pub fn run(global: &Global, args: &cli::FunctionUpdate) -> anyhow::Result<()> {
     let package = args.code.as_deref().map(Package::open).transpose()?;
@@ -35,8 +38,16 @@ pub fn run(global: &Global, args: &cli::FunctionUpdate) -> anyhow::Result<()> {
             "there is nothing to update: name the new code, or settings such as --timeout 30s; see lambic function update --help"
         );
     }
+    if package.is_none()
+        && let Some(deployed) = deployed(&api, &args.name, changes.as_ref(), &present)
+    {
+        let name = &args.name;
+        let instead = format!("`lambic function update {name} CODE` takes code that has it along");
+        check(&deployed, changes.as_ref(), &present, &instead)?;
+    }
     if let Some(package) = &package {
-        check(package, changes.as_ref(), &present)?;
+        let instead = "say --handler, and --runtime if that is another one";
+        check(package, changes.as_ref(), &present, instead)?;
         api.update_code(&args.name, &package.base64())?;
         api.settled(&args.name)?;
     }
@@ -67,8 +78,41 @@ pub fn run(global: &Global, args: &cli::FunctionUpdate) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Code without the file of its handler would break a function that works.
-fn check(package: &Package, changes: Option<&Value>, present: &Value) -> anyhow::Result<()> {
+/// The code that the function has, if that is what a changed handler or runtime has to fit, and can be had.
+fn deployed(api: &Api, name: &str, changes: Option<&Value>, present: &Value) -> Option<Package> {
+    let changes = changes.filter(|changes| asks_for_code(changes, present))?;
+    let runtime = changes["Runtime"].as_str().or(present["Runtime"].as_str());
+    // A component is found by itself.
+    if Language::of(runtime.unwrap_or_default()) == Language::Wasm {
+        return None;
+    }
+    let function = api.client.get(&of(name, "", None)).ok()?;
+    // The server may call itself otherwise than it is reached from here.
+    let location = function["Code"]["Location"].as_str()?;
+    let path = &location[location.find("/v1/code/")?..];
+    let zip = api.client.bytes(path, FETCHED_BYTES_MAX).ok()?;
+    Package::zipped(format!("the code of {name}"), zip).ok()
+}
+
+/// Only what another handler or runtime has to fit is looked at, and only what comes at once.
+fn asks_for_code(changes: &Value, present: &Value) -> bool {
+    let is_new = |member: &str| {
+        let new = changes[member].as_str();
+        new.is_some() && new != present[member].as_str()
+    };
+    let is_small = present["CodeSize"]
+        .as_u64()
+        .is_some_and(|bytes| bytes <= FETCHED_BYTES_MAX);
+    is_small && (is_new("Handler") || is_new("Runtime"))
+}
+
+/// Code without the file of its handler would break a function that works. `instead` says what to do then.
+fn check(
+    package: &Package,
+    changes: Option<&Value>,
+    present: &Value,
+    instead: &str,
+) -> anyhow::Result<()> {
     let wanted = |member: &str| {
         let changed = changes.and_then(|changes| changes[member].as_str());
         changed.or(present[member].as_str()).unwrap_or_default()
@@ -92,7 +136,29 @@ fn check(package: &Package, changes: Option<&Value>, present: &Value) -> anyhow:
             eprintln!("warning: {trouble}; a layer must have it");
             Ok(())
         }
-        Some(trouble) => bail!("{trouble}; say --handler, and --runtime if that is another one"),
+        Some(trouble) => bail!("{trouble}; {instead}"),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn code_is_fetched_for_another_handler_only() {
+        let present = json!({ "Handler": "a.b", "Runtime": "python3.11", "CodeSize": 100 });
+        for (changes, expected) in [
+            (json!({ "Handler": "c.d" }), true),
+            (json!({ "Runtime": "nodejs20.x" }), true),
+            (json!({ "Handler": "a.b", "Timeout": 3 }), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(asks_for_code(&changes, &present), expected, "{changes}");
+        }
+        let large = json!({ "Handler": "a.b", "CodeSize": FETCHED_BYTES_MAX + 1 });
+        assert!(!asks_for_code(&json!({ "Handler": "c.d" }), &large));
     }
 }

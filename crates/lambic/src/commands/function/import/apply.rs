@@ -32,7 +32,7 @@ pub struct Outcome {
 }
 
 /// Every layer, then every function; one that fails does not stop the others. All functions are made before what may name
-/// another one: the server takes no destinations that are not there.
+/// another one, and all aliases before what may name one: the server takes no destinations that are not there.
 pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let mut arns = Vec::new();
@@ -57,13 +57,21 @@ pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
     let made: Vec<_> = functions
         .map(|function| make(api, function, &arns))
         .collect();
-    for (function, made) in plan.functions.iter().zip(made) {
-        let finished = made.and_then(|(changes, present)| {
-            let url = finish(api, function, &changes, &present)?;
+    let functions = plan.functions.iter().zip(made);
+    let finished: Vec<anyhow::Result<(Changes, Present)>> = functions
+        .map(|(function, made)| {
+            let (changes, present) = made?;
+            finish(api, function, &changes, &present)?;
+            Ok((changes, present))
+        })
+        .collect();
+    for (function, finished) in plan.functions.iter().zip(finished) {
+        let surrounded = finished.and_then(|(changes, present)| {
+            let url = surround(api, function, &changes)?;
             let stays = staying(function, &changes, &present);
             Ok((changes, url, stays))
         });
-        let outcome = match finished {
+        let outcome = match surrounded {
             Ok((changes, url, stays)) => Outcome {
                 name: function.name.clone(),
                 change: changes.shown("created"),
@@ -265,13 +273,13 @@ fn make(
     Ok((changes, present))
 }
 
-/// What belongs to a function that is made; gives its URL.
+/// What a version has of a function that is made, and the version with its aliases.
 fn finish(
     api: &Api,
     function: &Function,
     changes: &Changes,
     present: &Present,
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<()> {
     let name = function.name.as_str();
     if let Some(dead_letter) = changes.settings.get(DEAD_LETTER) {
         api.update_settings(name, &json!({ DEAD_LETTER: dead_letter }))?;
@@ -283,6 +291,12 @@ fn finish(
     if changes.published.is_some() {
         publish_version(api, function, present)?;
     }
+    Ok(())
+}
+
+/// What stands around a function that has its aliases; gives its URL.
+fn surround(api: &Api, function: &Function, changes: &Changes) -> anyhow::Result<Option<String>> {
+    let name = function.name.as_str();
     for (alias, count) in &changes.provisioned {
         let qualifier = match alias {
             Some(alias) => alias.clone(),

@@ -70,6 +70,8 @@ pub fn of_sam(reader: &mut Reader<'_, '_>, function: &mut Function, what: &str, 
                     let rest = properties.entries().iter();
                     let rest = rest.filter(|(key, _)| key.text() != Some("Stream"));
                     let mapping = mapping(reader, &what, &arn, rest);
+                    let place = reader.template.source.line(event);
+                    function.places.insert(arn, place);
                     function.mappings.push(mapping);
                 }
                 _ => reader.leave_out(event, what, why_not(kind)),

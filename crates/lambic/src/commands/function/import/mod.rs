@@ -1,11 +1,13 @@
 //! `lambic function import`: what other tools deploy, read into a plan, shown, and made.
 //!
 //! Reading is apart from making: a source with a mistake is refused whole, with all of its mistakes, before anything is
-//! changed. What is there already is compared first, so that a second import changes only what changed.
+//! changed; so is one of which the server says, when it is asked, that it would refuse some of it. What is there already
+//! is compared first, so that a second import changes only what changed.
 
 mod apply;
 mod cargo_lambda;
 mod changes;
+mod check;
 mod cloudformation;
 mod events;
 mod known;
@@ -39,6 +41,7 @@ use crate::{
     yaml_source::Source,
 };
 use apply::Outcome;
+use check::Refused;
 use plan::{Function, LeftOut, Plan};
 
 /// Of a template that stands in a zip, with its code.
@@ -101,6 +104,17 @@ pub fn run(global: &Global, args: &cli::FunctionImport) -> anyhow::Result<()> {
     let api = Api::new(global)?;
     // A server that is not there is told once, not for every function.
     api.functions()?;
+    let refused = check::refused(&api, &plan)?;
+    let refused = refused.iter();
+    let refused = refused.map(|one| one.shown(&plan.functions[one.function].name));
+    let lacking = plan.functions.iter().filter_map(|function| {
+        let why = machine.missing(&function.runtime)?;
+        Some(format!("{}{}: {why}", function.place, function.name))
+    });
+    let wrong: Vec<String> = refused.chain(lacking).collect();
+    if !wrong.is_empty() {
+        bail!("{}\nnothing was imported", wrong.join("\n"));
+    }
     let outcomes = apply::apply(&api, &plan);
     report(global, &plan, &outcomes)?;
     ended(&plan, &outcomes, "failed", ", the others were imported")
@@ -138,11 +152,25 @@ fn mark_missing(plan: &Plan, outcomes: &mut [Outcome], machine: &Machine) {
     }
 }
 
+/// What the server would refuse for any other reason is, too.
+fn mark_refused(plan: &Plan, outcomes: &mut [Outcome], refused: &[Refused]) {
+    let functions = outcomes.iter_mut().skip(plan.layers.len()).enumerate();
+    for (at, outcome) in functions.filter(|(_, outcome)| outcome.error.is_none()) {
+        let reasons = refused.iter().filter(|one| one.function == at);
+        let reasons: Vec<String> = reasons.map(Refused::told).collect();
+        if !reasons.is_empty() {
+            outcome.change = "refused".to_owned();
+            outcome.error = Some(anyhow::Error::msg(reasons.join("\n  ")));
+        }
+    }
+}
+
 /// Without a server it is shown all the same, but for what is there already.
 fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<()> {
-    let compared = Api::new(global).and_then(|api| apply::compare(&api, plan));
-    let mut outcomes = match compared {
-        Ok(outcomes) => outcomes,
+    let compared = Api::new(global)
+        .and_then(|api| Ok((apply::compare(&api, plan)?, check::refused(&api, plan)?)));
+    let (mut outcomes, refused) = match compared {
+        Ok(compared) => compared,
         Err(error) if error.downcast_ref::<Failure>().is_some() => return Err(error),
         Err(_) => {
             eprintln!(
@@ -158,12 +186,17 @@ fn show_plan(global: &Global, plan: &Plan, machine: &Machine) -> anyhow::Result<
                 error: None,
                 stays: Vec::new(),
             });
-            unknown.collect()
+            (unknown.collect(), Vec::new())
         }
     };
     mark_missing(plan, &mut outcomes, machine);
+    mark_refused(plan, &mut outcomes, &refused);
     report(global, plan, &outcomes)?;
-    ended(plan, &outcomes, "cannot run on this server", "")
+    let how = match refused.is_empty() {
+        true => "cannot run on this server",
+        false => "would be refused, and nothing imported",
+    };
+    ended(plan, &outcomes, how, "")
 }
 
 /// Layers first, then functions, as [`apply`] goes through them.

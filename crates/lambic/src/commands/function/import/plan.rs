@@ -65,6 +65,10 @@ pub struct Function {
     /// They follow the newest version.
     pub aliases: Vec<Alias>,
     pub version: Version,
+    /// Where it stands: `template.yaml:12: `. Empty where it stands nowhere.
+    pub place: String,
+    /// Where its members stand, by AWS's names, and its mappings, by the ARNs of their streams; those that are known.
+    pub places: BTreeMap<String, String>,
 }
 
 /// A name for the newest version.
@@ -138,6 +142,8 @@ impl Function {
             alias: None,
             aliases: Vec::new(),
             version: Version::default(),
+            place: String::new(),
+            places: BTreeMap::new(),
         }
     }
 

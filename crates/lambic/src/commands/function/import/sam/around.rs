@@ -140,7 +140,15 @@ impl Reader<'_, '_> {
         if body.get("AuthType") != Some(&json!("AWS_IAM")) && !self.is_open(at) {
             return self.leave_out(resource.key, shown(resource), CLOSED);
         }
+        self.stands(at, "FunctionUrlConfig", resource);
         self.plan.functions[at].url = Some(body.into());
+    }
+
+    /// Where a member of a function is a resource of its own.
+    fn stands(&mut self, at: usize, member: &str, resource: Resource<'_>) {
+        let place = self.template.source.line(resource.key);
+        let places = &mut self.plan.functions[at].places;
+        places.insert(member.to_owned(), place);
     }
 
     /// Whether everybody may call a function's URL, by the template.
@@ -171,6 +179,7 @@ impl Reader<'_, '_> {
         let config = properties.iter().filter(|(key, _)| is_of_config(key));
         let name = self.plan.functions[at].name.clone();
         let queued = self.queued(config, resource.id, &name);
+        self.stands(at, "EventInvokeConfig", resource);
         self.plan.functions[at].queued = queued;
     }
 
@@ -188,6 +197,7 @@ impl Reader<'_, '_> {
             !["EventSourceArn", "FunctionName"].contains(&key)
         });
         let mapping = events::mapping(self, resource.id, &arn, rest);
+        self.stands(at, &arn, resource);
         self.plan.functions[at].mappings.push(mapping);
     }
 

@@ -73,7 +73,15 @@ impl Reader<'_, '_> {
         };
         let name = self.template.function(id).unwrap_or(id).to_owned();
         let mut function = Function::new(name, package, runtime, handler);
+        function.place = self.template.source.line(resource.key);
         for (key, node) in &properties {
+            let member = match key.as_str() {
+                "DeadLetterQueue" => "DeadLetterConfig",
+                "AutoPublishAlias" => "Aliases",
+                key => key,
+            };
+            let place = self.template.source.line(node);
+            function.places.insert(member.to_owned(), place);
             self.property(&mut function, id, key, node);
         }
         if let Some(name) = function.alias.clone() {

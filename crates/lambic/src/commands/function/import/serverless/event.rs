@@ -111,6 +111,7 @@ impl Reader<'_, '_> {
                     Ok(arn) if arn.starts_with(STREAM_ARN) => {
                         let mapping = self.mapping(&what, &arn, node);
                         function.mappings.push(mapping);
+                        function.places.insert(arn, self.source.line(event));
                     }
                     _ => self.leave_out(event, what, why_not(kind)),
                 }

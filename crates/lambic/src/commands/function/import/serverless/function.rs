@@ -68,6 +68,7 @@ impl Reader<'_, '_> {
             Err(error) => return self.problem(node, &format!("{id}: {error:#}")),
         };
         let mut function = Function::new(name, package, runtime, handler);
+        function.place = self.source.line(node);
         for name in COMMON {
             let both = [provider.get(name), node.get(name)];
             // Variables and tags meet name by name; of all else a function's own counts.
@@ -155,6 +156,10 @@ impl Reader<'_, '_> {
         if let Some(why) = known::mistyped(key, known::OF_SERVICE) {
             let place = self.source.line(node);
             return self.plan.warn(place, what, why);
+        }
+        if let Some(member) = api_member(key) {
+            let place = self.source.line(node);
+            function.places.insert(member.to_owned(), place);
         }
         match key {
             "handler" | "name" | "runtime" | "package" => {}
@@ -314,4 +319,25 @@ impl Reader<'_, '_> {
             }
         }
     }
+}
+
+/// The member of AWS's API that a setting becomes.
+fn api_member(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "architecture" => "Architectures",
+        "description" => "Description",
+        "destinations" | "maximumEventAge" | "maximumRetryAttempts" => "EventInvokeConfig",
+        "environment" => "Environment",
+        "ephemeralStorageSize" => "EphemeralStorage",
+        "handler" => "Handler",
+        "layers" => "Layers",
+        "memorySize" => "MemorySize",
+        "onError" => "DeadLetterConfig",
+        "provisionedConcurrency" => "ProvisionedConcurrencyConfig",
+        "reservedConcurrency" => "ReservedConcurrentExecutions",
+        "tags" => "Tags",
+        "timeout" => "Timeout",
+        "url" => "FunctionUrlConfig",
+        _ => return None,
+    })
 }
