@@ -473,7 +473,7 @@ fn the_life_of_a_function() {
     world.ok(&["concurrency", "hello", "0"]);
     for more in [&[][..], &["--stream"]] {
         world.fails(
-            &[&["invoke", "hello:live", "{}"][..], more].concat(),
+            &[&["invoke", "hello:2", "{}"][..], more].concat(),
             &[
                 "Rate Exceeded.",
                 "`lambic function concurrency hello --none`",
