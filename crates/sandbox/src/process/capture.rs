@@ -1,7 +1,8 @@
 //! Reads what a process writes, as it comes, and completely when asked.
 //!
-//! What is read here is read at the server's own cost. A process that has said all that it may is read slowly from then
-//! on: its pipe is full, and it waits instead of keeping a thread of ours busy with what is thrown away.
+//! What is read here is read at the server's own cost. A process that has said all that it may is read now and then from
+//! there on: its pipe is full, and it waits instead of keeping a thread of ours busy with what is thrown away. Nor is that
+//! thread told of each write meanwhile, as it is of what comes into a pipe that it waits for.
 
 use std::{
     io,
@@ -16,12 +17,14 @@ use crate::lines::{Lines, LogSource};
 
 /// Reads of one turn. Bounded: a process that writes faster than we read must not hold this thread.
 const READS_MAX: usize = 64;
-/// Once the rest is thrown away, as much as a pipe holds, and then a pause: some 20 MB a second.
-const READS_FULL_MAX: usize = 4;
-const PAUSE_FULL: Duration = Duration::from_millis(2);
+const READ_BYTES: usize = 16 << 10;
+/// Once the rest is thrown away, a pause, and then as much as the pipe holds: some 25 MB a second.
+const PAUSE_FULL: Duration = Duration::from_millis(10);
+const PIPE_FULL_BYTES: usize = 256 << 10;
+const READS_FULL_MAX: usize = PIPE_FULL_BYTES / READ_BYTES;
 
 pub struct Capture {
-    pipe: Arc<AsyncFd<OwnedFd>>,
+    pipe: Arc<OwnedFd>,
     source: LogSource,
     lines: Arc<Mutex<Lines>>,
     reader: tokio::task::JoinHandle<()>,
@@ -40,13 +43,14 @@ impl Capture {
         lines: Arc<Mutex<Lines>>,
     ) -> io::Result<Capture> {
         set_nonblocking(&pipe)?;
-        #[allow(unsafe_code)]
-        // SAFETY: the descriptor must stay open and the same while it is registered. An `OwnedFd` is, and nothing
-        // takes it out again. Tokio's own pipe type is safe, but cannot be read to its end at a chosen moment.
-        let pipe = Arc::new(unsafe { AsyncFd::register(pipe) }?);
+        let pipe = Arc::new(pipe);
+        let watched = watch(&pipe)?;
         let reader = tokio::spawn({
             let (pipe, lines) = (pipe.clone(), lines.clone());
-            async move { follow(&pipe, source, &lines).await }
+            async move {
+                // It ends when nobody will write any more.
+                let _ = follow(&pipe, watched, source, &lines).await;
+            }
         });
         Ok(Capture {
             pipe,
@@ -62,24 +66,55 @@ impl Capture {
     }
 }
 
+/// To be told when something is in it.
+#[allow(unsafe_code)]
+fn watch(pipe: &Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor must stay open and the same while it is registered. An `OwnedFd` is, the `Arc` keeps it, and
+    // nothing takes it out again. Tokio's own pipe type is safe, but cannot be read to its end at a chosen moment.
+    Ok(unsafe { AsyncFd::register(pipe.clone()) }?)
+}
+
 /// Takes what comes until nobody will write any more.
-async fn follow(pipe: &AsyncFd<OwnedFd>, source: LogSource, lines: &Mutex<Lines>) {
+async fn follow(
+    pipe: &Arc<OwnedFd>,
+    mut watched: AsyncFd<Arc<OwnedFd>>,
+    source: LogSource,
+    lines: &Mutex<Lines>,
+) -> io::Result<()> {
     loop {
-        let Ok(mut ready) = pipe.readable().await else {
-            return;
-        };
+        let mut ready = watched.readable().await?;
         let turn = read(pipe, source, lines, READS_FULL_MAX);
         match turn.left {
             // Only then is anybody told when there is more.
             Left::Nothing => ready.clear_ready(),
             Left::More => ready.retain_ready(),
-            Left::Ended => return,
+            Left::Ended => return Ok(()),
         }
         drop(ready);
-        if turn.is_full {
-            tokio::time::sleep(PAUSE_FULL).await;
-        } else {
+        if !turn.is_full {
             tokio::task::yield_now().await;
+            continue;
+        }
+        drop(watched);
+        if let Left::Ended = throw_away(pipe, source, lines).await {
+            return Ok(());
+        }
+        watched = watch(pipe)?;
+    }
+}
+
+/// Reads now and then until there is nothing, or what comes is kept again.
+async fn throw_away(pipe: &OwnedFd, source: LogSource, lines: &Mutex<Lines>) -> Left {
+    // Where this is refused, it holds less, and whoever writes waits longer.
+    let _ = nix::fcntl::fcntl(
+        pipe,
+        nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_FULL_BYTES as i32),
+    );
+    loop {
+        tokio::time::sleep(PAUSE_FULL).await;
+        let turn = read(pipe, source, lines, READS_FULL_MAX);
+        if !turn.is_full || !matches!(turn.left, Left::More) {
+            return turn.left;
         }
     }
 }
@@ -100,20 +135,15 @@ enum Left {
 
 /// Reads until the pipe is empty, but not more often than [`READS_MAX`], and than `reads_full_max` once the rest is
 /// thrown away.
-fn read(
-    pipe: &AsyncFd<OwnedFd>,
-    source: LogSource,
-    lines: &Mutex<Lines>,
-    reads_full_max: usize,
-) -> Turn {
-    let mut buffer = [0; 16 << 10];
+fn read(pipe: &OwnedFd, source: LogSource, lines: &Mutex<Lines>, reads_full_max: usize) -> Turn {
+    let mut buffer = [0; READ_BYTES];
     // Held over the read, so that what is read first is kept first.
     let mut lines = lines.lock().expect("no panic while lines are held");
     let mut left = Left::More;
     let mut reads = 0;
     while reads < READS_MAX && !(lines.is_full() && reads >= reads_full_max) {
         reads += 1;
-        match nix::unistd::read(pipe.get_ref(), &mut buffer) {
+        match nix::unistd::read(pipe, &mut buffer) {
             Ok(0) => left = Left::Ended,
             Ok(bytes) => {
                 lines.push(source, &buffer[..bytes]);
@@ -192,5 +222,23 @@ mod tests {
         let lines = capture.lines.lock().unwrap().take();
         assert_eq!(lines[0].line, "more");
         assert_eq!(lines.len(), 1);
+    }
+    /// Nobody was told of it while a flood was thrown away.
+    #[tokio::test]
+    async fn what_comes_after_a_flood_is_read_by_itself() {
+        let (mut writer, capture) = capture();
+        let taken = || capture.lines.lock().unwrap().take();
+        for round in 0..3 {
+            writer.write_all(&[b'x'; 2 * BYTES_MAX]).unwrap();
+            while taken().is_empty() {
+                tokio::time::sleep(PAUSE_FULL).await;
+            }
+            writer.write_all(format!("\n{round}\n").as_bytes()).unwrap();
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while !taken().iter().any(|line| line.line == round.to_string()) {
+                assert!(std::time::Instant::now() < until, "it was not read");
+                tokio::time::sleep(PAUSE_FULL).await;
+            }
+        }
     }
 }
