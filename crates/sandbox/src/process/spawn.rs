@@ -6,6 +6,7 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::net::UnixDatagram, unix::process::CommandExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, mpsc},
+    time::Duration,
 };
 
 use nix::{
@@ -26,6 +27,10 @@ use super::{
 const OPEN_FILES_MAX: u64 = 1_024;
 /// Of all environments together, where the kernel does not count each one's.
 const PROCESSES_OF_USER_MAX: u64 = 4_096;
+/// A file that was just written cannot be run while a process that is being started elsewhere still has it open, as all have
+/// between fork and exec what their parent had: that takes milliseconds.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Threads that start processes: each one waits until its child is another program.
 const SPAWNERS: usize = 4;
 
@@ -124,9 +129,20 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
     let (child, word) = on_spawner(move || {
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
-        match command.spawn() {
-            Ok(child) => Ok((child, host_link::heard(&host)?)),
-            Err(error) => Err(failure(&host, &steps, error)),
+        let mut tries = 0;
+        loop {
+            match command.spawn() {
+                Ok(child) => return Ok((child, host_link::heard(&host)?)),
+                Err(error)
+                    if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES =>
+                {
+                    tries += 1;
+                    // What that one said.
+                    while host_link::heard(&host)?.is_some() {}
+                    std::thread::sleep(BUSY_PAUSE);
+                }
+                Err(error) => return Err(failure(&host, &steps, error)),
+            }
         }
     })
     .await?;

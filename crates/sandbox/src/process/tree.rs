@@ -537,7 +537,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = std::ffi::OsStr::from_bytes(b"\xff) R 1");
         let program = dir.path().join(name);
-        std::fs::copy("/bin/sleep", &program).unwrap();
+        // Not a copy: while another thread forks, a file that was just written is busy.
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
         let mut child = Command::new(program).arg("1000").spawn().unwrap();
         let process = open(&child);
         // Once it has its name.
