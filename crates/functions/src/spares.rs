@@ -3,8 +3,9 @@
 //! Spare environments wait, and each becomes one function's. Those of Python are split off a zygote, and so are the
 //! function's environments themselves when no spare one is left; the first function that needs the zygote waits for it.
 //! None is started before an interpreter is used, and all are given up when nobody used it for a while, so that a server on
-//! which nothing happens has no processes. One that was taken is replaced when nothing else is starting, one at a time; after a burst that found too
-//! few, as many at a time as there are processors, and some more are kept ready for the next one.
+//! which nothing happens has no processes. One that was taken is replaced a moment later, when nothing else is starting,
+//! one at a time; after a burst that found too few, at once and as many at a time as there are processors, and some more
+//! are kept ready for the next one.
 
 use std::{
     collections::VecDeque,
@@ -34,6 +35,8 @@ const BURST_TIME: Duration = Duration::from_secs(10);
 const BURST_SPARES: usize = 8;
 /// How often it is looked whether something else starts.
 const STARTS_WAIT: Duration = Duration::from_millis(10);
+/// Before one that was taken is replaced: what took it has its first event to answer, which is worth more now.
+const REPLACED_AFTER: Duration = Duration::from_millis(50);
 /// Before one is tried again that did not come up.
 const FAILED_WAIT: Duration = Duration::from_secs(1);
 const FAILED_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -96,8 +99,13 @@ enum Root {
     Ready(Arc<Zygote>),
 }
 
-/// What is to be started.
-enum Start {
+/// What is to be started, and how long that can wait.
+struct Start {
+    what: What,
+    after: Duration,
+}
+
+enum What {
     Zygote(Launch, Isolation),
     Spare(Launch, Isolation),
     Split(Arc<Zygote>),
@@ -179,12 +187,19 @@ impl Kind {
         let (launch, isolation) = (self.launch.clone(), self.isolation.clone());
         if lacks > 0 && matches!(self.zygote, Root::None) {
             self.zygote = Root::Starting;
-            return vec![Start::Zygote(launch, isolation)];
+            return vec![Start {
+                what: What::Zygote(launch, isolation),
+                after: Duration::ZERO,
+            }];
         }
         self.starting += lacks;
-        let one = || match &self.zygote {
-            Root::Ready(zygote) => Start::Split(zygote.clone()),
-            _ => Start::Spare(launch.clone(), isolation.clone()),
+        let after = self.facts(wanted, processors, now).replaced_after();
+        let one = || Start {
+            what: match &self.zygote {
+                Root::Ready(zygote) => What::Split(zygote.clone()),
+                _ => What::Spare(launch.clone(), isolation.clone()),
+            },
+            after,
         };
         std::iter::repeat_with(one).take(lacks).collect()
     }
@@ -223,6 +238,14 @@ impl Facts {
         let at_once = if self.more() > 0 { self.processors } else { 1 };
         let lacks = (self.wanted + self.more()).saturating_sub(self.ready + self.starting);
         lacks.min(at_once.saturating_sub(self.starting))
+    }
+
+    /// At once in a burst: the next ones wait for them.
+    fn replaced_after(&self) -> Duration {
+        match self.more() {
+            0 => REPLACED_AFTER,
+            _ => Duration::ZERO,
+        }
     }
 
     fn surplus(&self) -> usize {
@@ -444,21 +467,22 @@ pub async fn keep(inner: Arc<Inner>) {
     end_quietly(spares.take_all()).await;
 }
 
-async fn start(inner: Arc<Inner>, what: Start) {
+async fn start(inner: Arc<Inner>, Start { what, after }: Start) {
     let (launch, isolation) = match &what {
-        Start::Zygote(launch, isolation) | Start::Spare(launch, isolation) => {
+        What::Zygote(launch, isolation) | What::Spare(launch, isolation) => {
             (launch.clone(), isolation.clone())
         }
-        Start::Split(zygote) => (zygote.launch().clone(), zygote.isolation().clone()),
+        What::Split(zygote) => (zygote.launch().clone(), zygote.isolation().clone()),
     };
     // Counts as starting until the end, however that comes.
     let mut starting = Starting {
         inner,
         launch,
         isolation,
-        is_zygote: matches!(what, Start::Zygote(..)),
+        is_zygote: matches!(what, What::Zygote(..)),
         started: None,
     };
+    tokio::time::sleep(after).await;
     let started = starting.run(what).await;
     starting.started = started.unwrap_or_else(|error| {
         tracing::warn!(%error, "a spare interpreter did not start");
@@ -483,12 +507,12 @@ struct Starting {
 
 impl Starting {
     /// A zygote at once, because functions wait for it; spares when nobody waits for something else that starts.
-    async fn run(&self, what: Start) -> Result<Option<Started>, Error> {
+    async fn run(&self, what: What) -> Result<Option<Started>, Error> {
         let codes = &self.inner.spares.codes;
         let machine = &self.inner.machine;
         let _processor = match &what {
-            Start::Zygote(..) => None,
-            Start::Spare(..) | Start::Split(_) => {
+            What::Zygote(..) => None,
+            What::Spare(..) | What::Split(_) => {
                 while machine.starts.waiting() > 0 {
                     tokio::time::sleep(STARTS_WAIT).await;
                 }
@@ -496,12 +520,12 @@ impl Starting {
             }
         };
         let spare = match what {
-            Start::Zygote(launch, isolation) => {
+            What::Zygote(launch, isolation) => {
                 let zygote = Zygote::start(launch, isolation, codes).await?;
                 return Ok(zygote.map(Started::Zygote));
             }
-            Start::Spare(launch, isolation) => Spare::start(launch, isolation, codes).await?,
-            Start::Split(zygote) => Spare::split(&zygote, codes).await?,
+            What::Spare(launch, isolation) => Spare::start(launch, isolation, codes).await?,
+            What::Split(zygote) => Spare::split(&zygote, codes).await?,
         };
         Ok(spare.map(|spare| Started::Spare(Box::new(spare))))
     }
@@ -541,15 +565,17 @@ mod tests {
             (2, 33, 0, 98, 1),
             (2, 34, 0, 98, 0),
         ] {
-            let found = Facts {
+            let facts = Facts {
                 wanted,
                 processors: 4,
                 ready,
                 starting,
                 missed,
-            }
-            .to_start();
+            };
+            let found = facts.to_start();
             assert_eq!(found, started, "{wanted} {ready} {starting} {missed}");
+            let is_at_once = facts.replaced_after().is_zero();
+            assert_eq!(is_at_once, missed > 1, "{missed}");
         }
     }
 
