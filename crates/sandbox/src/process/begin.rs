@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixDatagram};
 use super::{
     Spec, Zygote,
     capture::Capture,
-    cgroup::Group,
+    cgroup::{Group, Share},
     endpoint::Endpoint,
     environment::{Environment, FailedStart, about, variables_of},
     network,
@@ -239,6 +239,7 @@ impl Begun {
             lines: ears.lines,
             init: Duration::ZERO,
             kind,
+            share: Share::Long,
             memory_seen: AtomicU64::new(0),
             counted: None,
             alone: None,

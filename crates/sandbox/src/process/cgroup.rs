@@ -24,6 +24,9 @@ const MEMORY_MB_OF_A_CPU: u64 = 1_769;
 /// Processes and threads of one environment together, as in AWS.
 pub const TASKS_MAX: u32 = 1_024;
 const PERIOD_US: u64 = 100_000;
+/// How many times its share what has just begun has: enough for the kernel to let it run as soon as it wakes, and few
+/// enough that what runs long goes on beside it.
+const FRESH: u64 = 8;
 /// What the kernel itself needs for the processes, and what is shared out of the page cache.
 const MEMORY_EXTRA_MB: u64 = 48;
 const GROUP: &str = "lambic";
@@ -68,6 +71,15 @@ impl Controller {
 pub struct Bounds {
     pub memory_mb: u32,
     pub tmp_mb: u32,
+}
+
+/// How the processors are shared out when several want them: in proportion to memory among those of one kind, and what has
+/// just begun before what has run for a while, as schedulers with feedback queues have it. Whoever answers within
+/// milliseconds does not wait for a neighbour that computes for minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    Fresh,
+    Long,
 }
 
 /// The groups of one environment; removed when dropped.
@@ -163,7 +175,7 @@ impl Parents {
         group.set(Controller::Memory, bounds)?;
         group.set(Controller::Pids, bounds)?;
         // What starts is user code as well: it may take what is free, but from others only its share.
-        group.set_share(bounds)?;
+        group.set_share(bounds, Share::Long)?;
         // A single thread that moves itself need not wait until all others have passed a safe point, which takes
         // milliseconds. In version 2 it may not move so between groups of processes.
         let entry = if group.is_v2 { "cgroup.procs" } else { "tasks" };
@@ -222,22 +234,22 @@ fn settings(
             ("memory.memsw.limit_in_bytes", memory.to_string(), false),
             ("memory.swappiness", "0".to_owned(), false),
         ],
-        (Controller::Cpu, true) => vec![
-            ("cpu.max", format!("{quota_us} {PERIOD_US}"), false),
-            share(memory_mb, is_v2),
-        ],
+        (Controller::Cpu, true) => vec![("cpu.max", format!("{quota_us} {PERIOD_US}"), false)],
         (Controller::Cpu, false) => vec![
             ("cpu.cfs_period_us", PERIOD_US.to_string(), false),
             ("cpu.cfs_quota_us", quota_us.to_string(), false),
-            share(memory_mb, is_v2),
         ],
         (Controller::Pids, _) => vec![("pids.max", TASKS_MAX.to_string(), true)],
     }
 }
 
 /// Of the processors, in proportion to memory.
-fn share(memory_mb: u64, is_v2: bool) -> (&'static str, String, bool) {
-    let of = |whole: u64| whole * memory_mb / MEMORY_MB_OF_A_CPU;
+fn share_of(bounds: Bounds, share: Share, is_v2: bool) -> (&'static str, String, bool) {
+    let times = match share {
+        Share::Fresh => FRESH,
+        Share::Long => 1,
+    };
+    let of = |whole: u64| whole * times * u64::from(bounds.memory_mb) / MEMORY_MB_OF_A_CPU;
     match is_v2 {
         true => ("cpu.weight", of(100).clamp(1, 10_000).to_string(), true),
         false => ("cpu.shares", of(1_024).max(2).to_string(), true),
@@ -251,9 +263,8 @@ impl Group {
     }
 
     /// Of the processors, when somebody else wants them.
-    pub fn set_share(&self, bounds: Bounds) -> io::Result<()> {
-        let share = share(u64::from(bounds.memory_mb), self.is_v2);
-        self.write(Controller::Cpu, vec![share])
+    pub fn set_share(&self, bounds: Bounds, share: Share) -> io::Result<()> {
+        self.write(Controller::Cpu, vec![share_of(bounds, share, self.is_v2)])
     }
 
     fn write(
@@ -631,9 +642,11 @@ mod tests {
                 memory_mb,
                 tmp_mb: 512,
             };
-            let settings = settings(Controller::Cpu, bounds, true);
-            assert_eq!(settings[0].1, quota);
-            assert_eq!(settings[1].1, weight);
+            assert_eq!(settings(Controller::Cpu, bounds, true)[0].1, quota);
+            assert_eq!(share_of(bounds, Share::Long, true).1, weight);
+            // Version 2 has no larger ones than 10,000.
+            let fresh: u64 = share_of(bounds, Share::Fresh, true).1.parse().unwrap();
+            assert_eq!(fresh / weight.parse::<u64>().unwrap(), FRESH);
         }
         let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
         assert_eq!(field(text, "oom_kill"), 3);

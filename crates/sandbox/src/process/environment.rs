@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use super::{
     Invocation, Launch, Network, Spec, Zygote,
     capture::Capture,
-    cgroup::{Controller, Group},
+    cgroup::{Controller, Group, Share},
     child::Child,
     egress::Egress,
     endpoint::{About, Endpoint, Event, Said, StreamSink},
@@ -68,6 +68,8 @@ pub struct Environment {
     pub(super) lines: Arc<Mutex<Lines>>,
     pub(super) init: Duration,
     pub(super) kind: Kind,
+    /// Of the processors, when others want them too.
+    pub(super) share: Share,
     /// The most memory that it was seen to use, bytes.
     pub(super) memory_seen: AtomicU64,
     /// When memory was counted last, with what the process itself had at most until then.
@@ -162,6 +164,17 @@ impl Environment {
             .map_err(|error| failure("Runtime.Unknown", &format!("its control group: {error}")))
     }
 
+    /// Where it cannot be set, it has what it had: that is no reason to fail.
+    fn share_as(&mut self, share: Share) {
+        if self.share == share {
+            return;
+        }
+        if let Some(group) = &self.group {
+            let _ = group.set_share(place::bounds(&self.spec), share);
+        }
+        self.share = share;
+    }
+
     /// True if its interpreter ran already when it was wanted.
     pub fn had_interpreter(&self) -> bool {
         self.kind != Kind::Whole
@@ -212,6 +225,7 @@ impl Environment {
         let version = &self.spec.qualifier;
         self.telemetry
             .tell(|| telemetry::Event::start(request_id, version, &trace_id));
+        self.share_as(Share::Fresh);
         self.endpoint.set_event(Event {
             stream,
             deadline_ms: SystemClock.now_us() / 1_000 + timeout.as_millis() as i64,
@@ -433,6 +447,7 @@ impl Environment {
                     return Word::Failed(self.exited(request_id, status));
                 }
                 _ = watch.tick() => {
+                    self.share_as(Share::Long);
                     let (count, below) = self.to_count();
                     if let Some(outcome) = self.over_limit(count, &below, request_id) {
                         return Word::Failed(outcome);

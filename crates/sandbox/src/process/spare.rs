@@ -18,7 +18,7 @@ use tokio::net::UnixDatagram;
 use super::{
     Isolation, Launch, Network, Spec, Zygote,
     assign::Mounts,
-    cgroup::{Controller, Parents},
+    cgroup::{Controller, Parents, Share},
     endpoint::Said,
     environment::{Environment, FailedStart, Word, about, variables_of},
     layout::Layout,
@@ -181,7 +181,7 @@ async fn assign(
     .map_err(std::io::Error::other)??;
     if let Some(group) = &environment.group {
         group.set(Controller::Memory, place::bounds(&spec))?;
-        group.set_share(place::bounds(&spec))?;
+        group.set_share(place::bounds(&spec), Share::Fresh)?;
     }
     // What it said before is nobody's.
     environment.take_lines();
@@ -210,6 +210,7 @@ async fn assign(
         }
     }
     environment.spec = spec;
+    environment.share = Share::Fresh;
     environment.go_on();
     Ok(())
 }
