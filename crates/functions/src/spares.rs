@@ -418,6 +418,7 @@ impl Spares {
         match started {
             Some(Started::Zygote(zygote)) => kind.zygote = Root::Ready(zygote),
             Some(Started::Spare(spare)) => kind.ready.push(*spare),
+            None if !starting.was_tried => {}
             None => {
                 let wait = kind.failed_waits.next().unwrap_or(FAILED_WAIT_MAX);
                 kind.try_at = Some(Instant::now() + wait);
@@ -480,9 +481,20 @@ async fn start(inner: Arc<Inner>, Start { what, after }: Start) {
         launch,
         isolation,
         is_zygote: matches!(what, What::Zygote(..)),
+        was_tried: false,
         started: None,
     };
     tokio::time::sleep(after).await;
+    if let What::Split(zygote) = &what
+        && !zygote.is_alive()
+    {
+        let inner = starting.inner.clone();
+        drop(starting);
+        // For another zygote.
+        inner.spares.changed.notify_one();
+        return;
+    }
+    starting.was_tried = true;
     let started = starting.run(what).await;
     starting.started = started.unwrap_or_else(|error| {
         tracing::warn!(%error, "a spare interpreter did not start");
@@ -502,6 +514,8 @@ struct Starting {
     launch: Launch,
     isolation: Isolation,
     is_zygote: bool,
+    /// False as long as nothing can have failed.
+    was_tried: bool,
     started: Option<Started>,
 }
 

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use common::{LONG, answer, bootstrap_spec, code, error, failed_start, invocation, start};
 use lambic_sandbox::process::Invocation;
@@ -56,26 +54,6 @@ async fn a_bootstrap_of_the_code_or_of_a_layer_runs() {
             assert!(execution.reusable);
         }
     }
-}
-
-/// As a process that is started elsewhere holds it, if it was forked while the code was written.
-#[tokio::test]
-async fn a_bootstrap_that_is_open_for_writing_is_waited_for() {
-    let code = code(&[("bootstrap", BASH)]);
-    let spec = bootstrap_spec(code.path()).await;
-    let bootstrap = code.path().join("bootstrap");
-    let held = std::fs::File::options().append(true).open(bootstrap);
-    let (starts, holds) = std::sync::mpsc::channel();
-    let holder = std::thread::spawn(move || {
-        holds.recv().unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-        drop(held.unwrap());
-    });
-    starts.send(()).unwrap();
-    let mut environment = start(spec).await;
-    let execution = environment.invoke(invocation(b"[1]", LONG)).await;
-    assert_eq!(answer(&execution)["echo"], serde_json::json!([1]));
-    holder.join().unwrap();
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ const READS_MAX: usize = 64;
 const READ_BYTES: usize = 16 << 10;
 /// Once the rest is thrown away, a pause, and then as much as the pipe holds: some 25 MB a second.
 const PAUSE_FULL: Duration = Duration::from_millis(10);
+const PIPE_BYTES: usize = 64 << 10;
 const PIPE_FULL_BYTES: usize = 256 << 10;
 const READS_FULL_MAX: usize = PIPE_FULL_BYTES / READ_BYTES;
 
@@ -96,27 +97,36 @@ async fn follow(
             continue;
         }
         drop(watched);
-        if let Left::Ended = throw_away(pipe, source, lines).await {
-            return Ok(());
-        }
-        watched = watch(pipe)?;
+        watched = loop {
+            if let Left::Ended = throw_away(pipe, source, lines).await {
+                return Ok(());
+            }
+            match watch(pipe) {
+                Ok(watched) => break watched,
+                // Then it is read without being told: whoever writes must not wait for ever.
+                Err(error) => tracing::debug!(%error, "a pipe is read now and then"),
+            }
+        };
     }
 }
 
 /// Reads now and then until there is nothing, or what comes is kept again.
 async fn throw_away(pipe: &OwnedFd, source: LogSource, lines: &Mutex<Lines>) -> Left {
-    // Where this is refused, it holds less, and whoever writes waits longer.
-    let _ = nix::fcntl::fcntl(
-        pipe,
-        nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_FULL_BYTES as i32),
-    );
+    set_room(pipe, PIPE_FULL_BYTES);
     loop {
         tokio::time::sleep(PAUSE_FULL).await;
         let turn = read(pipe, source, lines, READS_FULL_MAX);
         if !turn.is_full || !matches!(turn.left, Left::More) {
+            // What all pipes of a user hold together has a bound.
+            set_room(pipe, PIPE_BYTES);
             return turn.left;
         }
     }
+}
+
+/// Where it is refused, a pipe that holds less makes its writer wait longer, and one that is full stays large.
+fn set_room(pipe: &OwnedFd, bytes: usize) {
+    let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes as i32));
 }
 
 /// What one turn of reading came to.
@@ -223,18 +233,20 @@ mod tests {
         assert_eq!(lines[0].line, "more");
         assert_eq!(lines.len(), 1);
     }
+
     /// Nobody was told of it while a flood was thrown away.
     #[tokio::test]
     async fn what_comes_after_a_flood_is_read_by_itself() {
         let (mut writer, capture) = capture();
         let taken = || capture.lines.lock().unwrap().take();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         for round in 0..3 {
             writer.write_all(&[b'x'; 2 * BYTES_MAX]).unwrap();
             while taken().is_empty() {
+                assert!(std::time::Instant::now() < until, "nobody reads on");
                 tokio::time::sleep(PAUSE_FULL).await;
             }
             writer.write_all(format!("\n{round}\n").as_bytes()).unwrap();
-            let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
             while !taken().iter().any(|line| line.line == round.to_string()) {
                 assert!(std::time::Instant::now() < until, "it was not read");
                 tokio::time::sleep(PAUSE_FULL).await;

@@ -274,11 +274,8 @@ impl Environment {
         // An answer that was given stands, whatever is found in the environment afterwards. Extensions may finish
         // what they do with the event, as long as the function might have taken.
         let left = timeout.saturating_sub(duration);
-        let reusable = answered
-            && !self.endpoint.is_ending()
-            && tokio::time::timeout(left, self.endpoint.extensions_idle())
-                .await
-                .is_ok();
+        let reusable =
+            answered && !self.endpoint.is_ending() && self.extensions_idle_within(left).await;
         self.tell_report(request_id, &trace_id, told, duration, memory_peak_bytes)
             .await;
         let reusable = reusable && self.stand_still(request_id, is_due).await.is_ok();
@@ -294,11 +291,27 @@ impl Environment {
         }
     }
 
+    /// What they do with the event after its answer runs long, too.
+    async fn extensions_idle_within(&mut self, time: Duration) -> bool {
+        let soon = time.min(WATCH);
+        if tokio::time::timeout(soon, self.endpoint.extensions_idle())
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        self.share_as(Share::Long);
+        tokio::time::timeout(time - soon, self.endpoint.extensions_idle())
+            .await
+            .is_ok()
+    }
+
     /// Ends it in peace: extensions that want to know have a moment to say the rest, and the runtime is asked to end.
     /// Then it is killed.
     pub async fn end(&mut self) {
         let deadline_ms = SystemClock.now_us() / 1_000 + SHUTDOWN_TIME_MAX.as_millis() as i64;
         if self.is_alive() && self.endpoint.tell_shutdown("spindown", deadline_ms) {
+            self.share_as(Share::Long);
             self.go_on();
             self.telemetry.hurry();
             let start = Instant::now();

@@ -129,20 +129,14 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
     let (child, word) = on_spawner(move || {
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
-        let mut tries = 0;
-        loop {
-            match command.spawn() {
-                Ok(child) => return Ok((child, host_link::heard(&host)?)),
-                Err(error)
-                    if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES =>
-                {
-                    tries += 1;
-                    // What that one said.
-                    while host_link::heard(&host)?.is_some() {}
-                    std::thread::sleep(BUSY_PAUSE);
-                }
-                Err(error) => return Err(failure(&host, &steps, error)),
-            }
+        let spawned = unless_busy(
+            || command.spawn(),
+            // What the one said that could not be run.
+            || while let Ok(Some(_)) = host_link::heard(&host) {},
+        );
+        match spawned {
+            Ok(child) => Ok((child, host_link::heard(&host)?)),
+            Err(error) => Err(failure(&host, &steps, error)),
         }
     })
     .await?;
@@ -161,6 +155,23 @@ pub async fn spawn(isolation: &Isolation, program: Program) -> io::Result<Spawne
         process: Process::open(pid, parent),
         sockets,
     })
+}
+
+/// Tries again, after `before_next`, while the program is open for writing elsewhere.
+fn unless_busy<T>(
+    mut spawn: impl FnMut() -> io::Result<T>,
+    mut before_next: impl FnMut(),
+) -> io::Result<T> {
+    for _ in 0..BUSY_TRIES {
+        match spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                before_next();
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    spawn()
 }
 
 /// What the system keeps a program to.
@@ -234,4 +245,34 @@ async fn on_spawner<T: Send + 'static>(
         .send(job)
         .map_err(|_| io::Error::other("the threads that start processes have ended"))?;
     result.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_open_elsewhere_is_tried_again() {
+        use io::ErrorKind::{ExecutableFileBusy, NotFound};
+        // How often it is busy, what comes then, and how often it was tried.
+        for (busy, then, tries) in [
+            (0, Ok(()), 1),
+            (2, Ok(()), 3),
+            (2, Err(NotFound), 3),
+            (0, Err(NotFound), 1),
+            (u32::MAX, Err(ExecutableFileBusy), BUSY_TRIES + 1),
+        ] {
+            let (mut tried, mut cleared) = (0, 0);
+            let spawn = || {
+                tried += 1;
+                match tried > busy {
+                    true => then.map_err(io::Error::from),
+                    false => Err(ExecutableFileBusy.into()),
+                }
+            };
+            let result = unless_busy(spawn, || cleared += 1);
+            assert_eq!(result.map_err(|error| error.kind()), then);
+            assert_eq!((tried, cleared), (tries, tries - 1));
+        }
+    }
 }

@@ -38,7 +38,7 @@ pub async fn assert_nothing_left(dir: &Path) {
 }
 
 /// Control groups whose names begin so.
-fn groups(prefix: &str) -> Vec<String> {
+pub fn groups(prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(folder) = folders.pop() {

@@ -12,6 +12,7 @@ mod figures;
 mod house;
 mod left;
 mod rounds;
+mod shares;
 mod table;
 
 use std::{
