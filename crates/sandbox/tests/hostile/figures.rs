@@ -18,6 +18,9 @@ pub struct Window {
     pub alone: Vec<Duration>,
     /// With an attack beside it.
     pub beside: Vec<Duration>,
+    /// With loops beside it that leave the processors to whoever wants them: what the kernel and the machine below it take
+    /// of the times where no processor is idle, whatever runs there.
+    pub limit: Vec<Duration>,
 }
 
 /// One percentile, milliseconds: medians over the windows.
@@ -34,15 +37,15 @@ pub fn window_of(round: usize, rounds_of_window: usize, windows: usize) -> usize
     (round / rounds_of_window).min(windows - 1)
 }
 
-/// `part` of a hundred.
-pub fn figure(windows: &[Window], part: usize) -> Figure {
+/// `part` of a hundred, with what one of the two others takes beside it.
+pub fn figure(windows: &[Window], part: usize, beside: fn(&Window) -> &Vec<Duration>) -> Figure {
     let each = |time: fn(&Window) -> &Vec<Duration>| -> Vec<f64> {
         windows
             .iter()
             .map(|window| percentile(time(window), part))
             .collect()
     };
-    let (alone, beside) = (each(|window| &window.alone), each(|window| &window.beside));
+    let (alone, beside) = (each(|window| &window.alone), each(beside));
     let ratios = alone
         .iter()
         .zip(&beside)
@@ -89,18 +92,26 @@ fn a_window_that_was_disturbed_does_not_count() {
     let quiet = Window {
         alone: millis(1),
         beside: millis(101),
+        limit: millis(51),
     };
     let disturbed = Window {
-        alone: millis(1),
         beside: millis(100_000),
+        ..quiet.clone()
     };
-    let found = figure(&[quiet.clone(), disturbed, quiet], 99);
+    let windows = [quiet.clone(), disturbed, quiet];
+    let found = figure(&windows, 99, |window| &window.beside);
     let expected = Figure {
         alone_ms: 100.0,
         beside_ms: 200.0,
         ratio: 2.0,
     };
     assert_eq!(found, expected);
+    let limit = Figure {
+        beside_ms: 150.0,
+        ratio: 1.5,
+        ..expected
+    };
+    assert_eq!(figure(&windows, 99, |window| &window.limit), limit);
 }
 
 #[test]
