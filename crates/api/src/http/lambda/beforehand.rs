@@ -4,6 +4,8 @@
 //! For tools that do so in several steps: a step that is refused leaves what the steps before it did. The operations
 //! themselves are asked, and nothing is changed.
 
+use std::collections::BTreeMap;
+
 use axum::{
     body::Body,
     extract::State,
@@ -26,18 +28,20 @@ use super::{
     provisioned,
     request::{self, REQUEST_BYTES_MAX},
     settings::Members,
-    sources, update, urls,
+    sources, tags, update, urls,
 };
 
 /// All of it may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Wanted {
-    /// CreateFunction's body without its code; layers that are not there yet are left out.
+    /// CreateFunction's body without its code; layers that are not there yet are left out. Of a function that is there, what
+    /// changes; without it, neither code nor settings do.
     configuration: Option<Value>,
+    tags: Option<BTreeMap<String, String>>,
     /// The alias that mappings, URL and destinations belong to.
     qualifier: Option<String>,
-    /// Bodies of AWS's operations.
+    /// Bodies of AWS's operations; a mapping that is there has its `UUID`.
     aliases: Vec<Value>,
     event_source_mappings: Vec<Value>,
     event_invoke_config: Option<Value>,
@@ -84,21 +88,11 @@ pub async fn beforehand(
 
 fn problems(app: &App, target: &Target, wanted: Wanted) -> Problems {
     let mut problems = Problems::default();
-    let mut configuration = wanted.configuration.unwrap_or_else(|| json!({}));
-    // AWS's error does not say which one it is.
-    for name in unusable(&mut configuration) {
-        let pattern = VARIABLE.text();
-        let why =
-            format!("`{name}` cannot be an environment variable: its name must match {pattern}");
-        problems.tell("Environment", &why);
+    if let Some(configuration) = wanted.configuration {
+        of_configuration(app, target, configuration, &wanted.before, &mut problems);
     }
-    match settings(app, target, configuration) {
-        Ok(Some(to)) => {
-            let checked = check_there(app, target, &to, &wanted.before);
-            problems.add("DeadLetterConfig", checked);
-        }
-        Ok(None) => {}
-        Err(error) => problems.tell("", &error.message),
+    if let Some(tags) = &wanted.tags {
+        problems.add("Tags", tags::beforehand(tags));
     }
     for alias in wanted.aliases {
         problems.add("Aliases", aliases::beforehand(alias));
@@ -157,6 +151,30 @@ fn problems(app: &App, target: &Target, wanted: Wanted) -> Problems {
         }
     }
     problems
+}
+
+fn of_configuration(
+    app: &App,
+    target: &Target,
+    mut configuration: Value,
+    before: &[String],
+    problems: &mut Problems,
+) {
+    // AWS's error does not say which one it is.
+    for name in unusable(&mut configuration) {
+        let pattern = VARIABLE.text();
+        let why =
+            format!("`{name}` cannot be an environment variable: its name must match {pattern}");
+        problems.tell("Environment", &why);
+    }
+    match settings(app, target, configuration) {
+        Ok(Some(to)) => {
+            let checked = check_there(app, target, &to, before);
+            problems.add("DeadLetterConfig", checked);
+        }
+        Ok(None) => {}
+        Err(error) => problems.tell("", &error.message),
+    }
 }
 
 /// Takes variables away whose names cannot be, and gives these.
