@@ -337,7 +337,7 @@ fn what_stays_as_it_is_may_name_what_is_gone() {
     );
     world.function("other");
     world.ok(&import);
-    world.ok(&["delete", "other"]);
+    world.ok(&["delete", "other", "--yes"]);
     for more in [&["--plan"][..], &[]] {
         let again = world.json(&[&import[..], more].concat());
         assert_eq!(again["functions"][0]["change"], "unchanged", "{again}");
