@@ -4,7 +4,7 @@
 //! For tools that do so in several steps: a step that is refused leaves what the steps before it did. The operations
 //! themselves are asked, and nothing is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::{
     body::Body,
@@ -47,6 +47,8 @@ struct Wanted {
     event_invoke_config: Option<Value>,
     function_url_config: Option<Value>,
     reserved_concurrency: Option<i64>,
+    /// What other functions will have reserved by then; those that are not named keep what they have.
+    reserved_beside: HashMap<String, u32>,
     provisioned_concurrency: Vec<i64>,
     /// Functions and aliases, `f` and `f:live`, that will be there when the target of its dead letters is set.
     before: Vec<String>,
@@ -97,14 +99,16 @@ fn problems(app: &App, target: &Target, wanted: Wanted) -> Problems {
     for alias in wanted.aliases {
         problems.add("Aliases", aliases::beforehand(alias));
     }
-    let there = app.services.functions.functions().into_iter();
-    let others = there.filter(|other| {
-        let name = &other.info.name;
-        *name != target.name && !wanted.beside.iter().any(|made| made == name.as_str())
-    });
-    let others: usize = others.filter_map(|other| other.info.concurrency).sum();
     if let Some(count) = wanted.reserved_concurrency {
-        let checked = concurrency::beforehand(count, others);
+        let beside = &wanted.reserved_beside;
+        let others = concurrency::reserved(&app.services.functions, |name| {
+            *name != target.name && !beside.contains_key(name.as_str())
+        });
+        let beside = beside
+            .iter()
+            .filter(|(name, _)| *name != target.name.as_str());
+        let beside: usize = beside.map(|(_, count)| *count as usize).sum();
+        let checked = concurrency::beforehand(count, others.saturating_add(beside));
         problems.add("ReservedConcurrentExecutions", checked);
     }
     let reserved = match wanted.reserved_concurrency {

@@ -100,6 +100,9 @@ fn question(plan: &Plan, at: usize, changes: &Changes) -> Value {
     let aliases = function.aliases.iter().filter(|_| is_published);
     let aliases =
         aliases.map(|alias| json!({ "Name": alias.name, "Description": alias.description }));
+    let others = plan.functions.iter().enumerate();
+    let others = others.filter(|(other, _)| *other != at);
+    let reserved = others.filter_map(|(_, one)| Some((one.name.clone(), json!(one.concurrency?))));
     let ready = changes.provisioned.iter().map(|(_, count)| *count);
     json!({
         "configuration": is_set.then(|| configuration(changes)),
@@ -110,6 +113,7 @@ fn question(plan: &Plan, at: usize, changes: &Changes) -> Value {
         "event_invoke_config": function.queued.as_ref().filter(|_| changes.queued),
         "function_url_config": function.url.as_ref().filter(|_| changes.url),
         "reserved_concurrency": function.concurrency.filter(|_| changes.concurrency),
+        "reserved_beside": reserved.collect::<Map<String, Value>>(),
         "provisioned_concurrency": ready.collect::<Vec<u32>>(),
         "before": with(&plan.functions[..at]),
         "beside": with(&plan.functions),
@@ -196,6 +200,7 @@ mod tests {
                 ..Alias::default()
             });
             one.tags.insert("a".to_owned(), "b".to_owned());
+            one.concurrency = Some(5);
             one
         };
         let plan = Plan {
@@ -210,6 +215,8 @@ mod tests {
         let (first, second) = (asked(0), asked(1));
         assert_eq!(first["before"], json!(["one", "two"]));
         assert_eq!(second["before"], json!(["one", "two", "one:live"]));
+        assert_eq!(first["reserved_beside"], json!({ "two": 5 }));
+        assert_eq!(second["reserved_beside"], json!({ "one": 5 }));
         for asked in [first, second] {
             let beside = json!(["one", "two", "one:live", "two:live"]);
             assert_eq!(asked["beside"], beside);
