@@ -28,7 +28,7 @@ use super::{
     provisioned,
     request::{self, REQUEST_BYTES_MAX},
     settings::Members,
-    sources, tags, update, urls,
+    sources, tags, update, urls, versions,
 };
 
 /// All of it may be left out.
@@ -43,6 +43,8 @@ struct Wanted {
     qualifier: Option<String>,
     /// Bodies of AWS's operations; a mapping that is there has its `UUID`.
     aliases: Vec<Value>,
+    /// Of the version that is to be published.
+    version_description: Option<String>,
     event_source_mappings: Vec<Value>,
     event_invoke_config: Option<Value>,
     function_url_config: Option<Value>,
@@ -95,6 +97,9 @@ fn problems(app: &App, target: &Target, wanted: Wanted) -> Problems {
     }
     if let Some(tags) = &wanted.tags {
         problems.add("Tags", tags::beforehand(tags));
+    }
+    if let Some(description) = &wanted.version_description {
+        problems.add("VersionDescription", versions::beforehand(description));
     }
     for alias in wanted.aliases {
         problems.add("Aliases", aliases::beforehand(alias));
@@ -274,6 +279,8 @@ mod tests {
         assert!(urls::beforehand(&target, json!({ "AuthType": "OPEN" })).is_err());
         assert!(aliases::beforehand(json!({ "Name": "live" })).is_ok());
         assert!(aliases::beforehand(json!({ "Name": "12" })).is_err());
+        assert!(versions::beforehand(&"d".repeat(256)).is_ok());
+        assert!(versions::beforehand(&"d".repeat(257)).is_err());
         assert!(concurrency::beforehand(0, 1_000).is_ok());
         assert!(concurrency::beforehand(1, 900).is_err());
         assert!(provisioned::beforehand(2, Some(2)).is_ok());

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::client::{Failure, segment};
 
+/// AWS's, of a function.
+const LAYERS_MAX: usize = 5;
+
 /// What the server would not take.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -78,7 +81,23 @@ fn ask(
     }
     let path = format!("/v1/functions/{}/check", segment(&function.name));
     let answer = api.client.post_json(&path, &question(plan, at, &changes))?;
-    Ok(read(at, function, &answer))
+    let mut refused = read(at, function, &answer);
+    refused.extend(too_many_layers(at, function, &changes));
+    Ok(refused)
+}
+
+/// The server is not asked about layers that are yet to be published, so it does not count them.
+fn too_many_layers(at: usize, function: &Function, changes: &Changes) -> Option<Refused> {
+    let layers = changes.settings.get("Layers")?.as_array()?;
+    let is_told = layers_there(layers).count() > LAYERS_MAX;
+    let is_over = layers.len() > LAYERS_MAX && !is_told;
+    let message = format!("it has more than {LAYERS_MAX} layers");
+    is_over.then(|| of(at, function, "Layers", &message))
+}
+
+/// Those that are there.
+fn layers_there(layers: &[Value]) -> impl Iterator<Item = &Value> {
+    layers.iter().filter(|arn| **arn != apply::NEW_VERSION)
 }
 
 /// What would be changed of the function at this place of the plan. Others of the plan are there by the time that it names
@@ -109,6 +128,7 @@ fn question(plan: &Plan, at: usize, changes: &Changes) -> Value {
         "tags": (changes.is_new || changes.tags).then_some(&function.tags),
         "qualifier": function.alias,
         "aliases": aliases.collect::<Value>(),
+        "version_description": function.version.description.as_ref().filter(|_| is_published),
         "event_source_mappings": mappings(changes),
         "event_invoke_config": function.queued.as_ref().filter(|_| changes.queued),
         "function_url_config": function.url.as_ref().filter(|_| changes.url),
@@ -123,8 +143,9 @@ fn question(plan: &Plan, at: usize, changes: &Changes) -> Value {
 /// Settings that change; layers only as far as they are there.
 fn configuration(changes: &Changes) -> Map<String, Value> {
     let mut settings = changes.settings.clone();
-    if let Some(layers) = settings.get_mut("Layers").and_then(Value::as_array_mut) {
-        layers.retain(|arn| *arn != apply::NEW_VERSION);
+    if let Some(Value::Array(layers)) = changes.settings.get("Layers") {
+        let there: Value = layers_there(layers).cloned().collect();
+        settings.insert("Layers".to_owned(), there);
     }
     settings
 }
@@ -276,6 +297,30 @@ mod tests {
         ] {
             assert!(asked[member].is_null(), "{member}: {asked}");
         }
+    }
+
+    #[test]
+    fn layers_that_are_yet_to_be_published_are_counted() {
+        let mut one = function(&[("app.py", "")]);
+        let places = &mut one.places;
+        places.insert("Layers".to_owned(), "template.yaml:9: ".to_owned());
+        let check = |new: usize, there: usize, expected: Option<&str>| {
+            let new = (0..new).map(|_| apply::NEW_VERSION.to_owned());
+            let there = (0..there).map(|number| format!("l:{number}"));
+            let layers: Vec<String> = new.chain(there).collect();
+            let changes = decide(&one, &layers, &Present::default());
+            let told = too_many_layers(0, &one, &changes);
+            let told = told.map(|one| one.shown("f"));
+            assert_eq!(told.as_deref(), expected, "{layers:?}");
+        };
+        check(3, 2, None);
+        check(
+            3,
+            3,
+            Some("template.yaml:9: f: Layers: it has more than 5 layers"),
+        );
+        // The server tells this one.
+        check(1, 6, None);
     }
 
     #[test]
