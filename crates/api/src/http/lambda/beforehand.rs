@@ -4,7 +4,7 @@
 //! For tools that do so in several steps: a step that is refused leaves what the steps before it did. The operations
 //! themselves are asked, and nothing is changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use axum::{
     body::Body,
@@ -53,9 +53,9 @@ struct Wanted {
     reserved_beside: HashMap<String, u32>,
     provisioned_concurrency: Vec<i64>,
     /// Functions and aliases, `f` and `f:live`, that will be there when the target of its dead letters is set.
-    before: Vec<String>,
+    before: HashSet<String>,
     /// The same, when all else of it is set.
-    beside: Vec<String>,
+    beside: HashSet<String>,
 }
 
 /// What it is about, in AWS's words, and why it is refused.
@@ -166,7 +166,7 @@ fn of_configuration(
     app: &App,
     target: &Target,
     mut configuration: Value,
-    before: &[String],
+    before: &HashSet<String>,
     problems: &mut Problems,
 ) {
     // AWS's error does not say which one it is.
@@ -231,7 +231,7 @@ fn check_there(
     app: &App,
     target: &Target,
     to: &Destination,
-    made: &[String],
+    made: &HashSet<String>,
 ) -> Result<(), AwsError> {
     match to {
         Destination::Function(name) if made.contains(name) => Ok(()),
