@@ -38,9 +38,17 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
         http: args.http.unwrap_or(settings.server.http),
         pg: args.pg.unwrap_or(settings.server.pg),
     };
-    // A port that is taken must not leave a new folder behind.
+    // Doors that cannot open must not leave a new folder behind.
     if !data.exists() {
-        let free = lambic_api::check_free(addresses.http, addresses.pg).await;
+        let (tls, _) = settings.tls.open().map_err(refusal)?;
+        let options = lambic_api::Options {
+            http: addresses.http,
+            pg: addresses.pg,
+            keys: settings.auth.keys(),
+            tls,
+            ..lambic_api::Options::default()
+        };
+        let free = lambic_api::check_free(&options).await;
         free.map_err(refusal)?;
     }
     let engine = server::open(data.clone(), settings).await?;
