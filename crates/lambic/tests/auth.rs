@@ -53,9 +53,10 @@ fn doors_that_cannot_open_leave_no_folder() {
     let data = folder.path().join("data");
     let free = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     let address = free.local_addr().expect("it has one").to_string();
+    let address = address.as_str();
     drop(free);
-    let twice = serve(&data, &["--http", &address, "--pg", &address]);
-    refused(&twice, 78, &[&address, "choose another address with --pg"]);
+    let twice = serve(&data, &["--http", address, "--pg", address]);
+    refused(&twice, 78, &[address, "choose another address with --pg"]);
     assert!(!data.exists());
     let open = serve(&data, &["--http", "0.0.0.0:0", "--pg", "127.0.0.1:0"]);
     refused(&open, 78, &["not a loopback address"]);
