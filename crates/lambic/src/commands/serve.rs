@@ -12,6 +12,7 @@ use crate::{
     project::{Project, apply::Applier},
     server::{self, Addresses, Doors},
     settings::{self, Settings},
+    tls::Tls,
 };
 
 pub fn run(args: cli::Serve) -> anyhow::Result<()> {
@@ -40,7 +41,11 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
     };
     // Doors that cannot open must not leave a new folder behind.
     if !data.exists() {
-        let (tls, _) = settings.tls.open().map_err(refusal)?;
+        // Whoever encrypts, the doors may open elsewhere than on loopback.
+        let tls = match settings.tls == Tls::default() {
+            true => lambic_api::Tls::Off,
+            false => lambic_api::Tls::ByProxy,
+        };
         let options = lambic_api::Options {
             http: addresses.http,
             pg: addresses.pg,
