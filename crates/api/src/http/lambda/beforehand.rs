@@ -39,12 +39,12 @@ struct Wanted {
     /// changes; without it, neither code nor settings do.
     configuration: Option<Value>,
     tags: Option<BTreeMap<String, String>>,
+    /// Of the version that is to be published.
+    version_description: Option<String>,
     /// The alias that mappings, URL and destinations belong to.
     qualifier: Option<String>,
     /// Bodies of AWS's operations; a mapping that is there has its `UUID`.
     aliases: Vec<Value>,
-    /// Of the version that is to be published.
-    version_description: Option<String>,
     event_source_mappings: Vec<Value>,
     event_invoke_config: Option<Value>,
     function_url_config: Option<Value>,

@@ -92,11 +92,11 @@ pub fn beforehand(
     members.check(false)?;
     let functions = &app.services.functions;
     let there = uuid.and_then(|uuid| {
-        let mut all = functions.sources().into_iter();
-        all.find(|(name, id, _)| *name == target.name && *id == uuid)
+        let function = functions.function(target.name.as_str()).ok()?;
+        function.sources.get(&uuid).cloned()
     });
     let checked = match there {
-        Some((_, _, mut source)) => {
+        Some(mut source) => {
             members.change(&mut source);
             functions.check_changed_source(&target.name, &source)
         }
