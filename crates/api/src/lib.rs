@@ -166,14 +166,20 @@ pub async fn serve(options: Options, services: Services) -> Result<Handle, Error
     })
 }
 
-/// Whether both addresses can be had now, for those who make something before they open the doors: a folder, say.
-pub async fn check_free(http: SocketAddr, pg: SocketAddr) -> Result<(), Error> {
-    for (option, address) in [("--http", http), ("--pg", pg)] {
-        TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::bind(option, address, source))?;
-    }
+/// Whether the doors may open and both addresses can be had now, for those who make something before they open them: a
+/// folder, say.
+pub async fn check_free(options: &Options) -> Result<(), Error> {
+    check("--http", options.http, options)?;
+    check("--pg", options.pg, options)?;
+    // Both at one time: a port is for one door.
+    let _http = listen("--http", options.http).await?;
+    let _pg = listen("--pg", options.pg).await?;
     Ok(())
+}
+
+async fn listen(option: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| Error::bind(option, address, source))
 }
 
 async fn bind(
@@ -182,9 +188,7 @@ async fn bind(
     options: &Options,
 ) -> Result<TcpListener, Error> {
     check(option, address, options)?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::bind(option, address, source))?;
+    let listener = listen(option, address).await?;
     if !address.ip().is_loopback() {
         let encrypted_by = match options.tls {
             Tls::ByProxy => "a proxy before it",

@@ -1,6 +1,7 @@
 //! The doors of a whole server in a folder of its own, as clients see them.
 
 mod batches;
+mod checks;
 mod keys;
 mod transactions;
 mod urls;

@@ -4,12 +4,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use lambic_model::{Append, Cursor, FunctionName};
+use lambic_model::{Append, Cursor, FunctionName, Stream, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Error, Function, Functions, Inner, Qualifier, Trigger, blocking,
+    Error, Function, FunctionInfo, Functions, Inner, Qualifier, Trigger, blocking,
     check::{check_trigger, check_trigger_of},
     deploy::to_the_end,
     mapping,
@@ -126,13 +126,17 @@ impl Functions {
             return Err(fed(name, trigger));
         }
         let output = info.and_then(|info| info.output.as_ref());
-        check_trigger_of(name, output, trigger)?;
-        let stream = (self.0.options.lookup)(trigger.stream.as_str());
-        let stream = stream.ok_or_else(|| Error::UnknownStream {
-            name: name.to_string(),
-            stream: trigger.stream.to_string(),
-        })?;
-        rules.check(name, &stream)
+        self.0.check_new(name, output, trigger, rules).map(drop)
+    }
+
+    /// What [`Functions::update_source`] would refuse of a mapping that became `source`, as long as it stays where it is.
+    pub fn check_changed_source(
+        &self,
+        name: &FunctionName,
+        source: &EventSource,
+    ) -> Result<(), Error> {
+        let function = self.0.existing(name)?;
+        self.0.check_changed(&function.info, source)
     }
 
     /// Starts to read where `trigger.start` says, and invokes the function from then on.
@@ -153,14 +157,8 @@ impl Functions {
             if is_fed(&former, None, &new.trigger, new.qualifier.as_ref()) {
                 return Err(fed(&name, &new.trigger));
             }
-            check_trigger(former.at(new.qualifier.as_ref())?, &new.trigger)?;
-            let stream = (inner.options.lookup)(new.trigger.stream.as_str()).ok_or_else(|| {
-                Error::UnknownStream {
-                    name: name.to_string(),
-                    stream: new.trigger.stream.to_string(),
-                }
-            })?;
-            new.rules.check(&name, &stream)?;
+            let output = former.at(new.qualifier.as_ref())?.output.as_ref();
+            let stream = inner.check_new(&name, output, &new.trigger, &new.rules)?;
             let uuid = uuid::Uuid::now_v7().to_string();
             let _held = inner.starting.keep(vec![stream.id]);
             let snapshot = inner.options.log.snapshot();
@@ -225,10 +223,7 @@ impl Functions {
                     });
                 }
             }
-            check_trigger(&function.info, &source.trigger)?;
-            if let Some(stream) = (inner.options.lookup)(source.trigger.stream.as_str()) {
-                source.rules.check(&function.info.name, &stream)?;
-            }
+            inner.check_changed(&function.info, &source)?;
             function.sources.insert(uuid, source.clone());
             let name = function.info.name.clone();
             inner.keep_sources(function).await?;
@@ -256,6 +251,33 @@ impl Functions {
 }
 
 impl Inner {
+    /// Of a mapping that is to be made; gives its stream. `output` is that of what it invokes.
+    fn check_new(
+        &self,
+        name: &FunctionName,
+        output: Option<&StreamName>,
+        trigger: &Trigger,
+        rules: &Rules,
+    ) -> Result<Arc<Stream>, Error> {
+        check_trigger_of(name, output, trigger)?;
+        let stream = (self.options.lookup)(trigger.stream.as_str());
+        let stream = stream.ok_or_else(|| Error::UnknownStream {
+            name: name.to_string(),
+            stream: trigger.stream.to_string(),
+        })?;
+        rules.check(name, &stream)?;
+        Ok(stream)
+    }
+
+    /// Of a mapping that is there: it may stay when its stream does not.
+    fn check_changed(&self, info: &FunctionInfo, source: &EventSource) -> Result<(), Error> {
+        check_trigger(info, &source.trigger)?;
+        match (self.options.lookup)(source.trigger.stream.as_str()) {
+            Some(stream) => source.rules.check(&info.name, &stream),
+            None => Ok(()),
+        }
+    }
+
     fn with_source(&self, uuid: &str) -> Result<(Function, EventSource), Error> {
         let slots = self.slots.read().expect("held shortly");
         let mut functions = slots.functions();

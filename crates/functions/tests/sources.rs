@@ -142,6 +142,30 @@ async fn what_would_be_refused_is_told_beforehand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_is_there_is_checked_without_changing_it() {
+    let house = House::open().await;
+    deploy(&house, PASS).await;
+    let rules = Rules::default();
+    let (uuid, source) = create(&house, new_source("input", 4, rules)).await;
+    let functions = &house.functions;
+    let name = FunctionName::new("f").unwrap();
+    assert!(functions.check_changed_source(&name, &source).is_ok());
+    let mut crowded = source.clone();
+    crowded.rules.lanes = 11;
+    assert!(functions.check_changed_source(&name, &crowded).is_err());
+    let mut large = source.clone();
+    large.trigger.batch_size = 0;
+    assert!(functions.check_changed_source(&name, &large).is_err());
+    // Its stream may be gone.
+    let mut orphan = source.clone();
+    orphan.trigger.stream = StreamName::new("none").unwrap();
+    assert!(functions.check_changed_source(&name, &orphan).is_ok());
+    let sources = functions.sources();
+    let kept = sources.iter().find(|(_, id, _)| *id == uuid);
+    assert_eq!(kept.map(|(_, _, kept)| kept), Some(&source));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_that_no_filter_lets_through_are_passed_over() {
     let house = House::open().await;
     deploy(&house, PASS).await;

@@ -38,6 +38,8 @@ pub struct Failure {
     pub status: u16,
     /// AWS's name of the error.
     pub kind: Option<String>,
+    /// AWS's reason why an invocation was throttled.
+    pub reason: Option<String>,
     /// Where in the user's text, once that is known.
     pub place: Option<Place>,
 }
@@ -354,6 +356,7 @@ fn failure(status: u16, value: &Value) -> Failure {
             .unwrap_or(status == 429 || status == 503),
         status,
         kind: None,
+        reason: text("Reason"),
         place: None,
     }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::{
     fs::{self, Permissions},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Output,
@@ -44,6 +45,22 @@ fn other_addresses_than_loopback_need_keys() {
             );
         }
     }
+}
+
+#[test]
+fn doors_that_cannot_open_leave_no_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let free = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+    let address = free.local_addr().expect("it has one").to_string();
+    let address = address.as_str();
+    drop(free);
+    let twice = serve(&data, &["--http", address, "--pg", address]);
+    refused(&twice, 78, &[address, "choose another address with --pg"]);
+    assert!(!data.exists());
+    let open = serve(&data, &["--http", "0.0.0.0:0", "--pg", "127.0.0.1:0"]);
+    refused(&open, 78, &["not a loopback address"]);
+    assert!(!data.exists());
 }
 
 #[test]

@@ -153,7 +153,7 @@ async fn unknown(uri: Uri) -> Response {
         return lambda::unknown(path);
     }
     Failure::not_found(format!("there is nothing at {path}"))
-        .with_hint("POST /v1/streams/{name}/records; POST /v1/append; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; AWS Lambda's API, such as POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
+        .with_hint("POST /v1/streams/{name}/records; POST /v1/append; POST /v1/sql; GET /v1/streams[/{name}]; GET /v1/views[/{name}[/changes]]; PUT /v1/functions/{name}; POST /v1/functions/{name}/check; AWS Lambda's API, such as POST /2015-03-31/functions/{name}/invocations; GET /health, /metrics, and the console at /; docs/http.md describes them all")
         .into_response()
 }
 

@@ -12,6 +12,7 @@ use crate::{
     project::{Project, apply::Applier},
     server::{self, Addresses, Doors},
     settings::{self, Settings},
+    tls::Tls,
 };
 
 pub fn run(args: cli::Serve) -> anyhow::Result<()> {
@@ -38,9 +39,21 @@ async fn serve(args: cli::Serve) -> anyhow::Result<()> {
         http: args.http.unwrap_or(settings.server.http),
         pg: args.pg.unwrap_or(settings.server.pg),
     };
-    // A port that is taken must not leave a new folder behind.
+    // Doors that cannot open must not leave a new folder behind.
     if !data.exists() {
-        let free = lambic_api::check_free(addresses.http, addresses.pg).await;
+        // Whoever encrypts, the doors may open elsewhere than on loopback.
+        let tls = match settings.tls == Tls::default() {
+            true => lambic_api::Tls::Off,
+            false => lambic_api::Tls::ByProxy,
+        };
+        let options = lambic_api::Options {
+            http: addresses.http,
+            pg: addresses.pg,
+            keys: settings.auth.keys(),
+            tls,
+            ..lambic_api::Options::default()
+        };
+        let free = lambic_api::check_free(&options).await;
         free.map_err(refusal)?;
     }
     let engine = server::open(data.clone(), settings).await?;

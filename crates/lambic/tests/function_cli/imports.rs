@@ -304,6 +304,62 @@ fn what_the_server_would_refuse_is_told_before_anything_is_changed() {
     assert_eq!(world.ok(&["invoke", "two:live"]), "2");
 }
 
+const STALE: &str = r#"
+Transform: AWS::Serverless-2016-10-31
+Resources:
+  One:
+    Type: AWS::Serverless::Function
+    Properties:
+      FunctionName: one
+      Runtime: python3.11
+      Handler: index.handler
+      InlineCode: "def handler(event, context): return 1"
+      Timeout: 5
+      DeadLetterQueue:
+        Type: SQS
+        TargetArn: arn:aws:lambda:us-east-1:000000000000:function:other
+      EventInvokeConfig:
+        MaximumRetryAttempts: 1
+        DestinationConfig:
+          OnFailure:
+            Type: Lambda
+            Destination: arn:aws:lambda:us-east-1:000000000000:function:other
+"#;
+
+#[test]
+fn what_stays_as_it_is_may_name_what_is_gone() {
+    let world = World::new();
+    let template = world.file("stale/template.yaml", STALE);
+    let import = ["import", &template, "--runtime", "python"];
+    world.fails(
+        &import,
+        &["one: DeadLetterConfig: ", "one: EventInvokeConfig: "],
+    );
+    world.function("other");
+    world.ok(&import);
+    world.ok(&["delete", "other", "--yes"]);
+    for more in [&["--plan"][..], &[]] {
+        let again = world.json(&[&import[..], more].concat());
+        assert_eq!(again["functions"][0]["change"], "unchanged", "{again}");
+    }
+    world.file(
+        "stale/template.yaml",
+        STALE.replace("Timeout: 5", "Timeout: 6"),
+    );
+    let changed = world.json(&import);
+    assert_eq!(changed["functions"][0]["change"], "Timeout", "{changed}");
+    // What is put as a whole has to be there.
+    world.file(
+        "stale/template.yaml",
+        STALE.replace("Attempts: 1", "Attempts: 2"),
+    );
+    world.fails(
+        &import,
+        &["one: EventInvokeConfig: ", "nothing was imported"],
+    );
+    assert_eq!(world.json(&["show", "one"])["Timeout"], 6);
+}
+
 #[test]
 fn a_template_with_mistakes_is_refused_whole() {
     let world = World::new();

@@ -4,6 +4,8 @@
 //! For tools that do so in several steps: a step that is refused leaves what the steps before it did. The operations
 //! themselves are asked, and nothing is changed.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
 use axum::{
     body::Body,
     extract::State,
@@ -26,28 +28,34 @@ use super::{
     provisioned,
     request::{self, REQUEST_BYTES_MAX},
     settings::Members,
-    sources, update, urls,
+    sources, tags, update, urls, versions,
 };
 
 /// All of it may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Wanted {
-    /// CreateFunction's body without its code; layers that are not there yet are left out.
+    /// CreateFunction's body without its code; layers that are not there yet are left out. Of a function that is there, what
+    /// changes; without it, neither code nor settings do.
     configuration: Option<Value>,
+    tags: Option<BTreeMap<String, String>>,
+    /// Of the version that is to be published.
+    version_description: Option<String>,
     /// The alias that mappings, URL and destinations belong to.
     qualifier: Option<String>,
-    /// Bodies of AWS's operations.
+    /// Bodies of AWS's operations; a mapping that is there has its `UUID`.
     aliases: Vec<Value>,
     event_source_mappings: Vec<Value>,
     event_invoke_config: Option<Value>,
     function_url_config: Option<Value>,
     reserved_concurrency: Option<i64>,
+    /// What other functions will have reserved by then; those that are not named keep what they have.
+    reserved_beside: HashMap<String, u32>,
     provisioned_concurrency: Vec<i64>,
     /// Functions and aliases, `f` and `f:live`, that will be there when the target of its dead letters is set.
-    before: Vec<String>,
+    before: HashSet<String>,
     /// The same, when all else of it is set.
-    beside: Vec<String>,
+    beside: HashSet<String>,
 }
 
 /// What it is about, in AWS's words, and why it is refused.
@@ -84,33 +92,28 @@ pub async fn beforehand(
 
 fn problems(app: &App, target: &Target, wanted: Wanted) -> Problems {
     let mut problems = Problems::default();
-    let mut configuration = wanted.configuration.unwrap_or_else(|| json!({}));
-    // AWS's error does not say which one it is.
-    for name in unusable(&mut configuration) {
-        let pattern = VARIABLE.text();
-        let why =
-            format!("`{name}` cannot be an environment variable: its name must match {pattern}");
-        problems.tell("Environment", &why);
+    if let Some(configuration) = wanted.configuration {
+        of_configuration(app, target, configuration, &wanted.before, &mut problems);
     }
-    match settings(app, target, configuration) {
-        Ok(Some(to)) => {
-            let checked = check_there(app, target, &to, &wanted.before);
-            problems.add("DeadLetterConfig", checked);
-        }
-        Ok(None) => {}
-        Err(error) => problems.tell("", &error.message),
+    if let Some(tags) = &wanted.tags {
+        problems.add("Tags", tags::beforehand(tags));
+    }
+    if let Some(description) = &wanted.version_description {
+        problems.add("VersionDescription", versions::beforehand(description));
     }
     for alias in wanted.aliases {
         problems.add("Aliases", aliases::beforehand(alias));
     }
-    let there = app.services.functions.functions().into_iter();
-    let others = there.filter(|other| {
-        let name = &other.info.name;
-        *name != target.name && !wanted.beside.iter().any(|made| made == name.as_str())
-    });
-    let others: usize = others.filter_map(|other| other.info.concurrency).sum();
     if let Some(count) = wanted.reserved_concurrency {
-        let checked = concurrency::beforehand(count, others);
+        let beside = &wanted.reserved_beside;
+        let others = concurrency::reserved(&app.services.functions, |name| {
+            *name != target.name && !beside.contains_key(name.as_str())
+        });
+        let beside = beside
+            .iter()
+            .filter(|(name, _)| *name != target.name.as_str());
+        let beside: usize = beside.map(|(_, count)| *count as usize).sum();
+        let checked = concurrency::beforehand(count, others.saturating_add(beside));
         problems.add("ReservedConcurrentExecutions", checked);
     }
     let reserved = match wanted.reserved_concurrency {
@@ -159,6 +162,30 @@ fn problems(app: &App, target: &Target, wanted: Wanted) -> Problems {
     problems
 }
 
+fn of_configuration(
+    app: &App,
+    target: &Target,
+    mut configuration: Value,
+    before: &HashSet<String>,
+    problems: &mut Problems,
+) {
+    // AWS's error does not say which one it is.
+    for name in unusable(&mut configuration) {
+        let pattern = VARIABLE.text();
+        let why =
+            format!("`{name}` cannot be an environment variable: its name must match {pattern}");
+        problems.tell("Environment", &why);
+    }
+    match settings(app, target, configuration) {
+        Ok(Some(to)) => {
+            let checked = check_there(app, target, &to, before);
+            problems.add("DeadLetterConfig", checked);
+        }
+        Ok(None) => {}
+        Err(error) => problems.tell("", &error.message),
+    }
+}
+
 /// Takes variables away whose names cannot be, and gives these.
 fn unusable(configuration: &mut Value) -> Vec<String> {
     let environment = configuration.get_mut("Environment");
@@ -204,7 +231,7 @@ fn check_there(
     app: &App,
     target: &Target,
     to: &Destination,
-    made: &[String],
+    made: &HashSet<String>,
 ) -> Result<(), AwsError> {
     match to {
         Destination::Function(name) if made.contains(name) => Ok(()),
@@ -252,6 +279,8 @@ mod tests {
         assert!(urls::beforehand(&target, json!({ "AuthType": "OPEN" })).is_err());
         assert!(aliases::beforehand(json!({ "Name": "live" })).is_ok());
         assert!(aliases::beforehand(json!({ "Name": "12" })).is_err());
+        assert!(versions::beforehand(&"d".repeat(256)).is_ok());
+        assert!(versions::beforehand(&"d".repeat(257)).is_err());
         assert!(concurrency::beforehand(0, 1_000).is_ok());
         assert!(concurrency::beforehand(1, 900).is_err());
         assert!(provisioned::beforehand(2, Some(2)).is_ok());

@@ -6,6 +6,8 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
+use lambic_functions::Functions;
+use lambic_model::FunctionName;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -40,16 +42,18 @@ pub async fn put(State(app): Shared, target: Target, headers: HeaderMap, body: B
     target.unqualified()?;
     let wanted = usize::try_from(wanted.unwrap_or_default()).unwrap_or(usize::MAX);
     target.function(&app)?;
-    let functions = &app.services.functions;
-    let others = functions
-        .functions()
-        .into_iter()
-        .filter(|other| other.info.name != target.name);
-    let reserved: usize = others.filter_map(|other| other.info.concurrency).sum();
-    check(reserved, wanted)?;
+    let others = reserved(&app.services.functions, |name| *name != target.name);
+    check(others, wanted)?;
     set(&app, &target, Some(wanted)).await?;
     let body = json!({ "ReservedConcurrentExecutions": wanted });
     Ok(answer::json(StatusCode::OK, &body))
+}
+
+/// What those functions that are counted have reserved together.
+pub fn reserved(functions: &Functions, is_counted: impl Fn(&FunctionName) -> bool) -> usize {
+    let there = functions.functions().into_iter();
+    let counted = there.filter(|one| is_counted(&one.info.name));
+    counted.filter_map(|one| one.info.concurrency).sum()
 }
 
 /// What PutFunctionConcurrency would refuse, as long as `others` reserve so much.

@@ -49,41 +49,15 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
         members.function_name.as_deref().unwrap_or_default(),
         None,
     )?;
-    let Some(arn) = &members.event_source_arn else {
-        return Err(AwsError::invalid("Unrecognized event source."));
-    };
-    let Some(stream) = stream_of(arn) else {
-        return Err(AwsError::invalid(
-            "Unrecognized event source. A stream's ARN is arn:aws:lambic:<region>:<account>:stream/<name>.",
-        ));
-    };
-    let start = members.start()?;
+    let new = new_source(&members, target.qualifier.clone())?;
     let no_function = |_| AwsError::invalid("Function does not exist");
     target
         .function(&app)
         .and_then(|function| target.info(&function).map(drop))
         .map_err(no_function)?;
     check_destination(&app, &target.place, &members)?;
-    let stream_name = stream.clone();
-    let mut new = NewSource {
-        trigger: Trigger {
-            start,
-            ..Trigger::new(stream)
-        },
-        qualifier: target.qualifier.clone(),
-        is_enabled: true,
-        retries: None,
-        rules: Rules::default(),
-        kept: [("EventSourceArn".to_owned(), Value::from(arn.as_str()))].into(),
-    };
-    change(
-        &members,
-        &mut new.trigger,
-        &mut new.is_enabled,
-        &mut new.retries,
-        &mut new.rules,
-    );
-    new.kept.extend(members.kept());
+    let stream_name = new.trigger.stream.clone();
+    let arn = members.event_source_arn.as_deref().unwrap_or_default();
     let made = app
         .services
         .functions
@@ -106,40 +80,71 @@ pub async fn create(State(app): Shared, place: Place, headers: HeaderMap, body: 
     Ok(answer::json(StatusCode::ACCEPTED, &body))
 }
 
-/// What CreateEventSourceMapping would refuse of its body, once its function is there; gives its destination, which has
-/// to be there too.
+/// What CreateEventSourceMapping would refuse of its body, once its function is there, or UpdateEventSourceMapping where it
+/// has the `UUID` of one; gives its destination, which has to be there too.
 pub fn beforehand(
     app: &App,
     target: &Target,
     body: Value,
 ) -> Result<Option<Destination>, AwsError> {
+    let uuid = body["UUID"].as_str().map(str::to_owned);
     let members: Members = request::of_value(body)?;
     members.check(false)?;
-    let arn = members.event_source_arn.as_deref().unwrap_or_default();
-    let stream = stream_of(arn).ok_or_else(|| {
-        AwsError::invalid(
-            "Unrecognized event source. A stream's ARN is arn:aws:lambic:<region>:<account>:stream/<name>.",
-        )
-    })?;
-    if app.services.database.stream(stream.as_str()).is_none() {
-        return Err(AwsError::invalid(format!("Stream not found: {arn}")));
-    }
-    let mut trigger = Trigger {
-        start: members.start()?,
-        ..Trigger::new(stream)
-    };
-    let (mut is_enabled, mut retries, mut rules) = (true, None, Rules::default());
-    change(
-        &members,
-        &mut trigger,
-        &mut is_enabled,
-        &mut retries,
-        &mut rules,
-    );
     let functions = &app.services.functions;
-    let checked = functions.check_source(&target.name, target.qualifier.as_ref(), &trigger, &rules);
+    let there = uuid.and_then(|uuid| {
+        let function = functions.function(target.name.as_str()).ok()?;
+        function.sources.get(&uuid).cloned()
+    });
+    let checked = match there {
+        Some(mut source) => {
+            members.change(&mut source);
+            functions.check_changed_source(&target.name, &source)
+        }
+        None => {
+            let new = new_source(&members, None)?;
+            let stream = new.trigger.stream.as_str();
+            if app.services.database.stream(stream).is_none() {
+                let arn = members.event_source_arn.as_deref().unwrap_or_default();
+                return Err(AwsError::invalid(format!("Stream not found: {arn}")));
+            }
+            let qualifier = target.qualifier.as_ref();
+            functions.check_source(&target.name, qualifier, &new.trigger, &new.rules)
+        }
+    };
     checked.map_err(|error| target.place.refuse(error))?;
     Ok(members.on_failure().and_then(Destination::parse))
+}
+
+/// The mapping that is asked for, of the stream that its ARN names.
+fn new_source(members: &Members, qualifier: Option<Qualifier>) -> Result<NewSource, AwsError> {
+    let Some(arn) = &members.event_source_arn else {
+        return Err(AwsError::invalid("Unrecognized event source."));
+    };
+    let Some(stream) = stream_of(arn) else {
+        return Err(AwsError::invalid(
+            "Unrecognized event source. A stream's ARN is arn:aws:lambic:<region>:<account>:stream/<name>.",
+        ));
+    };
+    let mut new = NewSource {
+        trigger: Trigger {
+            start: members.start()?,
+            ..Trigger::new(stream)
+        },
+        qualifier,
+        is_enabled: true,
+        retries: None,
+        rules: Rules::default(),
+        kept: [("EventSourceArn".to_owned(), Value::from(arn.as_str()))].into(),
+    };
+    change(
+        members,
+        &mut new.trigger,
+        &mut new.is_enabled,
+        &mut new.retries,
+        &mut new.rules,
+    );
+    new.kept.extend(members.kept());
+    Ok(new)
 }
 
 pub async fn list(State(app): Shared, place: Place, questions: Questions) -> Answer {

@@ -53,6 +53,14 @@ pub async fn list(State(app): Shared, Tagged(target): Tagged) -> Answer {
     ))
 }
 
+/// What TagResource would refuse of these.
+pub fn beforehand(tags: &BTreeMap<String, String>) -> Result<(), AwsError> {
+    let mut violations = Violations::default();
+    check_tags(&mut violations, tags);
+    violations.end()?;
+    lambic_functions::check_tags(tags).map_err(AwsError::from)
+}
+
 pub async fn add(
     State(app): Shared,
     Tagged(target): Tagged,

@@ -13,6 +13,7 @@ use super::{
     answer::{self, Answer},
     check::Violations,
     configuration::{self, Phase, sha256_base64},
+    error::AwsError,
     names::Target,
     request::{self, REQUEST_BYTES_MAX},
 };
@@ -28,9 +29,7 @@ struct Members {
 pub async fn publish(State(app): Shared, target: Target, headers: HeaderMap, body: Body) -> Answer {
     let members: Members =
         request::read(&app, &headers, body, REQUEST_BYTES_MAX, "PublishVersion").await?;
-    let mut violations = Violations::default();
-    violations.length("description", members.description.as_deref(), 0, 256);
-    violations.end()?;
+    check_description(members.description.as_deref())?;
     target.unqualified()?;
     let functions = &app.services.functions;
     let published = functions
@@ -40,6 +39,17 @@ pub async fn publish(State(app): Shared, target: Target, headers: HeaderMap, bod
     let qualifier = Qualifier::Version(info.version);
     let body = configuration::of(&app, &target.place, &info, Some(&qualifier), Phase::Settled);
     Ok(answer::json(StatusCode::CREATED, &body))
+}
+
+/// What PublishVersion would refuse of a description.
+pub fn beforehand(description: &str) -> Result<(), AwsError> {
+    check_description(Some(description))
+}
+
+fn check_description(description: Option<&str>) -> Result<(), AwsError> {
+    let mut violations = Violations::default();
+    violations.length("description", description, 0, 256);
+    violations.end()
 }
 
 impl Members {

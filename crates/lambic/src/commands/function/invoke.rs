@@ -23,6 +23,8 @@ use crate::{
     source::Place,
 };
 
+/// AWS's `Reason`.
+const RESERVATION_USED: &str = "ReservedFunctionConcurrentInvocationLimitExceeded";
 const STREAMED: &str = "application/vnd.amazon.eventstream";
 const ARROW: &str = "application/vnd.apache.arrow.stream";
 /// What an Arrow IPC stream begins with; no JSON does.
@@ -106,11 +108,8 @@ pub fn invoke(
 fn explained(api: &Api, error: anyhow::Error, name: &str) -> anyhow::Error {
     match api.suggesting(error, name).downcast::<Failure>() {
         Ok(mut failure) => {
-            if failure.kind.as_deref() == Some("TooManyRequestsException") {
-                let name = match name.split_once(':') {
-                    Some((name, _)) if name != "arn" => name,
-                    _ => name,
-                };
+            if is_of_reservation(&failure) {
+                let name = name_in(name);
                 // Who may invoke it need not be allowed to look.
                 let reserved = api.concurrency(name).ok().flatten();
                 failure.hint = reserved.map(|count| throttled(name, count));
@@ -119,6 +118,21 @@ fn explained(api: &Api, error: anyhow::Error, name: &str) -> anyhow::Error {
         }
         Err(error) => error,
     }
+}
+
+/// What is reserved for the function is used up: other limits have to do with others, too.
+fn is_of_reservation(failure: &Failure) -> bool {
+    failure.kind.as_deref() == Some("TooManyRequestsException")
+        && failure.reason.as_deref() == Some(RESERVATION_USED)
+}
+
+/// The function's name in what it may be called: `f`, `f:live`, `000000000000:function:f`, or an ARN.
+fn name_in(called: &str) -> &str {
+    let rest = match called.split_once("function:") {
+        Some((before, rest)) if before.ends_with(':') => rest,
+        _ => called,
+    };
+    rest.split(':').next().unwrap_or(rest)
 }
 
 /// `count` invocations are reserved for it.
@@ -425,6 +439,42 @@ mod tests {
             String::from_utf8(out).unwrap(),
             end.map_err(|error| error.to_string()),
         )
+    }
+
+    #[test]
+    fn only_what_is_reserved_is_told_as_the_reason() {
+        let failure = |kind: &str, reason: Option<&str>| Failure {
+            kind: Some(kind.to_owned()),
+            reason: reason.map(str::to_owned),
+            ..Failure::default()
+        };
+        let throttled = "TooManyRequestsException";
+        for (failure, is) in [
+            (failure(throttled, Some(RESERVATION_USED)), true),
+            (failure(throttled, Some("CallerRateLimitExceeded")), false),
+            (
+                failure(throttled, Some("ConcurrentInvocationLimitExceeded")),
+                false,
+            ),
+            (failure(throttled, None), false),
+            (failure("ServiceException", Some(RESERVATION_USED)), false),
+        ] {
+            assert_eq!(is_of_reservation(&failure), is, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn functions_are_called_by_names_and_arns() {
+        for called in [
+            "f",
+            "f:live",
+            "000000000000:function:f",
+            "arn:aws:lambda:us-east-1:000000000000:function:f",
+            "arn:aws:lambda:us-east-1:000000000000:function:f:live",
+        ] {
+            assert_eq!(name_in(called), "f", "{called}");
+        }
+        assert_eq!(name_in("my-function:live"), "my-function");
     }
 
     #[test]

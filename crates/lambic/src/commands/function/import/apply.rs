@@ -19,6 +19,8 @@ use crate::client::segment;
 
 /// The member that may name another function of the plan.
 const DEAD_LETTER: &str = "DeadLetterConfig";
+/// Stands where the ARN of a layer's version would, as long as that is not published.
+pub const NEW_VERSION: &str = "new";
 
 /// What came of one entry of a plan, or would come.
 pub struct Outcome {
@@ -92,6 +94,28 @@ pub fn apply(api: &Api, plan: &Plan) -> Vec<Outcome> {
     outcomes
 }
 
+/// The layers of a plan as far as they are there. One that cannot be looked at is told when its turn comes.
+pub fn layers_there<'a>(api: &Api, plan: &'a Plan) -> Vec<(&'a str, String)> {
+    let layers = plan.layers.iter();
+    let there = layers.map(|layer| {
+        let there = same_layer(api, layer).ok().flatten();
+        (layer.name.as_str(), there.unwrap_or_else(new_version))
+    });
+    there.collect()
+}
+
+/// Instead of an ARN: a version that is not there yet is none that a function has.
+fn new_version() -> String {
+    NEW_VERSION.to_owned()
+}
+
+/// What of a function would be changed.
+pub fn changes(api: &Api, function: &Function, arns: &[(&str, String)]) -> anyhow::Result<Changes> {
+    let layers = layers(function, arns)?;
+    let present = look(api, function)?;
+    Ok(decide(function, &layers, &present))
+}
+
 /// What [`apply`] would do.
 pub fn compare(api: &Api, plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
@@ -103,11 +127,7 @@ pub fn compare(api: &Api, plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
         } else {
             "publish"
         };
-        // A version that is not there yet is none that a function has.
-        arns.push((
-            layer.name.as_str(),
-            there.unwrap_or_else(|| "new".to_owned()),
-        ));
+        arns.push((layer.name.as_str(), there.unwrap_or_else(new_version)));
         outcomes.push(Outcome {
             name: layer.name.clone(),
             change: change.to_owned(),
@@ -321,9 +341,9 @@ fn surround(api: &Api, function: &Function, changes: &Changes) -> anyhow::Result
         let made = api.client.post_json(&format!("{MAPPINGS}/"), &body);
         made.with_context(|| format!("{} cannot invoke it", body["EventSourceArn"]))?;
     }
-    for (id, settings) in &changes.mappings {
-        api.client
-            .put_json(&format!("{MAPPINGS}/{}", segment(id)), settings)?;
+    for one in &changes.mappings {
+        let path = format!("{MAPPINGS}/{}", segment(&one.id));
+        api.client.put_json(&path, &one.settings)?;
     }
     if let Some(body) = function.queued.as_ref().filter(|_| changes.queued) {
         api.client.put_json(&queued_path(function), body)?;

@@ -37,15 +37,23 @@ pub struct Changes {
     pub settings: Map<String, Value>,
     pub concurrency: bool,
     pub url: bool,
-    /// Those to create, and those to change with their ids.
     pub new_mappings: Vec<Value>,
-    pub mappings: Vec<(String, Value)>,
+    pub mappings: Vec<MappingChange>,
     pub queued: bool,
     pub tags: bool,
     /// A version, and what it is needed for.
     pub published: Option<&'static str>,
     /// Environments to keep for an alias; `None`: for the newest version.
     pub provisioned: Vec<(Option<String>, u32)>,
+}
+
+/// Of a mapping that is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MappingChange {
+    pub id: String,
+    /// Its ARN, which stays.
+    pub stream: Value,
+    pub settings: Value,
 }
 
 impl Changes {
@@ -135,7 +143,11 @@ pub fn decide(function: &Function, layers: &[String], present: &Present) -> Chan
             });
         if !holds {
             let id = there["UUID"].as_str().unwrap_or_default();
-            changes.mappings.push((id.to_owned(), settings));
+            changes.mappings.push(MappingChange {
+                id: id.to_owned(),
+                stream: wanted["EventSourceArn"].clone(),
+                settings,
+            });
         }
     }
     changes
@@ -241,7 +253,11 @@ mod tests {
         assert_eq!(changes.new_mappings, [wanted.mappings[1].clone()]);
         assert_eq!(
             changes.mappings,
-            [("2".to_owned(), json!({ "BatchSize": 7 }))]
+            [MappingChange {
+                id: "2".to_owned(),
+                stream: json!("u"),
+                settings: json!({ "BatchSize": 7 }),
+            }]
         );
         // Once it is all there, nothing is left to do.
         let mut settled = there(&wanted);
