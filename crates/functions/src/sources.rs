@@ -126,7 +126,9 @@ impl Functions {
             return Err(fed(name, trigger));
         }
         let output = info.and_then(|info| info.output.as_ref());
-        self.0.check_new(name, output, trigger, rules).map(drop)
+        self.0
+            .check_new_source(name, output, trigger, rules)
+            .map(drop)
     }
 
     /// What [`Functions::update_source`] would refuse of a mapping that became `source`, as long as it stays where it is.
@@ -158,7 +160,7 @@ impl Functions {
                 return Err(fed(&name, &new.trigger));
             }
             let output = former.at(new.qualifier.as_ref())?.output.as_ref();
-            let stream = inner.check_new(&name, output, &new.trigger, &new.rules)?;
+            let stream = inner.check_new_source(&name, output, &new.trigger, &new.rules)?;
             let uuid = uuid::Uuid::now_v7().to_string();
             let _held = inner.starting.keep(vec![stream.id]);
             let snapshot = inner.options.log.snapshot();
@@ -252,7 +254,7 @@ impl Functions {
 
 impl Inner {
     /// Of a mapping that is to be made; gives its stream. `output` is that of what it invokes.
-    fn check_new(
+    fn check_new_source(
         &self,
         name: &FunctionName,
         output: Option<&StreamName>,
