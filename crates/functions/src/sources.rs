@@ -86,6 +86,10 @@ fn fed(name: &FunctionName, trigger: &Trigger) -> Error {
     }
 }
 
+/// Another stream of that name has other records.
+const STREAM_GONE: &str =
+    "PROBLEM: the stream does not exist any more; delete the mapping and make it again";
+
 impl Functions {
     /// All of them by function and UUID.
     pub fn sources(&self) -> Vec<(FunctionName, String, EventSource)> {
@@ -99,6 +103,10 @@ impl Functions {
 
     /// How its last batch went since the server started, in AWS's words, and how many records no filter let through.
     pub fn processed(&self, source: &EventSource) -> String {
+        let (stream, id) = (&source.mapping.stream, source.mapping.stream_id);
+        if (self.0.options.lookup)(stream.as_str()).is_none_or(|there| there.id != id) {
+            return STREAM_GONE.to_owned();
+        }
         let processed = self.0.processed.lock().expect("held shortly");
         let processed = processed.get(&source.mapping.cursor).copied();
         let processed = processed.unwrap_or_default();

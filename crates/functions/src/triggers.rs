@@ -182,7 +182,8 @@ impl Inner {
                 .filter(|stream| stream.id == mapping.stream_id);
             let (Some(trigger), Some(stream)) = (trigger, stream) else {
                 tracing::warn!(function = %name, stream = %mapping.stream,
-                    "a trigger's stream does not exist any more; deploy the function again");
+                    "a trigger's stream does not exist any more: delete the mapping and make it again, or deploy the function again \
+                    if the trigger is a part of its deployment");
                 continue;
             };
             let (stop, stopped) = watch::channel(false);

@@ -95,6 +95,23 @@ fn told(row: &Value, column: &str) -> Value {
     serde_json::from_str(row[column].as_str().unwrap_or("null")).unwrap()
 }
 
+/// What feeds nothing any more says so where people look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_whose_stream_is_gone_is_a_problem() {
+    let house = House::open().await;
+    deploy(&house, PASS).await;
+    let (_, source) = create(&house, new_source("input", 10, Rules::default())).await;
+    assert_eq!(house.functions.processed(&source), "No records processed");
+    let mut streams = house.streams.lock().unwrap();
+    streams.retain(|stream| stream.name.as_str() != "input");
+    drop(streams);
+    let told = house.functions.processed(&source);
+    assert!(
+        told.starts_with("PROBLEM: the stream does not exist"),
+        "{told}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_refused_is_told_beforehand() {
     let house = House::open().await;

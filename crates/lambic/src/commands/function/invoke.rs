@@ -127,7 +127,7 @@ fn is_of_reservation(failure: &Failure) -> bool {
 }
 
 /// The function's name in what it may be called: `f`, `f:live`, `000000000000:function:f`, or an ARN.
-fn name_in(called: &str) -> &str {
+pub fn name_in(called: &str) -> &str {
     let rest = match called.split_once("function:") {
         Some((before, rest)) if before.ends_with(':') => rest,
         _ => called,
@@ -306,6 +306,7 @@ fn told(failure: &str, name: &str, request_id: &str) -> String {
         "" => String::new(),
         id => format!(" --request {id}"),
     };
+    let name = name_in(name);
     format!(
         "the function failed: {failure}\n  `lambic function logs {name}{request}` shows what it wrote"
     )

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{super::Global, api::Api};
+use super::{super::Global, api::Api, invoke::name_in};
 use crate::{
     cli,
     client::{Client, Failure, literal},
@@ -42,9 +42,10 @@ pub fn run(global: &Global, args: &cli::FunctionLogs) -> anyhow::Result<()> {
         api.configuration(&args.name, None)?;
         // Without any line nobody knows whether there are some.
         if !global.json && !args.follow && args.lines != Some(0) {
+            let name = name_in(&args.name);
             match args.request.is_some() || args.since.is_some() {
-                true => eprintln!("function {} has written nothing of that", args.name),
-                false => eprintln!("function {} has written nothing yet", args.name),
+                true => eprintln!("function {name} has written nothing of that"),
+                false => eprintln!("function {name} has written nothing yet"),
             }
         }
     }
@@ -122,10 +123,11 @@ fn later(args: &cli::FunctionLogs, head: i64) -> String {
     )
 }
 
+/// Versions and aliases of a function write into one log.
 fn wanted(args: &cli::FunctionLogs) -> String {
     let mut sql = format!(
         "SELECT _offset, at, request_id, line FROM lambic_logs WHERE function = {}",
-        literal(&args.name)
+        literal(name_in(&args.name))
     );
     if let Some(request) = &args.request {
         sql += &format!(" AND request_id = {}", literal(request));
@@ -196,6 +198,12 @@ mod tests {
             newest(&asked(), None),
             "WHERE function = 'it''s' ORDER BY _offset DESC LIMIT 50",
         );
+        // Versions and aliases have no logs of their own.
+        let version = cli::FunctionLogs {
+            name: "it's:live".to_owned(),
+            ..asked()
+        };
+        assert_eq!(newest(&version, None), newest(&asked(), None));
         let one = cli::FunctionLogs {
             request: Some("r".to_owned()),
             since: Some(Duration::from_secs(300)),
