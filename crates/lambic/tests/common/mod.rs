@@ -226,7 +226,8 @@ impl Server {
         let mut answer = request
             .send(sql)
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let text = answer.body_mut().read_to_string().expect("text");
+        let body = answer.body_mut().with_config().limit(1 << 30);
+        let text = body.read_to_string().expect("text");
         let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
         rows.sort();
         rows
