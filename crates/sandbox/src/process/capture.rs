@@ -18,7 +18,7 @@ use crate::lines::{Lines, LogSource};
 /// Reads of one turn. Bounded: a process that writes faster than we read must not hold this thread.
 const READS_MAX: usize = 64;
 const READ_BYTES: usize = 16 << 10;
-/// Once the rest is thrown away, a pause, and then as much as the pipe holds: some 25 MB a second.
+/// Once the rest is thrown away, a pause, and then as much as the pipe holds: 25 MB a second at most.
 const PAUSE_FULL: Duration = Duration::from_millis(10);
 const PIPE_BYTES: usize = 64 << 10;
 const PIPE_FULL_BYTES: usize = 256 << 10;

@@ -40,6 +40,39 @@ async fn what_runs_long_has_the_share_of_its_memory_and_the_next_event_more() {
     }
 }
 
+/// It works on while nobody waits for an answer any more.
+const WORKS_ON: &str = r#"#!/usr/bin/python3
+import http.client, json, os, time
+def ask(method, path, headers, body=None):
+    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    connection.request(method, "/2020-01-01/extension/" + path, body, headers)
+    response = connection.getresponse()
+    response.read()
+    return response.headers
+events = json.dumps({"events": ["INVOKE"]})
+headers = ask("POST", "register", {"Lambda-Extension-Name": "works"}, events)
+id = {"Lambda-Extension-Identifier": headers["Lambda-Extension-Identifier"]}
+while True:
+    ask("GET", "event/next", id)
+    time.sleep(0.3)
+"#;
+
+#[tokio::test]
+async fn an_extension_that_works_on_after_the_answer_has_the_share_of_its_memory() {
+    let code = code(&[("app.py", "def handler(event, context):\n    pass\n")]);
+    let layer = crate::common::code(&[("extensions/works", WORKS_ON)]);
+    let mut spec = python_spec(code.path(), "app.handler").await;
+    spec.layers = vec![layer.path().to_owned()];
+    let mut environment = start(spec).await;
+    let folders = groups(&name(&environment));
+    let of_its_memory = share(&folders);
+    assert!(of_its_memory.is_some());
+    let execution = environment.invoke(invocation(b"0", LONG)).await;
+    answer(&execution);
+    assert!(execution.reusable);
+    assert_eq!(share(&folders), of_its_memory);
+}
+
 fn name(environment: &Environment) -> String {
     let name = environment.dir().file_name().expect("it has one");
     name.to_string_lossy().into_owned()
