@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod imports;
+mod refusals;
 mod templates;
 
 use std::{
@@ -84,6 +85,14 @@ impl World {
     fn function(&self, name: &str) {
         self.file(&format!("{name}/handler.py"), PYTHON);
         self.ok(&["create", name, name, "--runtime", "python"]);
+    }
+}
+
+/// What an import tells of functions that are as their source has them.
+#[track_caller]
+fn assert_unchanged(told: &Value) {
+    for function in told["functions"].as_array().expect("a list") {
+        assert_eq!(function["change"], "unchanged", "{told}");
     }
 }
 
